@@ -1,0 +1,43 @@
+# Each line is a command that a user could type in the activated environment (. .venv/bin/activate).
+.PHONY: setup repro demo test lint lock clean-setup
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
+PROFILE ?= demo
+
+help:
+	@echo "make repro   set up, run the default pipeline on CIFAR-10, print the results"
+	@echo "make demo    set up, run it on data and weights that are already here (PROFILE=name for another overlay)"
+	@echo "make test    set up, run the tests"
+	@echo "make lint    ruff and mypy"
+	@echo "make lock    pin every package anew in requirements.lock"
+
+# The environment is complete when its stamp is newer than the lock.
+setup: .venv/.complete
+.venv/.complete: requirements.lock
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements.lock
+	$(BIN)/python -c 'import pathlib, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), "vit_finetune.pth").write_text(str(pathlib.Path("src").resolve()))'
+	touch $@
+
+repro: setup
+	$(BIN)/python -m vit_finetune.params
+	$(RUN) dvc repro
+	$(BIN)/python -m vit_finetune.summary
+
+demo: setup
+	$(RUN) python -m vit_finetune.profiles $(PROFILE)
+
+test: setup
+	$(RUN) python -m pytest
+
+lint: setup
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+
+lock:
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 --extra dev pyproject.toml -o requirements.lock

@@ -1,0 +1,208 @@
+"""Training from stored activations.
+
+Activations are indexed directly, without a DataLoader: they are already in memory, mapped, and gathering a batch
+is one operation. All randomness of an epoch comes from (seed, epoch), so training can go on at any epoch.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from vit_finetune.backbone import Suffix
+from vit_finetune.files import new_file
+from vit_finetune.params.train import Train
+
+
+@dataclass
+class Progress:
+    """Where training stands after an epoch. `history` holds one row per epoch."""
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_state: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def best(self) -> dict[str, float]:
+        return self.history[self.best_epoch - 1]
+
+
+def probe_head(model: VisionTransformer, features: Tensor, labels: NDArray[np.int64], c: float) -> None:
+    """Start the head from a logistic regression on the frozen features (LP-FT, arXiv:2202.10054).
+
+    Args:
+        features: (N, D).
+        c: inverse L2 strength.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    probe = LogisticRegression(C=c, max_iter=1000).fit(features.double().numpy(), labels)
+    weight, bias = probe.coef_, probe.intercept_
+    if len(weight) == 1:  # two classes: scikit-learn keeps one row, the log-odds of the second class
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    with torch.no_grad():
+        model.head.weight.copy_(torch.from_numpy(weight))
+        model.head.bias.copy_(torch.from_numpy(bias))
+
+
+def learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:
+    """Linear warm-up over `warmup` steps, then a cosine that would reach 0 after the last of `steps`."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def make_optimizer(model: nn.Module, train: Train) -> torch.optim.Optimizer:
+    """AdamW or SGD over what is trainable; biases, norms and other vectors do not decay."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": train.weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if train.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=train.lr, momentum=0.9)
+    return torch.optim.AdamW(groups, lr=train.lr, fused=True)
+
+
+def drop_tokens(tokens: Tensor, prefix: int, share: float, rng: np.random.Generator) -> Tensor:
+    """Keep the prefix tokens and a random rest of the patch tokens of each image: (B, T, D) -> (B, T', D)."""
+    patches = tokens.shape[1] - prefix
+    kept = max(1, round(patches * (1 - share)))
+    order = torch.from_numpy(rng.random((len(tokens), patches))).argsort(dim=1)[:, :kept].sort(dim=1).values
+    index = torch.cat([torch.arange(prefix).expand(len(tokens), -1), order + prefix], dim=1).to(tokens.device)
+    return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
+def training_loss(
+    suffix: Suffix, stored: Tensor, labels: Tensor, train: Train, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of one augmented batch, and how many images it gets right (by the larger share of a mix)."""
+    tokens = suffix.tokens(stored)
+    if train.token_dropout and tokens.ndim == 3:
+        tokens = drop_tokens(tokens, suffix.model.num_prefix_tokens, train.token_dropout, rng)
+    if not train.mixup:
+        logits = suffix.logits(tokens)
+        loss = F.cross_entropy(logits, labels, label_smoothing=train.label_smoothing)
+        return loss, (logits.argmax(1) == labels).sum()
+    share = float(rng.beta(train.mixup, train.mixup))
+    share = max(share, 1 - share)
+    partner = torch.from_numpy(rng.permutation(len(labels))).to(tokens.device)
+    logits = suffix.logits(torch.lerp(tokens[partner], tokens, share))
+    own = F.cross_entropy(logits, labels, label_smoothing=train.label_smoothing)
+    other = F.cross_entropy(logits, labels[partner], label_smoothing=train.label_smoothing)
+    return share * own + (1 - share) * other, (logits.argmax(1) == labels).sum()
+
+
+def train_epoch(
+    suffix: Suffix,
+    optimizer: torch.optim.Optimizer,
+    views: list[Tensor],
+    labels: Tensor,
+    train: Train,
+    seed: int,
+    epoch: int,
+) -> dict[str, float]:
+    """One pass over the training images; returns mean loss, accuracy and the last learning rate.
+
+    Args:
+        views: stored activations of the same images, (N, ...) each; one view is drawn for each image.
+
+    Raises:
+        ValueError: the loss is not finite; names the step.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order = torch.from_numpy(rng.permutation(len(labels)))
+    view_of = torch.from_numpy(rng.integers(len(views), size=len(labels)))
+    trainable = [p for group in optimizer.param_groups for p in group["params"]]
+    steps_per_epoch = math.ceil(len(labels) / train.batch_size)
+    steps, warmup = train.epochs * steps_per_epoch, round(train.warmup_epochs * steps_per_epoch)
+    first, lr, losses, hits = (epoch - 1) * steps_per_epoch, 0.0, [], []
+    for step, batch in enumerate(order.split(train.batch_size), start=first):
+        lr = learning_rate(step, steps, warmup, train.lr)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        stored = views[0][batch]
+        for other in range(1, len(views)):
+            chosen = view_of[batch] == other
+            stored[chosen] = views[other][batch[chosen]]
+        loss, right = training_loss(suffix, stored, labels[batch].to(suffix.device), train, rng)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if train.grad_clip is not None:
+            nn.utils.clip_grad_norm_(trainable, train.grad_clip)
+        optimizer.step()
+        losses.append(loss.detach() * len(batch))
+        hits.append(right)
+    summed = torch.stack(losses).cpu().double()  # read once an epoch: reading each step would stall a GPU
+    if not summed.isfinite().all():
+        step = first + int(summed.isfinite().logical_not().nonzero()[0]) + 1
+        raise ValueError(
+            f"the loss is not finite at step {step} of {steps} (epoch {epoch}); train.lr {train.lr} is the likely "
+            "cause: try a tenth of it, or set train.grad_clip"
+        )
+    accuracy = torch.stack(hits).sum().item() / len(labels)
+    return {"train_loss": summed.sum().item() / len(labels), "train_accuracy": accuracy, "lr": lr}
+
+
+def fit(
+    suffix: Suffix,
+    views: list[Tensor],
+    labels: Tensor,
+    val: Tensor,
+    val_labels: Tensor,
+    train: Train,
+    seed: int,
+    checkpoint: Path | None = None,
+) -> Iterator[Progress]:
+    """Train epoch by epoch, yielding after each; the model holds the best epoch's weights when it ends.
+
+    Given a checkpoint file, training that was cut short goes on from its last whole epoch, to the same weights.
+    """
+    model = suffix.model
+    optimizer = make_optimizer(model, train)
+    progress = _resume(checkpoint, model, optimizer) if checkpoint and checkpoint.is_file() else Progress()
+    for epoch in range(len(progress.history) + 1, train.epochs + 1):
+        row = train_epoch(suffix, optimizer, views, labels, train, seed, epoch)
+        logits = suffix.predict(val)
+        row |= {
+            "val_loss": F.cross_entropy(logits, val_labels).item(),
+            "val_accuracy": (logits.argmax(1) == val_labels).double().mean().item(),
+        }
+        progress.history.append({"epoch": epoch, **row})
+        if not progress.best_epoch or row["val_accuracy"] > progress.best["val_accuracy"]:
+            progress.best_epoch, progress.best_state = epoch, _trainable_state(model)
+        if checkpoint:
+            _save_checkpoint(checkpoint, model, optimizer, progress)
+        yield progress
+        if train.patience is not None and epoch - progress.best_epoch >= train.patience:
+            break
+    model.load_state_dict(progress.best_state, strict=False)
+
+
+def _trainable_state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.detach().cpu().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    state: dict[str, Any] = {
+        "weights": _trainable_state(model),
+        "optimizer": optimizer.state_dict(),
+        "progress": vars(progress),
+    }
+    with new_file(path) as partial:
+        torch.save(state, partial)
+
+
+def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+    state = torch.load(path, weights_only=True)
+    model.load_state_dict(state["weights"], strict=False)
+    optimizer.load_state_dict(state["optimizer"])
+    return Progress(**state["progress"])

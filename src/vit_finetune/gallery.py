@@ -1,0 +1,145 @@
+"""A few images with every matrix and every map of them: for the interactive page, the montage, other tools."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save
+from torch import Tensor
+
+from vit_finetune.analysis import CLASS_AGNOSTIC, METHODS, Maps, Reader
+from vit_finetune.attention import PixelGrid, readout_maps
+from vit_finetune.viewer import Record
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Images (N, H, W, 3) uint8 with what was computed on them.
+
+    Attributes:
+        rows: (N,), their places in the test split.
+        attn: (N, L, H, T, T).
+        heads: (N, L, H, G_h, G_w), where each head looks for what the model's head reads.
+        probabilities: (N, K).
+        class_maps: for each of the K classes, every method's map.
+    """
+
+    rows: NDArray[np.intp]
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    attn: Tensor
+    heads: Tensor
+    probabilities: NDArray[np.float32]
+    class_maps: list[Maps]
+
+
+def choose(right: NDArray[np.bool_], count: int, rng: np.random.Generator) -> NDArray[np.intp]:
+    """Rows of `count` images in random order, half of them wrong as far as there are so many."""
+    hits, misses = rng.permutation(np.flatnonzero(right)), rng.permutation(np.flatnonzero(~right))
+    wrong = min(len(misses), max(count // 2, count - len(hits)))
+    return rng.permutation(np.concatenate([hits[: count - wrong], misses[:wrong]]))
+
+
+def read_gallery(
+    reader: Reader,
+    pixels: Tensor,
+    rows: NDArray[np.intp],
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    predicted: NDArray[np.int64],
+    classes: int,
+) -> Gallery:
+    """Matrices, maps for every class, and probabilities of images (N, 3, h, w)."""
+    attn, heads, logits = [], [], []
+    class_maps: list[Maps] = [{} for _ in range(classes)]
+    for some in pixels.split(reader.batch_size):
+        for k, maps in enumerate(class_maps):
+            found = reader.gradients(some, torch.full((len(some),), k))
+            for name, part in reader.maps_of(found).items():
+                maps[name] = torch.cat([maps[name], part]) if name in maps else part
+        attn.append(found.attn)  # the same whichever class was asked for
+        heads.append(readout_maps(found.attn, reader.layout, reader.readout(found)))
+        logits.append(found.logits)
+    probabilities = torch.cat(logits).softmax(dim=1).numpy()
+    return Gallery(rows, images, labels, predicted, torch.cat(attn), torch.cat(heads), probabilities, class_maps)
+
+
+def page_records(gallery: Gallery, grid: PixelGrid) -> list[Record]:
+    """What the interactive page takes."""
+    boxes = grid.boxes()
+    top, left, bottom, right = *boxes[0, 0, :2], *boxes[-1, -1, 2:]
+    return [
+        Record(
+            image=gallery.images[i],
+            attn=gallery.attn[i].numpy(),
+            maps={
+                name: torch.stack(
+                    [maps[name][i] for maps in gallery.class_maps[: 1 if name in CLASS_AGNOSTIC else None]]
+                ).numpy()
+                for name in METHODS
+            },
+            label=int(gallery.labels[i]),
+            predicted=int(gallery.predicted[i]),
+            probabilities=gallery.probabilities[i],
+            box=(float(left), float(top), float(right), float(bottom)),
+        )
+        for i in range(len(gallery.rows))
+    ]
+
+
+def painted_maps(gallery: Gallery, grid: PixelGrid) -> dict[str, list[NDArray[Any]]]:
+    """Every method's map for the predicted class on the pixels of the resized image, as a share of its largest."""
+    return {
+        name: [
+            grid.paint((found / found.max().clamp_min(1e-12)).numpy(), size=grid.resized)
+            for i, k in enumerate(gallery.predicted)
+            for found in [gallery.class_maps[k][name][i]]
+        ]
+        for name in METHODS
+    }
+
+
+def class_means(maps: Tensor, predicted: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
+    """Mean map (K, G_h, G_w) of the images predicted as each class; NaN for a class that never is."""
+    means = np.full((classes, *maps.shape[1:]), np.nan)
+    for k in np.unique(predicted):
+        means[k] = maps[torch.from_numpy(predicted == k)].mean(dim=0).numpy()
+    return means
+
+
+def facts(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """Header of the page, from the analysis report."""
+    blocks = f"{report['blocks_captured']} of {report['blocks_total']}"
+    lines = [
+        ("blocks captured", blocks),
+        ("self-check, worst relative error", f"{report['selfcheck_max_rel_err']:.1e}"),
+    ]
+    for name, margin in report["faithfulness"]["minus_centre_prior"].items():
+        low, high = margin["ci95"]
+        lines.append((f"{name}: faithfulness minus centre prior", f"{margin['mean']:+.3f} [{low:+.3f}, {high:+.3f}]"))
+    return [*lines, ("verdict", report["faithfulness"]["verdict"])]
+
+
+def write_tensors(
+    folder: Path, gallery: Gallery, maps: Maps, sample: NDArray[np.intp], prefix: tuple[str, ...]
+) -> None:
+    """`gallery.safetensors`: all matrices (float16); `maps.safetensors`: every map of the sample. `rows` say whose."""
+    metadata = {"attn": "images, blocks, heads, queries, keys", "prefix_tokens": " ".join(prefix)}
+    tensors = {"attn": gallery.attn.half(), "rows": torch.from_numpy(gallery.rows)}
+    (folder / "gallery.safetensors").write_bytes(save(tensors, metadata))
+    by_name = {name.replace(" ", "_"): found.contiguous() for name, found in maps.items()}
+    (folder / "maps.safetensors").write_bytes(save({**by_name, "rows": torch.from_numpy(sample)}))
+
+
+def distance_rows(distances: Tensor) -> list[dict[str, Any]]:
+    """(2, L, H) mean attention distances, pretrained and fine-tuned, as one row per block and head."""
+    before, after = distances.double().round(decimals=3).tolist()
+    return [
+        {"block": block, "head": head, "pretrained": old, "finetuned": new}
+        for block, pairs in enumerate(zip(before, after, strict=True))
+        for head, (old, new) in enumerate(zip(*pairs, strict=True))
+    ]

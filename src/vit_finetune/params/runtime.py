@@ -1,0 +1,19 @@
+"""`runtime`: how fast, not what. No stage is keyed on it."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from vit_finetune.params.base import Section
+
+
+class Runtime(Section):
+    """The machine."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(description="`auto`: the first of cuda, mps, cpu")
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        description="CPU threads of a stage; `null`: one per core"
+    )
+    workers: Annotated[int, Field(ge=0, le=256)] = Field(
+        description="processes that prepare image batches beside the model; 0: none"
+    )

@@ -1,0 +1,41 @@
+"""`train`: fine-tuning from the stored activations."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from vit_finetune.params.base import Section
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Train(Section):
+    """Optimiser, schedule, regularisation."""
+
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = Field(description="passes over the training images, at most")
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = Field(description="images in one optimiser step")
+    optimizer: Literal["adamw", "sgd"] = Field(description="`adamw`, or `sgd` with momentum 0.9")
+    lr: Annotated[float, Field(gt=0, le=10)] = Field(description="peak learning rate")
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = Field(
+        description="decoupled for adamw; matrices only, not biases and norms"
+    )
+    warmup_epochs: Annotated[float, Field(ge=0)] = Field(description="linear warm-up from 0; a cosine to 0 follows")
+    label_smoothing: Share = Field(description="share of the target spread over all classes")
+    grad_clip: Annotated[float, Field(gt=0)] | None = Field(
+        description="largest norm of the gradient; `null`: no clipping"
+    )
+    token_dropout: Share = Field(
+        description="share of the patch tokens left out of each training image at the freeze boundary"
+    )
+    mixup: Annotated[float, Field(ge=0, le=10)] = Field(
+        description="α of Beta(α, α) by which two images are mixed at the freeze boundary; 0: off"
+    )
+    head_init: Literal["probe", "zeros"] = Field(
+        description="`probe`: start the head from a logistic regression on the frozen features (LP-FT); or `zeros`"
+    )
+    probe_c: Annotated[float, Field(gt=0)] = Field(
+        description="inverse L2 strength of that regression (scikit-learn's C)"
+    )
+    patience: Annotated[int, Field(ge=1)] | None = Field(
+        description="stop after so many epochs without a better validation accuracy; `null`: never"
+    )

@@ -1,0 +1,38 @@
+"""download: the network or VIT_DATA_DIR -> data/raw (uint8 images and labels of both parts, dataset.json)"""
+
+import numpy as np
+
+from vit_finetune.datasets import channel_statistics, load_dataset
+from vit_finetune.files import new_folder, write_json, write_split
+from vit_finetune.params import read_params
+from vit_finetune.params.data import Data
+from vit_finetune.runtime import run_stage
+
+
+def main() -> None:
+    data = read_params().section(Data)
+    dataset = load_dataset(data.name)
+    mean, std = channel_statistics(dataset.images["train"])
+    counts = {
+        split: dict(zip(dataset.classes, np.bincount(labels, minlength=len(dataset.classes)).tolist(), strict=True))
+        for split, labels in dataset.labels.items()
+    }
+    with new_folder("data/raw") as raw:
+        for split, images in dataset.images.items():
+            write_split(raw, split, images=images, labels=dataset.labels[split])
+        write_json(
+            raw / "dataset.json",
+            {
+                "name": data.name,
+                "classes": dataset.classes,
+                "counts": counts,
+                "image_shape": list(dataset.images["train"].shape[1:]),
+                "channel_mean": mean,
+                "channel_std": std,
+                "md5": dataset.checksums,
+            },
+        )
+
+
+if __name__ == "__main__":
+    run_stage("download", main)

@@ -1,0 +1,90 @@
+"""embed: data/subset, pretrained weights -> data/embedded (activations at the freeze boundary), models/pretrained"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vit_finetune.backbone import (
+    autocast,
+    boundary_of,
+    build_model,
+    preprocessing,
+    run_prefix,
+    save_model,
+    weights_digest,
+)
+from vit_finetune.embedding import MANIFEST, image_loader, storage_dtype, write_activations
+from vit_finetune.files import digest, new_folder, read_split, write_json
+from vit_finetune.freezing import freeze
+from vit_finetune.params import read_params
+from vit_finetune.params.embed import Embed
+from vit_finetune.params.freeze import Freeze
+from vit_finetune.params.model import Model
+from vit_finetune.runtime import ordered_map, progress, resolve_precision, run_stage, set_up_torch
+
+VIEWS = {"train": False, "train_flip": True, "val": False, "test": False}  # view: mirrored
+
+
+@torch.inference_mode()
+def activations(
+    model: Any, preprocess: Any, device: torch.device, precision: torch.dtype, k: int, batch: Tensor
+) -> Tensor:
+    """uint8 images (B, H, W, 3) -> what the first of the last k blocks takes (or features, k = 0), on the CPU."""
+    with autocast(device, precision):
+        return run_prefix(model, preprocess(batch.to(device)), k).float().cpu()
+
+
+def main() -> None:
+    params = read_params()
+    model_params, embed, runtime = params.section(Model), params.section(Embed), params.runtime
+    blocks = params.section(Freeze).trainable_blocks
+    device = set_up_torch(runtime.device, runtime.threads)
+    precision = resolve_precision(model_params.precision, device)
+    model = build_model(
+        model_params.name, pretrained=model_params.pretrained, image_size=model_params.image_size, seed=params.seed
+    )
+    freeze(model, blocks)  # an error here, before the work, if there are fewer blocks
+    preprocess = preprocessing(model, model_params.crop_pct)
+    boundary = boundary_of(blocks)
+    # One batch a core, each on one thread: faster than all cores on one batch, and the same bits on any number.
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    torch.set_num_threads(1)
+    run = partial(activations, model.to(device), preprocess, device, precision, 0 if blocks == "all" else int(blocks))
+
+    images = {split: read_split("data/subset", split, "images")[0] for split in ("train", "val", "test")}
+    load = partial(image_loader, batch_size=embed.batch_size, workers=runtime.workers)
+    dtype = torch.uint8
+    if boundary != "images":
+        dtype = storage_dtype(embed.storage, run(next(iter(load(images["train"], flip=False)))))
+
+    def batches(view: str, mirrored: bool) -> Iterator[Tensor]:
+        loader = load(images[view.removesuffix("_flip")], flip=mirrored)
+        results = iter(loader) if boundary == "images" else ordered_map(run, loader, threads)
+        return iter(progress(results, f"embed {view}", "batch", total=len(loader)))
+
+    views = {view: mirrored for view, mirrored in VIEWS.items() if embed.flip or not mirrored}
+    with new_folder("models/pretrained") as models, new_folder("data/embedded") as folder:
+        save_model(model.cpu(), models, preprocess)
+        model.to(device)
+        manifest = {
+            "model": model_params.name,
+            "weights_sha256": weights_digest(model),
+            "images_sha256": {split: digest(array) for split, array in images.items()},
+            "preprocessing": vars(preprocess),
+            "trainable_blocks": blocks,
+            "boundary": boundary,
+            "precision": str(precision).removeprefix("torch."),
+            "storage": str(dtype).removeprefix("torch."),
+            "shapes": {
+                view: write_activations(folder / f"{view}.bin", batches(view, mirrored), dtype)
+                for view, mirrored in views.items()
+            },
+        }
+        write_json(folder / MANIFEST, manifest)
+
+
+if __name__ == "__main__":
+    run_stage("embed", main)

@@ -1,0 +1,52 @@
+"""evaluate: models/finetuned, test activations and labels -> metrics/evaluation.json, predictions, mistakes"""
+
+import numpy as np
+
+from vit_finetune.backbone import Suffix, class_names, load_model, preprocessing
+from vit_finetune.embedding import DTYPES, MANIFEST, map_activations
+from vit_finetune.figures import mistakes, most_confused_pairs, save_png
+from vit_finetune.files import read_json, read_split, write_csv, write_json
+from vit_finetune.metrics import classification_summary, confusion, most_confused, reliability, worst_mistakes
+from vit_finetune.params import read_params
+from vit_finetune.params.evaluate import Evaluate
+from vit_finetune.runtime import run_stage, set_up_torch
+
+CONFUSED_PAIRS = 6
+
+
+def main() -> None:
+    params = read_params()
+    evaluate, runtime = params.section(Evaluate), params.runtime
+    device = set_up_torch(runtime.device, runtime.threads)
+    manifest = read_json(f"data/embedded/{MANIFEST}")
+    classes = class_names("models/finetuned")
+    images, labels, indices = read_split("data/subset", "test", "images", "labels", "indices")
+    model = load_model("models/finetuned")
+    blocks, precision = manifest["trainable_blocks"], DTYPES[manifest["precision"]]
+    suffix = Suffix(model.to(device), blocks, preprocessing(model, None), device, precision)
+    logits = suffix.predict(map_activations("data/embedded", manifest, "test")).double()
+    probabilities = logits.softmax(dim=1).numpy()
+    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+
+    write_json(
+        "metrics/evaluation.json",
+        classification_summary(labels, probabilities, classes, bins=evaluate.calibration_bins),
+    )
+    write_csv(
+        "plots/predictions.csv",
+        [
+            {"index": int(i), "actual": classes[a], "predicted": classes[p], "confidence": round(float(c), 6)}
+            for i, a, p, c in zip(indices, labels, predicted, confidence, strict=True)
+        ],
+    )
+    summary = read_json("metrics/evaluation.json")["per_class"]
+    write_csv("plots/per_class.csv", [{"class": name, **row} for name, row in summary.items()])
+    write_csv("plots/reliability.csv", reliability(labels, probabilities, bins=evaluate.calibration_bins))
+    worst = worst_mistakes(labels, probabilities, evaluate.mistakes)
+    save_png(mistakes(images[worst], labels[worst], predicted[worst], confidence[worst], classes), "plots/mistakes.png")
+    pairs = most_confused(confusion(labels, predicted, len(classes)), classes, CONFUSED_PAIRS)
+    save_png(most_confused_pairs(pairs, np.asarray(images), labels, predicted, classes), "plots/confused_pairs.png")
+
+
+if __name__ == "__main__":
+    run_stage("evaluate", main)

@@ -1,0 +1,75 @@
+"""train: data/embedded, models/pretrained, labels -> models/finetuned, metrics/train.json, plots/history.csv"""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from vit_finetune.backbone import Suffix, load_model, preprocessing, save_model, weights_digest
+from vit_finetune.embedding import DTYPES, MANIFEST, map_activations
+from vit_finetune.files import digest, new_folder, read_json, read_split, write_csv, write_json
+from vit_finetune.fit import fit, probe_head
+from vit_finetune.freezing import count_parameters, freeze
+from vit_finetune.params import read_params
+from vit_finetune.params.freeze import Freeze
+from vit_finetune.params.train import Train
+from vit_finetune.runtime import progress, run_stage, set_up_torch
+
+CHECKPOINTS = Path(".checkpoints")  # outside DVC's outputs, which it deletes before a stage runs
+
+
+def main() -> None:
+    params = read_params()
+    train, runtime, blocks = params.section(Train), params.runtime, params.section(Freeze).trainable_blocks
+    device = set_up_torch(runtime.device, runtime.threads)
+    manifest = read_json(f"data/embedded/{MANIFEST}")
+    classes = read_json("data/subset/dataset.json")["classes"]
+    labels, val_labels = (read_split("data/subset", split, "labels")[0] for split in ("train", "val"))
+    views = [map_activations("data/embedded", manifest, v) for v in ("train", "train_flip") if v in manifest["shapes"]]
+    val = map_activations("data/embedded", manifest, "val")
+
+    model = load_model("models/pretrained", num_classes=len(classes))
+    if weights_digest(model) != manifest["weights_sha256"]:
+        raise OSError("models/pretrained is not the model that data/embedded was made with; run dvc repro")
+    freeze(model, blocks)
+    preprocess = preprocessing(model, None)
+    suffix = Suffix(model.to(device), blocks, preprocess, device, DTYPES[manifest["precision"]])
+    if blocks == 0 and train.token_dropout:
+        print("train: token_dropout has no effect on pooled features (freeze.trainable_blocks is 0)")
+    if train.head_init == "probe":
+        probe_head(model, suffix.predict(views[0], features=True), labels, train.probe_c)
+
+    inputs = [params.seed, blocks, train.model_dump(), manifest, digest(labels), digest(val_labels)]
+    checkpoints = CHECKPOINTS / hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
+    targets = torch.tensor(labels), torch.tensor(val_labels)
+    epochs = fit(suffix, views, targets[0], val, targets[1], train, params.seed, checkpoints / "last.pt")
+    with progress(epochs, "train", "epoch", total=train.epochs) as bar:
+        for state in bar:
+            last = state.history[-1]
+            bar.set_postfix({key: f"{last[key]:.3f}" for key in ("train_loss", "val_loss", "val_accuracy")})
+
+    trainable, frozen = count_parameters(model)
+    with new_folder("models/finetuned") as folder:
+        save_model(model.cpu(), folder, preprocess, classes)
+    write_csv("plots/history.csv", [{key: round(value, 6) for key, value in row.items()} for row in state.history])
+    write_json(
+        "metrics/train.json",
+        {
+            "parameters_trainable": trainable,
+            "parameters_frozen": frozen,
+            "epochs": len(state.history),
+            "best_epoch": state.best_epoch,
+            **{key: round(state.best[key], 6) for key in ("train_loss", "train_accuracy", "val_loss", "val_accuracy")},
+            "images": {"train": len(labels), "val": len(val_labels)},
+            "precision": manifest["precision"],
+            "storage": manifest["storage"],
+            "boundary": manifest["boundary"],
+        },
+    )
+    shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    run_stage("train", main)

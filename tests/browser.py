@@ -1,0 +1,46 @@
+"""A real headless browser for the tests of pages, and a reason to skip where there is none."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")  # Debian: chromium, chromium-driver
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+]
+
+
+@contextmanager
+def chromium(width: int, height: int) -> Iterator["WebDriver"]:  # noqa: F821
+    """A Chromium whose page is `width` x `height` CSS pixels; skips the test where it is not installed."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    missing = [str(path) for path in (CHROMIUM, DRIVER) if not path.exists()]
+    if missing:
+        pytest.skip(f"no {' and no '.join(missing)}: apt-get install chromium chromium-driver")
+    with tempfile.TemporaryDirectory(prefix="chromium-") as profile:
+        options = webdriver.ChromeOptions()
+        options.binary_location = str(CHROMIUM)
+        for flag in [*FLAGS, f"--user-data-dir={profile}"]:
+            options.add_argument(flag)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        service = webdriver.ChromeService(executable_path=str(DRIVER))
+        driver = webdriver.Chrome(options=options, service=service)
+        try:
+            # a window cannot be narrower than some 500 pixels, but the page in it can
+            size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+            driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+            yield driver
+        finally:
+            driver.quit()

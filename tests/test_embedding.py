@@ -1,0 +1,52 @@
+"""Stored activations come back as they went in, or not at all."""
+
+import numpy as np
+import pytest
+import torch
+
+from vit_finetune.embedding import image_loader, map_activations, storage_dtype, write_activations
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "uint8"])
+def test_activations_come_back_bit_for_bit_in_their_order(tmp_path, dtype):
+    values = (torch.arange(7 * 6).view(7, 3, 2) / (1 if dtype == "uint8" else 3)).to(getattr(torch, dtype))
+    shape = write_activations(tmp_path / "val.bin", values.split(3), getattr(torch, dtype))
+    manifest = {"storage": dtype, "shapes": {"val": shape}}
+    assert torch.equal(map_activations(tmp_path, manifest, "val"), values)
+
+
+def test_changing_mapped_activations_leaves_the_file_alone(tmp_path):
+    shape = write_activations(tmp_path / "val.bin", [torch.ones(2, 2)], torch.float32)
+    before = (tmp_path / "val.bin").read_bytes()
+    map_activations(tmp_path, {"storage": "float32", "shapes": {"val": shape}}, "val").zero_()
+    assert (tmp_path / "val.bin").read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", [lambda p: p.unlink(), lambda p: p.write_bytes(p.read_bytes()[:-1])])
+def test_a_missing_or_short_file_is_an_error_that_says_what_to_do(tmp_path, damage):
+    shape = write_activations(tmp_path / "val.bin", [torch.ones(2, 2)], torch.float32)
+    damage(tmp_path / "val.bin")
+    with pytest.raises(OSError, match=r"val\.bin is missing or damaged; run dvc repro"):
+        map_activations(tmp_path, {"storage": "float32", "shapes": {"val": shape}}, "val")
+
+
+@pytest.mark.parametrize(("largest", "expected"), [(3.0, torch.float16), (20_000.0, torch.bfloat16)])
+def test_automatic_storage_is_float16_until_values_come_near_its_limit(largest, expected):
+    assert storage_dtype("auto", torch.tensor([0.0, -largest])) == expected
+    assert storage_dtype("float32", torch.tensor([largest])) == torch.float32
+
+
+@pytest.mark.parametrize("value", [70_000.0, float("nan"), float("inf")])
+def test_a_value_that_the_format_cannot_hold_names_the_images(tmp_path, value):
+    batches = [torch.zeros(4, 2), torch.tensor([[0.0, value]])]
+    with pytest.raises(ValueError, match=r"images 4 to 4 are not finite as float16; set embed\.storage"):
+        write_activations(tmp_path / "val.bin", batches, torch.float16)
+
+
+def test_images_are_loaded_in_order_whole_and_mirrored_left_to_right():
+    images = np.arange(5 * 2 * 3 * 3, dtype=np.uint8).reshape(5, 2, 3, 3)
+    for workers in (0, 2):
+        plain = torch.cat(list(image_loader(images, flip=False, batch_size=2, workers=workers)))
+        mirrored = torch.cat(list(image_loader(images, flip=True, batch_size=2, workers=workers)))
+        np.testing.assert_array_equal(plain, images)
+        np.testing.assert_array_equal(mirrored, images[:, :, ::-1])

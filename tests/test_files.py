@@ -1,0 +1,389 @@
+"""Outputs are whole or absent, whatever ends the process; what is broken is told in one line."""
+
+import os
+import pickle
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vit_finetune.files import (
+    PARTIAL,
+    digest,
+    new_file,
+    new_folder,
+    read_csv,
+    read_json,
+    read_split,
+    write_csv,
+    write_json,
+    write_split,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def tree(folder):
+    """Every file under a folder, with its text."""
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def start(script, *arguments, command=(sys.executable, "-c"), **options):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    return subprocess.Popen(
+        [*command, script, *map(str, arguments)],
+        env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+    )  # fmt: skip
+
+
+def test_a_new_file_appears_whole_with_its_folders(tmp_path):
+    with new_file(tmp_path / "a" / "b.txt") as partial:
+        partial.write_text("half")
+        assert not (tmp_path / "a" / "b.txt").exists()
+        partial.write_text("whole")
+    assert tree(tmp_path) == {"a/b.txt": "whole"}
+
+
+def test_a_new_folder_appears_whole_and_replaces_the_old_one(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").write_text("old")
+    with new_folder(tmp_path / "out") as partial:
+        (partial / "new").write_text("new")
+        assert tree(tmp_path / "out") == {"old": "old"}
+    assert tree(tmp_path) == {"out/new": "new"}
+
+
+def fill_file(partial):
+    partial.write_text("half")
+
+
+def fill_folder(partial):
+    (partial / "half").write_text("half")
+
+
+BOTH = pytest.mark.parametrize(("new", "fill"), [(new_file, fill_file), (new_folder, fill_folder)])
+
+
+@BOTH
+@pytest.mark.parametrize("error", [OSError, KeyError, KeyboardInterrupt, SystemExit])
+def test_an_exception_in_the_block_leaves_nothing_and_passes_on(tmp_path, new, fill, error):
+    def fail():
+        with new(tmp_path / "out") as partial:
+            fill(partial)
+            raise error("stop")
+
+    with pytest.raises(error, match="stop"):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("new", [new_file, new_folder])
+def test_an_exception_in_the_block_keeps_what_was_there_before(tmp_path, new):
+    old = tmp_path / "out"
+    if new is new_folder:
+        old.mkdir()
+        old = old / "inner"
+    old.write_text("old")
+    before = tree(tmp_path)
+    with pytest.raises(OSError, match="stop"), new(tmp_path / "out"):
+        raise OSError("stop")
+    assert tree(tmp_path) == before
+
+
+@BOTH
+def test_nothing_of_a_killed_run_gets_into_the_next_one(tmp_path, new, fill):
+    partial = tmp_path / f"out{PARTIAL}"
+    if new is new_folder:
+        partial.mkdir()
+        partial = partial / "stale"
+    partial.write_text("stale")
+    with new(tmp_path / "out") as fresh:
+        assert "stale" not in tree(tmp_path).values()
+        fill(fresh)
+    assert set(tree(tmp_path).values()) == {"half"}
+
+
+def test_a_block_that_writes_nothing_does_not_take_a_leftover_for_its_file(tmp_path):
+    (tmp_path / f"out{PARTIAL}").write_text("stale")
+    with pytest.raises(FileNotFoundError), new_file(tmp_path / "out"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_run_killed_in_the_middle_of_writing_leaves_no_output(tmp_path, kind):
+    script = """
+import sys
+from vit_finetune.files import new_file, new_folder
+with {"file": new_file, "folder": new_folder}[sys.argv[1]](sys.argv[2]) as partial:
+    (partial if sys.argv[1] == "file" else partial / "inner").write_text("half")
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+    with start(script, kind, tmp_path / "out") as process:
+        assert process.stdout.readline() == "writing\n"
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert [path.name for path in tmp_path.iterdir()] == [f"out{PARTIAL}"]  # git and DVC ignore it
+    again = start(script, kind, tmp_path / "out")
+    assert again.communicate("go on")[0] == "writing\n"
+    assert again.returncode == 0
+    assert list(tree(tmp_path).values()) == ["half"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_run_killed_before_any_step_on_the_disk_leaves_the_old_the_new_or_nothing(tmp_path):
+    """A child is killed before its n-th change of the file system, for every n until one gets through."""
+    script = """
+import os, shutil, signal, sys
+from pathlib import Path
+from vit_finetune.files import new_file, new_folder
+
+CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir"}
+remaining = None
+
+def kill_at_zero(event, arguments):
+    global remaining
+    if remaining is not None and (event in CHANGES or event == "open" and arguments[2] & os.O_WRONLY):
+        if remaining == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        remaining -= 1
+
+sys.addaudithook(kill_at_zero)
+
+def write(text):
+    with new_folder("out") as partial:
+        for name in "abc":
+            (partial / name).write_text(text)
+    with new_file("deep/file") as partial:
+        partial.write_text(text)
+
+def folder():
+    return {path.name: path.read_text() for path in Path("out").iterdir()} if Path("out").exists() else None
+
+n, seen = 0, set()
+while True:
+    shutil.rmtree("out", ignore_errors=True)
+    shutil.rmtree("deep", ignore_errors=True)
+    write("old")
+    child = os.fork()
+    if child == 0:
+        remaining = n
+        write("new")
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, -signal.SIGKILL), status
+    assert folder() in (None, dict.fromkeys("abc", "old"), dict.fromkeys("abc", "new")), (n, folder())
+    assert Path("deep/file").read_text() in ("old", "new")
+    seen.add(str(folder() and folder()["a"]))
+    write("next")
+    assert folder() == dict.fromkeys("abc", "next")
+    assert sorted(str(path) for path in Path().rglob("*.partial")) == []
+    if status == 0:
+        break
+    n += 1
+print(n, sorted(seen))
+"""
+    process = start(script, cwd=tmp_path)
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    killed, seen = output.split(maxsplit=1)
+    assert int(killed) >= 12
+    assert seen == "['None', 'new', 'old']\n"
+
+
+WRITERS = """
+import sys
+import numpy as np
+from pathlib import Path
+from vit_finetune.files import new_folder, write_csv, write_json, write_split
+from vit_finetune.runtime import run_stage
+
+def arrays():
+    with new_folder("out") as folder:
+        write_split(folder, "train", small=np.zeros(8), large=np.zeros(1 << 20))
+
+run_stage("writer", {
+    "json": lambda: write_json("out.json", {"key": "x" * (1 << 20)}),
+    "csv": lambda: write_csv("out.csv", [{"key": "x" * (1 << 20)}]),
+    "npy": arrays,
+}[sys.argv[1]])
+"""
+
+
+@pytest.mark.parametrize("kind", ["json", "csv", "npy"])
+def test_a_file_that_grows_over_the_limit_is_one_line_and_leaves_nothing(tmp_path, kind):
+    limit = 256 * 1024
+    process = start(
+        WRITERS, kind, cwd=tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    )
+    _, errors = process.communicate()
+    assert process.returncode == 1
+    assert len(errors.splitlines()) == 1
+    assert errors.startswith("writer: ")
+    assert "File too large" in errors or "out.partial/train_large.npy could not be written" in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def own_mounts():
+    """Whether this user may mount a small disk in a namespace of their own."""
+    tools = shutil.which("unshare") and shutil.which("mount")
+    trial = "mount -t tmpfs -o size=64k tmpfs /mnt"
+    return tools and subprocess.run(["unshare", "-m", "sh", "-c", trial], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("kind", ["json", "csv", "npy"])
+@pytest.mark.parametrize(
+    ("options", "reason"), [("size=64k", "No space left on device|is the disk full"), ("ro", "Read-only file system")]
+)
+def test_a_full_or_read_only_disk_is_one_line_and_leaves_nothing(tmp_path, kind, options, reason):
+    if not own_mounts():
+        pytest.skip("needs the right to mount a file system of its own (unshare -m)")
+    script = f"""
+mount -t tmpfs -o {options} tmpfs . && cd "$PWD" || exit 99
+"{sys.executable}" -c "$1" {kind}
+status=$?
+ls -A
+exit $status
+"""
+    process = start(script, "sh", WRITERS, command=("unshare", "-m", "sh", "-c"), cwd=tmp_path)
+    left, errors = process.communicate()
+    assert process.returncode == 1, errors
+    assert left == ""
+    assert len(errors.splitlines()) == 1
+    assert errors.startswith("writer: ")
+    assert any(part in errors for part in reason.split("|")), errors
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.parametrize("new", [new_file, new_folder])
+def test_a_folder_without_permission_is_an_expected_error(tmp_path, new):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(PermissionError, match="out"), new(tmp_path / "out") as partial:
+            partial.write_text("half")
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_json_comes_back_as_it_was_and_ends_in_a_newline(tmp_path):
+    values = {"b": [1, 2.5, None], "a": {"é": "✓"}}
+    write_json(tmp_path / "out.json", values)
+    assert list(read_json(tmp_path / "out.json").items()) == list(values.items())
+    assert (tmp_path / "out.json").read_bytes().endswith(b"}\n")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_json_refuses_numbers_that_are_none(tmp_path, value):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "out.json", {"loss": value})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"<html>", b'{"a": "\xff"}'])
+def test_a_broken_json_file_is_named_with_the_way_out(tmp_path, content):
+    (tmp_path / "out.json").write_bytes(content)
+    with pytest.raises(OSError, match=r"out\.json is not readable \(.+\); delete it and run dvc repro"):
+        read_json(tmp_path / "out.json")
+
+
+def test_csv_comes_back_with_the_columns_in_order(tmp_path):
+    write_csv(tmp_path / "out.csv", [{"b": 1, "a": "x, y"}, {"b": 0.5, "a": ""}])
+    assert (tmp_path / "out.csv").read_bytes() == b'b,a\n1,"x, y"\n0.5,\n'
+    assert read_csv(tmp_path / "out.csv") == [{"b": "1", "a": "x, y"}, {"b": "0.5", "a": ""}]
+
+
+def test_split_arrays_come_back_mapped_and_read_only(tmp_path):
+    images, labels = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3), np.array([1, 0])
+    write_split(tmp_path, "val", images=images, labels=labels)
+    read = read_split(tmp_path, "val", "labels", "images")
+    for array, expected in zip(read, (labels, images), strict=True):
+        assert isinstance(array, np.memmap)
+        assert array.dtype == expected.dtype
+        assert np.array_equal(array, expected)
+        with pytest.raises(ValueError, match="read-only"):
+            array[...] = 0
+
+
+class Trap:
+    """A pickle that makes a file when it is loaded."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (self.marker,)
+
+
+BROKEN_ARRAYS = {
+    "empty": lambda path: path.write_bytes(b""),
+    "cut in its header": lambda path: path.write_bytes(path.read_bytes()[:9]),
+    "cut in its data": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "not an array": lambda path: path.write_bytes(b"<html>" * 50),
+    "a zip": lambda path: path.write_bytes(b"PK\x03\x04" + b"x" * 50),
+    "a pickle": lambda path: path.write_bytes(pickle.dumps(Trap(path.with_name("trap")))),
+    "objects": lambda path: np.save(path, np.array([Trap(path.with_name("trap"))], dtype=object)),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN_ARRAYS)
+def test_a_broken_array_is_an_expected_error_that_names_the_folder(tmp_path, kind):
+    write_split(tmp_path, "val", labels=np.arange(100))
+    BROKEN_ARRAYS[kind](tmp_path / "val_labels.npy")
+    with pytest.raises(OSError, match=rf"{tmp_path}: val is not readable \(.+\); delete {tmp_path} and run dvc repro"):
+        read_split(tmp_path, "val", "labels")
+    assert not (tmp_path / "trap").exists()
+
+
+def test_the_trap_of_these_tests_would_spring(tmp_path):
+    pickle.loads(pickle.dumps(Trap(tmp_path / "trap")))
+    assert (tmp_path / "trap").exists()
+
+
+def test_a_missing_array_is_an_expected_error_that_names_the_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"val_labels\.npy"):
+        read_split(tmp_path, "val", "labels")
+
+
+BASE = np.arange(6, dtype=np.int32).reshape(2, 3)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        [BASE.astype(np.int64)],
+        [BASE.view(np.uint32)],
+        [BASE.view(np.float32)],
+        [BASE.astype(">i4")],
+        [BASE.reshape(3, 2)],
+        [BASE.reshape(6)],
+        [BASE.reshape(1, 2, 3)],
+        [BASE.T],
+        [BASE + np.eye(2, 3, dtype=np.int32)],
+        [BASE[:1], BASE[1:]],
+        [BASE, BASE],
+        [BASE, BASE[:0]],
+        [BASE[:0]],
+        [],
+    ],
+)
+def test_the_digest_tells_dtype_shape_content_and_number_apart(other):
+    assert digest(*other) != digest(BASE)
+
+
+def test_the_digest_depends_on_the_order_of_arrays():
+    assert digest(BASE, BASE + 1) != digest(BASE + 1, BASE)
+
+
+def test_the_digest_is_of_the_values_not_of_how_they_lie_in_memory(tmp_path):
+    np.save(tmp_path / "base.npy", BASE)
+    mapped = np.load(tmp_path / "base.npy", mmap_mode="r")
+    strided = np.repeat(BASE, 2, axis=1)[:, ::2]
+    for same in (BASE.copy(), np.asfortranarray(BASE), mapped, strided):
+        assert digest(same) == digest(BASE)

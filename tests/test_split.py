@@ -1,0 +1,159 @@
+"""Subsets by index: classes in proportion, no image twice, the same for the same seed."""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vit_finetune.split import stratified, train_val_test
+
+ROOT = Path(__file__).resolve().parent.parent
+PROPERTY = settings(max_examples=150, deadline=None)
+
+
+def labels_of(*counts, seed=0):
+    """Shuffled labels with so many of each class."""
+    return np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+
+
+def assert_in_proportion(labels, chosen):
+    """Each class within one image of its exact share, counted by hand."""
+    there, got = Counter(labels.tolist()), Counter(labels[chosen].tolist())
+    for label, n in there.items():
+        assert abs(got[label] - Fraction(n * len(chosen), len(labels))) < 1, (label, got[label], n)
+
+
+@st.composite
+def labels_and_size(draw):
+    counts = draw(st.lists(st.integers(1, 40), min_size=1, max_size=12))
+    return labels_of(*counts, seed=draw(st.integers(0, 99))), draw(st.integers(len(counts), sum(counts)))
+
+
+@PROPERTY
+@given(case=labels_and_size(), seed=st.integers(0, 2**32 - 1))
+def test_any_size_of_any_classes_is_in_proportion_and_disjoint_from_the_rest(case, seed):
+    labels, size = case
+    chosen, rest = stratified(labels, size, seed)
+    assert len(chosen) == size
+    assert sorted([*chosen, *rest]) == list(range(len(labels)))
+    assert list(chosen) == sorted(chosen)
+    assert list(rest) == sorted(rest)
+    assert_in_proportion(labels, chosen)
+    assert_in_proportion(labels, rest)
+
+
+@pytest.mark.parametrize("size", range(5, 51))
+def test_every_size_of_equal_classes_holds_every_class(size):
+    labels = labels_of(10, 10, 10, 10, 10)
+    chosen, _ = stratified(labels, size, seed=3)
+    assert set(Counter(labels[chosen].tolist()).values()) <= {size // 5, -(-size // 5)}
+
+
+@pytest.mark.parametrize("size", [4, 5, 6])
+def test_a_class_with_a_single_image_is_no_error(size):
+    chosen, rest = stratified(np.array([0, 0, 0, 0, 1, 2]), size, seed=0)
+    assert sorted([*chosen, *rest]) == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("size", [10, 25, 48, 50])
+def test_the_same_seed_gives_the_same_indices_and_another_seed_others(size):
+    labels = labels_of(*[5] * 10)
+    first, again, other = (stratified(labels, size, seed)[0] for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert np.array_equal(first, other) == (size == 50)
+
+
+def test_every_image_can_be_chosen():
+    labels = labels_of(4, 4)
+    chosen = {index for seed in range(60) for index in stratified(labels, 2, seed)[0]}
+    left_out = {index for seed in range(60) for index in stratified(labels, 7, seed)[1]}
+    assert chosen == left_out == set(range(8))
+
+
+def test_no_global_generator_is_read_or_moved():
+    labels = labels_of(20, 20)
+    np.random.seed(1)  # noqa: NPY002
+    before = np.random.get_state()[1].tobytes()  # noqa: NPY002
+    first = [stratified(labels, size, 0)[0] for size in (10, 39)]
+    assert np.random.get_state()[1].tobytes() == before  # noqa: NPY002
+    np.random.seed(2)  # noqa: NPY002
+    for one, two in zip(first, [stratified(labels, size, 0)[0] for size in (10, 39)], strict=True):
+        assert np.array_equal(one, two)
+
+
+@pytest.mark.parametrize("size", [-1, 0, 2, 31])
+def test_fewer_than_one_per_class_or_more_than_there_are_is_an_error(size):
+    with pytest.raises(ValueError, match=rf"^{size} images asked for; there are 30 of 3 classes, one each at least$"):
+        stratified(labels_of(10, 10, 10), size, seed=0)
+
+
+TRAIN, TEST = labels_of(40, 40, 40), labels_of(12, 12, 12, seed=1)
+
+
+@PROPERTY
+@given(
+    train=st.integers(3, 90) | st.just("all"),
+    val=st.integers(3, 30),
+    test=st.integers(3, 36) | st.just("all"),
+    seed=st.integers(0, 1000),
+)
+def test_train_and_val_share_no_image_and_all_three_are_in_proportion(train, val, test, seed):
+    split = train_val_test(TRAIN, TEST, train_size=train, val_size=val, test_size=test, seed=seed)
+    assert list(split) == ["train", "val", "test"]
+    wanted = {"train": 120 - val if train == "all" else train, "val": val, "test": 36 if test == "all" else test}
+    assert {name: len(set(indices.tolist())) for name, indices in split.items()} == wanted
+    assert not set(split["train"]) & set(split["val"])
+    for name, indices in split.items():
+        assert list(indices) == sorted(indices)
+        if name == "train":
+            pool = np.setdiff1d(np.arange(120), split["val"])
+            assert_in_proportion(TRAIN[pool], np.searchsorted(pool, indices))
+        else:
+            assert_in_proportion({"val": TRAIN, "test": TEST}[name], indices)
+
+
+@pytest.mark.parametrize("train_size", [3, 10, 50, 100, "all"])
+@pytest.mark.parametrize("test_size", [3, "all"])
+def test_the_validation_images_depend_on_the_seed_and_their_number_alone(train_size, test_size):
+    def val(train_size, test_size, seed=7):
+        return train_val_test(TRAIN, TEST, train_size=train_size, val_size=20, test_size=test_size, seed=seed)["val"]
+
+    assert np.array_equal(val(train_size, test_size), val(60, 12))
+    assert not np.array_equal(val(train_size, test_size), val(60, 12, seed=8))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"train_size": 101}, "101 images asked for; there are 100 of 3 classes"),
+        ({"train_size": 2}, "2 images asked for; there are 100 of 3 classes"),
+        ({"val_size": 121}, "121 images asked for; there are 120 of 3 classes"),
+        ({"val_size": 118, "train_size": 3}, "3 images asked for; there are 2 of"),
+        ({"test_size": 37}, "37 images asked for; there are 36 of 3 classes"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_errors(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        train_val_test(TRAIN, TEST, **{"train_size": 10, "val_size": 20, "test_size": 10, "seed": 0} | sizes)
+
+
+def test_another_process_with_other_hashes_and_threads_chooses_the_same():
+    script = """
+import numpy as np
+from vit_finetune.split import stratified
+labels = np.arange(300) % 7
+print([stratified(labels, size, 5)[0].tolist() for size in (7, 100, 298)])
+"""
+    elsewhere = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    labels = np.arange(300) % 7
+    assert elsewhere.stdout == f"{[stratified(labels, size, 5)[0].tolist() for size in (7, 100, 298)]}\n"

@@ -1,0 +1,377 @@
+"""The page that shows attention: what it stores is exact to one step, and a real browser shows it."""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browser import chromium
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vit_finetune import viewer
+
+CLASSES = ["<b>&", "cat", "</script>", "ship"]
+PREFIX = ["CLS", "REG1"]
+METHODS = {"rollout": "Knows no class.", "relevance": "Knows the class."}
+ROWS, COLUMNS, BLOCKS, HEADS = 3, 5, 2, 3
+TOKENS = len(PREFIX) + ROWS * COLUMNS
+CROPPED_SIDES, CROPPED_ENDS = (2.5, -1.0, 37.5, 21.0), (-2.0, 3.0, 41.0, 18.0)  # and padded the other way
+
+
+def softmax(logits):
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return (powers / powers.sum(axis=-1, keepdims=True)).astype(np.float32)
+
+
+def make_record(rng, *, label=1, box=CROPPED_SIDES):
+    """An image of 20 x 40 pixels under a 3 x 5 grid."""
+    return viewer.Record(
+        image=rng.integers(0, 256, (20, 40, 3), dtype=np.uint8),
+        attn=softmax(2 * rng.normal(size=(BLOCKS, HEADS, TOKENS, TOKENS))),
+        maps={
+            "rollout": rng.random((1, ROWS, COLUMNS), dtype=np.float32),
+            "relevance": rng.normal(size=(len(CLASSES), ROWS, COLUMNS)).astype(np.float32),
+        },
+        label=label,
+        predicted=1,
+        probabilities=np.array([0.1, 0.6, 0.05, 0.25]),
+        box=box,
+    )
+
+
+@pytest.fixture(scope="module")
+def records():
+    rng = np.random.default_rng(0)
+    return [make_record(rng), make_record(rng, label=3, box=CROPPED_ENDS)]
+
+
+def render(records, **changes):
+    arguments = {"title": "A & <title>", "classes": CLASSES, "prefix_names": PREFIX, "methods": METHODS}
+    return viewer.render(records, **(arguments | {"facts": [("self-check", "<8e-07>")]} | changes))
+
+
+# ---- without a browser
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), tokens=st.integers(1, 30), spread=st.floats(0, 40))
+def test_a_dequantised_value_is_within_the_stated_step(seed, tokens, spread):
+    attn = softmax(spread * np.random.default_rng(seed).normal(size=(2, tokens, tokens)))
+    levels, scale = viewer.quantise(attn)
+    values, steps = viewer.dequantise(levels, scale)
+    assert levels.max() <= 15
+    assert (np.abs(values - attn) <= steps).all()
+    assert (steps <= attn.max(axis=-1, keepdims=True) * 31 / 225 * 1.01).all()  # the step is no empty promise
+
+
+def test_rows_of_zeros_stay_zero():
+    values, _ = viewer.dequantise(*viewer.quantise(np.zeros((2, 3, 3), np.float32)))
+    assert not values.any()
+
+
+@pytest.mark.parametrize("bad", [-0.1, np.nan, np.inf])
+def test_attention_that_is_none_is_refused(bad):
+    with pytest.raises(ValueError, match="finite and not negative"):
+        viewer.quantise(np.array([[0.5, bad], [0.5, 0.5]]))
+
+
+def test_equal_records_give_equal_bytes(records):
+    again = make_record(np.random.default_rng(0))
+    assert render(records) == render([again, records[1]])
+
+
+def smooth_features(rng):
+    """Queries or keys (12, 3, 197, 64) of unit variance that change slowly over a 14 x 14 grid, after a CLS."""
+    offset = np.arange(14)[:, None] - np.arange(14)
+    blur = np.exp(-(offset**2) / (2 * 2.0**2))
+    blur /= np.linalg.norm(blur, axis=1, keepdims=True)
+    patches = np.kron(blur, blur) @ rng.normal(size=(12, 3, 196, 64))
+    return np.concatenate([rng.normal(size=(12, 3, 1, 64)), patches], axis=2)
+
+
+def test_an_image_of_a_small_vit_takes_about_half_a_megabyte():
+    """12 x 3 x 197 x 197, as spread out as that of a pretrained ViT-Ti on CIFAR-10: 51 effective patches.
+
+    That takes 0.46 to 0.53 MB, this 0.53 MB. Noise does not compress: softmax of unit normals takes 0.76 MB.
+    """
+    rng = np.random.default_rng(0)
+    attn = softmax(2.5 * smooth_features(rng) @ smooth_features(rng).swapaxes(-1, -2) / 8)
+    effective = np.exp(-(attn * np.log(attn + 1e-30)).sum(axis=-1)).mean()
+    record = viewer.Record(
+        image=rng.integers(0, 256, (32, 32, 3), dtype=np.uint8),
+        attn=attn,
+        maps={name: rng.random((10, 14, 14)) for name in "abcd"},
+        label=0,
+        predicted=0,
+        probabilities=np.full(10, 0.1),
+        box=(0, 0, 32, 32),
+    )
+    methods = dict.fromkeys("abcd", "")
+    page = render([record], classes=list("0123456789"), prefix_names=["CLS"], methods=methods)
+    image = page[page.index('"levels": "') :].split('"')[3]
+    assert 40 < effective < 70
+    assert len(image) < 550_000
+    assert len(page) < 620_000  # with the maps of four methods and ten classes, and the page itself
+
+
+def test_names_cannot_break_out_of_the_page(records):
+    page = render(records, note="{{title}} </script><script>")
+    assert page.count("</script>") == 2
+    assert "<title>A &amp; &lt;title&gt;</title>" in page
+    assert "<b>&" not in page
+    assert "{{title}} \\u003c/script>" in page
+
+
+def test_the_page_names_no_address(records):
+    assert not re.search(r"https?:|src=|@import|url\(", re.sub(r'"[A-Za-z0-9+/=]{40,}"', "", render(records)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"attn": np.ones((2, 3, 16, 16))}, r"image 1: attn has shape \(2, 3, 16, 16\), expected \(2, 3, 17, 17\)"),
+        ({"image": np.zeros((8, 8), np.uint8)}, r"image 1: image has shape \(8, 8\), expected \(8, 8, 3\)"),
+        ({"probabilities": np.ones(3)}, r"image 1: probabilities has shape \(3,\), expected \(4,\)"),
+        ({"attn": np.ones((1, 3, 17, 17))}, r"image 1 has .*\(1, 3, 17\).*, but image 0 has .*\(2, 3, 17\)"),
+        (
+            {"maps": {"rollout": np.ones((1, 3, 5)), "relevance": np.ones((3, 3, 5))}},
+            r"image 1: map 'relevance' has shape \(3, 3, 5\), expected \(4, 3, 5\)",
+        ),
+    ],
+)
+def test_a_record_that_does_not_fit_is_named(records, change, message):
+    with pytest.raises(ValueError, match=message):
+        render([records[0], dataclasses.replace(records[1], **change)])
+
+
+def test_a_page_of_nothing_is_refused(records):
+    with pytest.raises(ValueError, match="at least one image"):
+        render([])
+    with pytest.raises(ValueError, match="at least one method"):
+        render(records, methods={})
+
+
+# ---- in a real browser
+
+
+class Page:
+    """The open page, driven as a reader would: with mouse, keyboard and the visible controls."""
+
+    def __init__(self, driver):
+        from selenium.webdriver import ActionChains, Keys
+
+        self.driver = driver
+        self.keys = Keys
+        self.actions = lambda: ActionChains(driver, duration=20)
+
+    def js(self, expression, *arguments):
+        return self.driver.execute_script(f"return {expression}", *arguments)
+
+    def find(self, selector):
+        return self.driver.find_element("css selector", selector)
+
+    def text(self, selector):
+        return self.find(selector).text
+
+    def select(self, image, block, head):
+        script = "const done = arguments[3]; viewer.select(...[...arguments].slice(0, 3)).then(done)"
+        self.driver.execute_async_script(script, image, block, head)
+
+    def choose(self, name, value):
+        """Click the label of a radio button."""
+        label = self.find(f'label:has(input[name="{name}"][value="{value}"])')
+        self.actions().move_to_element(label).click().perform()
+
+    def hover(self, row, column, inside=0.5):
+        """Move the mouse into a patch: 0 is its top left corner, 0.5 its middle, 1 its bottom right corner."""
+        stage = self.find("#stage")
+        self.js("arguments[0].scrollIntoView({block: 'center'})", stage)
+        x, y = place(self.js("record.box"), row, column, inside)
+        across, down = round((x - 0.5) * stage.size["width"]), round((y - 0.5) * stage.size["height"])
+        self.actions().move_to_element_with_offset(stage, across, down).perform()
+
+    def row(self):
+        return np.array(self.js("viewer.row()")), np.array(self.js("viewer.steps()"))
+
+    def colours(self):
+        """RGBA of the canvas in the middle of every patch of the first image (ROWS * COLUMNS, 4)."""
+        script = """
+            const {width, height} = canvas, pixels = canvas.getContext("2d").getImageData(0, 0, width, height).data;
+            return arguments[0].map(([x, y]) => {
+              const start = 4 * (Math.floor(y * height) * width + Math.floor(x * width));
+              return [...pixels.slice(start, start + 4)];
+            });"""
+        centres = [place(CROPPED_SIDES, row, column) for row in range(ROWS) for column in range(COLUMNS)]
+        return np.array(self.driver.execute_script(script, centres))
+
+    def press(self, *keys):
+        for key in keys:
+            self.actions().send_keys(getattr(self.keys, key)).perform()
+
+
+def place(box, row, column, inside=0.5):
+    """A point inside a patch in shares of the stage, which shows image and grid and nothing more."""
+    left, top, right, bottom = box
+    x, y = left + (column + inside) / COLUMNS * (right - left), top + (row + inside) / ROWS * (bottom - top)
+    across, down = max(right, 40) - min(left, 0), max(bottom, 20) - min(top, 0)
+    return (x - min(left, 0)) / across, (y - min(top, 0)) / down
+
+
+def token(row, column):
+    return len(PREFIX) + row * COLUMNS + column
+
+
+@pytest.fixture(scope="module")
+def address(records, tmp_path_factory) -> str:
+    path: Path = tmp_path_factory.mktemp("viewer") / "page.html"
+    path.write_text(render(records), encoding="utf-8")
+    return path.as_uri()
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator:
+    with chromium(1280, 900) as driver:
+        yield driver
+
+
+@pytest.fixture
+def page(driver, address) -> Iterator[Page]:
+    driver.get(address)
+    page = Page(driver)
+    driver.execute_async_script("viewer.ready.then(arguments[0])")
+    yield page
+    assert driver.get_log("browser") == []
+    assert page.js("performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:'))") == []
+
+
+@pytest.mark.parametrize(("image", "block", "head", "at"), [(0, 0, 2, (1, 3)), (1, 1, 0, (2, 0))])
+@pytest.mark.parametrize("incoming", [False, True])
+def test_hovering_a_patch_shows_its_exported_row(page, records, image, block, head, at, incoming):
+    page.select(image, block, head)
+    page.choose("direction", str(incoming).lower())
+    page.hover(*at)
+    matrix, query = records[image].attn[block, head], token(*at)
+    truth = matrix[:, query] if incoming else matrix[query]
+    values, steps = page.row()
+    assert page.js("viewer.state.cursor") == query
+    assert (np.abs(values - truth) <= steps).all()
+    assert (steps <= (matrix.max(axis=-1) if incoming else matrix[query].max()) * 0.14).all()
+    assert page.text("#readout").startswith(f"patch ({at[0]}, {at[1]}) → itself: ")
+    stated = float(re.search(r"at most ([\d.e-]+)\.", page.text("#step"))[1])
+    assert stated == pytest.approx(steps.max(), rel=0.05)
+
+
+def test_a_larger_value_is_drawn_lighter(page):
+    page.select(0, 1, 1)
+    page.hover(0, 4)
+    values = page.row()[0][len(PREFIX) :]
+    _, green, _, alpha = page.colours()[np.argsort(values)].T
+    assert (np.diff(green) >= -2).all()  # viridis: green rises with the value
+    assert green[-1] - green[0] > 100
+    assert set(alpha) == {153}  # the strength of 0.6
+
+
+@pytest.mark.parametrize("image", [0, 1])
+def test_the_pointer_finds_each_corner_patch_up_to_its_edges(page, image):
+    page.select(image, 0, 0)
+    for row, column in [(0, 0), (0, COLUMNS - 1), (ROWS - 1, 0), (ROWS - 1, COLUMNS - 1)]:
+        for inside in (0.04, 0.96):
+            page.hover(row, column, inside)
+            assert page.js("viewer.state.cursor") == token(row, column)
+
+
+@pytest.mark.parametrize(("head", "fuse"), [("mean", np.mean), ("max", np.max)])
+def test_fused_heads(page, records, head, fuse):
+    page.choose("head", head)
+    page.hover(1, 1)
+    values, steps = page.row()
+    assert (np.abs(values - fuse(records[0].attn[-1], axis=0)[token(1, 1)]) <= steps).all()
+
+
+def test_a_prefix_token_is_chosen_by_its_chip_and_held_by_a_click(page, records):
+    page.select(0, 0, 1)
+    chip = page.find("#tokens button:nth-child(2)")
+    page.actions().move_to_element(chip).perform()
+    values, steps = page.row()
+    assert (np.abs(values - records[0].attn[0, 1, 1]) <= steps).all()
+    chip.click()
+    page.hover(2, 3)
+    assert (page.row()[0] == values).all()
+    assert page.text("#readout").startswith("REG1 → patch (2, 3): ")
+    shown = float(re.search(r": ([\d.e-]+) ±", page.text("#readout"))[1])
+    assert shown == pytest.approx(values[token(2, 3)], rel=0.05)
+    page.press("ESCAPE")
+    assert page.js("viewer.state.held") is None
+    assert page.text("#readout").startswith("patch (2, 3) → itself")
+
+
+def test_the_keyboard_walks_the_grid_and_stops_at_its_edge(page):
+    page.js("document.getElementById('stage').focus()")
+    page.press("ARROW_RIGHT")
+    assert page.js("viewer.state.cursor") == token(0, 0)
+    page.press("ARROW_DOWN", "ARROW_RIGHT", "ARROW_RIGHT", "ARROW_LEFT", "ARROW_UP", "ARROW_UP")
+    assert page.js("viewer.state.cursor") == token(0, 1)
+    page.press("ENTER", "ARROW_DOWN")
+    assert page.js("viewer.state.held") == token(0, 1)
+    assert page.text("#readout").startswith("patch (0, 1) → patch (1, 1)")
+
+
+def test_the_keyboard_reaches_every_control(page):
+    page.js("document.querySelector('[name=gallery]').focus()")
+    page.press("ARROW_RIGHT")
+    page.driver.execute_async_script("setTimeout(arguments[0], 200)")
+    assert "wrong" in page.text("#verdict")
+    page.js("document.getElementById('block').focus()")
+    page.press("ARROW_LEFT")
+    assert page.text("#depth") == "0 of 0–1"
+
+
+def test_a_method_shows_the_map_of_the_chosen_class(page, records):
+    page.choose("views", "relevance")
+    order = page.js("[...document.querySelectorAll('[name=classes]')].map(radio => Number(radio.value))")
+    assert order == [1, 3, 0, 2]
+    for k in [1, 2]:  # the predicted class is chosen at first
+        page.choose("classes", k)
+        page.hover(1, 2)
+        values, steps = page.row()
+        truth = records[0].maps["relevance"][k]
+        assert (np.abs(values[len(PREFIX) :].reshape(ROWS, COLUMNS) - truth) <= steps[0]).all()
+        assert float(page.text("#low")) == pytest.approx(truth.min(), rel=0.01)
+        assert float(page.text("#high")) == pytest.approx(truth.max(), rel=0.01)
+    assert page.text("#caption") == "Knows the class."
+
+
+def test_a_method_without_classes_says_so(page):
+    page.choose("views", "rollout")
+    assert page.find("#classes").get_property("disabled")
+    assert "same for every class" in page.text("#classes legend")
+
+
+def test_labels_probabilities_and_facts_are_shown_as_text(page):
+    assert "✓ right" in page.text("#verdict")
+    assert "predicted cat 60.0 %" in page.text("#verdict")
+    assert "<b>&" in page.text("#classes")
+    assert page.text("#facts") == "self-check\n<8e-07>"
+    assert page.text("h1") == "A & <title>"
+    assert [label[0] for label in page.text("#gallery .row").split("\n")] == ["✓", "✗"]
+
+
+def test_a_phone_shows_all_without_scrolling_sideways_and_a_tap_holds_a_patch(address):
+    metrics = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    with chromium(390, 844) as phone:
+        phone.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        phone.get(address)
+        phone.execute_async_script("viewer.ready.then(arguments[0])")
+        page = Page(phone)
+        assert page.js("[innerWidth, document.documentElement.scrollWidth]") == [390, 390]
+        stage = page.find("#stage")
+        page.js("arguments[0].scrollIntoView({block: 'center'})", stage)
+        area = page.js("(({x, y, width, height}) => [x, y, width, height])(stage.getBoundingClientRect())")
+        tap = {"x": area[0] + area[2] / 2, "y": area[1] + area[3] / 2}
+        phone.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+        phone.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [tap]})
+        phone.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        assert page.js("viewer.state.held") == token(1, 2)
