@@ -34,8 +34,17 @@ def probabilities(labels, k, seed=0):
 
 
 def history(epochs):
-    return [{"epoch": e, "train_loss": 1 / e, "val_loss": 1.2 / e, "train_accuracy": 1 - 0.3 / e,
-             "val_accuracy": 0.9 - 0.01 * abs(e - 3), "lr": 1e-3 / e} for e in range(1, epochs + 1)]
+    return [
+        {
+            "epoch": e,
+            "train_loss": 1 / e,
+            "val_loss": 1.2 / e,
+            "train_accuracy": 1 - 0.3 / e,
+            "val_accuracy": 0.9 - 0.01 * abs(e - 3),
+            "lr": 1e-3 / e,
+        }
+        for e in range(1, epochs + 1)
+    ]
 
 
 def every_figure(k, digits):
@@ -189,8 +198,13 @@ def test_training_curves_mark_the_best_epoch_and_read_a_csv_too():
 def montage(digits, **changes):
     images = digits[0][:3]
     maps = {"raw": [np.full((8, 8), 0.2)] * 3, "rollout": [np.eye(16) * scale for scale in (1, 5, 9)]}
-    given = {"images": images, "maps": maps, "labels": np.array([0, 1, 2]), "predicted": np.array([0, 7, 2]),
-             "classes": CLASSES} | changes
+    given = {
+        "images": images,
+        "maps": maps,
+        "labels": np.array([0, 1, 2]),
+        "predicted": np.array([0, 7, 2]),
+        "classes": CLASSES,
+    } | changes
     return figures.attention_montage(**given)
 
 
@@ -267,8 +281,10 @@ def test_distance_shows_every_head_and_the_mean_of_each_block():
 def test_curves_keep_the_same_look_in_both_panels_and_baselines_are_grey():
     bands = {name: np.tile([[0.5], [0.4], [0.6]], 5) for name in ("a", "b", "random", "centre", "c")}
     panels = figures.curves_plot(np.linspace(0, 1, 5), dict(reversed(bands.items())), bands).axes
-    looks = [{line.get_label(): (line.get_color(), line.get_marker(), line.get_linestyle()) for line in panel.lines}
-             for panel in panels]
+    looks = [
+        {line.get_label(): (line.get_color(), line.get_marker(), line.get_linestyle()) for line in panel.lines}
+        for panel in panels
+    ]
     assert looks[0] == looks[1]
     assert len(set(looks[0].values())) == 5
     assert looks[0]["random"][0] == looks[0]["centre"][0] == figures.QUIET
@@ -299,8 +315,13 @@ assert not {"torch", "matplotlib.pyplot"} & set(sys.modules), "neither is needed
 def test_bytes_are_the_same_over_saves_and_processes_and_name_no_software(tmp_path):
     env = {**os.environ, "PYTHONPATH": str(Path(figures.__file__).parents[1]), "PYTHONHASHSEED": "7"}
     names = [tmp_path / "a.png", tmp_path / "b.png"]
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", SCRIPT, *map(str, names)], env=env, check=True,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SCRIPT, *map(str, names)],
+        env=env,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     maps = np.random.default_rng(0).random((2, 2, 4, 4))
     figures.save_png(figures.block_head_grid(maps), tmp_path / "c.png")
     png = (tmp_path / "c.png").read_bytes()

@@ -53,9 +53,15 @@ def test_summary_agrees_with_plain_loops():
         hit = pairs.count((c, c))
         precision = hit / sum(p == c for _, p in pairs)
         recall = hit / sum(t == c for t, _ in pairs)
-        assert summary["per_class"][f"class {c}"] == pytest.approx({
-            "precision": precision, "recall": recall, "support": sum(t == c for t, _ in pairs),
-            "f1": 2 * precision * recall / (precision + recall)}, abs=1e-6)
+        assert summary["per_class"][f"class {c}"] == pytest.approx(
+            {
+                "precision": precision,
+                "recall": recall,
+                "support": sum(t == c for t, _ in pairs),
+                "f1": 2 * precision * recall / (precision + recall),
+            },
+            abs=1e-6,
+        )
     assert summary["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"), abs=1e-6)
     low, high = summary["accuracy_ci95"]
     assert low < summary["accuracy"] < high
@@ -100,14 +106,17 @@ def test_a_class_without_test_images_has_a_row_but_no_weight_in_macro_f1():
     assert summary["macro_f1"] == pytest.approx((1 + 2 / 3) / 2, abs=1e-6)
 
 
-@pytest.mark.parametrize(("labels", "probabilities", "message"), [
-    ([0, 1], np.full((3, 2), 0.5), r"\(2,\), \(3, 2\)"),
-    ([], np.empty((0, 2)), r"\(0,\), \(0, 2\)"),
-    ([0, 2], np.full((2, 2), 0.5), r"0\.\.2, beyond 0\.\.1"),
-    ([0, 1], np.ones((2, 2)), "sum to one"),
-    ([0, 1], np.full((2, 2), np.nan), "sum to one"),
-    ([0, 1], np.array([[1.5, -0.5], [0, 1]]), "not be negative"),
-])
+@pytest.mark.parametrize(
+    ("labels", "probabilities", "message"),
+    [
+        ([0, 1], np.full((3, 2), 0.5), r"\(2,\), \(3, 2\)"),
+        ([], np.empty((0, 2)), r"\(0,\), \(0, 2\)"),
+        ([0, 2], np.full((2, 2), 0.5), r"0\.\.2, beyond 0\.\.1"),
+        ([0, 1], np.ones((2, 2)), "sum to one"),
+        ([0, 1], np.full((2, 2), np.nan), "sum to one"),
+        ([0, 1], np.array([[1.5, -0.5], [0, 1]]), "not be negative"),
+    ],
+)
 def test_predictions_that_do_not_fit_are_refused(labels, probabilities, message):
     with pytest.raises(ValueError, match=message):
         metrics.classification_summary(np.array(labels), probabilities, names(2), bins=5)
@@ -131,8 +140,16 @@ def test_reliability_and_ece_agree_with_a_plain_loop(bins):
         gap += abs(confidence - accuracy) * len(inside) / 700
         row = next(rows)
         low, high = row.pop("accuracy_low"), row.pop("accuracy_high")
-        assert row == pytest.approx({"lower": b / bins, "upper": (b + 1) / bins, "confidence": confidence,
-                                     "accuracy": accuracy, "count": len(inside)}, abs=2e-6)
+        assert row == pytest.approx(
+            {
+                "lower": b / bins,
+                "upper": (b + 1) / bins,
+                "confidence": confidence,
+                "accuracy": accuracy,
+                "count": len(inside),
+            },
+            abs=2e-6,
+        )
         assert low <= accuracy <= high
     assert next(rows, None) is None
     ece = metrics.expected_calibration_error(metrics.reliability(labels, probabilities, bins))
@@ -166,7 +183,7 @@ def test_most_confused_names_the_true_class_first_and_shares_its_images():
 
 def test_worst_mistakes_are_wrong_most_confident_first_and_ties_by_index():
     labels = np.array([0, 0, 0, 0, 1, 1])
-    confident = np.array([[.9, .1], [.3, .7], [.01, .99], [.3, .7], [.8, .2], [.4, .6]])
+    confident = np.array([[0.9, 0.1], [0.3, 0.7], [0.01, 0.99], [0.3, 0.7], [0.8, 0.2], [0.4, 0.6]])
     assert metrics.worst_mistakes(labels, confident, 3).tolist() == [2, 4, 1]
     assert metrics.worst_mistakes(labels, confident, 9).tolist() == [2, 4, 1, 3]
     assert metrics.worst_mistakes(np.array([0]), np.array([[1.0, 0.0]]), 3).size == 0

@@ -165,9 +165,11 @@ BAD_VALUES = [  # key, what stands after it in the file, how the value is called
     ("train.patience", "never", "'never', which is text", f"{WHOLE} from 1, or `null`"),
     ("evaluate.calibration_bins", "0", "0", f"{WHOLE} from 1 to 1000"),
     ("evaluate.mistakes", "101", "101", f"{WHOLE} from 1 to 100"),
-    ("attention.images", "1", "1", f"{WHOLE} from 2 to 200"),
+    ("attention.gallery", "1", "1", f"{WHOLE} from 2 to 64"),
+    ("attention.sample", "all", "'all', which is text", f"{WHOLE} from 8 to 10000"),
     ("attention.fusion", "min", "'min'", "use `mean` or `max`"),
     ("attention.discard_ratio", "1", "1", SHARE),
+    ("attention.batch_size", "0", "0", f"{WHOLE} from 1 to 256"),
     ("runtime.device", "gpu", "'gpu'", DEVICE),
     ("runtime.device", "cuda:0", "'cuda:0'", DEVICE),
     ("runtime.threads", "0", "0", f"{WHOLE} from 1 to 1024, or `null`"),
@@ -226,8 +228,9 @@ def test_a_very_long_value_is_cut():
 CIFAR, DIGITS = ("data.name", "cifar10"), ("data.name", "digits")
 
 
-def sizes(train, val, test):
-    return [("subset.train_size", train), ("subset.val_size", val), ("subset.test_size", test)]
+def sizes(train, val, test, gallery=2, sample=8):
+    subset = [("subset.train_size", train), ("subset.val_size", val), ("subset.test_size", test)]
+    return [*subset, ("attention.gallery", gallery), ("attention.sample", sample)]
 
 
 @pytest.mark.parametrize(
@@ -235,7 +238,7 @@ def sizes(train, val, test):
     [
         ([CIFAR, *sizes(9, 10, 10)], "subset.train_size is 9: cifar10 has 10 classes, so use at least 10"),
         ([CIFAR, *sizes("all", 9, 10)], "subset.val_size is 9: cifar10 has 10 classes, so use at least 10"),
-        ([DIGITS, *sizes(10, 10, 1)], "subset.test_size is 1: digits has 10 classes, so use at least 10"),
+        ([DIGITS, *sizes(10, 10, 9)], "subset.test_size is 9: digits has 10 classes, so use at least 10"),
         (
             [CIFAR, *sizes(49_001, 1000, "all")],
             "subset.train_size is 49001 and subset.val_size is 1000: "
@@ -248,6 +251,14 @@ def sizes(train, val, test):
         ),
         ([CIFAR, *sizes(10, 10, 10_001)], "subset.test_size is 10001: cifar10 has 10000 test images; use `all`"),
         ([DIGITS, *sizes(10, 10, 897)], "subset.test_size is 897: digits has 896 test images; use `all`"),
+        (
+            [CIFAR, *sizes(10, 10, 10, gallery=11)],
+            "attention.gallery is 11: there are 10 test images (subset.test_size)",
+        ),
+        (
+            [DIGITS, *sizes(10, 10, "all", sample=897)],
+            "attention.sample is 897: there are 896 test images (subset.test_size)",
+        ),
         (
             [("train.epochs", 3), ("train.warmup_epochs", 3.5)],
             "train.warmup_epochs is 3.5: train.epochs is 3, use at most that",
@@ -264,7 +275,7 @@ def test_a_rule_between_sections_names_the_keys_on_both_sides(edits, message):
         [CIFAR, *sizes(10, 10, 10)],
         [CIFAR, *sizes(49_000, 1000, 10_000)],
         [CIFAR, *sizes("all", 49_990, "all")],
-        [DIGITS, *sizes(801, 100, 896)],
+        [DIGITS, *sizes(801, 100, 896, gallery=64, sample=896)],
         [DIGITS, *sizes("all", 891, "all")],
         [("train.epochs", 3), ("train.warmup_epochs", 3)],
     ],

@@ -24,14 +24,32 @@ Rows = Sequence[Mapping[str, Any]]
 
 WIDTH = 8.0  # inches
 QUIET, FAINT, BLUE, ORANGE, VERMILION = "#767676", "#e4e4e4", "#0072b2", "#e69f00", "#d55e00"
-SERIES: list[dict[str, Any]] = [{"color": colour, "marker": marker, "markevery": 0.12} for colour, marker in zip(
-    [BLUE, VERMILION, "#009e73", "#cc79a7", "#56b4e9", ORANGE], "osD^vP", strict=True)]
+SERIES: list[dict[str, Any]] = [
+    {"color": colour, "marker": marker, "markevery": 0.12}
+    for colour, marker in zip([BLUE, VERMILION, "#009e73", "#cc79a7", "#56b4e9", ORANGE], "osD^vP", strict=True)
+]
 STYLE: dict[Any, Any] = {
-    "font.size": 9, "axes.titlesize": 9, "axes.titlelocation": "left", "figure.titlesize": 11, "lines.markersize": 4,
-    "figure.titleweight": "bold", "figure.dpi": 150, "savefig.dpi": 150, "text.parse_math": False,
-    "xtick.major.size": 0, "ytick.major.size": 0, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.edgecolor": QUIET, "axes.axisbelow": True, "axes.grid": True, "grid.color": FAINT, "grid.linewidth": 0.6,
-    "legend.frameon": False, "figure.constrained_layout.w_pad": 0.06, "figure.constrained_layout.h_pad": 0.06,
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "figure.titlesize": 11,
+    "lines.markersize": 4,
+    "figure.titleweight": "bold",
+    "figure.dpi": 150,
+    "savefig.dpi": 150,
+    "text.parse_math": False,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": QUIET,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "figure.constrained_layout.w_pad": 0.06,
+    "figure.constrained_layout.h_pad": 0.06,
 }
 # Over matplotlib's defaults: a matplotlibrc of the user's must not change a byte.
 _styled = matplotlib.rc_context({k: v for k, v in matplotlib.rcParamsDefault.items() if "backend" not in k} | STYLE)
@@ -58,7 +76,7 @@ def _figure(height: float, title: str, columns: int = 1) -> tuple[Figure, Any]:
 
 def _short(name: str, longest: int = 16) -> str:
     """At most `longest` characters; the middle goes, for names often differ in their last word or number."""
-    return name if len(name) <= longest else f"{name[: longest - longest // 3 - 1]}…{name[-(longest // 3):]}"
+    return name if len(name) <= longest else f"{name[: longest - longest // 3 - 1]}…{name[-(longest // 3) :]}"
 
 
 def _fit(texts: Sequence[str], inches: float, em: float = 0.64) -> tuple[list[str], float]:
@@ -71,8 +89,9 @@ def _name_ticks(axis: Any, classes: Names, inches: float, **text: Any) -> None:
     """Class names along `inches` of an axis: first smaller, then every second, third, ... so that none touch."""
     room = 65 * inches / len(classes)  # points per name, a tenth left free
     step = math.ceil(6 / room)
-    axis.set_ticks(range(0, len(classes), step), [_short(name) for name in classes[::step]],
-                   fontsize=min(9, room * step), **text)
+    axis.set_ticks(
+        range(0, len(classes), step), [_short(name) for name in classes[::step]], fontsize=min(9, room * step), **text
+    )
     axis.grid(visible=False)
 
 
@@ -98,8 +117,17 @@ def _heat_canvas(width: float, height: float, title: str, maps: Any, unit: str) 
     figure, axes, _ = _canvas(width, height, title, margin=1.25)
     values = np.concatenate([m[np.isfinite(m)] for m in maps])
     norm = Normalize(0, max(float(np.percentile(values, 99.5) or values.max()), 1e-9) if values.any() else 1)
-    figure.colorbar(ScalarMappable(norm, "inferno"), ax=axes, label=unit, extend="max", panchor=(0, 1), pad=0.015,
-                    shrink=0.8, aspect=30, ticks=MaxNLocator(5, steps=[1, 2, 5, 10]))
+    figure.colorbar(
+        ScalarMappable(norm, "inferno"),
+        ax=axes,
+        label=unit,
+        extend="max",
+        panchor=(0, 1),
+        pad=0.015,
+        shrink=0.8,
+        aspect=30,
+        ticks=MaxNLocator(5, steps=[1, 2, 5, 10]),
+    )
     return figure, axes, {"cmap": "inferno", "norm": norm}
 
 
@@ -163,10 +191,24 @@ def confusion_matrix(counts: Array, classes: Names) -> Figure:
     _name_ticks(axes.yaxis, classes, side)
     size = _fit([str(counts.max())], 0.8 * 6 / k)[1]
     for t, p in np.argwhere(counts) if k <= 25 else []:
-        axes.text(p, t, str(counts[t, p]), ha="center", va="center", fontsize=size,
-                  color="white" if recall[t, p] > 0.3 else "black")
-    figure.colorbar(shown, ax=axes, label="share of the true class (diagonal: recall)", format="{x:.0%}",
-                    shrink=0.8, aspect=30, ticks=[0, 0.02, 0.1, 0.25, 0.5, 1])
+        axes.text(
+            p,
+            t,
+            str(counts[t, p]),
+            ha="center",
+            va="center",
+            fontsize=size,
+            color="white" if recall[t, p] > 0.3 else "black",
+        )
+    figure.colorbar(
+        shown,
+        ax=axes,
+        label="share of the true class (diagonal: recall)",
+        format="{x:.0%}",
+        shrink=0.8,
+        aspect=30,
+        ticks=[0, 0.02, 0.1, 0.25, 0.5, 1],
+    )
     return figure
 
 
@@ -243,8 +285,14 @@ def training_curves(history: Rows) -> Figure:
 
 
 @_styled
-def attention_montage(images: Sequence[Array], maps: Mapping[str, Sequence[Array]], labels: Array,
-                      predicted: Array, classes: Names, unit: str = "attention") -> Figure:
+def attention_montage(
+    images: Sequence[Array],
+    maps: Mapping[str, Sequence[Array]],
+    labels: Array,
+    predicted: Array,
+    classes: Names,
+    unit: str = "attention",
+) -> Figure:
     """One row per image: the image, then its map by each method, all on one colour scale.
 
     maps: name -> N arrays (h, w), painted on the frame of their image at any resolution, NaN where the model
@@ -252,15 +300,27 @@ def attention_montage(images: Sequence[Array], maps: Mapping[str, Sequence[Array
     """
     tall, across = max(image.shape[0] / image.shape[1] for image in images), 1 + len(maps)
     wide = 0.18 * across  # cells, for about an inch of text
-    figure, axes, heat = _heat_canvas(wide + across, 0.3 + len(images) * tall, "What the model attends to",
-                                      [m for method in maps.values() for m in method], unit)
+    figure, axes, heat = _heat_canvas(
+        wide + across,
+        0.3 + len(images) * tall,
+        "What the model attends to",
+        [m for method in maps.values() for m in method],
+        unit,
+    )
     for column, name in enumerate(("image", *maps)):
         axes.text(wide + column + 0.47, 0.2, name, ha="center")
     for i, image in enumerate(images):
         y, right = 0.3 + i * tall, labels[i] == predicted[i]
         said, true = (_short(classes[index[i]], 12) for index in (predicted, labels))
-        axes.text(wide - 0.1, y + 0.47 * tall, f"✓ {said}" if right else f"✗ {said}\nis {true}", ha="right",
-                  va="center", weight="normal" if right else "bold", color=BLUE if right else VERMILION)
+        axes.text(
+            wide - 0.1,
+            y + 0.47 * tall,
+            f"✓ {said}" if right else f"✗ {said}\nis {true}",
+            ha="right",
+            va="center",
+            weight="normal" if right else "bold",
+            color=BLUE if right else VERMILION,
+        )
         _place(axes, image, wide, y, tall)
         grey = image.mean(axis=2, keepdims=True).repeat(3, axis=2).astype(np.uint8)
         for column, method in enumerate(maps.values(), start=1):
@@ -277,8 +337,15 @@ def block_head_grid(maps: Array, unit: str = "attention") -> Figure:
     figure, axes, heat = _heat_canvas(blocks, heads * tall + 0.075 * blocks, "Every block and head", maps, unit)
     for block, head in np.ndindex(blocks, heads):
         _place(axes, maps[block, head], block, head * tall, tall, **heat)
-    axes.set(xlabel="block", ylabel="head", ylim=(heads * tall, 0), xticks=np.arange(blocks) + 0.475,
-             yticks=(np.arange(heads) + 0.475) * tall, xticklabels=range(blocks), yticklabels=range(heads))
+    axes.set(
+        xlabel="block",
+        ylabel="head",
+        ylim=(heads * tall, 0),
+        xticks=np.arange(blocks) + 0.475,
+        yticks=(np.arange(heads) + 0.475) * tall,
+        xticklabels=range(blocks),
+        yticklabels=range(heads),
+    )
     return figure
 
 
@@ -300,8 +367,10 @@ def class_mean_maps(maps: Array, classes: Names, unit: str = "attention") -> Fig
 def distance_plot(pretrained: Array, finetuned: Array, uniform: float | None = None) -> Figure:
     """Mean attention distance in pixels of heads (L, H), before and after; `uniform`: of evenly spread attention."""
     figure, [[axes]] = _figure(3.2, "How far each head looks (lines: mean of the heads)")
-    for values, shift, name, colour, marker in ((pretrained, -0.12, "pretrained", QUIET, "s"),
-                                                (finetuned, 0.12, "fine-tuned", BLUE, "o")):
+    for values, shift, name, colour, marker in (
+        (pretrained, -0.12, "pretrained", QUIET, "s"),
+        (finetuned, 0.12, "fine-tuned", BLUE, "o"),
+    ):
         at = np.arange(len(values)) + shift
         axes.plot(at, values, marker, color=colour, alpha=0.6, markeredgewidth=0)
         axes.plot(at, np.mean(values, axis=1), f"{marker}-", color=colour, markersize=6, mec="white", label=name)
@@ -313,18 +382,25 @@ def distance_plot(pretrained: Array, finetuned: Array, uniform: float | None = N
 
 
 @_styled
-def curves_plot(fractions: Array, deletion: Mapping[str, Array], insertion: Mapping[str, Array],
-                baselines: Sequence[str] = ("random", "centre")) -> Figure:
+def curves_plot(
+    fractions: Array,
+    deletion: Mapping[str, Array],
+    insertion: Mapping[str, Array],
+    baselines: Sequence[str] = ("random", "centre"),
+) -> Figure:
     """Class probability by the fraction (F,) of patches removed or shown: name -> (3, F), mean, low and high."""
     figure, [panels] = _figure(3.6, "Does the map point at what the model uses?", columns=2)
     looks = dict(zip((name for name in insertion if name not in baselines), SERIES * 4, strict=False))
     looks |= {name: {"color": QUIET, "linestyle": dash} for name, dash in zip(baselines, ["--", ":"] * 4, strict=False)}
-    for axes, curves, title, done in ((panels[0], deletion, "deletion: lower is better", "removed"),
-                                      (panels[1], insertion, "insertion: higher is better", "shown")):
+    for axes, curves, title, done in (
+        (panels[0], deletion, "deletion: lower is better", "removed"),
+        (panels[1], insertion, "insertion: higher is better", "shown"),
+    ):
         for name, (mean, low, high) in curves.items():
             axes.fill_between(fractions, low, high, color=looks[name]["color"], alpha=0.14, linewidth=0)
             axes.plot(fractions, mean, label=name, **looks[name])
-        axes.set(xlim=(0, 1), ylim=(0, 1), title=title, xlabel=f"share of patches {done}",
-                 ylabel="probability of the class")
+        axes.set(
+            xlim=(0, 1), ylim=(0, 1), title=title, xlabel=f"share of patches {done}", ylabel="probability of the class"
+        )
     figure.legend(*panels[1].get_legend_handles_labels(), loc="outside lower center", ncols=6)
     return figure

@@ -128,7 +128,8 @@ def write_tensors(
     folder: Path, gallery: Gallery, maps: Maps, sample: NDArray[np.intp], prefix: tuple[str, ...]
 ) -> None:
     """`gallery.safetensors`: all matrices (float16); `maps.safetensors`: every map of the sample. `rows` say whose."""
-    metadata = {"attn": "images, blocks, heads, queries, keys", "prefix_tokens": " ".join(prefix)}
+    # One key only: safetensors writes several in an order that changes from run to run.
+    metadata = {"attn": f"images, blocks, heads, queries, keys; prefix tokens: {' '.join(prefix) or 'none'}"}
     tensors = {"attn": gallery.attn.half(), "rows": torch.from_numpy(gallery.rows)}
     (folder / "gallery.safetensors").write_bytes(save(tensors, metadata))
     by_name = {name.replace(" ", "_"): found.contiguous() for name, found in maps.items()}

@@ -62,8 +62,10 @@ def classification_summary(labels: Array, probabilities: Array, classes: Sequenc
         "nll": _plain(sk.log_loss(labels, probabilities, labels=every)),
         "ece": expected_calibration_error(reliability(labels, probabilities, bins)),
         "n": n,
-        "per_class": {name: {"precision": _plain(p), "recall": _plain(r), "f1": _plain(f1), "support": int(s)}
-                      for name, p, r, f1, s in zip(classes, *table, strict=True)},
+        "per_class": {
+            name: {"precision": _plain(p), "recall": _plain(r), "f1": _plain(f1), "support": int(s)}
+            for name, p, r, f1, s in zip(classes, *table, strict=True)
+        },
     }
 
 
@@ -79,9 +81,17 @@ def reliability(labels: Array, probabilities: Array, bins: int) -> list[Row]:
     for b in np.unique(bin_of):
         mean, inside = confidence[bin_of == b].mean(), hits[bin_of == b]
         low, high = wilson_interval(int(inside.sum()), inside.size)
-        rows.append({"lower": _plain(edges[b]), "upper": _plain(edges[b + 1]), "confidence": _plain(mean),
-                     "accuracy": _plain(inside.mean()), "accuracy_low": low, "accuracy_high": high,
-                     "count": inside.size})
+        rows.append(
+            {
+                "lower": _plain(edges[b]),
+                "upper": _plain(edges[b + 1]),
+                "confidence": _plain(mean),
+                "accuracy": _plain(inside.mean()),
+                "accuracy_low": low,
+                "accuracy_high": high,
+                "count": inside.size,
+            }
+        )
     return rows
 
 
@@ -101,8 +111,15 @@ def most_confused(confusion: Array, classes: Sequence[str], k: int) -> list[Row]
     wrong = np.where(np.eye(len(classes), dtype=bool), 0, confusion)
     order = np.argsort(-wrong, axis=None, kind="stable")[:k]
     pairs = [divmod(int(flat), len(classes)) for flat in order if wrong.flat[flat] > 0]
-    return [{"true": classes[t], "predicted": classes[p], "count": int(confusion[t, p]),
-             "share": _plain(confusion[t, p] / confusion[t].sum())} for t, p in pairs]
+    return [
+        {
+            "true": classes[t],
+            "predicted": classes[p],
+            "count": int(confusion[t, p]),
+            "share": _plain(confusion[t, p] / confusion[t].sum()),
+        }
+        for t, p in pairs
+    ]
 
 
 def worst_mistakes(labels: Array, probabilities: Array, k: int) -> Array:

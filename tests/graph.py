@@ -1,0 +1,71 @@
+"""What the stages depend on, read from their source: shared by the tests of the graph and of the layers."""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES = tuple(YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"])
+
+
+def dvc_stage(name):
+    return YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"][name]
+
+
+def module_file(module):
+    """Path of a project module relative to the root, or None for another's."""
+    base = ROOT / ("src" if module.split(".")[0] == "vit_finetune" else "") / Path(*module.split("."))
+    for candidate in (base.with_suffix(".py"), base / "__init__.py"):
+        if candidate.is_file():
+            return candidate.relative_to(ROOT)
+    return None
+
+
+def _runtime_imports(tree):
+    """Import statements that run, wherever they stand: all but those under `if TYPE_CHECKING`."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        yield from _runtime_imports(node)
+
+
+@cache
+def imported_modules(path):
+    """Project modules that a file imports, with the packages that this runs on the way."""
+    found = set()
+    for node in _runtime_imports(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            names = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
+        for name in names:
+            parts = name.split(".")
+            found |= {".".join(parts[: i + 1]) for i in range(len(parts))}
+    return frozenset(file for file in map(module_file, found) if file)
+
+
+@cache
+def closure(path):
+    """A file and all project files that running it imports; empty __init__ files hold no code."""
+    seen, todo = set(), [Path(path)]
+    while todo:
+        current = todo.pop()
+        if current not in seen:
+            seen.add(current)
+            todo += imported_modules(current)
+    return frozenset(file.as_posix() for file in seen if (ROOT / file).stat().st_size)
+
+
+def declared_code(stage):
+    return {dep for dep in dvc_stage(stage)["deps"] if dep.startswith(("src/", "stages/"))}
+
+
+def package_data(files):
+    """Files that a module reads beside itself: `<module>.html`."""
+    return {
+        Path(file).with_suffix(".html").as_posix() for file in files if (ROOT / file).with_suffix(".html").is_file()
+    }

@@ -1,0 +1,103 @@
+"""A copy of this project in which DVC really runs, on a configuration that takes seconds."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parent.parent
+
+TINY = {
+    "data.name": "digits",
+    "subset.train_size": 60,
+    "subset.val_size": 30,
+    "subset.test_size": 40,
+    "model.name": "local-dir:pretrained/tiny",
+    "freeze.trainable_blocks": 1,
+    "train.epochs": 2,
+    "train.batch_size": 20,
+    "attention.gallery": 4,
+    "attention.sample": 8,
+}
+
+
+class Project:
+    """A work tree with its own git, DVC cache and parameters."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    @classmethod
+    def create(cls, folder, model_folder):
+        listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+        for name in subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0"):
+            if (
+                name
+                and (ROOT / name).is_file()
+                and not name.startswith(("metrics/", "plots/", "dvc.lock", "pretrained/"))
+            ):
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, target)
+        for name in ("data/.gitignore", "models/.gitignore", "plots/.gitignore"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+        shutil.copytree(model_folder, folder / "pretrained" / "tiny")
+        project = cls(folder)
+        for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
+            project.git(*command)
+        project.set(**TINY)
+        return project
+
+    def copy(self, folder):
+        """A twin with its own files and cache."""
+        shutil.copytree(self.folder, folder, symlinks=True, dirs_exist_ok=True)
+        return Project(folder)
+
+    def git(self, *arguments):
+        identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
+        return subprocess.run(
+            ["git", *identity, *arguments], cwd=self.folder, capture_output=True, text=True, check=True
+        ).stdout
+
+    def set(self, **keys):
+        """Edit params.yaml: `project.set(**{"train.lr": 0.1})`."""
+        yaml = YAML()
+        values = yaml.load((self.folder / "params.yaml").read_text())
+        for key, value in keys.items():
+            *sections, name = key.split(".")
+            place = values
+            for section in sections:
+                place = place[section]
+            place[name] = value
+        with (self.folder / "params.yaml").open("w") as file:
+            yaml.dump(values, file)
+
+    def run(self, *command, env=None):
+        """A command as a user would type it in the activated environment."""
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        variables = {**os.environ, "PATH": path, "PYTHONDONTWRITEBYTECODE": "1", **(env or {})}
+        variables.pop("PYTHONPATH", None)
+        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False, env=variables)
+
+    def repro(self, *arguments, env=None):
+        """`dvc repro`, which must succeed: the stages that ran, in order."""
+        result = self.run("dvc", "repro", *arguments, env=env)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return stages_run(result.stdout)
+
+    def outputs(self):
+        """Bytes of every output, and of dvc.lock."""
+        folders = ("data", "models", "metrics", "plots", "attention")
+        files = [path for name in folders for path in (self.folder / name).rglob("*") if path.is_file()]
+        return {
+            path.relative_to(self.folder).as_posix(): path.read_bytes() for path in [*files, self.folder / "dvc.lock"]
+        }
+
+
+def stages_run(output):
+    return re.findall(r"^Running stage '(\w+)'", output, flags=re.MULTILINE)

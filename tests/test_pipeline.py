@@ -1,0 +1,188 @@
+"""Real DVC on a tiny configuration: what reruns, what a failure leaves behind, what comes back."""
+
+import csv
+import json
+import os
+import pickle
+
+import pytest
+
+from tests.graph import STAGES
+from tests.project import Project
+
+AFTER_EMBED = ["train", "evaluate", "attention"]
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, tiny_model_folder):
+    """A project whose whole pipeline ran once. Tests take copies."""
+    project = Project.create(tmp_path_factory.mktemp("finished") / "p", tiny_model_folder)
+    assert project.repro() == list(STAGES)
+    return project
+
+
+@pytest.fixture
+def project(finished, tmp_path):
+    return finished.copy(tmp_path / "p")
+
+
+def test_a_second_run_has_nothing_to_do_and_git_stays_free_of_data(finished):
+    assert finished.repro() == []
+    changed = finished.git("status", "--porcelain", "--untracked-files=all")
+    assert not [line for line in changed.splitlines() if ".npy" in line or ".bin" in line or ".png" in line]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("train.lr", 0.002, AFTER_EMBED),
+        ("attention.discard_ratio", 0.5, ["attention"]),
+        ("subset.train_size", 70, ["subset", "embed", *AFTER_EMBED]),
+        ("evaluate.calibration_bins", 5, ["evaluate"]),
+        ("runtime.workers", 1, []),
+    ],
+)
+def test_a_changed_parameter_reruns_what_it_affects_and_changing_it_back_runs_nothing(project, key, value, expected):
+    before = project.outputs()
+    original = (project.folder / "params.yaml").read_text()
+    project.set(**{key: value})
+    assert project.repro() == expected
+    (project.folder / "params.yaml").write_text(original)
+    assert project.repro() == []
+    assert project.outputs() == before
+
+
+def test_a_forced_second_run_gives_the_same_bytes(project):
+    before = project.outputs()
+    assert project.repro("--force") == list(STAGES)
+    after = project.outputs()
+    assert [name for name in before if before[name] != after.get(name)] == []
+
+
+def test_outputs_are_what_the_contract_says(finished):
+    folder = finished.folder
+    dataset = json.loads((folder / "data/raw/dataset.json").read_text())
+    assert dataset["classes"] == [str(digit) for digit in range(10)]
+    evaluation = json.loads((folder / "metrics/evaluation.json").read_text())
+    with (folder / "plots/predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    right = sum(row["actual"] == row["predicted"] for row in rows)
+    low, high = evaluation["accuracy_ci95"]
+    assert evaluation["n"] == len(rows) == 40
+    assert evaluation["accuracy"] == right / 40
+    assert low < evaluation["accuracy"] < high
+    assert {"macro_f1", "nll", "ece", "per_class"} <= set(evaluation)
+    train = json.loads((folder / "metrics/train.json").read_text())
+    with (folder / "plots/history.csv").open() as file:
+        history = list(csv.DictReader(file))
+    assert set(history[0]) == {"epoch", "train_loss", "train_accuracy", "lr", "val_loss", "val_accuracy"}
+    assert float(history[train["best_epoch"] - 1]["val_accuracy"]) == train["val_accuracy"]
+    attention = json.loads((folder / "metrics/attention.json").read_text())
+    assert attention["blocks_captured"] == attention["blocks_total"] == 3
+    assert attention["selfcheck_max_rel_err"] <= 1e-5
+    assert not list(folder.rglob("*.partial"))
+    for name in ("metrics", "plots", "data/raw", "models/finetuned"):
+        for path in (folder / name).rglob("*.*"):
+            assert str(folder).encode() not in path.read_bytes(), path
+
+
+def test_the_saved_model_run_by_timm_alone_gives_the_predictions(finished):
+    import numpy as np
+    import timm
+    import torch
+    from PIL import Image
+
+    folder = finished.folder
+    model = timm.create_model(f"local-dir:{folder / 'models/finetuned'}", pretrained=True).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+    images = np.load(folder / "data/subset/test_images.npy")
+    with torch.no_grad():
+        found = model(torch.stack([transform(Image.fromarray(image)) for image in images])).softmax(1)
+    with (folder / "plots/predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    names = model.pretrained_cfg["label_names"]
+    confidence = found.max(1)
+    np.testing.assert_allclose(confidence.values, [float(row["confidence"]) for row in rows], atol=2e-3)
+    sure = confidence.values > 0.2  # float16 storage may turn a tie
+    agree = [names[k] == row["predicted"] for k, row in zip(confidence.indices, rows, strict=True)]
+    assert np.array(agree)[sure.numpy()].mean() > 0.95
+
+
+def broken_batch(tmp_path):
+    folder = tmp_path / "broken" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]
+    for name in names:
+        (folder / name).write_bytes(pickle.dumps({"data": [], "labels": []}))
+    return {"VIT_DATA_DIR": str(folder)}
+
+
+def truncated_archive(tmp_path):
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    (folder / "cifar-10-python.tar.gz").write_bytes(b"\x1f\x8b" + b"0" * 1000)
+    return {"VIT_DATA_DIR": str(folder)}
+
+
+def no_network(tmp_path):
+    nowhere = "http://127.0.0.1:9"  # the discard port: nobody answers
+    return {
+        "VIT_DATA_DIR": "",
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "https_proxy": nowhere,
+        "http_proxy": nowhere,
+    }
+
+
+CIFAR = {"data.name": "cifar10"}
+BAD_INPUT = {
+    "corrupt batch": (CIFAR, broken_batch, "download", r"data_batch_1 has md5 \w+, not the published c99cafc1"),
+    "truncated archive": (CIFAR, truncated_archive, "download", r"cifar-10-python.tar.gz has md5 \w+, not the publ"),
+    "missing network": (CIFAR, no_network, "download", r"could not download https://\S+: .*VIT_DATA_DIR.*make demo"),
+    "unknown model": ({"model.name": "vit_tiny_patch17"}, None, "embed", "timm does not know; close: vit_tiny"),
+    "too many blocks": ({"freeze.trainable_blocks": 4}, None, "embed", "the model has 3 blocks; use 0 to 3 or all"),
+    "subset too large": ({"subset.train_size": 900}, None, "subset", "at most the 899 training images of digits"),
+    "misspelt key": ({"train.learning_rate": 1}, None, "train", "learning_rate is not a known key; did you mean"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_is_one_clear_line_and_undoing_it_brings_everything_back(project, tmp_path, case):
+    import re
+
+    keys, prepare, stage, message = BAD_INPUT[case]
+    before = project.outputs()
+    original = (project.folder / "params.yaml").read_text()
+    project.set(**keys)
+    result = project.run("dvc", "repro", env=prepare(tmp_path) if prepare else None)
+    said = [line for line in result.stderr.splitlines() if re.match(r"\w+: ", line) and not line.startswith("ERROR")]
+    assert result.returncode != 0
+    assert len(said) == 1, result.stderr
+    assert said[0].startswith(f"{stage}: ")
+    assert re.search(message, said[0]), said[0]
+    assert "Traceback" not in result.stderr
+    assert not list(project.folder.rglob("*.partial"))
+    (project.folder / "params.yaml").write_text(original)
+    assert project.repro() == []
+    after = project.outputs()
+    assert [name for name in before if before[name] != after.get(name)] == []
+
+
+def test_a_stage_by_itself_fails_with_exit_status_one(project):
+    project.set(**{"train.lr": -1.0})
+    result = project.run("python", "-m", "stages.train")
+    assert result.returncode == 1
+    assert result.stderr.splitlines() == [
+        "train: params.yaml: train.lr is -1.0: input should be greater than 0",
+    ]
+
+
+def test_a_failed_first_run_leaves_no_data_to_be_committed(tmp_path, tiny_model_folder):
+    project = Project.create(tmp_path / "p", tiny_model_folder)
+    project.set(**{"model.name": "vit_tiny_patch17"})
+    assert project.run("dvc", "repro").returncode != 0
+    assert os.path.exists(project.folder / "data/raw/train_images.npy")  # noqa: PTH110
+    project.git("add", "-A")
+    staged = project.git("diff", "--cached", "--name-only")
+    assert ".npy" not in staged
+    assert ".png" not in staged
