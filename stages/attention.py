@@ -61,6 +61,7 @@ def main() -> None:
     write_json("metrics/attention.json", found.report)
     write_csv("plots/faithfulness.csv", band_rows(found.bands))
     write_csv("plots/attention_distance.csv", gallery.distance_rows(found.distances))
+    write_csv("plots/attention_spread.csv", gallery.spread_rows(found.report))
     painted = gallery.painted_maps(chosen, grid)
     montage = figures.attention_montage(list(shown[0]), painted, *shown[1:], classes, unit="share of its maximum")
     figures.save_png(montage, "plots/attention_montage.png")

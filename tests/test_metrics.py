@@ -189,26 +189,6 @@ def test_worst_mistakes_are_wrong_most_confident_first_and_ties_by_index():
     assert metrics.worst_mistakes(np.array([0]), np.array([[1.0, 0.0]]), 3).size == 0
 
 
-def test_paired_difference_agrees_with_resampling_image_by_image():
-    rng = np.random.default_rng(1)
-    a, b = rng.random(300) < 0.8, rng.random(300) < 0.7
-    result = metrics.paired_difference(a, b, np.random.default_rng(2))
-    assert result["mean"] == pytest.approx(a.mean() - b.mean(), abs=1e-6)
-    means = [(a[i].mean() - b[i].mean()) for i in rng.integers(300, size=(4000, 300))]
-    assert result["ci95"] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.006)
-    assert result == metrics.paired_difference(a, b, np.random.default_rng(2))
-
-
-def test_paired_difference_knows_that_the_images_are_the_same():
-    hits = np.random.default_rng(0).random(500) < 0.5
-    none = metrics.paired_difference(hits, hits, np.random.default_rng(0))
-    assert none == {"mean": 0, "ci95": [0, 0], "n": 500}
-    swapped = metrics.paired_difference(~hits, hits, np.random.default_rng(0))
-    assert swapped["mean"] == pytest.approx(1 - 2 * hits.mean(), abs=1e-6)
-    with pytest.raises(ValueError, match=r"\(500,\) and \(2,\)"):
-        metrics.paired_difference(hits, hits[:2], np.random.default_rng(0))
-
-
 def test_class_counts_keep_absent_classes():
     counts = metrics.class_counts({"train": np.array([0, 0, 2]), "val": np.array([1])}, ["a", "b", "c"])
     assert counts == {"train": {"a": 2, "b": 0, "c": 1}, "val": {"a": 0, "b": 1, "c": 0}}

@@ -12,6 +12,7 @@ image and stored; what lies after it (the suffix) is trained from what was store
 import difflib
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ def build_model(name: str, *, pretrained: bool, image_size: int | None, seed: in
         OSError: the weights cannot be had.
     """
     options = {} if image_size is None else {"img_size": image_size}
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # each of its retries is a warning of several lines
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -144,3 +144,12 @@ def distance_rows(distances: Tensor) -> list[dict[str, Any]]:
         for block, pairs in enumerate(zip(before, after, strict=True))
         for head, (old, new) in enumerate(zip(*pairs, strict=True))
     ]
+
+
+def spread_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Effective number of patches and share on prefix tokens, one row per block, from the analysis report."""
+    patches, prefix = report["effective_patches"], report["prefix_mass"]
+    return [
+        {"block": i, "effective_patches": patches[block]["mean"], "prefix_mass": prefix[block]["mean"]}
+        for i, block in enumerate(patches)
+    ]

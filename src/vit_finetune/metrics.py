@@ -128,18 +128,6 @@ def worst_mistakes(labels: Array, probabilities: Array, k: int) -> Array:
     return wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")][:k]
 
 
-def paired_difference(hits_a: Array, hits_b: Array, generator: np.random.Generator) -> Row:
-    """Accuracy of a minus b on the same images: mean, ci95 (percentile bootstrap over images), n."""
-    hits_a, hits_b = np.asarray(hits_a, dtype=bool), np.asarray(hits_b, dtype=bool)
-    if hits_a.shape != hits_b.shape or hits_a.ndim != 1 or not hits_a.size:
-        raise ValueError(f"expected two arrays of hits (N,), N >= 1; got {hits_a.shape} and {hits_b.shape}")
-    n, only_a, only_b = hits_a.size, int((hits_a & ~hits_b).sum()), int((hits_b & ~hits_a).sum())
-    # An image's difference is -1, 0 or 1, so that resampling all n is exactly one multinomial draw.
-    draws = generator.multinomial(n, np.array([only_a, only_b, n - only_a - only_b]) / n, size=10_000)
-    low, high = np.quantile((draws[:, 0] - draws[:, 1]) / n, [0.025, 0.975])
-    return {"mean": _plain((only_a - only_b) / n), "ci95": [_plain(low), _plain(high)], "n": n}
-
-
 def class_counts(labels_by_split: Mapping[str, Array], classes: Sequence[str]) -> dict[str, dict[str, int]]:
     """Images per split and class, absent classes included: {split: {class: count}}."""
     counts = {split: np.bincount(labels, minlength=len(classes)) for split, labels in labels_by_split.items()}

@@ -1,0 +1,122 @@
+"""A profile runs as an experiment that leaves everything as it was."""
+
+import json
+
+import pytest
+
+from tests.project import ROOT, Project
+from vit_finetune.profiles import flatten, merge, read_overlay
+
+OVERLAY = """\
+train:
+  lr: 0.004
+attention:
+  fusion: max
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, tiny_model_folder):
+    """A committed project whose default is the tiny configuration, with one profile."""
+    project = Project.create(tmp_path_factory.mktemp("profiles") / "p", tiny_model_folder)
+    (project.folder / "profiles" / "other.yaml").write_text(OVERLAY)
+    project.git("add", "-A")
+    project.git("commit", "-qm", "tiny")
+    return project
+
+
+RUN = """
+import runpy, sys
+sys.path.insert(0, "src")
+runpy.run_module("vit_finetune.profiles", run_name="__main__")
+"""
+
+
+def profile(project, name):
+    return project.run("python", "-c", RUN, name)
+
+
+def test_a_profile_runs_beside_the_work_tree_and_again(project):
+    tree = project.git("status", "--porcelain", "--untracked-files=all")
+    params = (project.folder / "params.yaml").read_bytes()
+    first = profile(project, "other")
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "test accuracy" in first.stdout
+    assert (project.folder / ".run" / "other-attention.html").stat().st_size > 10_000
+    assert project.git("status", "--porcelain", "--untracked-files=all") == tree == ""
+    assert (project.folder / "params.yaml").read_bytes() == params
+    assert not (project.folder / "metrics").exists()
+
+    shown = json.loads(project.run("dvc", "exp", "show", "--json").stdout)
+    assert "other" in json.dumps(shown)
+    differing = json.loads(project.run("dvc", "params", "diff", "HEAD", "other", "--json").stdout)
+    assert differing == {
+        "params.yaml": {
+            "train.lr": {"old": 0.0002, "new": 0.004, "diff": 0.0038},
+            "attention.fusion": {"old": "mean", "new": "max"},
+        }
+    }
+
+    second = profile(project, "other")  # the name is taken: it is replaced, and nothing is computed again
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert "Running stage" not in second.stdout
+
+    applied = project.run("dvc", "exp", "apply", "other")
+    assert applied.returncode == 0, applied.stderr
+    assert (project.folder / "metrics" / "evaluation.json").is_file()
+    assert project.repro() == []
+
+
+@pytest.mark.parametrize(
+    ("overlay", "message"),
+    [
+        ("train:\n  learning_rate: 1\n", r"profiles/bad.yaml over params.yaml: train.learning_rate is not a known key"),
+        ("training:\n  lr: 1\n", r"training is not a known key; did you mean train\?"),
+        ("train: 3\n", r"train is 3: it must hold"),
+        ("- train\n", r"must hold sections"),
+        ("", r"must hold sections"),
+        ("train: {lr: yes}\n", r"train.lr is 'yes'"),
+    ],
+)
+def test_a_key_that_params_yaml_does_not_have_is_an_error_before_any_work(project, monkeypatch, overlay, message):
+    monkeypatch.chdir(project.folder)
+    (project.folder / "profiles" / "bad.yaml").write_text(overlay)
+    try:
+        with pytest.raises(ValueError, match=message):
+            read_overlay("bad")
+    finally:
+        (project.folder / "profiles" / "bad.yaml").unlink()
+
+
+def test_an_unknown_profile_lists_the_known_ones(project):
+    result = profile(project, "nosuch")
+    assert result.returncode == 1
+    assert result.stderr == "profile: there is no profiles/nosuch.yaml; known profiles: demo, other\n"
+
+
+def test_a_folder_without_a_commit_is_told_how_to_make_one(tmp_path, tiny_model_folder):
+    import shutil
+
+    project = Project.create(tmp_path / "p", tiny_model_folder)
+    shutil.rmtree(project.folder / ".git")
+    for prepare in (None, "init"):
+        if prepare:
+            project.git(prepare, "-q")
+        (project.folder / "profiles" / "other.yaml").write_text(OVERLAY)
+        result = profile(project, "other")
+        assert result.returncode == 1
+        assert "git init && git add -A && git commit -m start" in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_overlays_are_merged_and_flattened_by_section():
+    values = {"seed": 0, "train": {"lr": 1, "epochs": 2}}
+    assert merge(values, {"train": {"lr": 3}}) == {"seed": 0, "train": {"lr": 3, "epochs": 2}}
+    assert dict(flatten({"seed": 1, "train": {"lr": 3}})) == {"seed": 1, "train.lr": 3}
+    assert values == {"seed": 0, "train": {"lr": 1, "epochs": 2}}
+
+
+def test_every_shipped_profile_is_in_order(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for path in (ROOT / "profiles").glob("*.yaml"):
+        assert read_overlay(path.stem)

@@ -1,0 +1,50 @@
+"""The default model on real images: needs the original CIFAR-10 files (VIT_DATA_DIR) and the pretrained weights."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.test_fit import PLAIN, losses_from_store, losses_without_cache
+from vit_finetune.backbone import Suffix, build_model, preprocessing, run_prefix
+from vit_finetune.freezing import freeze
+
+NAME = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+
+
+@pytest.fixture(scope="module")
+def images_and_labels(real_files):
+    from vit_finetune.datasets import load_dataset
+
+    dataset = load_dataset("cifar10")
+    return torch.from_numpy(dataset.images["train"][:40]), torch.from_numpy(dataset.labels["train"][:40])
+
+
+def pretrained_model(seed=0):
+    try:
+        model = build_model(NAME, pretrained=True, image_size=None, seed=0)
+    except OSError as error:
+        pytest.skip(f"needs the pretrained weights: {error}")
+    model.reset_classifier(10)
+    torch.nn.init.normal_(model.head.weight, std=0.02, generator=torch.Generator().manual_seed(seed))
+    torch.nn.init.zeros_(model.head.bias)
+    return model.eval()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 1e-4)])
+@pytest.mark.parametrize("blocks", [0, 1, 2])
+def test_real_losses_from_stored_activations_are_those_of_the_full_network(
+    images_and_labels, blocks, dtype, tolerance, monkeypatch
+):
+    images, labels = images_and_labels
+    settings = PLAIN.model_copy(update={"lr": 0.0003})
+    model, naive = pretrained_model(), pretrained_model()
+    pixels = preprocessing(model, 1.0)(images)
+    freeze(naive, blocks)
+    expected = losses_without_cache(naive, pixels, labels, settings, seed=1)
+    freeze(model, blocks)
+    with torch.no_grad():
+        stored = torch.cat([run_prefix(model, some, blocks) for some in pixels.split(8)]).to(dtype)
+    suffix = Suffix(model, blocks, lambda x: x, torch.device("cpu"), torch.float32)
+    found = losses_from_store(suffix, stored, labels, settings, 1, monkeypatch)
+    assert len(found) == 20
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
