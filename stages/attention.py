@@ -59,7 +59,8 @@ def main() -> None:
         )
         (folder / "index.html").write_text(page, encoding="utf-8")
     write_json("metrics/attention.json", found.report)
-    write_csv("plots/faithfulness.csv", band_rows(found.bands))
+    for kind, bands in found.bands.items():
+        write_csv(f"plots/{kind}.csv", band_rows(bands))
     write_csv("plots/attention_distance.csv", gallery.distance_rows(found.distances))
     write_csv("plots/attention_spread.csv", gallery.spread_rows(found.report))
     painted = gallery.painted_maps(chosen, grid)

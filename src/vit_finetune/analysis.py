@@ -19,14 +19,14 @@ Maps = dict[str, Tensor]
 Rng = np.random.Generator
 
 METHODS = {
-    "attention": "The last block's attention for what the head reads, heads fused. It knows no class.",
+    "last block": "The last block's attention for what the head reads, heads fused. It knows no class.",
     "rollout": "Attention multiplied through all blocks, half of each block passing by (Abnar & Zuidema 2020). "
     "It knows no class.",
     "gradient rollout": "Rollout of attention times its gradient for a class, where that is positive.",
     "relevance": "Attention times its gradient for a class, accumulated over the blocks (Chefer et al. 2021).",
     "LeGrad": "Positive gradients of a class score with respect to each block's attention (Bousselham et al. 2025).",
 }
-CLASS_AGNOSTIC = ("attention", "rollout")
+CLASS_AGNOSTIC = ("last block", "rollout")
 SANITY_IMAGES = 16
 
 
@@ -51,7 +51,7 @@ class Reader:
         readout, prefix = self.readout(found), len(self.layout.prefix)
         assert found.block_grads is not None
         tokens = {
-            "attention": relevance.raw(found.attn, readout, self.fusion),
+            "last block": relevance.raw(found.attn, readout, self.fusion),
             "rollout": relevance.rollout(found.attn, readout, self.fusion, self.discard_ratio, prefix),
             "gradient rollout": relevance.gradient_rollout(
                 found.attn, found.grads, readout, self.discard_ratio, prefix
@@ -114,14 +114,16 @@ def curve_bands(curves: Mapping[str, faithfulness.Curves], rng: Rng) -> Bands:
     }
 
 
-def band_rows(bands: Bands) -> list[dict[str, Any]]:
-    """The bands for plots, one row per kind, map and fraction of the patches."""
+def band_rows(bands: Mapping[str, NDArray[Any]]) -> list[dict[str, float]]:
+    """Bands of one kind for plots: a row per fraction of the patches, each map's mean, then its interval's ends."""
     return [
-        {"kind": kind, "map": name, "fraction": fraction}
-        | {key: round(float(value), 4) for key, value in zip(("probability", "low", "high"), point, strict=True)}
-        for kind, of_map in bands.items()
-        for name, band in of_map.items()
-        for fraction, point in zip(faithfulness.FRACTIONS, band.T, strict=True)
+        {"fraction": fraction}
+        | {
+            f"{name}{end}": round(float(band[i, f]), 4)
+            for i, end in enumerate(("", " low", " high"))
+            for name, band in bands.items()
+        }
+        for f, fraction in enumerate(faithfulness.FRACTIONS)
     ]
 
 

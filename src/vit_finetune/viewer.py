@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 TEMPLATE = Path(__file__).with_name("viewer.html")
+OWN_TAB = "attention"  # the tab of the matrices themselves
 TOP_LEVEL = 15  # of an attention value: 4 bits
 NOTE = "Attention shows where a block reads from. It is not by itself an explanation of the prediction."
 
@@ -97,8 +98,8 @@ def _layout(
     record: Record, number: int, classes: int, prefix: int, methods: Sequence[str]
 ) -> dict[str, tuple[int, ...]]:
     """Grid (Gh, Gw) and (L, H, T) of a record, or ValueError with what was expected and what came."""
-    if not methods:
-        raise ValueError("the page needs at least one method, but methods is empty")
+    if not methods or OWN_TAB in methods:
+        raise ValueError(f"the page needs at least one method, and none called {OWN_TAB!r}; got {list(methods)}")
     grid = record.maps[methods[0]].shape[1:]
     found = [("image", record.image, (*record.image.shape[:2], 3)), ("probabilities", record.probabilities, (classes,))]
     found += [("attn", record.attn, (*record.attn.shape[:2], *[prefix + int(np.prod(grid))] * 2))]
