@@ -4,6 +4,7 @@ Runs the saved folder in float32 on the original test images with timm's own PIL
 and compares with plots/predictions.csv, which comes from activations stored in half precision.
 """
 
+import argparse
 import csv
 
 import numpy as np
@@ -16,9 +17,12 @@ from tqdm import tqdm
 
 @torch.inference_mode()
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=None, help="only the first so many test images")
+    args = parser.parse_args()
     model = timm.create_model("local-dir:models/finetuned", pretrained=True).eval()
     transform = create_transform(**resolve_model_data_config(model), is_training=False)
-    images = np.load("data/subset/test_images.npy")
+    images = np.load("data/subset/test_images.npy", mmap_mode="r")[: args.images]
     logits = [
         model(torch.stack([transform(Image.fromarray(image)) for image in some]))
         for some in tqdm(np.array_split(images, max(1, len(images) // 32)), disable=None)
@@ -26,7 +30,7 @@ def main() -> None:
     confidence, classes = torch.cat(logits).softmax(dim=1).max(dim=1)
     names = model.pretrained_cfg["label_names"]
     with open("plots/predictions.csv", newline="", encoding="utf-8") as file:  # noqa: PTH123
-        rows = list(csv.DictReader(file))
+        rows = list(csv.DictReader(file))[: args.images]
     same = np.array([names[k] == row["predicted"] for k, row in zip(classes, rows, strict=True)])
     right = np.array([names[k] == row["actual"] for k, row in zip(classes, rows, strict=True)])
     reported = np.array([row["predicted"] == row["actual"] for row in rows])

@@ -1,10 +1,8 @@
 """evaluate: models/finetuned, test activations and labels -> metrics/evaluation.json, predictions, mistakes"""
 
-import numpy as np
-
+from vit_finetune import figures
 from vit_finetune.backbone import Suffix, class_names, load_model, preprocessing
 from vit_finetune.embedding import DTYPES, MANIFEST, map_activations
-from vit_finetune.figures import mistakes, most_confused_pairs, save_png
 from vit_finetune.files import read_json, read_split, write_csv, write_json
 from vit_finetune.metrics import classification_summary, confusion, most_confused, reliability, worst_mistakes
 from vit_finetune.params import read_params
@@ -28,10 +26,19 @@ def main() -> None:
     probabilities = logits.softmax(dim=1).numpy()
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
 
-    write_json(
-        "metrics/evaluation.json",
-        classification_summary(labels, probabilities, classes, bins=evaluate.calibration_bins),
-    )
+    summary = classification_summary(labels, probabilities, classes, bins=evaluate.calibration_bins)
+    bins = reliability(labels, probabilities, bins=evaluate.calibration_bins)
+    counts = confusion(labels, predicted, len(classes))
+    worst = worst_mistakes(labels, probabilities, evaluate.mistakes)
+    pairs = most_confused(counts, classes, CONFUSED_PAIRS)
+    pictures = {
+        "confusion": figures.confusion_matrix(counts, classes),
+        "per_class": figures.per_class_bars(summary["per_class"]),
+        "reliability": figures.reliability_diagram(bins),
+        "mistakes": figures.mistakes(images[worst], labels[worst], predicted[worst], confidence[worst], classes),
+        "confused_pairs": figures.most_confused_pairs(pairs, images, labels, predicted, classes),
+    }
+    write_json("metrics/evaluation.json", summary)
     write_csv(
         "plots/predictions.csv",
         [
@@ -39,13 +46,10 @@ def main() -> None:
             for i, a, p, c in zip(indices, labels, predicted, confidence, strict=True)
         ],
     )
-    summary = read_json("metrics/evaluation.json")["per_class"]
-    write_csv("plots/per_class.csv", [{"class": name, **row} for name, row in summary.items()])
-    write_csv("plots/reliability.csv", reliability(labels, probabilities, bins=evaluate.calibration_bins))
-    worst = worst_mistakes(labels, probabilities, evaluate.mistakes)
-    save_png(mistakes(images[worst], labels[worst], predicted[worst], confidence[worst], classes), "plots/mistakes.png")
-    pairs = most_confused(confusion(labels, predicted, len(classes)), classes, CONFUSED_PAIRS)
-    save_png(most_confused_pairs(pairs, np.asarray(images), labels, predicted, classes), "plots/confused_pairs.png")
+    write_csv("plots/per_class.csv", [{"class": name, **row} for name, row in summary["per_class"].items()])
+    write_csv("plots/reliability.csv", bins)
+    for name, picture in pictures.items():
+        figures.save_png(picture, f"plots/{name}.png")
 
 
 if __name__ == "__main__":

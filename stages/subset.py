@@ -1,14 +1,12 @@
 """subset: data/raw -> data/subset (images, labels, source indices of train, val, test), class counts, samples"""
 
-from vit_finetune.figures import sample_grid, save_png
+from vit_finetune.figures import class_balance, sample_grid, save_png
 from vit_finetune.files import new_folder, read_json, read_split, write_csv, write_json, write_split
 from vit_finetune.metrics import class_counts
 from vit_finetune.params import read_params
 from vit_finetune.params.subset import Subset
 from vit_finetune.runtime import run_stage
 from vit_finetune.split import train_val_test
-
-SAMPLES_PER_CLASS = 8
 
 
 def main() -> None:
@@ -45,6 +43,7 @@ def main() -> None:
             for name, count in by_class.items()
         ],
     )
+    save_png(class_balance(counts), "plots/class_balance.png")
     save_png(grid, "plots/samples.png")
 
 

@@ -11,8 +11,8 @@ LAYERS = {
     1: "backbone",
     2: "fit faithfulness",
     3: "analysis",
-    4: "gallery",
-    5: "predict profiles summary",
+    4: "gallery summary",
+    5: "predict profiles",
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names.split()}
 MODULES = sorted((ROOT / "src/vit_finetune").rglob("*.py"))

@@ -103,9 +103,11 @@ def test_the_saved_model_run_by_timm_alone_gives_the_predictions(finished):
     names = model.pretrained_cfg["label_names"]
     confidence = found.max(1)
     np.testing.assert_allclose(confidence.values, [float(row["confidence"]) for row in rows], atol=2e-3)
-    sure = confidence.values > 0.2  # float16 storage may turn a tie
-    agree = [names[k] == row["predicted"] for k, row in zip(confidence.indices, rows, strict=True)]
-    assert np.array(agree)[sure.numpy()].mean() > 0.95
+    top = found.topk(2).values
+    sure = (top[:, 0] - top[:, 1] > 0.002).numpy()  # float16 storage may turn a tie
+    agree = np.array([names[k] == row["predicted"] for k, row in zip(confidence.indices, rows, strict=True)])
+    assert sure.any()
+    assert agree[sure].all()
 
 
 def broken_batch(tmp_path):
@@ -141,8 +143,8 @@ BAD_INPUT = {
     "missing network": (CIFAR, no_network, "download", r"could not download https://\S+: .*VIT_DATA_DIR.*make demo"),
     "unknown model": ({"model.name": "vit_tiny_patch17"}, None, "embed", "timm does not know; close: vit_tiny"),
     "too many blocks": ({"freeze.trainable_blocks": 4}, None, "embed", "the model has 3 blocks; use 0 to 3 or all"),
-    "subset too large": ({"subset.train_size": 900}, None, "subset", "at most the 899 training images of digits"),
-    "misspelt key": ({"train.learning_rate": 1}, None, "train", "learning_rate is not a known key; did you mean"),
+    "subset too large": ({"subset.train_size": 901}, None, "subset", "at most the 901 training images of digits"),
+    "misspelt key": ({"train.weight_decai": 1}, None, "train", "train.weight_decai is not a known key; did you mean"),
 }
 
 
@@ -173,7 +175,7 @@ def test_a_stage_by_itself_fails_with_exit_status_one(project):
     result = project.run("python", "-m", "stages.train")
     assert result.returncode == 1
     assert result.stderr.splitlines() == [
-        "train: params.yaml: train.lr is -1.0: input should be greater than 0",
+        "train: params.yaml: train.lr is -1.0: use a number above 0, at most 10",
     ]
 
 

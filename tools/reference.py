@@ -1,4 +1,4 @@
-"""`python tools/reference.py`: write the tables in README.md that follow from the schemas and from dvc.yaml."""
+"""`python tools/reference.py`: write the tables of README.md, from the schemas, dvc.yaml and metrics/."""
 
 import json
 import re
@@ -51,6 +51,58 @@ def output_table() -> str:
     return "\n".join(lines)
 
 
+def metrics(name: str) -> dict[str, Any]:
+    return json.loads((ROOT / "metrics" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def interval(value: dict[str, Any], sign: str = "") -> str:
+    """0.12 [0.05, 0.19]"""
+    low, high = value["ci95"]
+    return f"{value['mean']:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
+
+
+def results_table() -> str:
+    test, train = metrics("evaluation"), metrics("train")
+    low, high = test["accuracy_ci95"]
+    total = train["parameters_trainable"] + train["parameters_frozen"]
+    val = f"validation accuracy {train['val_accuracy']:.4f}, n = {train['images']['val']:,}"
+    rows = [
+        ("test accuracy", f"**{test['accuracy']:.4f}**, 95 % interval [{low:.4f}, {high:.4f}], n = {test['n']:,}"),
+        ("macro F1", f"{test['macro_f1']:.4f}"),
+        ("negative log-likelihood", f"{test['nll']:.4f}"),
+        ("calibration error", f"{test['ece']:.4f}"),
+        ("trained parameters", f"{train['parameters_trainable']:,} of {total:,}"),
+        ("training images", f"{train['images']['train']:,}"),
+        ("best epoch", f"{train['best_epoch']} of {train['epochs']} ({val})"),
+        ("arithmetic, storage", f"{train['precision']}, {train['storage']}"),
+    ]
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def attention_table() -> str:
+    found = metrics("attention")
+    faithful, sanity = found["faithfulness"], found["sanity_correlation"]["head_shuffled"]
+    lines = [
+        f"| map (n = {found['images']}) | minus random | minus centre prior | mosaic quadrant | head shuffled |",
+        "|---|---|---|---|---|",
+    ]
+    for name, margin in faithful["minus_centre_prior"].items():
+        cells = [
+            interval(faithful["minus_random"][name], "+"),
+            interval(margin, "+"),
+            interval(found["mosaic_share"][name]),
+            interval(sanity[name]),
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    kept = found["accuracy_from_patches"]
+    regions = "; ".join(f"{name} {interval(value)}" for name, value in kept.items())
+    checked = f"{found['blocks_captured']} of {found['blocks_total']} blocks captured"
+    return "\n".join(
+        [*lines, "", f"{faithful['verdict']}", "", f"Accuracy from some of the patches: {regions}.", "",
+         f"Self-check: {checked}, largest relative error {found['selfcheck_max_rel_err']:.1e}."]
+    )  # fmt: skip
+
+
 def replaced(text: str, name: str, table: str) -> str:
     """The text with what stands between the markers of `name` replaced."""
     pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
@@ -58,8 +110,14 @@ def replaced(text: str, name: str, table: str) -> str:
 
 
 def generated(text: str) -> str:
-    for name, table in (("parameters", parameter_table()), ("outputs", output_table())):
-        text = replaced(text, name, table)
+    tables = {
+        "parameters": parameter_table,
+        "outputs": output_table,
+        "results": results_table,
+        "attention": attention_table,
+    }
+    for name, table in tables.items():
+        text = replaced(text, name, table())
     return text
 
 

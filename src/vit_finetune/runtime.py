@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +24,11 @@ QUIET_VARIABLE = "VIT_QUIET"
 
 
 def run_stage(name: str, main: Callable[[], None]) -> NoReturn:
-    """Run a stage: exit status 0, or 1 with what went wrong and no traceback (VIT_TRACEBACK=1 shows it)."""
+    """Run a stage: exit status 0 and the time it took, or 1 with what went wrong and no traceback.
+
+    VIT_TRACEBACK=1 shows the traceback as well. Times are printed and never written to an output.
+    """
+    start = time.monotonic()
     try:
         main()
     except KeyboardInterrupt:
@@ -33,6 +38,7 @@ def run_stage(name: str, main: Callable[[], None]) -> NoReturn:
             traceback.print_exc()
         reason = "out of memory" if isinstance(error, MemoryError) else str(error) or type(error).__name__
         sys.exit("\n".join(f"{name}: {line}" for line in reason.splitlines()))
+    print(f"{name}: {time.monotonic() - start:.1f} s")
     sys.exit(0)
 
 
