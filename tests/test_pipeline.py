@@ -61,6 +61,7 @@ def test_a_forced_second_run_gives_the_same_bytes(project):
 
 def test_outputs_are_what_the_contract_says(finished):
     folder = finished.folder
+    assert (folder / "data/raw/train_images.npy").stat().st_nlink == 2  # one file with DVC's cache, not a copy
     dataset = json.loads((folder / "data/raw/dataset.json").read_text())
     assert dataset["classes"] == [str(digit) for digit in range(10)]
     evaluation = json.loads((folder / "metrics/evaluation.json").read_text())

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import chromium
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.browser import chromium
 from vit_finetune import viewer
 
 CLASSES = ["<b>&", "cat", "</script>", "ship"]
