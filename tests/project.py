@@ -20,6 +20,7 @@ TINY = {
     "freeze.trainable_blocks": 1,
     "train.epochs": 2,
     "train.batch_size": 20,
+    "train.probe_c": 10.0,  # so that a random network predicts with some confidence
     "attention.gallery": 4,
     "attention.sample": 8,
 }

@@ -30,6 +30,7 @@ run_stage("train", main)
     return subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**environment, "PYTHONPATH": str(ROOT / "src"), **variables},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell leaves it ignored
     )  # fmt: skip
 
 

@@ -6,14 +6,13 @@ from pydantic import Field
 
 from vit_finetune.params.base import Section
 
-Size = Annotated[int, Field(ge=1)] | Literal["all"]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Size = Count | Literal["all"]
 
 
 class Subset(Section):
     """Stratified sizes; training and validation images come from the data set's training part."""
 
     train_size: Size = Field(description="training images, or `all` that validation leaves")
-    val_size: Annotated[int, Field(ge=1)] = Field(
-        description="validation images: early stop and best epoch are chosen on them"
-    )
+    val_size: Count = Field(description="validation images: early stop and best epoch are chosen on them")
     test_size: Size = Field(description="test images, or `all`")
