@@ -68,7 +68,7 @@ def value_of(params, key):
 
 
 WHOLE = "use a whole number"
-SIZE = f"{WHOLE} from 1, or `all`"
+SIZE = f"{WHOLE} from 1 to 1000000000, or `all`"
 RATE = "use a number above 0, at most 10"
 SHARE = "use a number from 0, below 1"
 BOOL = "use `true` or `false`"
@@ -93,8 +93,8 @@ BAD_VALUES = [  # key, what stands after it in the file, how the value is called
     ("subset.train_size", "5e3", "5000.0", SIZE),
     ("subset.train_size", "ALL", "'ALL', which is text", SIZE),
     ("subset.train_size", "50%", "'50%', which is text", SIZE),
-    ("subset.val_size", "all", "'all', which is text", f"{WHOLE} from 1"),
-    ("subset.val_size", "0", "0", f"{WHOLE} from 1"),
+    ("subset.val_size", "all", "'all', which is text", f"{WHOLE} from 1 to 1000000000"),
+    ("subset.val_size", "0", "0", f"{WHOLE} from 1 to 1000000000"),
     ("subset.test_size", "null", "null", SIZE),
     ("subset.test_size", "10,000", "'10,000', which is text", SIZE),
     ("model.name", "''", "''", "use text that is not empty"),
