@@ -1,5 +1,5 @@
 # Each line is a command that a user could type in the activated environment (. .venv/bin/activate).
-.PHONY: setup repro demo test lint lock clean-setup
+.PHONY: help setup repro demo test lint lock
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
