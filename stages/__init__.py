@@ -8,3 +8,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+
+from vit_finetune.runtime import end_with_dvc
+
+end_with_dvc()

@@ -1,7 +1,11 @@
 """embed: data/subset, pretrained weights -> data/embedded (activations at the freeze boundary), models/pretrained"""
 
+import hashlib
+import json
+import shutil
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +21,7 @@ from vit_finetune.backbone import (
     weights_digest,
 )
 from vit_finetune.embedding import MANIFEST, image_loader, storage_dtype, write_activations
-from vit_finetune.files import digest, new_folder, read_split, write_json
+from vit_finetune.files import digest, new_folder, read_split, replace_folder, write_json
 from vit_finetune.freezing import freeze
 from vit_finetune.params import read_params
 from vit_finetune.params.embed import Embed
@@ -25,6 +29,7 @@ from vit_finetune.params.freeze import Freeze
 from vit_finetune.params.model import Model
 from vit_finetune.runtime import ordered_map, progress, resolve_precision, run_stage, set_up_torch
 
+CHECKPOINTS = Path(".checkpoints/embed")  # outside DVC's outputs, which it deletes before a stage runs
 VIEWS = {"train": False, "train_flip": True, "val": False, "test": False}  # view: mirrored
 
 
@@ -60,30 +65,39 @@ def main() -> None:
     if boundary != "images":
         dtype = storage_dtype(embed.storage, run(next(iter(load(images["train"], flip=False)))))
 
-    def batches(view: str, mirrored: bool) -> Iterator[Tensor]:
-        loader = load(images[view.removesuffix("_flip")], flip=mirrored)
+    def batches(view: str, mirrored: bool, done: int) -> Iterator[Tensor]:
+        loader = load(images[view.removesuffix("_flip")][done:], flip=mirrored)
+        if done:
+            print(f"embed: {view} goes on after {done} images", flush=True)
         results = iter(loader) if boundary == "images" else ordered_map(run, loader, threads)
         return iter(progress(results, f"embed {view}", "batch", total=len(loader)))
 
     views = {view: mirrored for view, mirrored in VIEWS.items() if embed.flip or not mirrored}
-    with new_folder("models/pretrained") as models, new_folder("data/embedded") as folder:
+    manifest = {
+        "model": model_params.name,
+        "weights_sha256": weights_digest(model),
+        "images_sha256": {split: digest(array) for split, array in images.items()},
+        "preprocessing": vars(preprocess),
+        "trainable_blocks": blocks,
+        "boundary": boundary,
+        "precision": str(precision).removeprefix("torch."),
+        "storage": str(dtype).removeprefix("torch."),
+    }
+    key = hashlib.sha256(json.dumps([manifest, embed.batch_size, device.type]).encode()).hexdigest()[:16]
+    checkpoint = CHECKPOINTS / key
+    folder = checkpoint / "embedded"
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest["shapes"] = {
+        view: write_activations(
+            folder / f"{view}.bin", checkpoint / f"{view}.json", partial(batches, view, mirrored), dtype
+        )
+        for view, mirrored in views.items()
+    }
+    write_json(folder / MANIFEST, manifest)
+    with new_folder("models/pretrained") as models:
         save_model(model.cpu(), models, preprocess)
-        model.to(device)
-        manifest = {
-            "model": model_params.name,
-            "weights_sha256": weights_digest(model),
-            "images_sha256": {split: digest(array) for split, array in images.items()},
-            "preprocessing": vars(preprocess),
-            "trainable_blocks": blocks,
-            "boundary": boundary,
-            "precision": str(precision).removeprefix("torch."),
-            "storage": str(dtype).removeprefix("torch."),
-            "shapes": {
-                view: write_activations(folder / f"{view}.bin", batches(view, mirrored), dtype)
-                for view, mirrored in views.items()
-            },
-        }
-        write_json(folder / MANIFEST, manifest)
+    replace_folder("data/embedded", folder)
+    shutil.rmtree(CHECKPOINTS, ignore_errors=True)  # those of other configurations too: they are large
 
 
 if __name__ == "__main__":

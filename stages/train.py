@@ -17,7 +17,7 @@ from vit_finetune.params.freeze import Freeze
 from vit_finetune.params.train import Train
 from vit_finetune.runtime import progress, run_stage, set_up_torch
 
-CHECKPOINTS = Path(".checkpoints")  # outside DVC's outputs, which it deletes before a stage runs
+CHECKPOINTS = Path(".checkpoints/train")  # outside DVC's outputs, which it deletes before a stage runs
 
 
 def main() -> None:

@@ -5,14 +5,15 @@ from pathlib import Path
 import pytest
 
 from tests.graph import ROOT, STAGES, closure, declared_code, dvc_stage, imported_modules, package_data
+from vit_finetune.params import SECTIONS
 
 LAYERS = {
-    0: "params files runtime datasets split images freezing embedding attention relevance metrics figures viewer",
-    1: "backbone",
+    0: "params files runtime datasets split images freezing attention relevance metrics figures viewer",
+    1: "backbone embedding",
     2: "fit faithfulness",
     3: "analysis",
     4: "gallery summary",
-    5: "predict profiles",
+    5: "predict profiles report",
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names.split()}
 MODULES = sorted((ROOT / "src/vit_finetune").rglob("*.py"))
@@ -52,7 +53,7 @@ def test_stages_never_import_each_other(stage):
     assert not others & closure(f"stages/{stage}.py")
 
 
-@pytest.mark.parametrize("stage", ["subset"])
+@pytest.mark.parametrize("stage", ["subset", "report"])
 def test_stages_without_tensors_never_import_torch(stage, tmp_path):
     import subprocess
     import sys
@@ -63,8 +64,6 @@ def test_stages_without_tensors_never_import_torch(stage, tmp_path):
 
 def test_runtime_parameters_are_in_no_stage_and_every_other_section_is():
     keyed = {key.split(".")[0] for stage in STAGES for key in dvc_stage(stage)["params"]}
-    from vit_finetune.params import SECTIONS
-
     assert keyed == {"seed", *SECTIONS} - {"runtime"}
 
 
@@ -78,6 +77,8 @@ def test_a_stage_is_keyed_on_the_sections_whose_schema_it_reads(stage):
     source = (ROOT / f"stages/{stage}.py").read_text()
     if "params.seed" in source:
         schemas.add("seed")
+    if "params.tracked()" in source:
+        schemas |= set(SECTIONS) - {"runtime"}
     assert {key.split(".")[0] for key in dvc_stage(stage)["params"]} == schemas
 
 

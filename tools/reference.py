@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
 from vit_finetune.params import SECTIONS, SEED, read_yaml, section_schema  # noqa: E402
+from vit_finetune.summary import interval, maps_judged  # noqa: E402
 
 
 def stage_outputs(stage: dict[str, Any]) -> list[str]:
@@ -28,6 +29,13 @@ def rerun_by(key: str, stages: dict[str, Any]) -> list[str]:
     return found
 
 
+def reruns_in_words(reruns: list[str], stages: list[str]) -> str:
+    """Most keys rerun a stage and all that follow it."""
+    if len(reruns) > 2 and reruns == stages[-len(reruns) :]:
+        return "all" if reruns == stages else f"{reruns[0]} and all after"
+    return ", ".join(reruns) or "nothing"
+
+
 def parameter_table() -> str:
     values, stages = read_yaml(ROOT / "params.yaml"), read_yaml(ROOT / "dvc.yaml")["stages"]
     lines = ["| key | default | meaning | a change reruns |", "|---|---|---|---|"]
@@ -38,7 +46,7 @@ def parameter_table() -> str:
     for key, value, meaning in rows:
         shown = json.dumps(value).strip('"')
         reruns = rerun_by(key, stages)
-        text = "all" if reruns == list(stages) else ", ".join(reruns) or "nothing"
+        text = reruns_in_words(reruns, list(stages))
         lines.append(f"| `{key}` | `{shown}` | {meaning} | {text} |")
     return "\n".join(lines)
 
@@ -53,12 +61,6 @@ def output_table() -> str:
 
 def metrics(name: str) -> dict[str, Any]:
     return json.loads((ROOT / "metrics" / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def interval(value: dict[str, Any], sign: str = "") -> str:
-    """0.12 [0.05, 0.19]"""
-    low, high = value["ci95"]
-    return f"{value['mean']:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
 
 
 def results_table() -> str:
@@ -81,24 +83,13 @@ def results_table() -> str:
 
 def attention_table() -> str:
     found = metrics("attention")
-    faithful, sanity = found["faithfulness"], found["sanity_correlation"]["head_shuffled"]
-    lines = [
-        f"| map (n = {found['images']}) | minus random | minus centre prior | mosaic quadrant | head shuffled |",
-        "|---|---|---|---|---|",
-    ]
-    for name, margin in faithful["minus_centre_prior"].items():
-        cells = [
-            interval(faithful["minus_random"][name], "+"),
-            interval(margin, "+"),
-            interval(found["mosaic_share"][name]),
-            interval(sanity[name]),
-        ]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    kept = found["accuracy_from_patches"]
-    regions = "; ".join(f"{name} {interval(value)}" for name, value in kept.items())
+    header, *rows = maps_judged(found)
+    lines = [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
+    lines[1] = lines[1].replace(" ", "")
+    regions = "; ".join(f"{name} {interval(value)}" for name, value in found["accuracy_from_patches"].items())
     checked = f"{found['blocks_captured']} of {found['blocks_total']} blocks captured"
     return "\n".join(
-        [*lines, "", f"{faithful['verdict']}", "", f"Accuracy from some of the patches: {regions}.", "",
+        [*lines, "", found["faithfulness"]["verdict"], "", f"Accuracy from some of the patches: {regions}.", "",
          f"Self-check: {checked}, largest relative error {found['selfcheck_max_rel_err']:.1e}."]
     )  # fmt: skip
 

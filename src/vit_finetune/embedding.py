@@ -4,9 +4,11 @@ A raw file is written in order, one batch at a time, and read by mapping it into
 into the process before it is used, and memory stays bounded by the batch. numpy has no bfloat16, hence torch.
 """
 
-from collections.abc import Iterable
+import math
+import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -14,7 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from vit_finetune.files import read_json, write_json
+
 MANIFEST = "embedded.json"
+CHUNK = 16  # batches: what an interruption can cost
 DTYPES = {dtype: getattr(torch, dtype) for dtype in ("float16", "bfloat16", "float32", "uint8")}
 
 
@@ -47,15 +52,27 @@ def storage_dtype(storage: str, sample: Tensor) -> torch.dtype:
     return DTYPES[storage]
 
 
-def write_activations(path: Path, batches: Iterable[Tensor], dtype: torch.dtype) -> list[int]:
+def write_activations(
+    path: Path, record: Path, batches: Callable[[int], Iterable[Tensor]], dtype: torch.dtype
+) -> list[int]:
     """Append batches (B, ...) to a raw file; returns the shape (N, ...) of the whole.
+
+    What an interrupted run left is gone on with: `record` holds the shape of what the disk has confirmed, renewed
+    every CHUNK batches.
+
+    Args:
+        batches: gives the batches that follow the first n images.
 
     Raises:
         ValueError: a value is not finite in that format.
     """
-    count, shape = 0, torch.Size()
-    with path.open("wb") as file:
-        for batch in batches:
+    count, *shape = read_json(record)["shape"] if record.is_file() else [0]
+    if not path.is_file() or path.stat().st_size < count * math.prod(shape) * dtype.itemsize:
+        count = 0
+    with path.open("r+b" if count else "wb") as file:
+        file.truncate(count * math.prod(shape) * dtype.itemsize)
+        file.seek(0, os.SEEK_END)
+        for number, batch in enumerate(batches(count), start=1):
             stored = batch.to(dtype)
             if not torch.isfinite(stored).all():
                 raise ValueError(
@@ -63,8 +80,17 @@ def write_activations(path: Path, batches: Iterable[Tensor], dtype: torch.dtype)
                     f"{str(dtype).removeprefix('torch.')}; set embed.storage to bfloat16 or float32"
                 )
             file.write(stored.contiguous().view(torch.uint8).numpy().data)
-            count, shape = count + len(batch), batch.shape[1:]
+            count, shape = count + len(batch), list(batch.shape[1:])
+            if number % CHUNK == 0:
+                _confirm(file, record, [count, *shape])
+        _confirm(file, record, [count, *shape])
     return [count, *shape]
+
+
+def _confirm(file: BinaryIO, record: Path, shape: list[int]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    write_json(record, {"shape": shape})
 
 
 def map_activations(folder: str | Path, manifest: dict[str, Any], view: str) -> Tensor:

@@ -5,6 +5,7 @@ names. Every figure is 8 inches wide, the width of a README. Meaning never rests
 (Okabe and Ito 2008; inferno) survive colour blindness and a grey printer.
 """
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,12 +57,19 @@ _styled = matplotlib.rc_context({k: v for k, v in matplotlib.rcParamsDefault.ite
 
 
 @_styled
+def png(figure: Figure) -> bytes:
+    """The figure as PNG, always with the same bytes: no date, no program version."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
 def save_png(figure: Figure, path: str | Path) -> None:
-    """Write the PNG whole or not at all, and always with the same bytes: no date, no program version."""
+    """Write the PNG whole or not at all."""
     partial = Path(path).with_name(f".{Path(path).name}.partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
     try:
-        figure.savefig(partial, format="png", metadata={"Software": None})
+        partial.write_bytes(png(figure))
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -33,18 +33,28 @@ def new_file(path: str | Path) -> Iterator[Path]:
 def new_folder(path: str | Path) -> Iterator[Path]:
     """A temporary empty folder to fill; it becomes `path`, replacing it, when the block ends without an error."""
     path = Path(path)
-    partial, old = path.with_name(path.name + PARTIAL), path.with_name(path.name + ".old" + PARTIAL)
-    for leftover in (partial, old):  # what a killed run left
-        shutil.rmtree(leftover, ignore_errors=True)
+    partial = path.with_name(path.name + PARTIAL)
+    shutil.rmtree(partial, ignore_errors=True)  # what a killed run left
     partial.mkdir(parents=True)
     try:
         yield partial
+        replace_folder(path, partial)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def replace_folder(path: str | Path, new: Path) -> None:
+    """Rename the folder `new` to `path`, in place of what is there."""
+    path = Path(path)
+    old = path.with_name(path.name + ".old" + PARTIAL)
+    shutil.rmtree(old, ignore_errors=True)  # what a killed run left
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
         if path.exists():
             path.replace(old)  # at once: deleting it in place could be cut short and leave half of it
-        partial.replace(path)
+        new.replace(path)
     finally:
-        for leftover in (partial, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def write_json(path: str | Path, values: Mapping[str, Any]) -> None:

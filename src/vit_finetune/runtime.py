@@ -1,15 +1,20 @@
-"""The process of a stage: errors in one line, the device, determinism, progress."""
+"""The process of a stage: alone, never an orphan, errors in one line, the device, determinism, progress."""
 
 import os
 import sys
+import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
+import psutil
 from tqdm import tqdm
+from zc.lockfile import LockError, LockFile
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +27,9 @@ EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, MemoryError)
 TRACEBACK_VARIABLE = "VIT_TRACEBACK"
 QUIET_VARIABLE = "VIT_QUIET"
 
+LOCKS, LOCK_PATIENCE = Path(".run"), 10.0  # seconds: an orphan needs less than one to end itself
+SHELLS = ("sh", "dash", "bash", "ash", "zsh", "ksh", "fish")
+
 
 def run_stage(name: str, main: Callable[[], None]) -> NoReturn:
     """Run a stage: exit status 0 and the time it took, or 1 with what went wrong and no traceback.
@@ -30,7 +38,8 @@ def run_stage(name: str, main: Callable[[], None]) -> NoReturn:
     """
     start = time.monotonic()
     try:
-        main()
+        with only_one(name):
+            main()
     except KeyboardInterrupt:
         sys.exit(f"{name}: interrupted")
     except EXPECTED_ERRORS as error:
@@ -40,6 +49,50 @@ def run_stage(name: str, main: Callable[[], None]) -> NoReturn:
         sys.exit("\n".join(f"{name}: {line}" for line in reason.splitlines()))
     print(f"{name}: {time.monotonic() - start:.1f} s")
     sys.exit(0)
+
+
+@contextmanager
+def only_one(name: str) -> Iterator[None]:
+    """Hold the lock of a stage in this folder. A holder that goes on is an error (OSError) that names its process.
+
+    The operating system drops a lock with the process that holds it, however that ends.
+    """
+    LOCKS.mkdir(exist_ok=True)
+    path, deadline = LOCKS / f"{name}.lock", time.monotonic() + LOCK_PATIENCE
+    lock = None
+    while lock is None:
+        try:
+            lock = LockFile(str(path))
+        except LockError:
+            if time.monotonic() > deadline:
+                holder = path.read_text().strip() or "unknown"
+                raise OSError(f"{name} is running in this folder already (process {holder}); wait or end it") from None
+            time.sleep(0.1)
+    try:
+        yield
+    finally:
+        lock.close()
+
+
+def end_with_dvc() -> None:
+    """From now on, end this process as soon as the DVC process that started it is gone; do nothing without DVC.
+
+    Killing dvc alone leaves its stage running, and the next `dvc repro` would start a second one beside it. The
+    operating system tells a child only of its parent's end, and a shell may stand between: hence the look around.
+    """
+    if "DVC_STAGE" not in os.environ:  # which DVC sets for each stage
+        return
+    starter = next((p for p in psutil.Process().parents() if p.name() not in SHELLS), None)
+    adopted = starter is None or (starter.pid == 1 and not any("dvc" in word for word in starter.cmdline()))
+
+    def watch() -> None:
+        while starter and not adopted and starter.is_running() and starter.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.5)
+        with suppress(OSError):  # whoever read the output may be gone as well
+            print(f"{os.environ['DVC_STAGE']}: the dvc process is gone; ending", file=sys.stderr, flush=True)
+        os._exit(1)  # at once, from a thread: what is half-written has a temporary name
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def progress(items: Iterable[T], label: str, unit: str, total: int | None = None) -> "tqdm[T]":

@@ -6,6 +6,7 @@ from vit_finetune.files import read_json
 
 WHERE = (
     ("metrics", "metrics/evaluation.json, metrics/train.json, metrics/attention.json"),
+    ("report", "report.html"),
     ("attention", "attention/index.html"),
     ("plots", "dvc plots show"),
     ("what changed", "dvc params diff, dvc metrics diff, dvc plots diff"),
@@ -18,7 +19,7 @@ def headline(metrics: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
     low, high = test["accuracy_ci95"]
     total = train["parameters_trainable"] + train["parameters_frozen"]
     return [
-        ("test accuracy", f"{test['accuracy']:.4f}  [{low:.4f}, {high:.4f}], n = {test['n']}"),
+        ("test accuracy", f"{test['accuracy']:.4f}  [{low:.4f}, {high:.4f}], n = {test['n']:,}"),
         ("macro F1", f"{test['macro_f1']:.4f}"),
         ("negative log-likelihood", f"{test['nll']:.4f}"),
         ("calibration error", f"{test['ece']:.4f}"),
@@ -27,6 +28,23 @@ def headline(metrics: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
         ("attention self-check", f"{attention['selfcheck_max_rel_err']:.1e} relative, all "
                                  f"{attention['blocks_total']} blocks"),
     ]  # fmt: skip
+
+
+def interval(value: dict[str, Any], sign: str = "") -> str:
+    """0.12 [0.05, 0.19]"""
+    low, high = value["ci95"]
+    return f"{value['mean']:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
+
+
+def maps_judged(attention: dict[str, Any]) -> list[list[str]]:
+    """Rows of a table, the first its header: what each map is worth, from metrics/attention.json."""
+    faithful, sanity = attention["faithfulness"], attention["sanity_correlation"]["head_shuffled"]
+    header = ["minus random", "minus centre prior", "mosaic quadrant", "head shuffled"]
+    rows = [[f"map (n = {attention['images']})", *header]]
+    for name, margin in faithful["minus_centre_prior"].items():
+        over = interval(faithful["minus_random"][name], "+"), interval(margin, "+")
+        rows.append([name, *over, interval(attention["mosaic_share"][name]), interval(sanity[name])])
+    return rows
 
 
 def table(rows: list[tuple[str, str]]) -> str:

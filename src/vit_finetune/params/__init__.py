@@ -21,7 +21,7 @@ from vit_finetune.params.base import Section
 if TYPE_CHECKING:
     from vit_finetune.params.runtime import Runtime
 
-SECTIONS = ("data", "subset", "model", "embed", "freeze", "train", "evaluate", "attention", "runtime")
+SECTIONS = ("data", "subset", "model", "embed", "freeze", "train", "evaluate", "attention", "report", "runtime")
 MAX_SEED = 2**32 - 1  # what numpy and scikit-learn take
 SEED = {"type": "integer", "minimum": 0, "maximum": MAX_SEED, "description": "where all random numbers start from"}
 
@@ -41,6 +41,10 @@ class Params:
         found = self._sections[schema.__name__.lower()]
         assert isinstance(found, schema)
         return found
+
+    def tracked(self) -> dict[str, dict[str, Any]]:
+        """Every section but `runtime` as plain values."""
+        return {name: block.model_dump() for name, block in self._sections.items() if name != "runtime"}
 
 
 def read_params(path: str | Path = "params.yaml") -> Params:
