@@ -13,23 +13,13 @@ settings.load_profile("same")
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
-TINY_MODEL = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}
-
 
 @pytest.fixture(scope="session")
 def tiny_model_folder(tmp_path_factory):
     """A folder with a small ViT of random weights (3 blocks, 17 tokens), as timm saves it."""
-    import timm
-    import torch
-    from timm.models import save_for_hf
+    from tests.project import save_tiny_model
 
-    torch.manual_seed(0)
-    model = timm.create_model("vit_tiny_patch16_224", num_classes=0, **TINY_MODEL)
-    for parameter in model.parameters():  # norms, biases and position embeddings start at 0 or 1: move them
-        torch.nn.init.normal_(parameter, mean=parameter.mean().item(), std=0.1)
-    folder = tmp_path_factory.mktemp("tiny")
-    save_for_hf(model, str(folder), safe_serialization=True)
-    return folder
+    return save_tiny_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture
@@ -49,3 +39,14 @@ def real_files():
     """Skip unless the original CIFAR-10 files and the pretrained weights are at hand."""
     if not os.environ.get("VIT_DATA_DIR"):
         pytest.skip("needs the original CIFAR-10 files: set VIT_DATA_DIR")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, tiny_model_folder):
+    """A project whose whole pipeline ran once. Tests take copies."""
+    from tests.graph import STAGES
+    from tests.project import Project
+
+    project = Project.create(tmp_path_factory.mktemp("finished") / "p", tiny_model_folder)
+    assert project.repro() == list(STAGES)
+    return project

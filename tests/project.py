@@ -3,10 +3,13 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,6 +27,22 @@ TINY = {
     "attention.gallery": 4,
     "attention.sample": 8,
 }
+
+TINY_MODEL = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}
+
+
+def save_tiny_model(folder):
+    """A small ViT of random weights (3 blocks, 17 tokens), as timm saves it."""
+    import timm
+    import torch
+    from timm.models import save_for_hf
+
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=0, **TINY_MODEL)
+    for parameter in model.parameters():  # norms, biases and position embeddings start at 0 or 1: move them
+        torch.nn.init.normal_(parameter, mean=parameter.mean().item(), std=0.1)
+    save_for_hf(model, str(folder), safe_serialization=True)
+    return folder
 
 
 class Project:
@@ -47,7 +66,8 @@ class Project:
         for name in ("data/.gitignore", "models/.gitignore", "plots/.gitignore"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
-        shutil.copytree(model_folder, folder / "pretrained" / "tiny")
+        for name in ("tiny", "other"):
+            shutil.copytree(model_folder, folder / "pretrained" / name)
         project = cls(folder)
         for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
             project.git(*command)
@@ -78,12 +98,31 @@ class Project:
         with (self.folder / "params.yaml").open("w") as file:
             yaml.dump(values, file)
 
-    def run(self, *command, env=None):
-        """A command as a user would type it in the activated environment."""
+    def start(self, *command, env=None):
+        """A command as a user would type it in the activated environment, in a process group of its own."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         variables = {**os.environ, "PATH": path, "PYTHONDONTWRITEBYTECODE": "1", **(env or {})}
         variables.pop("PYTHONPATH", None)
-        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False, env=variables)
+        return subprocess.Popen(
+            command, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables,
+            start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )  # fmt: skip
+
+    def run(self, *command, env=None):
+        """That command's exit status and output, when it has ended."""
+        process = self.start(*command, env=env)
+        stdout, stderr = process.communicate()
+        return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+    def processes(self, stage=None):
+        """Processes that run in this project's folder, or those of a stage."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                here = process.status() != psutil.STATUS_ZOMBIE and process.cwd() == str(self.folder)
+                if here and (stage is None or process.cmdline()[1:3] == ["-m", f"stages.{stage}"]):
+                    found.append(process)
+        return found
 
     def repro(self, *arguments, env=None):
         """`dvc repro`, which must succeed: the stages that ran, in order."""
@@ -95,9 +134,8 @@ class Project:
         """Bytes of every output, and of dvc.lock."""
         folders = ("data", "models", "metrics", "plots", "attention")
         files = [path for name in folders for path in (self.folder / name).rglob("*") if path.is_file()]
-        return {
-            path.relative_to(self.folder).as_posix(): path.read_bytes() for path in [*files, self.folder / "dvc.lock"]
-        }
+        files += [self.folder / "report.html", self.folder / "dvc.lock"]
+        return {path.relative_to(self.folder).as_posix(): path.read_bytes() for path in files}
 
 
 def stages_run(output):

@@ -7,18 +7,54 @@ import pickle
 
 import pytest
 
-from tests.graph import STAGES
-from tests.project import Project
+from tests.graph import STAGES, declared_code, dvc_stage
+from tests.project import ROOT, Project
+from vit_finetune.params import SECTIONS, read_yaml
+from vit_finetune.profiles import flatten
 
-AFTER_EMBED = ["train", "evaluate", "attention"]
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory, tiny_model_folder):
-    """A project whose whole pipeline ran once. Tests take copies."""
-    project = Project.create(tmp_path_factory.mktemp("finished") / "p", tiny_model_folder)
-    assert project.repro() == list(STAGES)
-    return project
+AFTER_EMBED = ["train", "evaluate", "attention", "report"]
+AFTER_SUBSET = ["subset", "embed", *AFTER_EMBED]
+# Another value for every key, and the stages that it reruns: a stage whose inputs come out the same does not run.
+RERUNS = {
+    "seed": (1, AFTER_SUBSET),
+    "subset.train_size": (70, AFTER_SUBSET),
+    "subset.val_size": (40, AFTER_SUBSET),
+    "subset.test_size": (50, AFTER_SUBSET),
+    "model.name": ("local-dir:pretrained/other", AFTER_SUBSET[1:]),
+    "model.pretrained": (False, AFTER_SUBSET[1:]),
+    "model.image_size": (48, AFTER_SUBSET[1:]),
+    "model.crop_pct": (0.8, AFTER_SUBSET[1:]),
+    "model.precision": ("bfloat16", AFTER_SUBSET[1:]),
+    "embed.flip": (False, AFTER_SUBSET[1:]),
+    "embed.storage": ("float32", AFTER_SUBSET[1:]),
+    "embed.batch_size": (7, ["embed", "report"]),  # the same activations, bit for bit
+    "freeze.trainable_blocks": (2, AFTER_SUBSET[1:]),
+    "train.epochs": (3, AFTER_EMBED),
+    "train.batch_size": (30, AFTER_EMBED),
+    "train.optimizer": ("sgd", AFTER_EMBED),
+    "train.lr": (0.002, AFTER_EMBED),
+    "train.weight_decay": (0.5, AFTER_EMBED),
+    "train.warmup_epochs": (0, AFTER_EMBED),
+    "train.label_smoothing": (0.3, AFTER_EMBED),
+    "train.grad_clip": (0.1, AFTER_EMBED),
+    "train.token_dropout": (0.25, AFTER_EMBED),
+    "train.mixup": (0.0, AFTER_EMBED),
+    "train.head_init": ("zeros", AFTER_EMBED),
+    "train.probe_c": (1.0, AFTER_EMBED),
+    "train.patience": (2, ["train", "report"]),  # two epochs end before it does
+    "evaluate.calibration_bins": (5, ["evaluate", "report"]),
+    "evaluate.mistakes": (8, ["evaluate", "report"]),
+    "attention.gallery": (6, ["attention", "report"]),
+    "attention.sample": (10, ["attention", "report"]),
+    "attention.fusion": ("max", ["attention", "report"]),
+    "attention.discard_ratio": (0.5, ["attention", "report"]),
+    "attention.batch_size": (3, ["attention", "report"]),
+    "report.title": ("Mine", ["report"]),
+    "report.author": ("Me", ["report"]),
+    "runtime.device": ("cpu", []),
+    "runtime.threads": (1, []),
+    "runtime.workers": (1, []),
+}
 
 
 @pytest.fixture
@@ -32,17 +68,13 @@ def test_a_second_run_has_nothing_to_do_and_git_stays_free_of_data(finished):
     assert not [line for line in changed.splitlines() if ".npy" in line or ".bin" in line or ".png" in line]
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "expected"),
-    [
-        ("train.lr", 0.002, AFTER_EMBED),
-        ("attention.discard_ratio", 0.5, ["attention"]),
-        ("subset.train_size", 70, ["subset", "embed", *AFTER_EMBED]),
-        ("evaluate.calibration_bins", 5, ["evaluate"]),
-        ("runtime.workers", 1, []),
-    ],
-)
-def test_a_changed_parameter_reruns_what_it_affects_and_changing_it_back_runs_nothing(project, key, value, expected):
+def test_every_parameter_has_its_place_in_the_table():
+    assert {*RERUNS, "data.name"} == set(dict(flatten(read_yaml(ROOT / "params.yaml"))))
+
+
+@pytest.mark.parametrize("key", RERUNS)
+def test_a_changed_parameter_reruns_what_it_affects_and_changing_it_back_runs_nothing(project, key):
+    value, expected = RERUNS[key]
     before = project.outputs()
     original = (project.folder / "params.yaml").read_text()
     project.set(**{key: value})
@@ -50,6 +82,44 @@ def test_a_changed_parameter_reruns_what_it_affects_and_changing_it_back_runs_no
     (project.folder / "params.yaml").write_text(original)
     assert project.repro() == []
     assert project.outputs() == before
+
+
+def test_another_data_set_reruns_everything(project):
+    if not os.environ.get("VIT_DATA_DIR"):
+        pytest.skip("needs CIFAR-10: VIT_DATA_DIR")
+    before = project.outputs()
+    project.set(**{"data.name": "cifar10"})
+    assert project.repro() == list(STAGES)
+    project.set(**{"data.name": "digits"})
+    assert project.repro() == []
+    assert project.outputs() == before
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_a_new_key_in_a_section_changes_the_code_of_no_other_sections_stages(section):
+    schema = f"src/vit_finetune/params/{section}.py"
+    users = {stage for stage in STAGES if schema in declared_code(stage)}
+    keyed = {stage for stage in STAGES if any(key.split(".")[0] == section for key in dvc_stage(stage)["params"])}
+    assert users == keyed - ({"report"} if section != "report" else set())  # which prints every section, whatever it is
+
+
+def test_one_thread_and_two_agree_to_rounding(project):
+    import numpy as np
+
+    def numbers(values):
+        return {key: value for key, value in flatten(values) if isinstance(value, int | float)}
+
+    def measured():
+        names = ("train", "evaluation")
+        return numbers({name: json.loads((project.folder / f"metrics/{name}.json").read_text()) for name in names})
+
+    found = []
+    for threads in (1, 2):
+        project.set(**{"runtime.threads": threads})
+        project.repro("--force")
+        found.append(measured())
+    assert found[0].keys() == found[1].keys()
+    np.testing.assert_allclose(list(found[0].values()), list(found[1].values()), rtol=1e-4, atol=1e-5)
 
 
 def test_a_forced_second_run_gives_the_same_bytes(project):

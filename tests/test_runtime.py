@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import termios
 import threading
 import time
@@ -12,16 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from vit_finetune.runtime import ordered_map, progress, run_stage
+from vit_finetune.runtime import end_with_dvc, ordered_map, progress, run_stage
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def start(body, **variables):
+def start(body, folder=None, patience=10, **variables):
     """A stage named "train" in a process of its own; its main has this one line."""
     script = f"""
 import time
+from vit_finetune import runtime
 from vit_finetune.runtime import run_stage
+runtime.LOCK_PATIENCE = {patience}
 def main():
     {body}
 run_stage("train", main)
@@ -29,7 +32,7 @@ run_stage("train", main)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("VIT_")}
     return subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**environment, "PYTHONPATH": str(ROOT / "src"), **variables},
+        cwd=folder or tempfile.mkdtemp(), env={**environment, "PYTHONPATH": str(ROOT / "src"), **variables},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell leaves it ignored
     )  # fmt: skip
 
@@ -89,7 +92,41 @@ def test_an_interrupt_from_the_keyboard_is_one_line():
     assert process.returncode == 1
 
 
-def test_exit_codes_are_also_right_within_the_process(capsys):
+def test_a_second_start_is_told_who_holds_the_lock_and_goes_on_when_it_is_free(tmp_path):
+    first = start("print('started', flush=True); time.sleep(60)", tmp_path)
+    assert first.stdout.readline() == "started\n"
+    second = start("pass", tmp_path, patience=0)
+    assert (
+        second.communicate()[1]
+        == f"train: train is running in this folder already (process {first.pid}); wait or end it\n"
+    )
+    assert second.returncode == 1
+    waiting = start("pass", tmp_path)  # and one that waits for as long as an orphan may take
+    first.kill()
+    assert waiting.wait() == 0
+    first.communicate()
+    waiting.communicate()
+
+
+def test_without_dvc_nothing_is_watched(monkeypatch):
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    before = threading.active_count()
+    end_with_dvc()
+    assert threading.active_count() == before
+
+
+def test_a_stage_whose_dvc_was_gone_before_it_looked_ends_itself(tmp_path):
+    """The shell between has ended as well, so that the stage was adopted by another process."""
+    script = "from vit_finetune import runtime; import time, psutil\n" \
+             "psutil.Process.parents = lambda self: []\nruntime.end_with_dvc(); time.sleep(60)"  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "DVC_STAGE": "train"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "train: the dvc process is gone; ending\n"
+
+
+def test_exit_codes_are_also_right_within_the_process(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as done:
         run_stage("train", lambda: print("work"))
     assert done.value.code == 0

@@ -79,11 +79,12 @@ def run(name: str) -> None:
     if done.returncode:
         raise ValueError("the run failed; the line above that begins with a stage's name says why")
     print("\n" + table(headline(read_metrics(name))))
-    PAGES.mkdir(exist_ok=True)
-    page = PAGES / f"{name}-attention.html"
-    subprocess.run(["dvc", "get", "-q", "-f", ".", "attention/index.html", "--rev", name, "-o", page], check=True)
+    for page in ("report.html", "attention/index.html"):
+        target = PAGES / name / page
+        target.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["dvc", "get", "-q", "-f", ".", page, "--rev", name, "-o", target], check=True)
     commands = {
-        "open": str(page),
+        "open": f"{PAGES / name / 'report.html'}, {PAGES / name / 'attention/index.html'}",
         "how it differs": f"dvc params diff HEAD {name}",
         "plots, side by side": f"dvc plots diff HEAD {name}",
         "into the work tree": f"dvc exp apply {name}",

@@ -1,0 +1,112 @@
+"""`python -m tests.faults --times 50`: kill stages at random moments, and see what is lost.
+
+Each time: one stage runs under `dvc repro`; at a random moment a signal goes to the stage, to dvc, or to their whole
+group; then `dvc repro` has to end with every output and dvc.lock as an undisturbed run left them.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import cycle, islice, product
+from pathlib import Path
+
+from tests.graph import STAGES
+from tests.project import Project, save_tiny_model, stages_run
+
+SIGNALS, TARGETS, SHELLS = ("SIGINT", "SIGTERM", "SIGKILL"), ("stage", "dvc", "group"), ("sh", "bash")
+LONGEST = 12.0  # seconds: about what a stage of the tiny configuration takes under dvc, start-up included
+
+
+@dataclass
+class Fault:
+    stage: str
+    signal: str
+    target: str
+    shell: str
+    moment: float  # seconds after dvc was started
+
+
+@dataclass
+class Result:
+    hit: bool  # something was still running
+    problems: list[str] = field(default_factory=list)
+
+
+def plan(times: int, seed: int) -> list[Fault]:
+    """So many faults: every stage in turn, and every signal with every target, at moments drawn from the seed."""
+    rng = random.Random(seed)
+    kinds = list(product(SIGNALS, TARGETS))
+    rng.shuffle(kinds)
+    return [
+        Fault(stage, *kind, shell, round(rng.uniform(0.5, LONGEST), 2))
+        for stage, kind, shell in islice(zip(cycle(STAGES), cycle(kinds), cycle(SHELLS), strict=False), times)
+    ]
+
+
+def inject(finished: Project, folder: Path, fault: Fault) -> Result:
+    """One fault in a copy of a finished project, and what was lost by it."""
+    project = finished.copy(folder)
+    shutil.rmtree(project.folder / ".dvc/cache/runs")  # else DVC would take the stage's outputs from there
+    shell = shutil.which(fault.shell) or "/bin/sh"
+    dvc = project.start("dvc", "repro", "--force", "--single-item", fault.stage, env={"SHELL": shell})
+    try:
+        dvc.wait(fault.moment)
+    except subprocess.TimeoutExpired:
+        number = getattr(signal, fault.signal)
+        processes = project.processes(fault.stage) if fault.target == "stage" else []
+        if fault.target == "group":
+            os.killpg(dvc.pid, number)
+        else:
+            (processes[0] if processes else dvc).send_signal(number)
+        result = Result(hit=True)
+    else:
+        result = Result(hit=False)
+    dvc.wait()  # not for its stage, which may be an orphan now: its lock and its own end must be enough
+    second = project.run("dvc", "repro")
+    dvc.communicate()
+    if second.returncode:
+        result.problems.append(f"dvc repro failed: {second.stderr}")
+        return result
+    before, after = finished.outputs(), project.outputs()
+    result.problems += [f"{name} differs" for name in before if before[name] != after.get(name)]
+    result.problems += [f"{path} was left" for path in project.folder.rglob("*.partial")]
+    result.problems += [f"process {process.pid} still runs" for process in project.processes()]
+    if again := stages_run(project.run("dvc", "repro").stdout):
+        result.problems.append(f"{again} ran once more")
+    shutil.rmtree(folder)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--times", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    lost, hits, kinds = 0, Counter(), Counter()
+    with tempfile.TemporaryDirectory() as place:
+        finished = Project.create(Path(place) / "finished", save_tiny_model(Path(place) / "model"))
+        finished.repro()
+        for number, fault in enumerate(plan(args.times, args.seed), start=1):
+            result = inject(finished, Path(place) / str(number), fault)
+            hits[fault.stage] += result.hit
+            kinds[fault.signal, fault.target] += result.hit
+            lost += bool(result.problems)
+            said = "; ".join(result.problems) or ("nothing lost" if result.hit else "had ended already")
+            print(
+                f"{number:3} {fault.stage:9} {fault.signal} to {fault.target} at {fault.moment:.1f} s: {said}",
+                flush=True,
+            )
+    print(f"\n{args.times} faults, {sum(hits.values())} of them into running processes; something lost: {lost}")
+    print("by stage: " + ", ".join(f"{stage} {hits[stage]}" for stage in STAGES))
+    print("by kind: " + ", ".join(f"{name} to {target} {n}" for (name, target), n in sorted(kinds.items())))
+
+
+if __name__ == "__main__":
+    main()

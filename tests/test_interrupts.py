@@ -1,0 +1,84 @@
+"""Real signals to real processes in the middle of a run: nothing is lost, nothing half-written is believed."""
+
+import shutil
+import signal
+import time
+
+import psutil
+import pytest
+
+from tests.faults import inject, plan
+
+
+def wait_for(found, process):
+    """What `found()` gives as soon as it gives something, while the process runs."""
+    while process.poll() is None:
+        if result := found():
+            return result
+        time.sleep(0.005)
+    raise AssertionError(process.communicate())
+
+
+def checkpoint(project, pattern):
+    return lambda: list((project.folder / ".checkpoints").glob(pattern))
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_a_stage_ends_itself_when_its_dvc_is_killed(finished, tmp_path, shell):
+    path = shutil.which(shell)
+    if not path:
+        pytest.skip(f"no {shell} here")
+    project = finished.copy(tmp_path / "p")
+    project.set(**{"train.epochs": 1000})
+    dvc = project.start("dvc", "repro", env={"SHELL": path})
+    wait_for(checkpoint(project, "train/*/last.pt"), dvc)
+    (stage,) = project.processes("train")
+    dvc.kill()
+    _, errors = dvc.communicate()  # ends when the stage, which writes to the same pipe, has ended
+    assert not stage.is_running() or stage.status() == psutil.STATUS_ZOMBIE
+    assert "train: the dvc process is gone; ending\n" in errors
+    project.set(**{"train.epochs": 2})
+    assert project.repro() == []
+    assert finished.outputs() == project.outputs()
+
+
+def test_the_embed_pass_goes_on_after_its_last_chunk_to_the_same_bytes(finished, tmp_path):
+    project = finished.copy(tmp_path / "p")
+    project.set(**{"subset.train_size": 800, "embed.batch_size": 1})
+    twin = project.copy(tmp_path / "twin")
+    twin.repro()
+    dvc = project.start("dvc", "repro")
+    wait_for(checkpoint(project, "embed/*/train.json"), dvc)
+    (stage,) = project.processes("embed")
+    stage.kill()
+    dvc.communicate()
+    assert dvc.returncode != 0
+    assert not (project.folder / "data/embedded").exists()
+    second = project.run("dvc", "repro")
+    assert second.returncode == 0, second.stderr
+    assert "embed: train goes on after " in second.stdout
+    assert project.outputs() == twin.outputs()
+    assert not list((project.folder / ".checkpoints").glob("embed/*"))
+
+
+def test_training_goes_on_after_its_last_epoch_to_the_same_bytes(finished, tmp_path):
+    project = finished.copy(tmp_path / "p")
+    project.set(**{"train.epochs": 40})
+    twin = project.copy(tmp_path / "twin")
+    twin.repro()
+    dvc = project.start("dvc", "repro")
+    wait_for(checkpoint(project, "train/*/last.pt"), dvc)
+    (stage,) = project.processes("train")
+    stage.send_signal(signal.SIGINT)
+    _, errors = dvc.communicate()
+    assert "train: interrupted\n" in errors
+    assert project.repro()[0] == "train"
+    assert project.outputs() == twin.outputs()
+    assert not list((project.folder / ".checkpoints").glob("train/*"))
+
+
+def test_faults_at_random_moments_leave_the_outputs_of_an_undisturbed_run(finished, tmp_path):
+    """A few of the many that `python -m tests.faults` injects."""
+    for number, fault in enumerate(plan(5, seed=1)):
+        result = inject(finished, tmp_path / str(number), fault)
+        assert result.problems == [], (fault, result)

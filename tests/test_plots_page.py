@@ -1,0 +1,117 @@
+"""`dvc plots show` and `dvc plots diff` in a browser without a network: every plot has marks in it."""
+
+import json
+import re
+
+import pytest
+
+from tests.browser import chromium
+from tests.project import ROOT
+
+SCREENSHOTS = ROOT / ".run" / "screenshots"
+# Before the page's own scripts: keep each view that vegaEmbed makes, and what it fails with.
+KEEP_VIEWS = """
+window.views = {}; window.failures = {};
+let embed;
+Object.defineProperty(window, "vegaEmbed", {
+  get: () => embed && ((id, spec) => {
+    window.views[id] = null;
+    return embed(id, spec).then(result => { window.views[id] = result.view; return result; },
+                                error => { window.failures[id] = String(error); });
+  }),
+  set: value => { embed = value; },
+});
+"""
+WAIT = """
+const done = arguments[0], failures = window.failures;
+function look() {
+  const waiting = Object.keys(window.views).some(id => window.views[id] === null && !failures[id]);
+  waiting ? setTimeout(look, 50) : done(failures);
+}
+look();
+"""
+# Marks that carry data; axes, legends and titles are marks as well, under another role.
+MARKS = """
+const marks = {}, ids = Object.keys(window.views);
+function count(item) {
+  const own = item.marktype && item.role === "mark" && item.marktype !== "group" ? (item.items || []).length : 0;
+  return own + (item.items || []).reduce((sum, child) => sum + count(child), 0);
+}
+for (const id of ids) marks[id] = window.views[id] && count(window.views[id].scenegraph().root);
+return marks;
+"""
+
+
+@pytest.fixture(scope="module")
+def shown(finished, tmp_path_factory):
+    """A project with a committed run and another one in the work tree, and the libraries that setup writes."""
+    vl_convert = pytest.importorskip("vl_convert")
+    project = finished.copy(tmp_path_factory.mktemp("plots") / "p")
+    (project.folder / ".dvc/plots/vega.js").write_text(vl_convert.javascript_bundle(vl_version="5.21"))
+    project.git("add", "-A")
+    project.git("commit", "-qm", "first run")
+    project.set(**{"train.lr": 0.01})
+    project.repro()
+    return project
+
+
+def open_page(project, *command, width=1280):
+    result = project.run("dvc", "plots", *command)
+    assert result.returncode == 0, result.stderr
+    with chromium(width, 1000) as driver:
+        driver.execute_cdp_cmd("Network.enable", {})
+        driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["http://*", "https://*"]})
+        driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": KEEP_VIEWS})
+        driver.get((project.folder / "dvc_plots/index.html").as_uri())
+        assert driver.execute_async_script(WAIT) == {}
+        height = driver.execute_script("return document.documentElement.scrollHeight")
+        size = {"width": width, "height": min(height, 12_000), "deviceScaleFactor": 1, "mobile": False}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        driver.save_screenshot(str(SCREENSHOTS / f"plots_{command[0]}_{width}.png"))
+        pictures = driver.execute_script("return [...document.images].map(i => i.naturalWidth)")
+        severe = [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
+        return driver.execute_script(MARKS), pictures, severe
+
+
+@pytest.mark.parametrize("command", [("show",), ("diff", "HEAD")])
+def test_every_plot_has_marks_in_it_without_a_network(shown, command):
+    marks, pictures, severe = open_page(shown, *command)
+    assert severe == []
+    assert len(marks) == 16
+    assert {id: count for id, count in marks.items() if not count} == {}
+    revisions = 1 if command == ("show",) else 2
+    assert len(pictures) == 12 * revisions
+    assert all(pictures)
+    assert marks["#plots_per_class_csv"] == 10 * revisions
+    assert marks["#plots_class_balance_csv"] == 30 * revisions
+
+
+def test_without_the_libraries_the_page_asks_the_network_for_them(shown, tmp_path):
+    project = shown.copy(tmp_path / "p")
+    (project.folder / ".dvc/plots/vega.js").unlink()
+    assert project.run("dvc", "plots", "show").returncode == 0
+    with chromium(800, 600) as driver:
+        driver.execute_cdp_cmd("Network.enable", {})
+        driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["http://*", "https://*"]})
+        driver.get((project.folder / "dvc_plots/index.html").as_uri())
+        asked = driver.execute_script("return [...document.scripts].map(s => s.src).filter(s => s.startsWith('http'))")
+    assert [re.sub(r".*/npm/|@.*", "", url) for url in asked] == ["vega", "vega-lite", "vega-embed"]
+
+
+@pytest.mark.parametrize("name", ["Loss", "Accuracy", "Learning rate", "Precision", "Deletion by map"])
+def test_a_plot_is_selected_by_its_name_alone(shown, name):
+    result = shown.run("dvc", "plots", "show", name, "--json")
+    assert list(json.loads(result.stdout)["data"]) == [name], result.stderr
+
+
+def test_setup_writes_the_libraries_that_the_page_names(tmp_path):
+    page, makefile = (ROOT / ".dvc/plots/page.html").read_text(), (ROOT / "Makefile").read_text()
+    assert 'src="../.dvc/plots/vega.js"' in page
+    assert '".dvc/plots/vega.js"' in makefile
+    vl_convert = pytest.importorskip("vl_convert")
+    versions = dict(re.findall(r'"(vega(?:-\w+)?)@([\d.]+)"', page))
+    assert versions["vega"] == vl_convert.get_vega_version()
+    assert versions["vega-embed"] == vl_convert.get_vega_embed_version()
+    asked = re.search(r'vl_version="([\d.]+)"', makefile)[1]
+    assert versions["vega-lite"].startswith(asked)
