@@ -1,44 +1,120 @@
-"""What the README says follows from the code."""
+"""What the documents say follows from the code, and every command in them works."""
 
+import csv
+import hashlib
+import json
 import re
+import sys
+
+import pytest
 
 from tests.project import ROOT
+from vit_finetune.params import read_yaml
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in sorted(ROOT.glob("docs/*.md"))}
+DOCUMENTS["README.md"] = README
+REFERENCE = DOCUMENTS["docs/reference.md"]
 
 
-def test_the_tables_of_parameters_and_outputs_are_current():
-    import sys
+def commands(text):
+    """Lines of the ```sh blocks, without comments."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    lines = [re.sub(r"\s+#.*", "", line).strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
 
+
+def test_generated_tables_are_current():
     sys.path.insert(0, str(ROOT / "tools"))
     import reference
 
-    assert reference.generated(README) == README, "run: python tools/reference.py"
-    keys = re.findall(r"^\| `([\w.]+)` \|", README, flags=re.MULTILINE)
+    for name in reference.DOCUMENTS:
+        assert reference.generated(DOCUMENTS[name]) == DOCUMENTS[name], "run: python tools/reference.py"
+    keys = re.findall(r"^\| `([\w.]+)` \| `", REFERENCE, flags=re.MULTILINE)
     assert "train.lr" in keys
     assert len(keys) == len(set(keys))
 
 
-def test_make_targets_that_the_readme_names_exist():
+@pytest.mark.parametrize("path", sorted((ROOT / "metrics").glob("*.json")), ids=lambda path: path.name)
+def test_every_key_of_a_metrics_file_is_documented(path):
+    section = REFERENCE.split(f"### metrics/{path.name}")[1].split("###")[0]
+    assert set(json.loads(path.read_text())) == set(re.findall(r"`(\w+)`", section)) & set(
+        re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in section.splitlines() if line.startswith("| `")))
+    )
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "plots").glob("*.csv")), ids=lambda path: path.name)
+def test_every_column_of_plot_data_is_documented(path):
+    row = next(line for line in REFERENCE.splitlines() if line.startswith("| ") and f"`plots/{path.name}`" in line)
+    with path.open() as file:
+        columns = next(csv.reader(file))
+    documented = re.findall(r"`(\w+)`", row.split("|")[2])
+    if path.stem in ("deletion", "insertion"):  # columns by map
+        assert documented == ["fraction", "low", "high"]
+        assert columns[0] == "fraction"
+        assert {name for name in columns if name.endswith((" low", " high"))} == {
+            f"{name} {end}" for name in columns[1:] if not name.endswith((" low", " high")) for end in ("low", "high")
+        }
+    else:
+        assert set(columns) == set(documented)
+
+
+def test_every_output_of_the_pipeline_is_described():
+    from reference import stage_outputs
+
+    for stage in read_yaml(ROOT / "dvc.yaml")["stages"].values():
+        for output in stage_outputs(stage):
+            assert f"`{output}`" in REFERENCE, output
+
+
+def test_make_targets_that_the_documents_name_exist():
     makefile = (ROOT / "Makefile").read_text()
-    targets = set(re.findall(r"(?:^|`)make ([a-z]+)", README, flags=re.MULTILINE))
+    targets = set(re.findall(r"(?:^|`)make ([a-z]+)", "\n".join(DOCUMENTS.values()), flags=re.MULTILINE))
     assert {"demo", "repro", "test", "setup"} <= targets
     for target in targets:
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
 
 
-def test_files_and_folders_that_the_readme_names_exist():
-    named = re.findall(r"`((?:profiles|pretrained|tools|benchmarks|docs|src)/[\w./-]+)`", README)
-    for name in named:
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_files_and_links_that_a_document_names_exist(document):
+    text = DOCUMENTS[document]
+    for name in re.findall(r"`((?:profiles|pretrained|tools|benchmarks|docs|src|stages|tests)/[\w./-]+)`", text):
         assert (ROOT / name.rstrip("/")).exists(), name
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+        assert ((ROOT / document).parent / target).exists(), target
 
 
 def test_the_results_are_those_of_the_committed_run():
-    import json
-
     evaluation = json.loads((ROOT / "metrics/evaluation.json").read_text())
     train = json.loads((ROOT / "metrics/train.json").read_text())
     low, high = evaluation["accuracy_ci95"]
     assert f"{evaluation['accuracy']:.4f}" in README
     assert f"[{low:.4f}, {high:.4f}]" in README
     assert f"{train['parameters_trainable']:,}" in README
+
+
+def test_metrics_and_plot_data_in_git_are_those_that_the_lock_names():
+    stages = read_yaml(ROOT / "dvc.lock")["stages"]
+    outputs = {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
+    in_git = [path for path in outputs if path.endswith((".json", ".csv"))]
+    assert len(in_git) == 12
+    for path in in_git:
+        assert hashlib.md5((ROOT / path).read_bytes()).hexdigest() == outputs[path], f"{path}: run dvc repro"
+
+
+@pytest.mark.parametrize("document", [name for name, text in DOCUMENTS.items() if commands(text)])
+def test_every_command_works_as_it_is_written(finished, tmp_path, document):
+    """In order, in a committed project. Setup, tests and the demo themselves are what CI runs."""
+    project = finished.copy(tmp_path / "p")
+    (project.folder / "profiles/demo.yaml").write_text("train:\n  lr: 0.004\n")
+    project.git("add", "-A")
+    project.git("commit", "-qm", "first run")
+    for name, value in (("user.name", "Test"), ("user.email", "test@example.org")):
+        project.git("config", name, value)
+    for line in commands(DOCUMENTS[document]):
+        if line.startswith(("make setup", "make repro", "make test", "make lint", "bash .ci/run", ". .venv")):
+            continue
+        if line.startswith("make demo"):
+            line = "python -c 'import runpy, sys; sys.path.insert(0, \"src\"); runpy.run_module(\"vit_finetune.profiles\", run_name=\"__main__\")'"  # fmt: skip  # noqa: E501
+        result = project.run("sh", "-c", line)
+        assert result.returncode == 0, f"{line}\n{result.stdout}\n{result.stderr}"

@@ -1,6 +1,7 @@
 """The page to send: what it says is what was measured, and it opens anywhere."""
 
 import base64
+import html
 import json
 import re
 
@@ -58,7 +59,7 @@ def test_every_picture_is_inside_under_its_caption_and_the_same_arguments_give_t
     found = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
     assert [base64.b64decode(data) for data in found] == [PICTURE] * len(PICTURES)
     for caption in (*TEST.values(), *ATTENTION.values(), *TRAINING.values()):
-        assert f"<figcaption>{caption}</figcaption>" in text
+        assert f"<figcaption>{html.escape(caption)}</figcaption>" in text
     assert page(metrics) == text
 
 

@@ -1,4 +1,4 @@
-"""`python tools/reference.py`: write the tables of README.md, from the schemas, dvc.yaml and metrics/."""
+"""`python tools/reference.py`: write the tables of the documents, from the schemas, dvc.yaml and metrics/."""
 
 import json
 import re
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = ("README.md", "docs/reference.md")
 sys.path.insert(0, str(ROOT / "src"))
 
 from vit_finetune.params import SECTIONS, SEED, read_yaml, section_schema  # noqa: E402
@@ -113,5 +114,6 @@ def generated(text: str) -> str:
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    readme.write_text(generated(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    for name in DOCUMENTS:
+        path = ROOT / name
+        path.write_text(generated(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -74,9 +74,7 @@ def compose(
             "What was run", [], [[["section", "parameters"], *settings], [["package", "version"], *versions.items()]]
         ),
     ]
-    rows = [
-        f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>" for name, value in headline(metrics)
-    ]
+    rows = [(html.escape(name), html.escape(value)) for name, value in headline(metrics)]
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=html.escape(params["report"]["title"] or f"{params['model']['name']} on {params['data']['name']}"),
         subtitle=html.escape(f"{author}. {subtitle}" if author else subtitle),
