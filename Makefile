@@ -33,7 +33,7 @@ demo: setup
 	$(RUN) python -m vit_finetune.profiles $(PROFILE)
 
 test: setup
-	$(RUN) python -m pytest
+	$(RUN) python -m pytest -n auto --maxprocesses 4
 
 lint: setup
 	$(RUN) ruff check .

@@ -11,6 +11,10 @@ import pytest
 from tests.project import ROOT
 from vit_finetune.params import read_yaml
 
+sys.path.insert(0, str(ROOT / "tools"))
+
+import reference
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in sorted(ROOT.glob("docs/*.md"))}
 DOCUMENTS["README.md"] = README
@@ -25,9 +29,6 @@ def commands(text):
 
 
 def test_generated_tables_are_current():
-    sys.path.insert(0, str(ROOT / "tools"))
-    import reference
-
     for name in reference.DOCUMENTS:
         assert reference.generated(DOCUMENTS[name]) == DOCUMENTS[name], "run: python tools/reference.py"
     keys = re.findall(r"^\| `([\w.]+)` \| `", REFERENCE, flags=re.MULTILINE)
@@ -38,14 +39,14 @@ def test_generated_tables_are_current():
 @pytest.mark.parametrize("path", sorted((ROOT / "metrics").glob("*.json")), ids=lambda path: path.name)
 def test_every_key_of_a_metrics_file_is_documented(path):
     section = REFERENCE.split(f"### metrics/{path.name}")[1].split("###")[0]
-    assert set(json.loads(path.read_text())) == set(re.findall(r"`(\w+)`", section)) & set(
-        re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in section.splitlines() if line.startswith("| `")))
-    )
+    keys = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    assert set(json.loads(path.read_text())) == set(re.findall(r"`(\w+)`", " ".join(keys)))
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "plots").glob("*.csv")), ids=lambda path: path.name)
 def test_every_column_of_plot_data_is_documented(path):
-    row = next(line for line in REFERENCE.splitlines() if line.startswith("| ") and f"`plots/{path.name}`" in line)
+    lines = REFERENCE.split("### plots/")[1].splitlines()
+    row = next(line for line in lines if line.startswith("| ") and f"`plots/{path.name}`" in line)
     with path.open() as file:
         columns = next(csv.reader(file))
     documented = re.findall(r"`(\w+)`", row.split("|")[2])
@@ -60,10 +61,8 @@ def test_every_column_of_plot_data_is_documented(path):
 
 
 def test_every_output_of_the_pipeline_is_described():
-    from reference import stage_outputs
-
     for stage in read_yaml(ROOT / "dvc.yaml")["stages"].values():
-        for output in stage_outputs(stage):
+        for output in reference.stage_outputs(stage):
             assert f"`{output}`" in REFERENCE, output
 
 
@@ -79,7 +78,8 @@ def test_make_targets_that_the_documents_name_exist():
 def test_files_and_links_that_a_document_names_exist(document):
     text = DOCUMENTS[document]
     for name in re.findall(r"`((?:profiles|pretrained|tools|benchmarks|docs|src|stages|tests)/[\w./-]+)`", text):
-        assert (ROOT / name.rstrip("/")).exists(), name
+        if name not in ("profiles/name.yaml", "profiles/quick.yaml"):  # which the reader is to write
+            assert (ROOT / name.rstrip("/")).exists(), name
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
         assert ((ROOT / document).parent / target).exists(), target
 
@@ -97,7 +97,7 @@ def test_metrics_and_plot_data_in_git_are_those_that_the_lock_names():
     stages = read_yaml(ROOT / "dvc.lock")["stages"]
     outputs = {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
     in_git = [path for path in outputs if path.endswith((".json", ".csv"))]
-    assert len(in_git) == 12
+    assert len(in_git) == 13
     for path in in_git:
         assert hashlib.md5((ROOT / path).read_bytes()).hexdigest() == outputs[path], f"{path}: run dvc repro"
 

@@ -63,7 +63,8 @@ def _splittable(name: str, model: Any) -> VisionTransformer:
     if not plain:
         raise ValueError(
             f"model.name is {name!r}, a {type(model).__name__}, which this pipeline cannot split at a block; use a "
-            "plain Vision Transformer of timm (vit_*, deit_* that are not distilled, deit3_*, vit_*_dinov2, vit_*_clip_*, vit_*_siglip_*)"
+            "plain Vision Transformer of timm (vit_*, undistilled deit_*, deit3_*, vit_*_dinov2, vit_*_clip_*, "
+            "vit_*_siglip_*)"
         )
     return model
 

@@ -16,9 +16,7 @@ class Attention(Section):
     sample: Annotated[int, Field(ge=8, le=10_000)] = Field(
         description="test images, drawn by the seed, on which the maps are judged; also the number of mosaics"
     )
-    fusion: Literal["mean", "max"] = Field(
-        description="how the heads of a block are combined, in the last-block map and in rollout"
-    )
+    fusion: Literal["mean", "max"] = Field(description="how last block and rollout combine the heads of a block")
     discard_ratio: Annotated[float, Field(ge=0, lt=1)] = Field(
         description="share of the weakest attention that the rollouts leave out in each block"
     )
