@@ -170,6 +170,8 @@ BAD_VALUES = [  # key, what stands after it in the file, how the value is called
     ("attention.fusion", "min", "'min'", "use `mean` or `max`"),
     ("attention.discard_ratio", "1", "1", SHARE),
     ("attention.batch_size", "0", "0", f"{WHOLE} from 1 to 256"),
+    ("report.title", "''", "''", "use text that is not empty, or `null`"),
+    ("report.author", "3", "3", "use text that is not empty, or `null`"),
     ("runtime.device", "gpu", "'gpu'", DEVICE),
     ("runtime.device", "cuda:0", "'cuda:0'", DEVICE),
     ("runtime.threads", "0", "0", f"{WHOLE} from 1 to 1024, or `null`"),
@@ -626,4 +628,4 @@ def test_a_stage_starts_no_work_on_a_bad_file():
     done = run("stages.download")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"download: params.yaml: runtime.device is 'gpu': {DEVICE}\n"
-    assert [path.name for path in Path().iterdir()] == ["params.yaml"]
+    assert {path.name for path in Path().iterdir()} == {"params.yaml", ".run"}  # which holds the lock
