@@ -333,11 +333,12 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatc
     figure = figures.block_head_grid(np.ones((1, 1, 2, 2)))
     (tmp_path / "map.png").write_bytes(b"old")
 
-    def half(path, **_):
-        Path(path).write_bytes(b"half")
+    def half(path, data):
+        with path.open("wb") as file:
+            file.write(data[: len(data) // 2])
         raise OSError("disk full")
 
-    monkeypatch.setattr(figure, "savefig", half)
+    monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(OSError, match="disk full"):
         figures.save_png(figure, tmp_path / "map.png")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"map.png": b"old"}
