@@ -34,7 +34,7 @@ class Fault:
 
 @dataclass
 class Result:
-    hit: bool  # something was still running
+    hit: str  # what the signal went to: without a stage yet, dvc; empty when all had ended
     problems: list[str] = field(default_factory=list)
 
 
@@ -64,9 +64,9 @@ def inject(finished: Project, folder: Path, fault: Fault) -> Result:
             os.killpg(dvc.pid, number)
         else:
             (processes[0] if processes else dvc).send_signal(number)
-        result = Result(hit=True)
+        result = Result(hit="group" if fault.target == "group" else "stage" if processes else "dvc")
     else:
-        result = Result(hit=False)
+        result = Result(hit="")
     dvc.wait()  # not for its stage, which may be an orphan now: its lock and its own end must be enough
     second = project.run("dvc", "repro")
     dvc.communicate()
@@ -94,17 +94,17 @@ def main() -> None:
         finished.repro()
         for number, fault in enumerate(plan(args.times, args.seed), start=1):
             result = inject(finished, Path(place) / str(number), fault)
-            hits[fault.stage] += result.hit
-            kinds[fault.signal, fault.target] += result.hit
+            hits[fault.stage] += bool(result.hit)
+            kinds[fault.signal, result.hit] += bool(result.hit)
             lost += bool(result.problems)
             said = "; ".join(result.problems) or ("nothing lost" if result.hit else "had ended already")
             print(
-                f"{number:3} {fault.stage:9} {fault.signal} to {fault.target} at {fault.moment:.1f} s: {said}",
+                f"{number:3} {fault.stage:9} {fault.signal} to {result.hit or fault.target} at {fault.moment:.1f} s: {said}",
                 flush=True,
             )
     print(f"\n{args.times} faults, {sum(hits.values())} of them into running processes; something lost: {lost}")
     print("by stage: " + ", ".join(f"{stage} {hits[stage]}" for stage in STAGES))
-    print("by kind: " + ", ".join(f"{name} to {target} {n}" for (name, target), n in sorted(kinds.items())))
+    print("by kind: " + ", ".join(f"{name} to {target} {n}" for (name, target), n in sorted(kinds.items()) if n))
 
 
 if __name__ == "__main__":

@@ -85,6 +85,7 @@ def test_every_plot_has_marks_in_it_without_a_network(shown, command):
     assert all(pictures)
     assert marks["#plots_per_class_csv"] == 10 * revisions
     assert marks["#plots_class_balance_csv"] == 30 * revisions
+    assert marks["#plots_reliability_csv"] > 2  # the two ends of its diagonal, which is there without data
 
 
 def test_without_the_libraries_the_page_asks_the_network_for_them(shown, tmp_path):

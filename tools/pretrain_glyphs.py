@@ -1,6 +1,6 @@
 """Pretrain the demo's small ViT on letters and digits rendered from matplotlib's fonts.
 
-    python tools/pretrain_glyphs.py pretrained/glyph-vit        # about an hour on two CPU cores
+    python tools/pretrain_glyphs.py pretrained/glyph-vit        # one to two hours on two CPU cores
 
 Every image is made on the fly: a glyph (62 classes, three fonts held out to score with), a random affine
 and elastic warp, a stroke width, a resampling through a low resolution, a contrast. No handwritten digit and no
