@@ -98,10 +98,8 @@ def main() -> None:
             kinds[fault.signal, result.hit] += bool(result.hit)
             lost += bool(result.problems)
             said = "; ".join(result.problems) or ("nothing lost" if result.hit else "had ended already")
-            print(
-                f"{number:3} {fault.stage:9} {fault.signal} to {result.hit or fault.target} at {fault.moment:.1f} s: {said}",
-                flush=True,
-            )
+            where = result.hit or fault.target
+            print(f"{number:3} {fault.stage:9} {fault.signal} to {where} at {fault.moment:.1f} s: {said}", flush=True)
     print(f"\n{args.times} faults, {sum(hits.values())} of them into running processes; something lost: {lost}")
     print("by stage: " + ", ".join(f"{stage} {hits[stage]}" for stage in STAGES))
     print("by kind: " + ", ".join(f"{name} to {target} {n}" for (name, target), n in sorted(kinds.items()) if n))
