@@ -1,7 +1,7 @@
 """`python -m tests.faults --times 50`: kill stages at random moments, and see what is lost.
 
-Each time: one stage runs under `dvc repro`; at a random moment a signal goes to the stage, to dvc, or to their whole
-group; then `dvc repro` has to end with every output and dvc.lock as an undisturbed run left them.
+Each time: one stage runs under `dvc repro`; at a random moment of its time a signal goes to the stage, to dvc, or to
+their whole group; then `dvc repro` has to end with every output and dvc.lock as an undisturbed run left them.
 """
 
 import argparse
@@ -11,7 +11,9 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import cycle, islice, product
 from pathlib import Path
@@ -20,7 +22,6 @@ from tests.graph import STAGES
 from tests.project import Project, save_tiny_model, stages_run
 
 SIGNALS, TARGETS, SHELLS = ("SIGINT", "SIGTERM", "SIGKILL"), ("stage", "dvc", "group"), ("sh", "bash")
-LONGEST = 12.0  # seconds: about what a stage of the tiny configuration takes under dvc, start-up included
 
 
 @dataclass
@@ -29,7 +30,7 @@ class Fault:
     signal: str
     target: str
     shell: str
-    moment: float  # seconds after dvc was started
+    moment: float  # share of the time that dvc takes with this stage when nothing disturbs it
 
 
 @dataclass
@@ -44,19 +45,35 @@ def plan(times: int, seed: int) -> list[Fault]:
     kinds = list(product(SIGNALS, TARGETS))
     rng.shuffle(kinds)
     return [
-        Fault(stage, *kind, shell, round(rng.uniform(0.5, LONGEST), 2))
+        Fault(stage, *kind, shell, round(rng.uniform(0.05, 0.95), 3))
         for stage, kind, shell in islice(zip(cycle(STAGES), cycle(kinds), cycle(SHELLS), strict=False), times)
     ]
 
 
-def inject(finished: Project, folder: Path, fault: Fault) -> Result:
-    """One fault in a copy of a finished project, and what was lost by it."""
-    project = finished.copy(folder)
+def undisturbed(finished: Project, folder: Path, stages: Iterable[str]) -> dict[str, float]:
+    """Seconds that dvc takes with each of these stages."""
+    seconds = {}
+    for stage in set(stages):
+        project, start = finished.copy(folder / stage), time.monotonic()
+        force(project, stage).communicate()
+        seconds[stage] = time.monotonic() - start
+        shutil.rmtree(project.folder)
+    return seconds
+
+
+def force(project: Project, stage: str, shell: str = "sh") -> subprocess.Popen[str]:
+    """dvc, started on one stage that it has to run."""
     shutil.rmtree(project.folder / ".dvc/cache/runs")  # else DVC would take the stage's outputs from there
-    shell = shutil.which(fault.shell) or "/bin/sh"
-    dvc = project.start("dvc", "repro", "--force", "--single-item", fault.stage, env={"SHELL": shell})
+    path = shutil.which(shell) or "/bin/sh"
+    return project.start("dvc", "repro", "--force", "--single-item", stage, env={"SHELL": path})
+
+
+def inject(finished: Project, folder: Path, fault: Fault, seconds: float) -> Result:
+    """One fault in a copy of a finished project, and what was lost by it; `seconds` as `undisturbed` has them."""
+    project = finished.copy(folder)
+    dvc = force(project, fault.stage, fault.shell)
     try:
-        dvc.wait(fault.moment)
+        dvc.wait(fault.moment * seconds)
     except subprocess.TimeoutExpired:
         number = getattr(signal, fault.signal)
         processes = project.processes(fault.stage) if fault.target == "stage" else []
@@ -92,14 +109,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         finished = Project.create(Path(place) / "finished", save_tiny_model(Path(place) / "model"))
         finished.repro()
-        for number, fault in enumerate(plan(args.times, args.seed), start=1):
-            result = inject(finished, Path(place) / str(number), fault)
+        faults = plan(args.times, args.seed)
+        seconds = undisturbed(finished, Path(place), (fault.stage for fault in faults))
+        for number, fault in enumerate(faults, start=1):
+            result = inject(finished, Path(place) / str(number), fault, seconds[fault.stage])
             hits[fault.stage] += bool(result.hit)
             kinds[fault.signal, result.hit] += bool(result.hit)
             lost += bool(result.problems)
             said = "; ".join(result.problems) or ("nothing lost" if result.hit else "had ended already")
             where = result.hit or fault.target
-            print(f"{number:3} {fault.stage:9} {fault.signal} to {where} at {fault.moment:.1f} s: {said}", flush=True)
+            print(f"{number:3} {fault.stage:9} {fault.signal} to {where} at {fault.moment:4.0%}: {said}", flush=True)
     print(f"\n{args.times} faults, {sum(hits.values())} of them into running processes; something lost: {lost}")
     print("by stage: " + ", ".join(f"{stage} {hits[stage]}" for stage in STAGES))
     print("by kind: " + ", ".join(f"{name} to {target} {n}" for (name, target), n in sorted(kinds.items()) if n))

@@ -4,6 +4,13 @@ import csv
 import json
 import os
 import pickle
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -114,7 +121,7 @@ def test_one_thread_and_two_agree_to_rounding(project):
         return {key: value for key, value in flatten(values) if isinstance(value, int | float)}
 
     def measured():
-        names = ("train", "evaluation")
+        names = ("train", "evaluation", "attention")
         return numbers({name: json.loads((project.folder / f"metrics/{name}.json").read_text()) for name in names})
 
     found = []
@@ -211,35 +218,82 @@ def no_network(tmp_path):
     }
 
 
+def change_weights(change):
+    def spoil(project):
+        from safetensors.torch import load_file, save_file
+
+        path = project.folder / "pretrained/tiny/model.safetensors"
+        save_file({name: change(tensor) for name, tensor in load_file(path).items()}, path, {"format": "pt"})
+
+    return spoil
+
+
+def within_mount(options):
+    """A small file system of its own where the pass through the frozen part is kept."""
+    script = f'mkdir -p .checkpoints && mount -t tmpfs -o {options} tmpfs .checkpoints && exec "$@"'
+    return ["unshare", "-m", "sh", "-c", script, "sh"]
+
+
+SMALL, READ_ONLY = within_mount("size=32k"), within_mount("ro")
+LITTLE_MEMORY = ["prlimit", "--as=6000000000"]
+
+
+@dataclass
+class Bad:
+    """What is wrong: keys of params.yaml, variables, a file of the project, a command to run dvc within."""
+
+    stage: str
+    message: str
+    keys: dict[str, Any] = field(default_factory=dict)
+    variables: Callable[[Path], dict[str, str]] | None = None
+    spoil: Callable[[Project], None] | None = None
+    within: list[str] = field(default_factory=list)
+
+
 CIFAR = {"data.name": "cifar10"}
+LARGE = {"model.image_size": 1024, "embed.batch_size": 4096}
 BAD_INPUT = {
-    "corrupt batch": (CIFAR, broken_batch, "download", r"data_batch_1 has md5 \w+, not the published c99cafc1"),
-    "truncated archive": (CIFAR, truncated_archive, "download", r"cifar-10-python.tar.gz has md5 \w+, not the publ"),
-    "missing network": (CIFAR, no_network, "download", r"could not download https://\S+: .*VIT_DATA_DIR.*make demo"),
-    "unknown model": ({"model.name": "vit_tiny_patch17"}, None, "embed", "timm does not know; close: vit_tiny"),
-    "too many blocks": ({"freeze.trainable_blocks": 4}, None, "embed", "the model has 3 blocks; use 0 to 3 or all"),
-    "subset too large": ({"subset.train_size": 901}, None, "subset", "at most the 901 training images of digits"),
-    "misspelt key": ({"train.weight_decai": 1}, None, "train", "train.weight_decai is not a known key; did you mean"),
+    "corrupt batch": Bad("download", r"data_batch_1 has md5 \w+, not the published c99cafc1", CIFAR, broken_batch),
+    "truncated archive": Bad("download", r"python.tar.gz has md5 \w+, not the publ", CIFAR, truncated_archive),
+    "no network": Bad("download", r"could not download https://\S+: .*VIT_DATA_DIR.*make demo", CIFAR, no_network),
+    "unknown model": Bad("embed", "timm does not know; close: vit_tiny", {"model.name": "vit_tiny_patch17"}),
+    "too many blocks": Bad("embed", "the model has 3 blocks; use 0 to 3 or all", {"freeze.trainable_blocks": 4}),
+    "subset too large": Bad("subset", "at most the 901 training images of digits", {"subset.train_size": 901}),
+    "misspelt key": Bad("train", "train.weight_decai is not a known key; did you mean", {"train.weight_decai": 1}),
+    "weights of another model": Bad(
+        "embed", "pretrained/tiny.*no usable model.*size mismatch", spoil=change_weights(lambda t: t[..., :1].clone())
+    ),
+    "NaN in the weights": Bad(
+        "embed", "the model gives NaN for images 0 to 31", spoil=change_weights(lambda t: t * float("nan"))
+    ),
+    "no space left": Bad("embed", "No space left on device", {"embed.batch_size": 8}, within=SMALL),
+    "read-only disk": Bad("embed", "Read-only file system: '.checkpoints", {"embed.batch_size": 8}, within=READ_ONLY),
+    "too little memory": Bad("embed", "out of memory; try a smaller batch_size", LARGE, within=LITTLE_MEMORY),
 }
 
 
 @pytest.mark.parametrize("case", BAD_INPUT)
 def test_bad_input_is_one_clear_line_and_undoing_it_brings_everything_back(project, tmp_path, case):
-    import re
-
-    keys, prepare, stage, message = BAD_INPUT[case]
+    bad = BAD_INPUT[case]
+    if bad.within and subprocess.run([*bad.within, "true"], cwd=tmp_path, check=False).returncode:
+        pytest.skip("this machine does not let a user mount a file system")
     before = project.outputs()
     original = (project.folder / "params.yaml").read_text()
-    project.set(**keys)
-    result = project.run("dvc", "repro", env=prepare(tmp_path) if prepare else None)
+    shutil.copytree(project.folder / "pretrained", tmp_path / "pretrained")
+    project.set(**bad.keys)
+    if bad.spoil:
+        bad.spoil(project)
+    result = project.run(*bad.within, "dvc", "repro", env=bad.variables(tmp_path) if bad.variables else None)
     said = [line for line in result.stderr.splitlines() if re.match(r"\w+: ", line) and not line.startswith("ERROR")]
     assert result.returncode != 0
     assert len(said) == 1, result.stderr
-    assert said[0].startswith(f"{stage}: ")
-    assert re.search(message, said[0]), said[0]
+    assert said[0].startswith(f"{bad.stage}: ")
+    assert re.search(bad.message, said[0]), said[0]
     assert "Traceback" not in result.stderr
     assert not list(project.folder.rglob("*.partial"))
     (project.folder / "params.yaml").write_text(original)
+    shutil.rmtree(project.folder / "pretrained")
+    shutil.copytree(tmp_path / "pretrained", project.folder / "pretrained")
     assert project.repro() == []
     after = project.outputs()
     assert [name for name in before if before[name] != after.get(name)] == []
@@ -266,9 +320,6 @@ def test_a_failed_first_run_leaves_no_data_to_be_committed(tmp_path, tiny_model_
 
 
 def test_everything_runs_without_a_network_interface(tmp_path, tiny_model_folder):
-    import shutil
-    import subprocess
-
     isolate = ["unshare", "--map-root-user", "--net"]
     if not shutil.which("unshare") or subprocess.run([*isolate, "true"], check=False, capture_output=True).returncode:
         pytest.skip("this machine lets no user make a network namespace")

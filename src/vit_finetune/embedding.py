@@ -75,9 +75,12 @@ def write_activations(
         for number, batch in enumerate(batches(count), start=1):
             stored = batch.to(dtype)
             if not torch.isfinite(stored).all():
+                where = f"images {count} to {count + len(batch) - 1}"
+                if batch.isnan().any():
+                    raise ValueError(f"the model gives NaN for {where}: its weights are damaged")
                 raise ValueError(
-                    f"activations of images {count} to {count + len(batch) - 1} are not finite as "
-                    f"{str(dtype).removeprefix('torch.')}; set embed.storage to bfloat16 or float32"
+                    f"activations of {where} are too large for {str(dtype).removeprefix('torch.')}; set embed.storage "
+                    "to bfloat16 or float32"
                 )
             file.write(stored.contiguous().view(torch.uint8).numpy().data)
             count, shape = count + len(batch), list(batch.shape[1:])

@@ -45,10 +45,17 @@ def run_stage(name: str, main: Callable[[], None]) -> NoReturn:
     except EXPECTED_ERRORS as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             traceback.print_exc()
-        reason = "out of memory" if isinstance(error, MemoryError) else str(error) or type(error).__name__
-        sys.exit("\n".join(f"{name}: {line}" for line in reason.splitlines()))
+        sys.exit("\n".join(f"{name}: {line}" for line in in_words(error).splitlines()))
     print(f"{name}: {time.monotonic() - start:.1f} s")
     sys.exit(0)
+
+
+def in_words(error: BaseException) -> str:
+    """An error's message, or what torch means by its own."""
+    text = str(error)
+    if isinstance(error, MemoryError) or "can't allocate memory" in text or "out of memory" in text:
+        return "out of memory; try a smaller batch_size"
+    return text or type(error).__name__
 
 
 @contextmanager
