@@ -28,22 +28,23 @@ def main() -> None:
     grid = PixelGrid(size, preprocess.resized(*size), preprocess.input_size, layout.grid)
 
     rng = np.random.default_rng(params.seed)
-    sample = np.sort(rng.choice(len(images), settings.sample, replace=False))
-    tiles, sources = mosaics(images, labels, settings.sample, rng)
+    count = min(settings.sample, len(images))
+    sample = np.sort(rng.choice(len(images), count, replace=False))
+    tiles, sources, quadrants = mosaics(images, labels, count, rng)
+    asked = labels[sources[np.arange(count), quadrants]]
     analysis = judge(
         reader,
         pretrained,
         preprocess(torch.from_numpy(images[sample])),
         torch.from_numpy(predicted[sample]),
         torch.from_numpy(labels[sample]),
-        preprocess(torch.from_numpy(tiles)),
-        labels[sources],
+        (preprocess(torch.from_numpy(tiles)), torch.from_numpy(asked), torch.from_numpy(quadrants)),
         params.seed,
     )
     found = list(progress(analysis, "attention: analysis", "step", total=STEPS))[-1]
     assert found is not None
 
-    rows = gallery.choose(predicted == labels, settings.gallery, rng)
+    rows = gallery.choose(predicted == labels, min(settings.gallery, len(images)), rng)
     shown = images[rows], labels[rows], predicted[rows]
     chosen = gallery.read_gallery(reader, preprocess(torch.from_numpy(shown[0])), rows, *shown, len(classes))
     means = gallery.class_means(found.maps["relevance"], predicted[sample], len(classes))

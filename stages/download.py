@@ -1,17 +1,29 @@
-"""download: the network or VIT_DATA_DIR -> data/raw (uint8 images and labels of both parts, dataset.json)"""
+"""download: network, VIT_DATA_DIR or data/images -> data/raw (uint8 images and labels of each part, dataset.json)"""
+
+from functools import partial
 
 import numpy as np
 
-from vit_finetune.datasets import channel_statistics, load_dataset
+from vit_finetune.datasets import channel_statistics, load_dataset, load_folder
 from vit_finetune.files import new_folder, write_json, write_split
 from vit_finetune.params import read_params
 from vit_finetune.params.data import Data
-from vit_finetune.runtime import run_stage
+from vit_finetune.runtime import progress, run_stage
+
+OWN = "data/images"
 
 
 def main() -> None:
     data = read_params().section(Data)
-    dataset = load_dataset(data.name)
+    if data.name == "folder":
+        bar = partial(progress, label="download", unit="image")
+        dataset = load_folder(OWN, **data.model_dump(exclude={"name"}), bar=bar)
+    else:
+        dataset = load_dataset(data.name)
+    if dataset.broken:
+        print(
+            f"download: left out {len(dataset.broken)} files that cannot be read as images, see data/raw/dataset.json"
+        )
     mean, std = channel_statistics(dataset.images["train"])
     counts = {
         split: dict(zip(dataset.classes, np.bincount(labels, minlength=len(dataset.classes)).tolist(), strict=True))
@@ -27,6 +39,8 @@ def main() -> None:
                 "classes": dataset.classes,
                 "counts": counts,
                 "image_shape": list(dataset.images["train"].shape[1:]),
+                "fit": data.fit if data.name == "folder" else "crop",
+                "broken": dataset.broken,
                 "channel_mean": mean,
                 "channel_std": std,
                 "md5": dataset.checksums,

@@ -1,7 +1,5 @@
 """embed: data/subset, pretrained weights -> data/embedded (activations at the freeze boundary), models/pretrained"""
 
-import hashlib
-import json
 import shutil
 from collections.abc import Iterator
 from functools import partial
@@ -21,7 +19,7 @@ from vit_finetune.backbone import (
     weights_digest,
 )
 from vit_finetune.embedding import MANIFEST, image_loader, storage_dtype, write_activations
-from vit_finetune.files import digest, new_folder, read_split, replace_folder, write_json
+from vit_finetune.files import digest, key_of, new_folder, read_split, replace_folder, write_json
 from vit_finetune.freezing import freeze
 from vit_finetune.params import read_params
 from vit_finetune.params.embed import Embed
@@ -83,8 +81,7 @@ def main() -> None:
         "precision": str(precision).removeprefix("torch."),
         "storage": str(dtype).removeprefix("torch."),
     }
-    key = hashlib.sha256(json.dumps([manifest, embed.batch_size, device.type]).encode()).hexdigest()[:16]
-    checkpoint = CHECKPOINTS / key
+    checkpoint = CHECKPOINTS / key_of(manifest, embed.batch_size, device.type)
     folder = checkpoint / "embedded"
     folder.mkdir(parents=True, exist_ok=True)
     manifest["shapes"] = {

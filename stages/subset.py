@@ -13,24 +13,23 @@ def main() -> None:
     params = read_params()
     sizes = params.section(Subset)
     dataset = read_json("data/raw/dataset.json")
-    parts = {part: read_split("data/raw", part, "images", "labels") for part in ("train", "test")}
-    chosen = train_val_test(
-        parts["train"][1],
-        parts["test"][1],
-        train_size=sizes.train_size,
-        val_size=sizes.val_size,
-        test_size=sizes.test_size,
-        seed=params.seed,
-    )
+    parts = {part: read_split("data/raw", part, "images", "labels") for part in dataset["counts"]}
+    labels_of = {part: labels for part, (_, labels) in parts.items()}
+    chosen = train_val_test(labels_of, **sizes.model_dump(), seed=params.seed)
     labels_by_split = {}
     with new_folder("data/subset") as folder:
         for split, indices in chosen.items():
-            images, labels = (array[indices] for array in parts["test" if split == "test" else "train"])
+            images, labels = (array[indices] for array in parts.get(split, parts["train"]))
+            absent = [name for k, name in enumerate(dataset["classes"]) if k not in labels]
+            if absent:
+                raise ValueError(
+                    f"subset.{split}_size is {len(labels)}: no image of {', '.join(absent)} is among them; use more"
+                )
             write_split(folder, split, images=images, labels=labels, indices=indices)
             labels_by_split[split] = labels
             if split == "train":
                 grid = sample_grid(images, labels, dataset["classes"])
-        write_json(folder / "dataset.json", {"name": dataset["name"], "classes": dataset["classes"]})
+        write_json(folder / "dataset.json", {key: dataset[key] for key in ("name", "classes", "image_shape", "fit")})
 
     counts = class_counts(labels_by_split, dataset["classes"])
     sizes_found = {split: len(labels) for split, labels in labels_by_split.items()}

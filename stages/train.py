@@ -1,7 +1,5 @@
 """train: data/embedded, models/pretrained, labels -> models/finetuned, metrics/train.json, plots/history.csv"""
 
-import hashlib
-import json
 import shutil
 from pathlib import Path
 
@@ -9,7 +7,7 @@ import torch
 
 from vit_finetune.backbone import Suffix, load_model, preprocessing, save_model, weights_digest
 from vit_finetune.embedding import DTYPES, MANIFEST, map_activations
-from vit_finetune.files import digest, new_folder, read_json, read_split, write_csv, write_json
+from vit_finetune.files import digest, key_of, new_folder, read_json, read_split, write_csv, write_json
 from vit_finetune.fit import fit, probe_head
 from vit_finetune.freezing import count_parameters, freeze
 from vit_finetune.params import read_params
@@ -22,29 +20,39 @@ CHECKPOINTS = Path(".checkpoints/train")  # outside DVC's outputs, which it dele
 
 def main() -> None:
     params = read_params()
-    train, runtime, blocks = params.section(Train), params.runtime, params.section(Freeze).trainable_blocks
+    train, freezing, runtime = params.section(Train), params.section(Freeze), params.runtime
+    blocks = freezing.trainable_blocks
     device = set_up_torch(runtime.device, runtime.threads)
     manifest = read_json(f"data/embedded/{MANIFEST}")
-    classes = read_json("data/subset/dataset.json")["classes"]
+    dataset = read_json("data/subset/dataset.json")
     labels, val_labels = (read_split("data/subset", split, "labels")[0] for split in ("train", "val"))
     views = [map_activations("data/embedded", manifest, v) for v in ("train", "train_flip") if v in manifest["shapes"]]
     val = map_activations("data/embedded", manifest, "val")
 
-    model = load_model("models/pretrained", num_classes=len(classes))
+    model = load_model("models/pretrained", num_classes=len(dataset["classes"]))
     if weights_digest(model) != manifest["weights_sha256"]:
         raise OSError("models/pretrained is not the model that data/embedded was made with; run dvc repro")
-    freeze(model, blocks)
+    freeze(model, blocks, freezing.parameters)
     preprocess = preprocessing(model, None)
     suffix = Suffix(model.to(device), blocks, preprocess, device, DTYPES[manifest["precision"]])
     if blocks == 0 and train.token_dropout:
         print("train: token_dropout has no effect on pooled features (freeze.trainable_blocks is 0)")
     if train.head_init == "probe":
-        probe_head(model, suffix.predict(views[0], features=True), labels, train.probe_c)
+        probe_head(model, suffix.predict(views[0], features=True), labels, train.probe_c, train.class_weights)
 
-    inputs = [params.seed, blocks, train.model_dump(), manifest, digest(labels), digest(val_labels)]
-    checkpoints = CHECKPOINTS / hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
-    targets = torch.tensor(labels), torch.tensor(val_labels)
-    epochs = fit(suffix, views, targets[0], val, targets[1], train, params.seed, checkpoints / "last.pt")
+    settings = [params.seed, freezing.model_dump(), train.model_dump()]
+    checkpoints = CHECKPOINTS / key_of(*settings, manifest, digest(labels, val_labels))
+    epochs = fit(
+        suffix,
+        views,
+        torch.tensor(labels),
+        val,
+        torch.tensor(val_labels),
+        train,
+        params.seed,
+        layer_decay=freezing.layer_decay,
+        checkpoint=checkpoints / "last.pt",
+    )
     with progress(epochs, "train", "epoch", total=train.epochs) as bar:
         for state in bar:
             last = state.history[-1]
@@ -52,7 +60,7 @@ def main() -> None:
 
     trainable, frozen = count_parameters(model)
     with new_folder("models/finetuned") as folder:
-        save_model(model.cpu(), folder, preprocess, classes)
+        save_model(model.cpu(), folder, preprocess, dataset)
     write_csv("plots/history.csv", [{key: round(value, 6) for key, value in row.items()} for row in state.history])
     write_json(
         "metrics/train.json",

@@ -31,14 +31,14 @@ TINY = {
 TINY_MODEL = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}
 
 
-def save_tiny_model(folder):
-    """A small ViT of random weights (3 blocks, 17 tokens), as timm saves it."""
+def save_tiny_model(folder, architecture="vit_tiny_patch16_224"):
+    """A small ViT of random weights (3 blocks, 16 patches), as timm saves it."""
     import timm
     import torch
     from timm.models import save_for_hf
 
     torch.manual_seed(0)
-    model = timm.create_model("vit_tiny_patch16_224", num_classes=0, **TINY_MODEL)
+    model = timm.create_model(architecture, num_classes=0, **TINY_MODEL)
     for parameter in model.parameters():  # norms, biases and position embeddings start at 0 or 1: move them
         torch.nn.init.normal_(parameter, mean=parameter.mean().item(), std=0.1)
     save_for_hf(model, str(folder), safe_serialization=True)

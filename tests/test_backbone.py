@@ -1,4 +1,4 @@
-"""Prefix + suffix is the whole model, exactly; the cheap last block is the last block."""
+"""The cheap last block is the last block; a saved model is the model; what cannot be built is named."""
 
 import json
 
@@ -8,7 +8,6 @@ import torch
 from timm.data import create_transform, resolve_model_data_config
 
 from vit_finetune.backbone import (
-    Suffix,
     boundary_of,
     build_model,
     class_names,
@@ -18,42 +17,10 @@ from vit_finetune.backbone import (
     preprocessing,
     reads_only_cls,
     run_blocks,
-    run_prefix,
     save_model,
+    trained_config,
     weights_digest,
 )
-
-FAMILIES = {
-    "vit": ("vit_tiny_patch16_224", {}),
-    "deit": ("deit_tiny_patch16_224", {}),
-    "deit3, LayerScale, no class position": ("deit3_small_patch16_224", {}),
-    "registers, average pooling": ("vit_wee_patch16_reg1_gap_256", {}),
-    "dinov2": ("vit_small_patch14_dinov2", {"img_size": 28, "patch_size": 14}),
-    "dinov2 with registers": ("vit_small_patch14_reg4_dinov2", {"img_size": 28, "patch_size": 14}),
-    "siglip, attention pooling": ("vit_base_patch16_siglip_224", {}),
-    "clip, norm before": ("vit_base_patch32_clip_224", {"img_size": 64}),
-}
-
-
-def randomised(model):
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
-    return model.eval()
-
-
-@pytest.mark.parametrize("blocks", [0, 1, 2, "all"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_prefix_then_suffix_is_the_whole_model(family, blocks):
-    name, options = FAMILIES[family]
-    options = {"img_size": 32, "depth": 3, "embed_dim": 64, "num_heads": 4, **options}
-    model = randomised(timm.create_model(name, num_classes=5, **options))
-    pixels = torch.randn(2, 3, *model.patch_embed.img_size, generator=torch.Generator().manual_seed(0))
-    suffix = Suffix(model, blocks, lambda images: images, torch.device("cpu"), torch.float32)
-    with torch.no_grad():
-        stored = pixels if blocks == "all" else run_prefix(model, pixels, blocks)
-        torch.testing.assert_close(suffix.predict(stored), model(pixels), rtol=0, atol=1e-5)
 
 
 def test_the_cheap_last_block_gives_the_blocks_own_outputs_gradients_and_attention(tiny_vit):
@@ -83,6 +50,9 @@ def test_the_cheap_last_block_gives_the_blocks_own_outputs_gradients_and_attenti
         ("vit_tiny_patch16_224", {"global_pool": "avg"}, False),
         ("vit_tiny_patch16_224", {"qk_norm": True}, False),
         ("vit_base_patch16_siglip_224", {}, False),
+        ("deit_tiny_distilled_patch16_224", {}, False),
+        ("vit_small_patch16_rope_224", {"global_pool": "token"}, False),
+        ("beit_base_patch16_224", {"global_pool": "token"}, False),
     ],
 )
 def test_the_cheap_last_block_says_where_it_does_not_apply(name, options, applies):
@@ -122,7 +92,8 @@ def test_batched_preprocessing_equals_timms_pil_transform(name, size, crop_pct):
 
 def test_a_saved_model_is_loaded_by_timm_alone_with_the_same_logits_names_and_preprocessing(tiny_vit, tmp_path):
     preprocess = preprocessing(tiny_vit, 1.0)
-    save_model(tiny_vit, tmp_path / "m", preprocess, ["ant", "bee", "cat"])
+    dataset = {"name": "insects", "classes": ["ant", "bee", "cat"], "image_shape": [48, 40, 3], "fit": "pad"}
+    save_model(tiny_vit, tmp_path / "m", preprocess, dataset)
     alone = timm.create_model(f"local-dir:{tmp_path / 'm'}", pretrained=True).eval()
     pixels = torch.randn(2, 3, 32, 32)
     assert torch.equal(alone(pixels), tiny_vit(pixels))
@@ -130,7 +101,25 @@ def test_a_saved_model_is_loaded_by_timm_alone_with_the_same_logits_names_and_pr
     assert not torch.allclose(random(pixels), tiny_vit(pixels))
     assert preprocessing(alone, None) == preprocess
     assert class_names(tmp_path / "m") == ["ant", "bee", "cat"]
+    assert trained_config(tmp_path / "m")["trained_on"] == {"image_size": [48, 40], "fit": "pad"}
     assert str(tmp_path) not in (tmp_path / "m" / "config.json").read_text()
+
+
+def test_a_model_saved_without_a_dataset_is_not_taken_for_a_trained_one(tiny_vit, tmp_path):
+    save_model(tiny_vit, tmp_path / "m", preprocessing(tiny_vit, None))
+    assert "label_names" not in (tmp_path / "m" / "config.json").read_text()
+    for folder in ("m", "none"):
+        with pytest.raises(OSError, match=f"{folder} does not hold a trained model; run dvc repro"):
+            trained_config(tmp_path / folder)
+
+
+def test_a_new_head_is_of_zeros_and_the_saved_one_is_kept_without_it(tiny_vit, tmp_path):
+    save_model(tiny_vit, tmp_path / "m", preprocessing(tiny_vit, None))
+    renewed, kept = load_model(tmp_path / "m", num_classes=3), load_model(tmp_path / "m")
+    assert not renewed.head.weight.any()
+    assert not renewed.head.bias.any()
+    assert torch.equal(kept.head.weight, tiny_vit.head.weight)
+    assert weights_digest(renewed) == weights_digest(kept) == weights_digest(tiny_vit)
 
 
 def test_the_weights_digest_is_of_every_tensor_but_the_head(tiny_vit, tiny_model_folder):
@@ -169,8 +158,8 @@ def test_random_weights_come_from_the_seed_alone():
     [
         ("vit_tiny_patch17_224", {}, ValueError, r"does not know; close: vit_tiny_patch16_224"),
         ("vit_tiny_patch16_224.imagenet", {}, ValueError, r"no such weights; it has: .*augreg_in21k_ft_in1k"),
-        ("resnet18", {}, ValueError, r"a ResNet, which this pipeline cannot split"),
-        ("swin_tiny_patch4_window7_224", {}, ValueError, r"a SwinTransformer, which this pipeline cannot split"),
+        ("resnet18", {}, ValueError, r"^model.name is 'resnet18': a ResNet .*cannot be split at a block; use vit_\*, "),
+        ("swin_tiny_patch4_window7_224", {}, ValueError, r"a SwinTransformer .*cannot be split at a block; use vit_\*"),
         ("vit_tiny_patch16_224", {"image_size": 40}, ValueError, r"model.image_size is 40: the patches of .* are 16"),
         ("local-dir:no/such/folder", {}, OSError, r"'local-dir:no/such/folder', but that folder has no usable model"),
     ],

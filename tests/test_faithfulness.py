@@ -2,11 +2,13 @@
 
 import copy
 from collections import Counter
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
@@ -35,6 +37,7 @@ from vit_finetune.faithfulness import (
 )
 
 SMALL = {"depth": 2, "embed_dim": 48, "num_heads": 3, "num_classes": 5}
+KEEP = torch.tensor([[3, 0, 9], [1, 2, 15], [8, 4, 6]])
 LAYOUT = TokenLayout(("CLS", "REG1"), (2, 3), (16, 8), "token", range(1))
 
 
@@ -43,8 +46,8 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def build(name: str = "vit_tiny_patch16_224", side: int = 64) -> nn.Module:
-    model = timm.create_model(name, img_size=side, **SMALL).eval()
+def build(name: str = "vit_tiny_patch16_224", side: int = 64, **options: object) -> nn.Module:
+    model = timm.create_model(name, img_size=side, **SMALL, **options).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -97,11 +100,10 @@ def test_ranking_breaks_ties_at_random_and_by_the_given_generator():
 )
 def test_dropped_tokens_are_as_if_they_had_never_been(name, side):
     model, images = build(name, side), pictures(side)
-    keep = torch.tensor([[3, 0, 9], [1, 2, 15], [8, 4, 6]])
-    with torch.no_grad(), keep_patches(model, keep):
+    with torch.no_grad(), keep_patches(model, KEEP):
         found = model(images)
     prefix = model.num_prefix_tokens
-    for image, patches in enumerate(keep.tolist()):
+    for image, patches in enumerate(KEEP.tolist()):
         with torch.no_grad():
             tokens = model.norm_pre(model._pos_embed(model.patch_embed(images[[image]])))
             chosen = tokens[:, [*range(prefix), *(prefix + p for p in sorted(patches))]]
@@ -109,33 +111,116 @@ def test_dropped_tokens_are_as_if_they_had_never_been(name, side):
         assert torch.allclose(found[[image]], expected, atol=1e-4)
 
 
-def test_keeping_everything_changes_nothing_in_any_order_and_batch(rng):
-    model, images = build(), pictures(n=5)
+@pytest.mark.parametrize(
+    ("name", "side", "options"),
+    [
+        ("vit_tiny_patch16_224", 64, {}),
+        ("deit_tiny_distilled_patch16_224", 64, {}),
+        ("vit_mediumd_patch16_reg4_gap_256", 64, {}),
+        ("vit_small_patch14_reg4_dinov2", 56, {}),
+        ("vit_small_patch16_dinov3", 64, {}),
+        ("vit_small_patch16_dinov3", 64, {"global_pool": "token"}),
+        ("eva02_tiny_patch14_224", 56, {}),
+        ("eva02_tiny_patch14_224", 56, {"global_pool": "token"}),
+        ("eva_giant_patch14_224", 56, {}),
+        ("vit_small_patch16_rope_224", 64, {}),
+        ("vit_small_patch16_rope_mixed_224", 64, {}),
+        ("vit_small_patch16_rope_mixed_ape_224", 64, {"global_pool": "avg"}),
+    ],
+)
+def test_dropped_tokens_are_as_if_nothing_attended_to_them(name, side, options):
+    model, images = build(name, side, **options), pictures(side)
+    with torch.no_grad():
+        with keep_patches(model, KEEP):
+            found = model(images)
+        with faithfulness._unseen(model, KEEP):
+            expected = model(images)
+        assert torch.allclose(found, expected, atol=1e-5)
+        with keep_patches(model, KEEP.roll(1, dims=0)):
+            assert not torch.allclose(found, model(images), atol=1e-3)
+        assert not torch.allclose(found, model(images), atol=1e-3)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_rotary_model_turns_each_kept_patch_as_its_own_place_says(mixed):
+    model = build("vit_small_patch16_rope_mixed_224" if mixed else "vit_small_patch16_dinov3")
+    images = pictures()
+    with torch.no_grad():
+        with keep_patches(model, KEEP):
+            found = model(images)
+        for image, patches in enumerate(KEEP.tolist()):
+            tokens, rope = model._pos_embed(model.patch_embed(images[[image]]))
+            prefix = model.num_prefix_tokens
+            tokens = model.norm_pre(tokens)[:, [*range(prefix), *(prefix + p for p in patches)]]
+            for block, turn in zip(model.blocks, rope if mixed else [rope] * 2, strict=True):
+                tokens = block(tokens, rope=turn[..., patches, :])
+            assert torch.allclose(found[[image]], model.forward_head(model.norm(tokens)), atol=1e-5)
+
+
+BEITS = {
+    "absolute positions": {"use_rel_pos_bias": False, "use_abs_pos_emb": True},
+    "a bias in each block": {"use_rel_pos_bias": True},
+    "one bias for all": {"use_rel_pos_bias": False, "use_shared_rel_pos_bias": True},
+    "both biases": {"use_rel_pos_bias": True, "use_shared_rel_pos_bias": True, "use_abs_pos_emb": True},
+}
+
+
+@pytest.mark.parametrize("pooling", [{"global_pool": "token"}, {"global_pool": "avg"}, {"use_fc_norm": False}], ids=str)
+@pytest.mark.parametrize("positions", BEITS)
+def test_patches_that_beit_does_not_see_are_as_if_they_and_their_biases_had_never_been(positions, pooling, monkeypatch):
+    model, images = build("beit_base_patch16_224", **BEITS[positions], **pooling), pictures()
+    with torch.no_grad(), keep_patches(model, KEEP):
+        found = model(images)
+    own = [block.attn._get_rel_pos_bias() for block in model.blocks if block.attn.window_size]
+    for image, patches in enumerate(KEEP.tolist()):
+        kept = torch.tensor([0, *(1 + p for p in patches)])
+        for block, bias in zip(model.blocks, own, strict=False):
+            chosen = bias[..., kept, :][..., kept]
+            monkeypatch.setattr(block.attn, "_get_rel_pos_bias", lambda chosen=chosen: chosen)
+        shared = None if model.rel_pos_bias is None else model.rel_pos_bias()[:, kept][..., kept]
+        with torch.no_grad():
+            tokens = torch.cat([model.cls_token, model.patch_embed(images[[image]])], dim=1)
+            tokens = (tokens if model.pos_embed is None else tokens + model.pos_embed)[:, kept]
+            for block in model.blocks:
+                tokens = block(tokens, shared_rel_pos_bias=shared)
+            expected = model.forward_head(model.norm(tokens))
+        assert torch.allclose(found[[image]], expected, atol=1e-5)
+
+
+EVERY_KIND = [
+    ("vit_tiny_patch16_224", {}),
+    ("vit_base_patch16_siglip_224", {}),
+    ("vit_small_patch16_dinov3", {}),
+    ("vit_small_patch16_rope_mixed_224", {}),
+    ("beit_base_patch16_224", {}),
+    ("beit_base_patch16_224", {"use_shared_rel_pos_bias": True, "global_pool": "token"}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), EVERY_KIND)
+def test_keeping_everything_changes_nothing_in_any_order_and_batch(name, options, rng):
+    model, images = build(name, **options), pictures(n=5)
     order = ranking(random_maps(5, (4, 4), rng), rng)
     expected = model(images).softmax(dim=-1)
     assert torch.allclose(kept_probabilities(model, images, order, batch_size=2), expected, atol=1e-5)
 
 
-def test_the_model_is_restored_after_an_error():
-    model = build()
-    before = model.patch_drop
-
-    def fail() -> None:
-        with keep_patches(model, torch.zeros(1, 1, dtype=torch.long)):
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        fail()
-    assert model.patch_drop is before
-
-
-def test_models_with_positions_inside_the_attention_are_refused():
-    model = build("vit_small_patch16_dinov3")
-    with (
-        pytest.raises(ValueError, match="timm's VisionTransformer; got Eva"),
-        keep_patches(model, torch.zeros(1, 1, dtype=torch.long)),
-    ):
-        pass
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize(("name", "options"), EVERY_KIND)
+def test_the_model_is_restored_afterwards_and_after_an_error(name, options, fails):
+    model, images, attention = build(name, **options), pictures(), F.scaled_dot_product_attention
+    modules, before = dict(model.named_modules()), getattr(model, "patch_drop", None)
+    with torch.no_grad():
+        expected = model(images)
+        with pytest.raises(ZeroDivisionError) if fails else nullcontext(), keep_patches(model, KEEP):
+            assert not torch.allclose(model(images), expected, atol=1e-3)
+            if fails:
+                raise ZeroDivisionError
+        assert torch.equal(model(images), expected)
+    assert getattr(model, "patch_drop", None) is before
+    assert F.scaled_dot_product_attention is attention
+    assert dict(model.named_modules()) == modules
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in modules.values())
 
 
 # Deletion and insertion
@@ -270,19 +355,33 @@ def test_kept_correct_keeps_the_patches_it_says(monkeypatch, rng):
     assert found["border"].tolist() == [0, 0, 1]
 
 
-def test_mosaics_are_four_images_of_four_classes(rng):
-    images = rng.integers(256, size=(12, 4, 6, 3), dtype=np.uint8)
-    labels = np.arange(12) % 5
-    made, chosen = mosaics(images, labels, 7, rng)
-    assert made.shape == (7, 8, 12, 3)
+@pytest.mark.parametrize("classes", [2, 3, 4, 10])
+def test_mosaics_are_four_images_of_which_one_alone_is_of_the_class_asked_for(classes, rng):
+    images = rng.integers(256, size=(40, 4, 6, 3), dtype=np.uint8)
+    labels = rng.permutation(np.arange(40) % classes) * 3 + 2  # numbers with gaps, none of them 0
+    made, chosen, asked = mosaics(images, labels, 200, rng)
+    assert made.shape == (200, 8, 12, 3)
     assert made.dtype == np.uint8
-    for picture, numbers in zip(made, chosen, strict=True):
-        assert len(set(labels[numbers])) == 4
+    assert chosen.shape == (200, 4)
+    for picture, numbers, quadrant in zip(made, chosen, asked, strict=True):
+        shown = labels[numbers].tolist()
+        assert shown.count(shown[quadrant]) == 1
+        assert len(set(shown)) == min(classes, 4)
         corners = (picture[:4, :6], picture[:4, 6:], picture[4:, :6], picture[4:, 6:])
         for corner, number in zip(corners, numbers, strict=True):
             assert np.array_equal(corner, images[number])
-    with pytest.raises(ValueError, match="images of 4 classes; got 3"):
-        mosaics(images, labels % 3, 1, rng)
+    questions = Counter(zip(asked.tolist(), labels[chosen[np.arange(200), asked]].tolist(), strict=True))
+    assert {quadrant for quadrant, _ in questions} == {0, 1, 2, 3}
+    assert {label for _, label in questions} == set(labels.tolist())
+    assert max(Counter(asked.tolist()).values()) < 80  # of 200, in four quadrants
+
+
+def test_mosaics_follow_from_the_generator(rng):
+    images, labels = rng.integers(256, size=(12, 2, 2, 3), dtype=np.uint8), np.arange(12) % 3
+    first, again, other = (mosaics(images, labels, 9, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    for a, b in zip(first, again, strict=True):
+        assert np.array_equal(a, b)
+    assert not np.array_equal(first[1], other[1])
 
 
 @pytest.mark.parametrize("grid", [(4, 6), (3, 5), (4, 3)])

@@ -1,5 +1,6 @@
 """Outputs are whole or absent, whatever ends the process; what is broken is told in one line."""
 
+import json
 import os
 import pickle
 import resource
@@ -15,6 +16,7 @@ import pytest
 from vit_finetune.files import (
     PARTIAL,
     digest,
+    key_of,
     new_file,
     new_folder,
     read_csv,
@@ -387,3 +389,32 @@ def test_the_digest_is_of_the_values_not_of_how_they_lie_in_memory(tmp_path):
     strided = np.repeat(BASE, 2, axis=1)[:, ::2]
     for same in (BASE.copy(), np.asfortranarray(BASE), mapped, strided):
         assert digest(same) == digest(BASE)
+
+
+KEYED = [
+    (), ("",), ("a",), ("ab",), ("a", "b"), ("b", "a"), (["a", "b"],), (["a"], ["b"]), ([],), ({},), ({"a": 1},),
+    ({"a": 2},), ({"b": 1},), (None,), (True,), (False,), (0,), (1,), (1.0,), (1.5,), ("1",), ("True",), ("null",),
+    (1, 1), (11,), ("é",), ("e",),
+]  # fmt: skip
+
+
+def test_keys_of_different_values_differ_and_are_fit_for_a_file_name():
+    keys = {key_of(*values) for values in KEYED}
+    assert len(keys) == len(KEYED)
+    assert all(len(key) == 16 and set(key) <= set("0123456789abcdef") for key in keys)
+
+
+def test_the_key_of_the_same_values_is_the_same_in_another_process():
+    script = """
+import json, sys
+from vit_finetune.files import key_of
+print(*(key_of(*values) for values in json.load(sys.stdin)))
+"""
+    output, errors = start(script).communicate(json.dumps(KEYED))
+    assert output.split() == [key_of(*values) for values in KEYED], errors
+
+
+@pytest.mark.parametrize("value", [Path("a"), {1, 2}, BASE])
+def test_a_value_that_is_not_plain_has_no_key(value):
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        key_of("a", value)

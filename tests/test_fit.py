@@ -2,13 +2,23 @@
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 
 from vit_finetune import fit as fit_module
-from vit_finetune.backbone import Suffix, run_prefix
-from vit_finetune.fit import drop_tokens, fit, learning_rate, make_optimizer, probe_head, train_epoch
-from vit_finetune.freezing import count_parameters, freeze
+from vit_finetune.backbone import Suffix, load_model, run_prefix
+from vit_finetune.fit import (
+    balanced_weights,
+    drop_tokens,
+    fit,
+    learning_rate,
+    make_optimizer,
+    probe_head,
+    train_epoch,
+    training_loss,
+)
+from vit_finetune.freezing import freeze
 from vit_finetune.params.train import Train
 
 PLAIN = Train(
@@ -19,6 +29,7 @@ PLAIN = Train(
     weight_decay=0.05,
     warmup_epochs=1,
     label_smoothing=0.1,
+    class_weights="none",
     grad_clip=1.0,
     token_dropout=0.0,
     mixup=0.0,
@@ -35,8 +46,8 @@ def make_data(n=40, seed=0):
     return pixels, labels
 
 
-def make_suffix(model, blocks):
-    freeze(model, blocks)
+def make_suffix(model, blocks, parameters="all"):
+    freeze(model, blocks, parameters)
     return Suffix(model, blocks, lambda images: images, torch.device("cpu"), torch.float32)
 
 
@@ -47,7 +58,7 @@ def store(model, pixels, blocks, dtype=torch.float32):
 
 def losses_without_cache(model, pixels, labels, settings, seed):
     """The loop that everyone writes: the whole network on every batch of every epoch."""
-    optimizer = make_optimizer(model, settings)
+    optimizer = make_optimizer(model, settings, 1.0)
     trainable = [p for p in model.parameters() if p.requires_grad]
     per_epoch = -(-len(labels) // settings.batch_size)
     losses = []
@@ -67,7 +78,7 @@ def losses_without_cache(model, pixels, labels, settings, seed):
 
 
 def losses_from_store(suffix, stored, labels, settings, seed, monkeypatch):
-    optimizer, losses = make_optimizer(suffix.model, settings), []
+    optimizer, losses = make_optimizer(suffix.model, settings, 1.0), []
     original = fit_module.training_loss
 
     def recording(*args):
@@ -77,7 +88,7 @@ def losses_from_store(suffix, stored, labels, settings, seed, monkeypatch):
 
     monkeypatch.setattr(fit_module, "training_loss", recording)
     for epoch in range(1, settings.epochs + 1):
-        train_epoch(suffix, optimizer, [stored], labels, settings, seed, epoch)
+        train_epoch(suffix, optimizer, [stored], labels, None, settings, seed, epoch)
     return losses
 
 
@@ -101,33 +112,24 @@ def test_losses_from_stored_activations_are_those_of_the_full_network(tiny_vit, 
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("blocks", [0, 1, 2])
-def test_frozen_parameters_keep_their_bits_and_all_others_move(tiny_vit, blocks):
+@pytest.mark.parametrize("layer_decay", [1.0, 0.5])
+@pytest.mark.parametrize(
+    ("blocks", "parameters"),
+    [
+        (0, "all"),
+        *((blocks, which) for blocks in (1, 2) for which in ("all", "norms", "biases", ["*.attn.*", "!*.bias"])),
+    ],
+    ids=str,
+)
+def test_frozen_parameters_keep_their_bits_and_all_others_move(tiny_vit, blocks, parameters, layer_decay):
     pixels, labels = make_data()
-    suffix = make_suffix(tiny_vit, blocks)
+    suffix = make_suffix(tiny_vit, blocks, parameters)
+    stored = store(tiny_vit, pixels, blocks)
     before = {name: p.detach().clone() for name, p in tiny_vit.named_parameters()}
-    list(fit(suffix, [store(tiny_vit, pixels, blocks)], labels, store(tiny_vit, pixels, blocks), labels, PLAIN, seed=0))
+    settings = PLAIN.model_copy(update={"epochs": 2, "weight_decay": 0.0})  # what moves, moves by its gradient
+    list(fit(suffix, [stored], labels, stored, labels, settings, seed=0, layer_decay=layer_decay))
     moved = {name for name, p in tiny_vit.named_parameters() if not torch.equal(p, before[name])}
     assert moved == {name for name, p in tiny_vit.named_parameters() if p.requires_grad}
-
-
-def test_trainable_parameters_of_the_default_model_are_the_published_counts():
-    import timm
-
-    model = timm.create_model("vit_tiny_patch16_224", num_classes=10)
-    counts = {}
-    for blocks in (0, 1, 2, "all"):
-        freeze(model, blocks)
-        counts[blocks] = count_parameters(model)
-    assert counts[0][0] == 1_930
-    assert counts[1][0] == 447_178
-    assert counts[2][0] == 892_042
-    assert {sum(pair) for pair in counts.values()} == {counts["all"][0]}
-
-
-def test_more_trainable_blocks_than_the_model_has_is_an_error(tiny_vit):
-    with pytest.raises(ValueError, match="trainable_blocks is 4: the model has 3 blocks; use 0 to 3 or all"):
-        freeze(tiny_vit, 4)
 
 
 def run_fit(model, settings, *, stop_after=None, checkpoint=None, seed=3):
@@ -136,19 +138,19 @@ def run_fit(model, settings, *, stop_after=None, checkpoint=None, seed=3):
     stored, val = store(model, pixels, 1), store(model, *make_data(24, seed=1)[:1], 1)
     mirrored = store(model, pixels.flip(-1), 1)
     state = None
-    for state in fit(suffix, [stored, mirrored], labels, val, make_data(24, seed=1)[1], settings, seed, checkpoint):
+    val_labels = make_data(24, seed=1)[1]
+    decay = {"layer_decay": 0.7, "checkpoint": checkpoint}
+    for state in fit(suffix, [stored, mirrored], labels, val, val_labels, settings, seed, **decay):
         if len(state.history) == stop_after:
             return None
     return state, {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
-AUGMENTED = PLAIN.model_copy(update={"token_dropout": 0.25, "mixup": 0.4, "epochs": 5})
+AUGMENTED = PLAIN.model_copy(update={"token_dropout": 0.25, "mixup": 0.4, "epochs": 5, "class_weights": "balanced"})
 
 
 @pytest.mark.parametrize("stop_after", [1, 3, 5])
 def test_training_cut_short_goes_on_to_the_same_weights_and_history(tiny_model_folder, tmp_path, stop_after):
-    from vit_finetune.backbone import load_model
-
     whole, weights = run_fit(load_model(tiny_model_folder, 3), AUGMENTED)
     checkpoint = tmp_path / "c" / "last.pt"
     run_fit(load_model(tiny_model_folder, 3), AUGMENTED, stop_after=stop_after, checkpoint=checkpoint)
@@ -166,7 +168,7 @@ def _resumed(model, checkpoint):
     pixels, labels = make_data()
     suffix = make_suffix(model, 1)
     stored = store(model, pixels, 1)
-    return fit(suffix, [stored], labels, stored, labels, AUGMENTED, 3, checkpoint)
+    return fit(suffix, [stored], labels, stored, labels, AUGMENTED, 3, layer_decay=0.7, checkpoint=checkpoint)
 
 
 def test_the_best_epoch_by_validation_accuracy_is_kept(tiny_vit):
@@ -188,10 +190,194 @@ def test_patience_stops_after_so_many_epochs_without_a_better_one(tiny_vit):
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_biases_and_norms_do_not_decay(tiny_vit, optimizer):
     freeze(tiny_vit, "all")
-    groups = make_optimizer(tiny_vit, PLAIN.model_copy(update={"optimizer": optimizer})).param_groups
-    assert {p.ndim > 1 for p in groups[0]["params"]} == {True}
-    assert {p.ndim > 1 for p in groups[1]["params"]} == {False}
-    assert [group["weight_decay"] for group in groups] == [0.05, 0.0]
+    groups = make_optimizer(tiny_vit, PLAIN.model_copy(update={"optimizer": optimizer}), 0.5).param_groups
+    for group in groups:
+        assert {p.ndim > 1 for p in group["params"]} == {group["weight_decay"] == 0.05}
+        assert group["weight_decay"] in (0.05, 0.0)
+    held = [id(p) for group in groups for p in group["params"]]
+    assert sorted(held) == sorted(id(p) for p in tiny_vit.parameters())
+
+
+# Layer decay
+
+DISTANCES = {
+    "head.": 0,
+    "norm.": 1,
+    "blocks.2.": 1,
+    "blocks.1.": 2,
+    "blocks.0.": 3,
+    "": 4,
+}  # from the loss, of 3 blocks
+
+
+def distance(name):
+    return next(steps for prefix, steps in DISTANCES.items() if name.startswith(prefix))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("blocks", [1, 2, "all"])
+def test_each_block_learns_at_the_rate_of_the_next_one_times_the_decay(tiny_vit, blocks, optimizer):
+    pixels, labels = make_data()
+    settings = PLAIN.model_copy(update={"optimizer": optimizer, "epochs": 3})
+    suffix = make_suffix(tiny_vit, blocks)
+    made = make_optimizer(tiny_vit, settings, 0.6)
+    row = train_epoch(suffix, made, [store(tiny_vit, pixels, blocks)], labels, None, settings, 0, 2)
+    assert row["lr"] == learning_rate(9, 15, 5, settings.lr)  # the last of the second epoch's 5 steps
+    rates = {id(p): group["lr"] for group in made.param_groups for p in group["params"]}
+    trained = {name: p for name, p in tiny_vit.named_parameters() if p.requires_grad}
+    assert len(rates) == len(trained)
+    for name, parameter in trained.items():
+        assert rates[id(parameter)] == pytest.approx(row["lr"] * 0.6 ** distance(name), rel=1e-12), name
+
+
+def test_one_step_of_plain_descent_is_as_much_shorter_as_the_decay_says(tiny_model_folder):
+    settings = PLAIN.model_copy(
+        update={"optimizer": "sgd", "epochs": 1, "batch_size": 40, "warmup_epochs": 0, "weight_decay": 0.0}
+    )
+    pixels, labels = make_data()
+    steps = []
+    for decay in (1.0, 0.5):
+        model = load_model(tiny_model_folder, 3)
+        torch.nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(0))
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        made = make_optimizer(model, settings, decay)
+        train_epoch(make_suffix(model, "all"), made, [pixels], labels, None, settings, 0, 1)
+        steps.append({name: p.detach() - before[name] for name, p in model.named_parameters()})
+    whole, decayed = steps
+    for name, step in whole.items():
+        assert step.abs().max() > 0
+        torch.testing.assert_close(decayed[name], step * 0.5 ** distance(name), rtol=0, atol=2e-7)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_no_layer_decay_trains_as_an_optimiser_with_two_plain_groups(tiny_model_folder, optimizer):
+    settings = PLAIN.model_copy(update={"optimizer": optimizer, "grad_clip": None, "epochs": 2})
+    pixels, labels = make_data()
+    trained = []
+    for plain in (True, False):
+        model = load_model(tiny_model_folder, 3)
+        torch.nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(0))
+        suffix = make_suffix(model, 2)
+        made = make_optimizer(model, settings, 1.0)
+        if plain:
+            parameters = [p for p in model.parameters() if p.requires_grad]
+            groups = [
+                {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.05, "lr_scale": 1.0},
+                {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0, "lr_scale": 1.0},
+            ]
+            made = (
+                torch.optim.AdamW(groups, fused=True) if optimizer == "adamw" else torch.optim.SGD(groups, momentum=0.9)
+            )
+        before = model.blocks[1].mlp.fc1.weight.detach().clone()
+        for epoch in (1, 2):
+            train_epoch(suffix, made, [store(model, pixels, 2)], labels, None, settings, 0, epoch)
+        assert not torch.equal(model.blocks[1].mlp.fc1.weight, before)
+        trained.append(model.state_dict())
+    for name, tensor in trained[0].items():
+        torch.testing.assert_close(trained[1][name], tensor, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "first"),
+    [
+        ("beit_base_patch16_224", {"use_shared_rel_pos_bias": True}, "rel_pos_bias."),
+        ("vit_small_patch16_rope_224", {}, "patch_embed."),
+        ("deit_tiny_distilled_patch16_224", {}, "dist_token"),
+    ],
+)
+def test_layer_decay_counts_the_blocks_of_other_families_too(name, options, first):
+    model = small(name, **options)
+    freeze(model, "all")
+    groups = make_optimizer(model, PLAIN, 0.5).param_groups
+    scales = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and name.startswith(("head.", "blocks.", first)):
+            assert scales[id(parameter)] == 0.5 ** distance(name), name
+
+
+# Class weights
+
+
+@pytest.mark.parametrize("counts", [(5, 5, 5), (20, 3, 1), (1, 40), (7, 2, 9, 30)])
+def test_balanced_weights_are_scikit_learns(counts):
+    from sklearn.utils.class_weight import compute_class_weight
+
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
+    expected = compute_class_weight("balanced", classes=np.arange(len(counts)), y=labels)
+    found = balanced_weights(torch.from_numpy(labels), len(counts))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert found.dtype == torch.float32
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("mixup", [0.0, 0.4])
+def test_the_weighted_loss_is_the_one_by_hand(tiny_vit, smoothing, mixup):
+    _, labels = make_data(8)
+    features = torch.randn(8, 32, generator=torch.Generator().manual_seed(2))
+    weights = torch.tensor([0.25, 1.0, 4.0])
+    settings = PLAIN.model_copy(update={"label_smoothing": smoothing, "mixup": mixup})
+    found, right = training_loss(
+        make_suffix(tiny_vit, 0), features, labels, weights, settings, np.random.default_rng(5)
+    )
+
+    def by_hand(logits, targets):
+        surprise, total, scale = -logits.log_softmax(1), 0.0, 0.0
+        for i, k in enumerate(targets.tolist()):
+            total += (1 - smoothing) * weights[k] * surprise[i, k]
+            total += smoothing * sum(weights[c] * surprise[i, c] for c in range(3)) / 3
+            scale += weights[k]
+        return total / scale
+
+    with torch.no_grad():
+        if mixup:
+            rng = np.random.default_rng(5)
+            share = rng.beta(mixup, mixup)
+            share, partner = max(share, 1 - share), torch.from_numpy(rng.permutation(8))
+            logits = tiny_vit.head(share * features + (1 - share) * features[partner])
+            expected = share * by_hand(logits, labels) + (1 - share) * by_hand(logits, labels[partner])
+        else:
+            logits = tiny_vit.head(features)
+            expected = by_hand(logits, labels)
+        unweighted, _ = training_loss(
+            make_suffix(tiny_vit, 0), features, labels, None, settings, np.random.default_rng(5)
+        )
+    torch.testing.assert_close(found.detach(), expected, rtol=1e-5, atol=1e-6)
+    assert abs(found.item() - unweighted.item()) > 0.01
+    assert right == (logits.argmax(1) == labels).sum()
+
+
+@pytest.mark.parametrize("class_weights", ["none", "balanced"])
+def test_every_step_of_training_gets_the_weights_of_the_whole_training_set(tiny_vit, class_weights, monkeypatch):
+    _, labels = make_data()
+    labels[labels == 2] = 0
+    labels[:3] = 2
+    settings = PLAIN.model_copy(update={"class_weights": class_weights, "epochs": 1})
+    seen, original = [], fit_module.training_loss
+
+    def recording(suffix, stored, some, weights, train, rng):
+        seen.append(weights)
+        return original(suffix, stored, some, weights, train, rng)
+
+    monkeypatch.setattr(fit_module, "training_loss", recording)
+    stored = torch.randn(40, 32, generator=torch.Generator().manual_seed(0))
+    list(fit(make_suffix(tiny_vit, 0), [stored], labels, stored, labels, settings, seed=0))
+    assert len(seen) == 5
+    if class_weights == "none":
+        assert seen == [None] * 5
+    else:
+        expected = [40 / 3 / (labels == k).sum().item() for k in range(3)]
+        for weights in seen:
+            torch.testing.assert_close(weights, torch.tensor(expected))
+
+
+def test_the_validation_loss_counts_every_image_alike(tiny_vit):
+    _, labels = make_data()
+    stored = torch.randn(40, 32, generator=torch.Generator().manual_seed(0))
+    settings = PLAIN.model_copy(update={"class_weights": "balanced", "epochs": 1})
+    (state,) = fit(make_suffix(tiny_vit, 0), [stored], labels, stored, labels, settings, seed=0)
+    with torch.no_grad():
+        expected = F.cross_entropy(tiny_vit.head(stored), labels).item()
+    assert state.history[0]["val_loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_learning_rate_warms_up_then_follows_a_cosine_to_zero():
@@ -214,30 +400,55 @@ def test_token_dropout_keeps_every_prefix_token_and_so_many_different_patches_in
     assert kept[0].tolist() != (kept[1] - 12).tolist()
 
 
-def test_the_probe_is_the_logistic_regression_it_says_it_is(tiny_vit):
+def small(name, **options):
+    options = {"img_size": 32, "depth": 3, "embed_dim": 64, "num_heads": 4, "num_classes": 3, **options}
+    return timm.create_model(name, **options).eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("vit_small_patch16_dinov3", "Eva"), ("eva_giant_patch14_224", "Eva"), ("beit_base_patch16_224", "Beit")],
+)
+def test_tokens_cannot_be_left_out_where_the_attention_knows_positions(name, kind):
+    model = small(name, **({"img_size": 28} if "patch14" in name else {}))
+    pixels, labels = make_data(8)
+    pixels = pixels[:, :, : model.patch_embed.img_size[0], : model.patch_embed.img_size[1]]
+    settings = PLAIN.model_copy(update={"token_dropout": 0.3, "epochs": 1})
+    message = rf"train\.token_dropout is 0\.3: the attention of a {kind} knows where .*set it to 0"
+    for blocks in (1, "all"):
+        stored = store(model, pixels, blocks)
+        with pytest.raises(ValueError, match=message):
+            list(fit(make_suffix(model, blocks), [stored], labels, stored, labels, settings, seed=0))
+    for blocks, share in ((0, 0.3), (1, 0.0)):  # no tokens are left to leave out; or none is to be
+        stored, some = store(model, pixels, blocks), settings.model_copy(update={"token_dropout": share})
+        assert len(list(fit(make_suffix(model, blocks), [stored], labels, stored, labels, some, seed=0))) == 1
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"])
+def test_tokens_can_be_left_out_of_a_model_that_has_the_positions_in_its_tokens(name):
+    model = small(name, patch_size=8)
+    pixels, labels = make_data(8)
+    settings = PLAIN.model_copy(update={"token_dropout": 0.3, "epochs": 1})
+    stored = store(model, pixels, 1)
+    assert len(list(fit(make_suffix(model, 1), [stored], labels, stored, labels, settings, seed=0))) == 1
+
+
+@pytest.mark.parametrize("class_weights", ["none", "balanced"])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_probe_is_the_logistic_regression_it_says_it_is(tiny_model_folder, classes, class_weights):
     from sklearn.linear_model import LogisticRegression
 
-    generator = np.random.default_rng(0)
-    labels = generator.integers(3, size=60)
-    features = (generator.normal(size=(60, 32)) + labels[:, None]).astype(np.float32)
-    probe_head(tiny_vit, torch.from_numpy(features), labels, c=0.5)
-    expected = LogisticRegression(C=0.5, max_iter=1000).fit(features.astype(np.float64), labels)
-    found = tiny_vit.head(torch.from_numpy(features)).softmax(1)
-    np.testing.assert_allclose(found.detach(), expected.predict_proba(features), atol=1e-5)
-
-
-def test_the_probe_of_two_classes_gives_two_rows_with_the_same_probabilities(tiny_model_folder):
-    from sklearn.linear_model import LogisticRegression
-
-    from vit_finetune.backbone import load_model
-
-    model, generator = load_model(tiny_model_folder, num_classes=2), np.random.default_rng(0)
-    labels = generator.integers(2, size=40)
-    features = (generator.normal(size=(40, 32)) + labels[:, None]).astype(np.float32)
-    probe_head(model, torch.from_numpy(features), labels, c=1.0)
-    expected = LogisticRegression(C=1.0, max_iter=1000).fit(features.astype(np.float64), labels)
-    found = model.head(torch.from_numpy(features)).softmax(1)
-    np.testing.assert_allclose(found.detach(), expected.predict_proba(features), atol=1e-5)
+    model, generator = load_model(tiny_model_folder, num_classes=classes), np.random.default_rng(0)
+    labels = np.repeat(np.arange(classes), (50, 8, 12)[:classes])
+    features = (generator.normal(size=(len(labels), 32)) + 0.3 * labels[:, None]).astype(np.float32)
+    probe_head(model, torch.from_numpy(features), labels, c=0.5, class_weights=class_weights)
+    predicted = {}
+    for weight in (None, "balanced"):
+        regression = LogisticRegression(C=0.5, max_iter=1000, class_weight=weight)
+        predicted[weight] = regression.fit(features.astype(np.float64), labels).predict_proba(features)
+    found = model.head(torch.from_numpy(features)).softmax(1).detach()
+    np.testing.assert_allclose(found, predicted[None if class_weights == "none" else "balanced"], atol=1e-5)
+    assert np.abs(predicted[None] - predicted["balanced"]).max() > 0.05
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_the_likely_cause(tiny_vit):
@@ -255,16 +466,16 @@ def test_each_image_is_seen_once_an_epoch_in_one_of_its_views(tiny_vit, monkeypa
     monkeypatch.setattr(
         fit_module,
         "training_loss",
-        lambda suffix, stored, labels, *_: (
+        lambda suffix, stored, *_: (
             seen.append(stored.clone()),
             (suffix.model.head.weight.sum() * 0, torch.tensor(0)),
         )[1],
     )
     suffix = make_suffix(tiny_vit, 0)
     plain = torch.arange(40.0).view(-1, 1)
-    optimizer = make_optimizer(tiny_vit, PLAIN)
+    optimizer = make_optimizer(tiny_vit, PLAIN, 1.0)
     for epoch in (1, 2):
-        train_epoch(suffix, optimizer, [plain, plain + 100], torch.zeros(40, dtype=torch.int64), PLAIN, 0, epoch)
+        train_epoch(suffix, optimizer, [plain, plain + 100], torch.zeros(40, dtype=torch.int64), None, PLAIN, 0, epoch)
     first, second = torch.cat(seen[:5]).flatten().tolist(), torch.cat(seen[5:]).flatten().tolist()
     assert sorted(value % 100 for value in first) == list(range(40))
     assert 8 < sum(value >= 100 for value in first) < 32

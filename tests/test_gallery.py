@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from vit_finetune import gallery
-from vit_finetune.analysis import METHODS, Reader, band_rows, curve_bands, judge
+from vit_finetune.analysis import METHODS, Reader, band_rows, curve_bands, judge, mosaic_report
 from vit_finetune.attention import PixelGrid, token_layout
 from vit_finetune.faithfulness import FRACTIONS, Curves
 
@@ -78,17 +78,33 @@ def test_curve_bands_hold_mean_and_interval_at_each_fraction():
     }
 
 
+def test_the_pointing_game_is_played_with_the_class_and_the_quadrant_that_are_asked_for(reader):
+    tiles = torch.randn(7, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    targets, quadrants = torch.arange(7) % 3, torch.tensor([3, 0, 2, 1, 1, 2, 3])
+    found = mosaic_report(reader, tiles, targets, quadrants, np.random.default_rng(0))
+    assert set(found) == set(METHODS)
+    for name in ("relevance", "LeGrad", "rollout"):
+        shares = []
+        for tile, target, quadrant in zip(tiles, targets, quadrants, strict=True):
+            relevance = reader.maps(tile[None], target[None])[name][0].clamp_min(0)
+            down, across = divmod(int(quadrant), 2)
+            inside = relevance[2 * down : 2 * down + 2, 2 * across : 2 * across + 2]
+            shares.append((inside.sum() / relevance.sum()).item())
+        assert found[name]["n"] == 7
+        assert found[name]["mean"] == pytest.approx(np.mean(shares), abs=1e-4)
+
+
 def test_the_whole_analysis_is_the_same_for_any_batch_size_and_sees_every_block(tiny_vit, tiny_model_folder):
     from vit_finetune.backbone import load_model
 
     generator = torch.Generator().manual_seed(0)
     pixels, mosaics = (torch.randn(8, 3, 32, 32, generator=generator) for _ in range(2))
-    labels, quadrants = torch.arange(8) % 3, np.tile([0, 1, 2, 1], (8, 1))
+    labels, quadrants = torch.arange(8) % 3, torch.arange(8) % 4
     reports = []
     for batch_size in (8, 3):
         reader = Reader(tiny_vit, token_layout(tiny_vit), "mean", 0.0, batch_size)
         pretrained = load_model(tiny_model_folder)
-        *_, last = judge(reader, pretrained, pixels, labels, labels, mosaics, quadrants, seed=0)
+        *_, last = judge(reader, pretrained, pixels, labels, labels, (mosaics, labels, quadrants), seed=0)
         reports.append(last.report)
         assert torch.equal(last.distances[0], last.distances[1])  # nothing but the head differs here
     assert reports[0]["blocks_captured"] == reports[0]["blocks_total"] == 3

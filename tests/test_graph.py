@@ -8,12 +8,12 @@ from tests.graph import ROOT, STAGES, closure, declared_code, dvc_stage, importe
 from vit_finetune.params import SECTIONS
 
 LAYERS = {
-    0: "params files runtime datasets split images freezing attention relevance metrics figures viewer",
+    0: "params files runtime datasets split images families freezing attention relevance metrics figures viewer",
     1: "backbone embedding",
     2: "fit faithfulness",
     3: "analysis",
     4: "gallery summary",
-    5: "predict profiles report",
+    5: "export predict profiles report",
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names.split()}
 MODULES = sorted((ROOT / "src/vit_finetune").rglob("*.py"))

@@ -73,6 +73,9 @@ RATE = "use a number above 0, at most 10"
 SHARE = "use a number from 0, below 1"
 BOOL = "use `true` or `false`"
 DEVICE = "use `auto`, `cpu`, `cuda` or `mps`"
+NAME = "use `cifar10`, `cifar100`, `digits` or `folder`"
+PATTERNS = "use `all`, `norms` or `biases`, or a list of texts"
+FACTOR = "use a number above 0, at most 1"
 
 BAD_VALUES = [  # key, what stands after it in the file, how the value is called, what is allowed
     ("seed", "-1", "-1", f"{WHOLE} from 0 to 4294967295"),
@@ -82,10 +85,21 @@ BAD_VALUES = [  # key, what stands after it in the file, how the value is called
     ("seed", "null", "null", f"{WHOLE} from 0 to 4294967295"),
     ("seed", "'0'", "'0', which is text", f"{WHOLE} from 0 to 4294967295"),
     ("seed", "[0, 1]", "a list", f"{WHOLE} from 0 to 4294967295"),
-    ("data.name", "cifar100", "'cifar100'", "use `cifar10` or `digits`"),
-    ("data.name", "CIFAR10", "'CIFAR10'", "use `cifar10` or `digits`"),
-    ("data.name", "10", "10", "use `cifar10` or `digits`"),
-    ("data.name", "", "null", "use `cifar10` or `digits`"),
+    ("data.name", "imagenet", "'imagenet'", NAME),
+    ("data.name", "CIFAR10", "'CIFAR10'", NAME),
+    ("data.name", "10", "10", NAME),
+    ("data.name", "", "null", NAME),
+    ("data.image_size", "7", "7", f"{WHOLE} from 8 to 1024"),
+    ("data.image_size", "1025", "1025", f"{WHOLE} from 8 to 1024"),
+    ("data.image_size", "null", "null", f"{WHOLE} from 8 to 1024"),
+    ("data.image_size", "[224, 224]", "a list", f"{WHOLE} from 8 to 1024"),
+    ("data.fit", "stretch", "'stretch'", "use `crop`, `pad` or `squash`"),
+    ("data.fit", "null", "null", "use `crop`, `pad` or `squash`"),
+    ("data.test_share", "0", "0", "use a number above 0, below 1"),
+    ("data.test_share", "1.0", "1.0", "use a number above 0, below 1"),
+    ("data.test_share", "20%", "'20%', which is text", "use a number above 0, below 1"),
+    ("data.broken", "ignore", "'ignore'", "use `error` or `skip`"),
+    ("data.broken", "true", "true", "use `error` or `skip`"),
     ("subset.train_size", "0", "0", SIZE),
     ("subset.train_size", "-5", "-5", SIZE),
     ("subset.train_size", "1.5", "1.5", SIZE),
@@ -93,8 +107,9 @@ BAD_VALUES = [  # key, what stands after it in the file, how the value is called
     ("subset.train_size", "5e3", "5000.0", SIZE),
     ("subset.train_size", "ALL", "'ALL', which is text", SIZE),
     ("subset.train_size", "50%", "'50%', which is text", SIZE),
-    ("subset.val_size", "all", "'all', which is text", f"{WHOLE} from 1 to 1000000000"),
-    ("subset.val_size", "0", "0", f"{WHOLE} from 1 to 1000000000"),
+    ("subset.val_size", "0", "0", SIZE),
+    ("subset.val_size", "null", "null", SIZE),
+    ("subset.val_size", "0.2", "0.2", SIZE),
     ("subset.test_size", "null", "null", SIZE),
     ("subset.test_size", "10,000", "'10,000', which is text", SIZE),
     ("model.name", "''", "''", "use text that is not empty"),
@@ -124,6 +139,18 @@ BAD_VALUES = [  # key, what stands after it in the file, how the value is called
     ("freeze.trainable_blocks", "'2'", "'2', which is text", f"{WHOLE} from 0, or `all`"),
     ("freeze.trainable_blocks", "none", "'none', which is text", f"{WHOLE} from 0, or `all`"),
     ("freeze.trainable_blocks", "false", "false", f"{WHOLE} from 0, or `all`"),
+    ("freeze.parameters", "norm", "'norm', which is text", PATTERNS),
+    ("freeze.parameters", "''", "'', which is text", PATTERNS),
+    ("freeze.parameters", "null", "null", PATTERNS),
+    ("freeze.parameters", "2", "2", PATTERNS),
+    ("freeze.parameters", "{norms: true}", "a block of keys", PATTERNS),
+    ("freeze.parameters", "[]", "a list", PATTERNS),
+    ("freeze.parameters", "['*.bias', '']", "a list", PATTERNS),
+    ("freeze.parameters", "['*.bias', 2]", "a list", PATTERNS),
+    ("freeze.parameters", "[[norms]]", "a list", PATTERNS),
+    ("freeze.layer_decay", "0", "0", FACTOR),
+    ("freeze.layer_decay", "1.01", "1.01", FACTOR),
+    ("freeze.layer_decay", "null", "null", FACTOR),
     ("train.epochs", "0", "0", f"{WHOLE} from 1 to 10000"),
     ("train.epochs", "10001", "10001", f"{WHOLE} from 1 to 10000"),
     ("train.epochs", "10.0", "10.0", f"{WHOLE} from 1 to 10000"),
@@ -152,6 +179,9 @@ BAD_VALUES = [  # key, what stands after it in the file, how the value is called
     ("train.warmup_epochs", "-1", "-1", "use a number from 0"),
     ("train.label_smoothing", "1", "1", SHARE),
     ("train.label_smoothing", "-0.1", "-0.1", SHARE),
+    ("train.class_weights", "equal", "'equal'", "use `none` or `balanced`"),
+    ("train.class_weights", "null", "null", "use `none` or `balanced`"),
+    ("train.class_weights", "[1, 2]", "a list", "use `none` or `balanced`"),
     ("train.grad_clip", "0", "0", "use a number above 0, or `null`"),
     ("train.grad_clip", ".inf", ".inf", "use a number above 0, or `null`"),
     ("train.grad_clip", "false", "false", "use a number above 0, or `null`"),
@@ -190,6 +220,9 @@ def test_every_key_has_a_bad_value_in_the_table():
     assert {key for key, *_ in BAD_VALUES} == set(KEYS)
 
 
+DATA, FREEZE = "name, image_size, fit, test_share, broken", "trainable_blocks, parameters, layer_decay"
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
@@ -201,16 +234,16 @@ def test_every_key_has_a_bad_value_in_the_table():
         (("train.lr", "1\n  Lr: 1"), "train.Lr is not a known key; did you mean train.lr?"),
         (("train.epochs", "10\n  epoch: 1"), "train.epoch is not a known key; did you mean train.epochs?"),
         (("train.epochs", "10\n  batchsize: 1"), "train.batchsize is not a known key; did you mean train.batch_size?"),
-        (("data.name", "digits\n  1: 2"), "data.1 is not a known key; known: name"),
-        (("data.name", "digits\n  null: 2"), "data.null is not a known key; known: name"),
-        (("data.name", 'digits\n  "a\\nb\\uD800": 2'), r"data.'a\nb\ud800' is not a known key; known: name"),
-        (("data.name", f"digits\n  {'long' * 30}: 2"), f"data.'{'long' * 30}' is not a known key; known: name"),
+        (("data.name", "digits\n  1: 2"), f"data.1 is not a known key; known: {DATA}"),
+        (("data.name", "digits\n  null: 2"), f"data.null is not a known key; known: {DATA}"),
+        (("data.name", 'digits\n  "a\\nb\\uD800": 2'), rf"data.'a\nb\ud800' is not a known key; known: {DATA}"),
+        (("data.name", f"digits\n  {'long' * 30}: 2"), f"data.'{'long' * 30}' is not a known key; known: {DATA}"),
         (("seed", None), f"seed is missing; it is: {SEED['description']}"),
         (("train.lr", None), "train.lr is missing; it is: peak learning rate"),
-        (("freeze", None), "freeze is missing: it must hold trainable_blocks"),
-        (("freeze", ""), "freeze is null: it must hold trainable_blocks"),
-        (("freeze", "2"), "freeze is 2: it must hold trainable_blocks"),
-        (("freeze", "[trainable_blocks]"), "freeze is a list: it must hold trainable_blocks"),
+        (("freeze", None), f"freeze is missing: it must hold {FREEZE}"),
+        (("freeze", ""), f"freeze is null: it must hold {FREEZE}"),
+        (("freeze", "2"), f"freeze is 2: it must hold {FREEZE}"),
+        (("freeze", "[trainable_blocks]"), f"freeze is a list: it must hold {FREEZE}"),
         (("embed", "yes"), "embed is 'yes': it must hold flip, storage, batch_size"),
         (("model.name", '"\\uD800"'), r"model.name is '\ud800': use text that is not empty"),
         (("train.optimizer", '"a\\nb\\e[31m"'), r"train.optimizer is 'a\nb\x1b[31m': use `adamw` or `sgd`"),
@@ -227,7 +260,7 @@ def test_a_very_long_value_is_cut():
     assert len(line) < 300
 
 
-CIFAR, DIGITS = ("data.name", "cifar10"), ("data.name", "digits")
+CIFAR, CIFAR_100, DIGITS, FOLDER = (("data.name", name) for name in ("cifar10", "cifar100", "digits", "folder"))
 
 
 def sizes(train, val, test, gallery=2, sample=8):
@@ -240,11 +273,17 @@ def sizes(train, val, test, gallery=2, sample=8):
     [
         ([CIFAR, *sizes(9, 10, 10)], "subset.train_size is 9: cifar10 has 10 classes, so use at least 10"),
         ([CIFAR, *sizes("all", 9, 10)], "subset.val_size is 9: cifar10 has 10 classes, so use at least 10"),
+        ([CIFAR_100, *sizes(99, 100, 100)], "subset.train_size is 99: cifar100 has 100 classes, so use at least 100"),
         ([DIGITS, *sizes(10, 10, 9)], "subset.test_size is 9: digits has 10 classes, so use at least 10"),
         (
             [CIFAR, *sizes(49_001, 1000, "all")],
             "subset.train_size is 49001 and subset.val_size is 1000: "
             "together they may be at most the 50000 training images of cifar10",
+        ),
+        (
+            [CIFAR_100, *sizes("all", 49_901, "all")],
+            "subset.train_size is all and subset.val_size is 49901: "
+            "together they may be at most the 50000 training images of cifar100",
         ),
         (
             [DIGITS, *sizes("all", 892, "all")],
@@ -253,6 +292,13 @@ def sizes(train, val, test, gallery=2, sample=8):
         ),
         ([CIFAR, *sizes(10, 10, 10_001)], "subset.test_size is 10001: cifar10 has 10000 test images; use `all`"),
         ([DIGITS, *sizes(10, 10, 897)], "subset.test_size is 897: digits has 896 test images; use `all`"),
+        *(
+            (
+                [edit, *sizes(10, "all", 10)],
+                f"subset.val_size is all: {edit[1]} has no validation images of its own, use a number",
+            )
+            for edit in (CIFAR, CIFAR_100, DIGITS)
+        ),
         (
             [CIFAR, *sizes(10, 10, 10, gallery=11)],
             "attention.gallery is 11: there are 10 test images (subset.test_size)",
@@ -264,6 +310,17 @@ def sizes(train, val, test, gallery=2, sample=8):
         (
             [("train.epochs", 3), ("train.warmup_epochs", 3.5)],
             "train.warmup_epochs is 3.5: train.epochs is 3, use at most that",
+        ),
+        (
+            [FOLDER, ("train.epochs", 3), ("train.warmup_epochs", 3.5)],
+            "train.warmup_epochs is 3.5: train.epochs is 3, use at most that",
+        ),
+        *(
+            (
+                [("freeze.trainable_blocks", 0), ("freeze.parameters", parameters)],
+                "freeze.parameters must be all where freeze.trainable_blocks is 0, which leaves the head alone",
+            )
+            for parameters in ("norms", "biases", ["*.bias"])
         ),
     ],
 )
@@ -277,9 +334,14 @@ def test_a_rule_between_sections_names_the_keys_on_both_sides(edits, message):
         [CIFAR, *sizes(10, 10, 10)],
         [CIFAR, *sizes(49_000, 1000, 10_000)],
         [CIFAR, *sizes("all", 49_990, "all")],
+        [CIFAR_100, *sizes(100, 49_900, 100)],
         [DIGITS, *sizes(801, 100, 896, gallery=64, sample=896)],
         [DIGITS, *sizes("all", 891, "all")],
         [("train.epochs", 3), ("train.warmup_epochs", 3)],
+        [("freeze.trainable_blocks", 0), ("freeze.parameters", "all")],
+        [("freeze.trainable_blocks", 1), ("freeze.parameters", "norms")],
+        [("freeze.trainable_blocks", "all"), ("freeze.parameters", ["*.bias"])],
+        [("freeze.layer_decay", 1.0), ("data.image_size", 8), ("data.test_share", 0.999)],
     ],
 )
 def test_the_limits_themselves_are_allowed(edits):
@@ -288,11 +350,20 @@ def test_the_limits_themselves_are_allowed(edits):
         assert value_of(params, key) == value
 
 
+@pytest.mark.parametrize(
+    "subset", [sizes(1, 1, 1, gallery=64, sample=10_000), sizes(10**9, 10**9, 10**9), sizes("all", "all", "all")]
+)
+def test_the_sizes_of_a_folder_are_left_to_the_stage_that_counts_its_images(subset):
+    params = read(changed(FOLDER, *subset))
+    for key, value in [FOLDER, *subset]:
+        assert value_of(params, key) == value
+
+
 def test_all_problems_are_told_at_once_one_line_each():
     text = changed(("seed", "-1"), ("data.name", "mnist"), ("train.lr", None), ("train.epochs", "no\n  decay: 1"))
     assert complaint(text).splitlines() == [
         "params.yaml: seed is -1: use a whole number from 0 to 4294967295",
-        "params.yaml: data.name is 'mnist': use `cifar10` or `digits`",
+        f"params.yaml: data.name is 'mnist': {NAME}",
         f"params.yaml: train.decay is not a known key; known: {', '.join(VALUES['train'])}",
         "params.yaml: train.epochs is 'no', which is text: use a whole number from 1 to 10000",
         "params.yaml: train.lr is missing; it is: peak learning rate",
@@ -368,6 +439,13 @@ def test_a_folder_in_place_of_the_file_is_one_line():
         ("model.pretrained", "False", False),
         ("freeze.trainable_blocks", "all", "all"),
         ("freeze.trainable_blocks", "0", 0),
+        ("freeze.parameters", "['*.norm*', '!*.bias']", ["*.norm*", "!*.bias"]),
+        ("freeze.parameters", "\n  - all", ["all"]),
+        ("freeze.parameters", "[yes]", ["yes"]),
+        ("freeze.layer_decay", "1", 1.0),
+        ("train.class_weights", "none", "none"),
+        ("data.test_share", ".2", 0.2),
+        ("subset.train_size", "all", "all"),
         ("seed", "0x10", 16),
         ("seed", "4294967295", 4294967295),
     ],
@@ -418,8 +496,13 @@ def test_the_file_is_in_the_form_that_dvc_writes():
         ("train.patience=5", 5),
         ("train.grad_clip=null", None),
         ("train.optimizer=sgd", "sgd"),
-        ("subset.test_size=all", "all"),
+        ("subset.train_size=all", "all"),
         ("freeze.trainable_blocks=all", "all"),
+        ("freeze.parameters=norms", "norms"),
+        ("freeze.layer_decay=0.75", 0.75),
+        ("train.class_weights=balanced", "balanced"),
+        ("data.name=folder", "folder"),
+        ("data.test_share=0.1", 0.1),
         ("embed.flip=false", False),
         ("model.name=local-dir:pretrained/mine", "local-dir:pretrained/mine"),
         ("runtime.threads=2", 2),
@@ -442,26 +525,22 @@ def test_an_override_with_yes_is_refused_because_yaml_keeps_it_a_word():
         read_params()
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "digits",
-        pytest.param(
-            "cifar10",
-            marks=pytest.mark.skipif(
-                not os.environ.get("VIT_DATA_DIR"), reason="needs the original CIFAR-10 files: set VIT_DATA_DIR"
-            ),
-        ),
-    ],
-)
+def original(name, folder):
+    """A data set that is only there where VIT_DATA_DIR names its files."""
+    there = any(Path(os.environ.get("VIT_DATA_DIR") or os.devnull).glob(f"{folder}*"))
+    reason = f"needs the original files of {name}: set VIT_DATA_DIR"
+    return pytest.param(name, marks=pytest.mark.skipif(not there, reason=reason))
+
+
+@pytest.mark.parametrize("name", ["digits", original("cifar10", "cifar-10-"), original("cifar100", "cifar-100-")])
 def test_the_rules_know_the_true_size_of_each_data_set(name, monkeypatch):
     monkeypatch.chdir(ROOT)
     data = load_dataset(name)
     assert DATASET_SIZES[name] == (len(data.labels["train"]), len(data.labels["test"]), len(data.classes))
 
 
-def test_the_rules_know_every_data_set():
-    assert list(DATASET_SIZES) == section_schema("data").model_json_schema()["properties"]["name"]["enum"]
+def test_the_rules_know_every_data_set_but_the_users_own():
+    assert [*DATASET_SIZES, "folder"] == section_schema("data").model_json_schema()["properties"]["name"]["enum"]
 
 
 # Property tests: whatever the document, the outcome is Params or lines that a terminal can print.
@@ -470,7 +549,7 @@ ODD = settings(max_examples=100, deadline=None)
 CHARACTERS = st.text(st.characters(exclude_categories=()), max_size=8)  # lone surrogates and controls too
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.integers(2**200, 2**4000), st.floats(), CHARACTERS,
-    st.sampled_from(["all", "auto", "cifar10", "digits", "adamw", "mean", "yes", "1e-4", ""]),
+    st.sampled_from(["all", "auto", "cifar10", "digits", "folder", "norms", "adamw", "mean", "yes", "1e-4", ""]),
     st.binary(max_size=4), st.dates(), st.datetimes(timezones=st.just(datetime.UTC)),
 )  # fmt: skip
 NAMES = st.sampled_from(["seed", *SECTIONS, *(key.split(".")[-1] for key in KEYS)])

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.graph import STAGES, declared_code, dvc_stage
-from tests.project import ROOT, Project
+from tests.project import ROOT, Project, save_tiny_model
 from vit_finetune.params import SECTIONS, read_yaml
 from vit_finetune.profiles import flatten
 
@@ -24,6 +24,10 @@ AFTER_SUBSET = ["subset", "embed", *AFTER_EMBED]
 # Another value for every key, and the stages that it reruns: a stage whose inputs come out the same does not run.
 RERUNS = {
     "seed": (1, AFTER_SUBSET),
+    "data.image_size": (48, ["download", "report"]),  # which only the images of a folder know
+    "data.fit": ("pad", ["download", "report"]),
+    "data.test_share": (0.5, ["download", "report"]),
+    "data.broken": ("skip", ["download", "report"]),
     "subset.train_size": (70, AFTER_SUBSET),
     "subset.val_size": (40, AFTER_SUBSET),
     "subset.test_size": (50, AFTER_SUBSET),
@@ -36,6 +40,8 @@ RERUNS = {
     "embed.storage": ("float32", AFTER_SUBSET[1:]),
     "embed.batch_size": (7, ["embed", "report"]),  # the same activations, bit for bit
     "freeze.trainable_blocks": (2, AFTER_SUBSET[1:]),
+    "freeze.parameters": ("norms", AFTER_EMBED),
+    "freeze.layer_decay": (0.5, AFTER_EMBED),
     "train.epochs": (3, AFTER_EMBED),
     "train.batch_size": (30, AFTER_EMBED),
     "train.optimizer": ("sgd", AFTER_EMBED),
@@ -43,6 +49,7 @@ RERUNS = {
     "train.weight_decay": (0.5, AFTER_EMBED),
     "train.warmup_epochs": (0, AFTER_EMBED),
     "train.label_smoothing": (0.3, AFTER_EMBED),
+    "train.class_weights": ("balanced", AFTER_EMBED),
     "train.grad_clip": (0.1, AFTER_EMBED),
     "train.token_dropout": (0.25, AFTER_EMBED),
     "train.mixup": (0.0, AFTER_EMBED),
@@ -67,6 +74,51 @@ RERUNS = {
 @pytest.fixture
 def project(finished, tmp_path):
     return finished.copy(tmp_path / "p")
+
+
+def write_photographs(folder, classes=("cat", "dog", "horse"), count=20):
+    """Images as people have them: of many sizes and kinds, each class with a colour of its own."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for k, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = rng.integers(80, size=(*rng.integers(20, 90, size=2), 3), dtype=np.uint8)
+            pixels[..., k % 3] += 150
+            kind, suffix = [("RGB", "jpg"), ("RGB", "png"), ("RGBA", "webp"), ("L", "JPEG")][number % 4]
+            image = Image.fromarray(pixels).convert(kind)
+            exif = Image.Exif()
+            exif[0x0112] = 6  # held upright
+            image.save(folder / name / f"{number}.{suffix}", **({"exif": exif} if suffix == "jpg" else {}))
+
+
+THREE_LINES = {"data.name": "folder", "subset.train_size": "all", "subset.val_size": 12}
+
+
+def test_a_folder_of_ones_own_images_becomes_a_model_by_three_lines(project):
+    write_photographs(project.folder / "data/images")
+    project.set(**{"subset.test_size": "all", "attention.sample": 48})  # as params.yaml comes
+    project.set(**THREE_LINES)
+    assert project.repro() == list(STAGES)
+    evaluation = json.loads((project.folder / "metrics/evaluation.json").read_text())
+    assert list(evaluation["per_class"]) == ["cat", "dog", "horse"]
+    assert evaluation["n"] == 12
+    assert json.loads((project.folder / "metrics/attention.json").read_text())["images"] == 12
+    assert not [line for line in project.git("status", "--porcelain", "-uall").splitlines() if "data/images" in line]
+
+    (project.folder / "data/images/cat/new.png").write_bytes((project.folder / "data/images/cat/1.png").read_bytes())
+    assert project.repro()[:3] == ["download", "subset", "embed"]
+    (project.folder / "data/images/cat/new.png").unlink()
+    assert project.repro() == []
+
+    (project.folder / "data/images/dog/torn.jpg").write_bytes(b"no image")
+    torn = project.run("dvc", "repro")
+    assert "download: 1 of 61 files in data/images cannot be read as images: dog/torn.jpg (" in torn.stderr
+    project.set(**{"data.broken": "skip"})
+    assert project.repro() == ["download", "subset", "report"]  # the same images as before
+    assert json.loads((project.folder / "data/raw/dataset.json").read_text())["broken"]
 
 
 def test_a_second_run_has_nothing_to_do_and_git_stays_free_of_data(finished):
@@ -104,6 +156,43 @@ def test_another_data_set_reruns_everything(project):
     project.set(**{"data.name": "digits"})
     assert project.repro() == []
     assert project.outputs() == before
+
+
+FAMILIES = {
+    "distilled": "deit_tiny_distilled_patch16_224",
+    "rotary positions": "vit_small_patch16_dinov3",
+    "a bias for each pair of positions": "beit_base_patch16_224",
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_pipeline_runs_with_every_family_of_models(project, family):
+    import numpy as np
+    import timm
+    import torch
+    from PIL import Image
+
+    shutil.rmtree(project.folder / "pretrained/other")
+    save_tiny_model(project.folder / "pretrained/other", FAMILIES[family])
+    keys = {"model.name": "local-dir:pretrained/other"}
+    if family != "distilled":
+        project.set(**keys)
+        refused = project.run("dvc", "repro")
+        assert "train: train.token_dropout is 0.5: the attention of a" in refused.stderr
+        keys = {"train.token_dropout": 0.0}
+    project.set(**keys)
+    assert project.repro()[-2:] == ["attention", "report"]
+    attention = json.loads((project.folder / "metrics/attention.json").read_text())
+    assert attention["blocks_captured"] == attention["blocks_total"] == 3
+    assert attention["selfcheck_max_rel_err"] <= 1e-5
+    model = timm.create_model(f"local-dir:{project.folder / 'models/finetuned'}", pretrained=True).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+    images = np.load(project.folder / "data/subset/test_images.npy")
+    with torch.no_grad():
+        found = model(torch.stack([transform(Image.fromarray(image)) for image in images])).softmax(1)
+    with (project.folder / "plots/predictions.csv").open() as file:
+        expected = [float(row["confidence"]) for row in csv.DictReader(file)]
+    np.testing.assert_allclose(found.amax(1), expected, atol=3e-3)
 
 
 @pytest.mark.parametrize("section", SECTIONS)

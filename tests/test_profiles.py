@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.project import ROOT, Project
-from vit_finetune.profiles import flatten, merge, read_overlay
+from vit_finetune.profiles import absolute_folders, flatten, merge, read_overlay
 
 OVERLAY = """\
 train:
@@ -121,3 +121,15 @@ def test_every_shipped_profile_is_in_order(monkeypatch):
     monkeypatch.chdir(ROOT)
     for path in (ROOT / "profiles").glob("*.yaml"):
         assert read_overlay(path.stem)
+
+
+def test_a_folder_that_a_variable_names_is_the_same_one_from_the_copy(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VIT_DATA_DIR", "here/cifar")
+    monkeypatch.setenv("HF_HOME", "~/hub")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("TORCH_HOME", raising=False)
+    assert absolute_folders() == {
+        "VIT_DATA_DIR": str(tmp_path / "here/cifar"),
+        "HF_HOME": str(tmp_path / "home/hub"),
+    }

@@ -1,6 +1,7 @@
 """Subsets by index: classes in proportion, no image twice, the same for the same seed."""
 
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -89,12 +90,16 @@ def test_no_global_generator_is_read_or_moved():
 
 
 @pytest.mark.parametrize("size", [-1, 0, 2, 31])
-def test_fewer_than_one_per_class_or_more_than_there_are_is_an_error(size):
-    with pytest.raises(ValueError, match=rf"^{size} images asked for; there are 30 of 3 classes, one each at least$"):
-        stratified(labels_of(10, 10, 10), size, seed=0)
+@pytest.mark.parametrize("key", ["size", "subset.val_size"])
+def test_fewer_than_one_per_class_or_more_than_there_are_is_an_error_that_names_the_key(size, key):
+    message = f"{key} is {size}: there are 30 images to take from, of 3 classes; use 3 to 30"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        stratified(labels_of(10, 10, 10), size, 0, **({} if key == "size" else {"key": key}))
 
 
 TRAIN, TEST = labels_of(40, 40, 40), labels_of(12, 12, 12, seed=1)
+VAL = labels_of(5, 10, 15, seed=2)
+TWO, THREE = {"train": TRAIN, "test": TEST}, {"train": TRAIN, "val": VAL, "test": TEST}
 
 
 @PROPERTY
@@ -105,7 +110,7 @@ TRAIN, TEST = labels_of(40, 40, 40), labels_of(12, 12, 12, seed=1)
     seed=st.integers(0, 1000),
 )
 def test_train_and_val_share_no_image_and_all_three_are_in_proportion(train, val, test, seed):
-    split = train_val_test(TRAIN, TEST, train_size=train, val_size=val, test_size=test, seed=seed)
+    split = train_val_test(TWO, train_size=train, val_size=val, test_size=test, seed=seed)
     assert list(split) == ["train", "val", "test"]
     wanted = {"train": 120 - val if train == "all" else train, "val": val, "test": 36 if test == "all" else test}
     assert {name: len(set(indices.tolist())) for name, indices in split.items()} == wanted
@@ -123,25 +128,73 @@ def test_train_and_val_share_no_image_and_all_three_are_in_proportion(train, val
 @pytest.mark.parametrize("test_size", [3, "all"])
 def test_the_validation_images_depend_on_the_seed_and_their_number_alone(train_size, test_size):
     def val(train_size, test_size, seed=7):
-        return train_val_test(TRAIN, TEST, train_size=train_size, val_size=20, test_size=test_size, seed=seed)["val"]
+        return train_val_test(TWO, train_size=train_size, val_size=20, test_size=test_size, seed=seed)["val"]
 
     assert np.array_equal(val(train_size, test_size), val(60, 12))
     assert not np.array_equal(val(train_size, test_size), val(60, 12, seed=8))
 
 
+@PROPERTY
+@given(
+    train=st.integers(3, 120) | st.just("all"),
+    val=st.integers(3, 30) | st.just("all"),
+    test=st.integers(3, 36) | st.just("all"),
+    seed=st.integers(0, 1000),
+)
+def test_validation_images_of_their_own_are_taken_and_train_keeps_all_of_its_images(train, val, test, seed):
+    sizes = {"train": train, "val": val, "test": test}
+    split = train_val_test(THREE, **{f"{name}_size": size for name, size in sizes.items()}, seed=seed)
+    assert list(split) == ["train", "val", "test"]
+    for name, indices in split.items():
+        there = len(THREE[name])
+        assert len(set(indices.tolist())) == len(indices) == (there if sizes[name] == "all" else sizes[name])
+        assert list(indices) == sorted(indices)
+        assert 0 <= indices[0] <= indices[-1] < there
+        assert_in_proportion(THREE[name], indices)
+
+
+def test_with_validation_images_of_their_own_no_part_depends_on_the_size_of_another():
+    def split(**sizes):
+        return train_val_test(THREE, **{"train_size": 30, "val_size": 12, "test_size": 9, "seed": 3} | sizes)
+
+    before = split()
+    for name, size in {"train": 60, "val": 20, "test": "all"}.items():
+        after = split(**{f"{name}_size": size})
+        assert [part for part in before if not np.array_equal(before[part], after[part])] == [name]
+
+
+def test_all_validation_images_of_a_data_set_that_has_none_of_its_own_is_an_error():
+    message = "subset.val_size is all: the data set has no validation images of its own, use a number"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        train_val_test(TWO, train_size=10, val_size="all", test_size=10, seed=0)
+
+
+@pytest.mark.parametrize("train_size", [3, "all"])
+def test_validation_that_leaves_no_image_to_train_on_is_an_error(train_size):
+    with pytest.raises(ValueError, match=r"^subset\.val_size is 120: no image is left to train on, use less$"):
+        train_val_test(TWO, train_size=train_size, val_size=120, test_size=10, seed=0)
+
+
 @pytest.mark.parametrize(
-    ("sizes", "message"),
+    ("labels", "sizes", "message"),
     [
-        ({"train_size": 101}, "101 images asked for; there are 100 of 3 classes"),
-        ({"train_size": 2}, "2 images asked for; there are 100 of 3 classes"),
-        ({"val_size": 121}, "121 images asked for; there are 120 of 3 classes"),
-        ({"val_size": 118, "train_size": 3}, "3 images asked for; there are 2 of"),
-        ({"test_size": 37}, "37 images asked for; there are 36 of 3 classes"),
+        (TWO, {"train_size": 101}, "train_size is 101: there are 100 images to take from, of 3 classes; use 3 to 100"),
+        (TWO, {"train_size": 2}, "train_size is 2: there are 100 images to take from, of 3 classes; use 3 to 100"),
+        (TWO, {"val_size": 121}, "val_size is 121: there are 120 images to take from, of 3 classes; use 3 to 120"),
+        (TWO, {"val_size": 118}, "train_size is 10: there are 2 images to take from, of 2 classes; use 2 to 2"),
+        (TWO, {"test_size": 37}, "test_size is 37: there are 36 images to take from, of 3 classes; use 3 to 36"),
+        (
+            THREE,
+            {"train_size": 121},
+            "train_size is 121: there are 120 images to take from, of 3 classes; use 3 to 120",
+        ),
+        (THREE, {"val_size": 31}, "val_size is 31: there are 30 images to take from, of 3 classes; use 3 to 30"),
+        (THREE, {"val_size": 2}, "val_size is 2: there are 30 images to take from, of 3 classes; use 3 to 30"),
     ],
 )
-def test_sizes_that_do_not_fit_are_errors(sizes, message):
-    with pytest.raises(ValueError, match=message):
-        train_val_test(TRAIN, TEST, **{"train_size": 10, "val_size": 20, "test_size": 10, "seed": 0} | sizes)
+def test_sizes_that_do_not_fit_are_errors_that_name_the_key_and_the_range(labels, sizes, message):
+    with pytest.raises(ValueError, match=f"^subset.{re.escape(message)}$"):
+        train_val_test(labels, **{"train_size": 10, "val_size": 20, "test_size": 10, "seed": 0} | sizes)
 
 
 def test_another_process_with_other_hashes_and_threads_chooses_the_same():

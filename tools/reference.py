@@ -7,7 +7,23 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("README.md", "docs/reference.md")
+DOCUMENTS = ("README.md", "docs/reference.md", "docs/models.md")
+MODELS = (  # one of each family that tests split at a block
+    "vit_tiny_patch16_224.augreg_in21k_ft_in1k",
+    "deit_tiny_patch16_224.fb_in1k",
+    "deit_tiny_distilled_patch16_224.fb_in1k",
+    "deit3_small_patch16_224.fb_in22k_ft_in1k",
+    "vit_wee_patch16_reg1_gap_256.sbb_in1k",
+    "vit_small_patch14_dinov2.lvd142m",
+    "vit_small_patch14_reg4_dinov2.lvd142m",
+    "vit_small_patch16_dinov3.lvd1689m",
+    "eva02_tiny_patch14_224.mim_in22k",
+    "beit_base_patch16_224.in22k_ft_in22k_in1k",
+    "beitv2_base_patch16_224.in1k_ft_in22k_in1k",
+    "vit_base_patch16_siglip_224.webli",
+    "vit_base_patch32_clip_224.openai",
+    "torchvision/vit_b_16.IMAGENET1K_V1",
+)
 sys.path.insert(0, str(ROOT / "src"))
 
 from vit_finetune.params import SECTIONS, SEED, read_yaml, section_schema  # noqa: E402
@@ -95,6 +111,35 @@ def attention_table() -> str:
     )  # fmt: skip
 
 
+def models_table() -> str:
+    """What timm and torchvision say of each; the weights are not read."""
+    import torch
+    from timm import create_model
+
+    from vit_finetune.attention import token_layout
+    from vit_finetune.backbone import preprocessing
+    from vit_finetune.families import torchvision_model
+
+    rows = [
+        "| `model.name` | blocks | tokens | width | preprocessing | licence of the weights |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in MODELS:
+        with torch.device("meta"):
+            if name.startswith("torchvision/"):
+                model = torchvision_model(name.removeprefix("torchvision/"), pretrained=False)
+                licence = "see torchvision"
+            else:
+                model = create_model(name)
+                licence = model.pretrained_cfg["license"] or "not stated"
+        layout, wants = token_layout(model), preprocessing(model, None)
+        prefix = " + ".join([*layout.prefix, f"{layout.grid[0]} × {layout.grid[1]}"])
+        mean = "ImageNet" if round(wants.mean[0], 3) == 0.485 else "CLIP" if round(wants.mean[0], 3) == 0.481 else "0.5"
+        shown = f"{wants.input_size[0]} pixels, {wants.interpolation}, crop {wants.crop_pct:.3g}, mean {mean}"
+        rows.append(f"| `{name}` | {len(model.blocks)} | {prefix} | {model.embed_dim} | {shown} | {licence} |")
+    return "\n".join(rows)
+
+
 def replaced(text: str, name: str, table: str) -> str:
     """The text with what stands between the markers of `name` replaced."""
     pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
@@ -107,9 +152,11 @@ def generated(text: str) -> str:
         "outputs": output_table,
         "results": results_table,
         "attention": attention_table,
+        "models": models_table,
     }
     for name, table in tables.items():
-        text = replaced(text, name, table())
+        if f"<!-- {name} -->" in text:
+            text = replaced(text, name, table())
     return text
 
 

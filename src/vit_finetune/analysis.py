@@ -127,15 +127,14 @@ def band_rows(bands: Mapping[str, NDArray[Any]]) -> list[dict[str, float]]:
     ]
 
 
-def mosaic_report(reader: Reader, mosaics: Tensor, labels: NDArray[np.int64], rng: Rng) -> dict[str, Any]:
+def mosaic_report(reader: Reader, mosaics: Tensor, targets: Tensor, quadrants: Tensor, rng: Rng) -> dict[str, Any]:
     """Share of positive relevance in the quadrant of the asked-for class; chance is 0.25.
 
     Args:
         mosaics: (M, 3, h, w), as the model takes them.
-        labels: (M, 4), the classes of the quadrants; each mosaic is asked for one, drawn at random.
+        targets: (M,), the class that each is asked for.
+        quadrants: (M,), where it is.
     """
-    quadrants = torch.from_numpy(rng.integers(4, size=len(mosaics)))
-    targets = torch.from_numpy(labels)[torch.arange(len(labels)), quadrants]
     maps = reader.maps(mosaics, targets)
     return per_method({name: faithfulness.quadrant_share(found, quadrants) for name, found in maps.items()}, rng)
 
@@ -188,10 +187,12 @@ def shape_report(reader: Reader, pretrained: nn.Module, pixels: Tensor, rng: Rng
 
 def sanity_report(reader: Reader, pixels: Tensor, targets: Tensor, maps: Maps, seed: int, rng: Rng) -> dict[str, Any]:
     """Rank correlation of each map with that of the same model after its weights are shuffled (Adebayo et al.)."""
-    blocks = [name for name, _ in reader.model.named_children() if name == "blocks"]
+    children = dict(reader.model.named_children())
+    heads = [name for name in ("head", "head_dist") if name in children]
+    blocks = [name for name in ("blocks",) if name in children]
     some, classes = pixels[:SANITY_IMAGES], targets[:SANITY_IMAGES]
     report = {}
-    for name, parts in (("head", ["head"]), ("head_and_blocks", ["head", *blocks])):
+    for name, parts in (("head", heads), ("head_and_blocks", [*heads, *blocks])):
         generator = torch.Generator().manual_seed(seed)
         shuffled = faithfulness.randomised(reader.model, parts, generator)
         other = Reader(shuffled, reader.layout, reader.fusion, reader.discard_ratio, reader.batch_size)
@@ -217,15 +218,14 @@ def judge(
     pixels: Tensor,
     predicted: Tensor,
     labels: Tensor,
-    mosaics: Tensor,
-    mosaic_labels: NDArray[np.int64],
+    mosaics: tuple[Tensor, Tensor, Tensor],
     seed: int,
 ) -> Iterator[Judgement | None]:
     """The whole analysis in STEPS steps, for a progress bar; the last yields the judgement.
 
     Args:
         pixels: a sample (B, 3, h, w) as the model takes it, with what the model predicts, (B,), and the labels.
-        mosaics: (M, 3, h, w) with the classes of their quadrants, (M, 4).
+        mosaics: (M, 3, h, w), the class that each is asked for, (M,), and its quadrant, (M,).
     """
     rng = np.random.default_rng(seed)
     shape, distances = shape_report(reader, pretrained, pixels, rng)
@@ -234,7 +234,7 @@ def judge(
     yield None
     faithful, curves = faithfulness_report(reader, pixels, predicted, maps, rng)
     yield None
-    pointing = mosaic_report(reader, mosaics, mosaic_labels, rng)
+    pointing = mosaic_report(reader, *mosaics, rng)
     yield None
     regions = region_report(reader, pixels, labels, maps["relevance"], rng)
     sanity = sanity_report(reader, pixels, predicted, maps, seed, rng)

@@ -13,7 +13,7 @@ import difflib
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,15 +27,23 @@ from timm.models import save_for_hf
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
+from vit_finetune.families import family_of, torchvision_model
 from vit_finetune.images import Preprocessing
 
 Boundary = Literal["features", "tokens", "images"]
 WEIGHTS = "model.safetensors"
 EVAL_BATCH = 64  # images; the result does not depend on it
+TORCHVISION = "torchvision/"  # how the names of its models begin
+WORKS = (
+    "vit_*, deit_*, deit3_*, vit_*_reg*, vit_*_dinov2, vit_*_dinov3, vit_*_clip_*, vit_*_siglip_*, eva02_*, beit_*, "
+    "beitv2_* of timm, or torchvision/vit_*"
+)
 
 
-def build_model(name: str, *, pretrained: bool, image_size: int | None, seed: int) -> VisionTransformer:
-    """A timm ViT without a head, in eval mode. `seed` initialises what is not pretrained.
+def build_model(name: str, *, pretrained: bool, image_size: int | None, seed: int) -> Any:
+    """A ViT of timm, or torchvision's as timm's, without a head, in eval mode.
+
+    `seed` initialises what is not pretrained.
 
     Raises:
         ValueError: no such model, no such weights, an image size that the patches do not divide, or a model that
@@ -47,31 +55,33 @@ def build_model(name: str, *, pretrained: bool, image_size: int | None, seed: in
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
-    except (RuntimeError, ValueError, FileNotFoundError, AssertionError, TypeError) as error:
+            if name.startswith(TORCHVISION):
+                source = name.removeprefix(TORCHVISION)
+                model = torchvision_model(source, pretrained=pretrained, num_classes=0, **options)
+            else:
+                model = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+    except (RuntimeError, ValueError, OSError, AssertionError, TypeError) as error:
         raise _building_failed(name, pretrained, image_size, error) from error
-    patch = _splittable(name, model).patch_embed.patch_size
-    if any(side % step for side, step in zip(model.patch_embed.img_size, patch, strict=True)):
-        raise ValueError(
-            f"model.image_size is {image_size}: the patches of {name} are {patch[0]} pixels; use a multiple"
-        )
+    try:
+        family_of(model)
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"model.name is {name!r}: {error}; use {WORKS}") from None
+    patches = model.patch_embed
+    if any(side % step for side, step in zip(patches.img_size, patches.patch_size, strict=True)):
+        side, step = patches.img_size[0], patches.patch_size[0]
+        raise ValueError(f"model.image_size is {side}: the patches of {name} are {step} pixels; use a multiple")
     return model.eval()
-
-
-def _splittable(name: str, model: Any) -> VisionTransformer:
-    plain = type(model) is VisionTransformer and all(type(block) is Block for block in model.blocks)
-    if not plain:
-        raise ValueError(
-            f"model.name is {name!r}, a {type(model).__name__}, which this pipeline cannot split at a block; use a "
-            "plain Vision Transformer of timm (vit_*, undistilled deit_*, deit3_*, vit_*_dinov2, vit_*_clip_*, "
-            "vit_*_siglip_*)"
-        )
-    return model
 
 
 def _building_failed(name: str, pretrained: bool, image_size: int | None, error: Exception) -> Exception:
     """The same error with the key of params.yaml and the way out."""
     reason = " ".join(str(error).split())
+    if name.startswith(TORCHVISION):
+        if isinstance(error, OSError):
+            return OSError(
+                f"the weights of {name} could not be loaded: {reason} (torchvision keeps them in TORCH_HOME)"
+            )
+        return ValueError(f"model.name is {name!r}: {reason}")
     if name.startswith("local-dir:"):
         return OSError(f"model.name is {name!r}, but that folder has no usable model: {reason}")
     architecture, _, tag = name.partition(".")
@@ -89,15 +99,21 @@ def _building_failed(name: str, pretrained: bool, image_size: int | None, error:
     return ValueError(f"model.name {name!r} with model.image_size {image_size} cannot be built: {reason}")
 
 
-def preprocessing(model: VisionTransformer, crop_pct: float | None) -> Preprocessing:
+def preprocessing(model: Any, crop_pct: float | None) -> Preprocessing:
     """How the model wants its images, by its own data configuration; `crop_pct` overrides one value of it."""
     overrides = {} if crop_pct is None else {"crop_pct": crop_pct}
     config = resolve_model_data_config(model, {"input_size": (3, *model.patch_embed.img_size), **overrides})
     return Preprocessing.from_config(config)
 
 
-def save_model(model: nn.Module, folder: Path, preprocess: Preprocessing, classes: list[str] | None = None) -> None:
-    """A folder that `timm.create_model("local-dir:<folder>", pretrained=True)` builds the same model from."""
+def save_model(
+    model: nn.Module, folder: Path, preprocess: Preprocessing, dataset: Mapping[str, Any] | None = None
+) -> None:
+    """A folder that `timm.create_model("local-dir:<folder>", pretrained=True)` builds the same model from.
+
+    Args:
+        dataset: of a fine-tuned model, what it was trained on: `classes`, `image_shape`, `fit`.
+    """
     data_config = {
         "input_size": (3, *preprocess.input_size),
         "interpolation": preprocess.interpolation,
@@ -106,11 +122,16 @@ def save_model(model: nn.Module, folder: Path, preprocess: Preprocessing, classe
         "mean": preprocess.mean,
         "std": preprocess.std,
     }
-    model_config = {"label_names": classes} if classes else {}
+    model_config = {}
+    if dataset:
+        source = {"image_size": dataset["image_shape"][:2], "fit": dataset["fit"]}
+        model_config = {"label_names": dataset["classes"], "trained_on": source}
+    if hasattr(model, "head_dist"):  # a distilled model answers with the mean of two heads: the same one, twice
+        model.get_submodule("head_dist").load_state_dict(model.get_submodule("head").state_dict())
     save_for_hf(model, str(folder), model_config=model_config, data_config=data_config, safe_serialization=True)
 
 
-def load_model(folder: str | Path, num_classes: int | None = None) -> VisionTransformer:
+def load_model(folder: str | Path, num_classes: int | None = None) -> Any:
     """A saved model in eval mode; `num_classes` gives it a new head of zeros.
 
     timm says nothing about tensors that a folder lacks once the number of classes differs: compare
@@ -130,17 +151,29 @@ def load_model(folder: str | Path, num_classes: int | None = None) -> VisionTran
     return model.eval()
 
 
+def trained_config(folder: str | Path) -> dict[str, Any]:
+    """config.json of a fine-tuned model, with its `label_names` in order and `trained_on` (image_size, fit).
+
+    Raises:
+        OSError: there is no such model.
+    """
+    path = Path(folder) / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if "trained_on" not in config:
+        raise OSError(f"{folder} does not hold a trained model; run dvc repro, or name its folder with --model")
+    return config
+
+
 def class_names(folder: str | Path) -> list[str]:
     """The class names that a fine-tuned model's folder carries, in label order."""
-    config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-    return list(config["label_names"])
+    return list(trained_config(folder)["label_names"])
 
 
 def weights_digest(model: nn.Module) -> str:
     """SHA-256 over names, types, shapes and bytes of all tensors but the head's."""
     sha = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        if not name.startswith("head."):
+        if not name.startswith(("head.", "head_dist.")):
             sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             sha.update(tensor.detach().cpu().contiguous().numpy().data)
     return sha.hexdigest()
@@ -160,39 +193,41 @@ def autocast(device: torch.device, precision: torch.dtype) -> Any:
     return torch.autocast(device.type, dtype=precision)
 
 
-def embed_patches(model: VisionTransformer, pixels: Tensor) -> Tensor:
+def embed_patches(model: Any, pixels: Tensor) -> Tensor:
     """Normalised images (B, 3, h, w) -> tokens (B, T, D) before the first block."""
-    return model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(pixels))))
+    return family_of(model).tokens(model, pixels)
 
 
-def run_prefix(model: VisionTransformer, pixels: Tensor, trainable_blocks: int) -> Tensor:
+def run_prefix(model: Any, pixels: Tensor, trainable_blocks: int) -> Tensor:
     """Normalised images -> activations at the boundary: tokens (B, T, D), or features (B, D) for no block."""
-    tokens = embed_patches(model, pixels)
-    for block in model.blocks[: len(model.blocks) - trainable_blocks]:
-        tokens = block(tokens)
+    tokens, boundary = embed_patches(model, pixels), len(model.blocks) - trainable_blocks
+    for block, options in zip(model.blocks[:boundary], family_of(model).options(model), strict=False):
+        tokens = block(tokens, **options)
     return tokens if trainable_blocks else model.forward_head(model.norm(tokens), pre_logits=True)
 
 
-def run_blocks(model: VisionTransformer, tokens: Tensor, trainable_blocks: int) -> Tensor:
+def run_blocks(model: Any, tokens: Tensor, trainable_blocks: int) -> Tensor:
     """Tokens (B, T, D) at the boundary -> pooled features (B, D), by the last blocks, final norm and pooling."""
     first, last = len(model.blocks) - trainable_blocks, len(model.blocks) - 1
-    for block in model.blocks[first:last]:
-        tokens = block(tokens)
+    options = family_of(model).options(model)
+    for index in range(first, last):
+        tokens = model.blocks[index](tokens, **options[index])
     if reads_only_cls(model):
         return model.fc_norm(model.norm(cls_of_block(model.blocks[last], tokens)))
-    return model.forward_head(model.norm(model.blocks[last](tokens)), pre_logits=True)
+    return model.forward_head(model.norm(model.blocks[last](tokens, **options[last])), pre_logits=True)
 
 
-def reads_only_cls(model: VisionTransformer) -> bool:
+def reads_only_cls(model: Any) -> bool:
     """Whether `cls_of_block` stands in exactly for the last block.
 
     It does where nothing but the CLS token is read after it (token pooling), and its attention is plain: keys that
     are linear in the tokens, no gate, no dropout.
     """
     attn = model.blocks[-1].attn
-    plain = type(attn) is Attention and attn.gate is None
+    if type(model) is not VisionTransformer or type(attn) is not Attention or attn.gate is not None:
+        return False
     linear = isinstance(attn.k_norm, nn.Identity) and isinstance(attn.q_norm, nn.Identity)
-    return model.global_pool == "token" and model.attn_pool is None and plain and linear
+    return model.global_pool == "token" and model.attn_pool is None and linear
 
 
 def cls_attention(attn: Attention, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -235,7 +270,7 @@ class Suffix:
     `preprocess` turns stored images into the model's input when everything is trainable.
     """
 
-    model: VisionTransformer
+    model: Any
     trainable_blocks: int | str
     preprocess: Callable[[Tensor], Tensor]
     device: torch.device

@@ -5,12 +5,15 @@ import http.client
 import os
 import tarfile
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
 FOLDER_VARIABLE = "VIT_DATA_DIR"
 
@@ -21,18 +24,21 @@ class Dataset:
 
     Attributes:
         classes: names in label order.
-        images, labels: for `train` and `test`.
-        checksums: md5 of each original file; empty where the data come with a package.
+        images, labels: for `train` and `test`, and for `val` where the data set has a part of that kind.
+        checksums: md5 of each original file; empty where the data come with a package or are the user's.
+        broken: files of the user's that are no readable images, with the reason.
     """
 
     classes: list[str]
     images: dict[str, NDArray[np.uint8]]
     labels: dict[str, NDArray[np.int64]]
-    checksums: dict[str, str]
+    checksums: dict[str, str] = field(default_factory=dict)
+    broken: list[str] = field(default_factory=list)
 
 
 def load_dataset(name: str) -> Dataset:
-    return {"cifar10": load_cifar10, "digits": load_digits}[name]()
+    """`cifar10`, `cifar100` or `digits`."""
+    return load_digits() if name == "digits" else load_cifar(name)
 
 
 def load_digits() -> Dataset:
@@ -55,7 +61,6 @@ def load_digits() -> Dataset:
         classes=[str(name) for name in bunch.target_names],
         images={split: images[chosen] for split, chosen in part.items()},
         labels={split: labels[chosen] for split, chosen in part.items()},
-        checksums={},
     )
 
 
@@ -71,8 +76,11 @@ def channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[flo
     return [round(mean, 6) for mean in means], [round(std, 6) for std in stds]
 
 
-def load_cifar10() -> Dataset:
-    """CIFAR-10 (Krizhevsky 2009) from its original files, every one checked against its published md5.
+# CIFAR
+
+
+def load_cifar(name: str) -> Dataset:
+    """CIFAR-10 or CIFAR-100 with its fine labels (Krizhevsky 2009), every original file checked by its published md5.
 
     They are taken from the folder that VIT_DATA_DIR names, which holds either the extracted batches or the
     archive; else from the user's cache folder, to which they are downloaded once.
@@ -80,30 +88,31 @@ def load_cifar10() -> Dataset:
     Raises:
         OSError: no file, a wrong checksum, or no network; the message names the way out.
     """
-    from torchvision.datasets import CIFAR10
+    from torchvision.datasets import CIFAR10, CIFAR100
 
+    source = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
     named = os.environ.get(FOLDER_VARIABLE)
     if named:
         root = Path(named).expanduser()
         if not root.is_dir():
             raise OSError(
-                f"{FOLDER_VARIABLE} is {named!r}, which is not a folder; it must hold {CIFAR10.base_folder}/ or "
-                f"{CIFAR10.filename} (unset it to download them; `make demo` needs neither)"
+                f"{FOLDER_VARIABLE} is {named!r}, which is not a folder; it must hold {source.base_folder}/ or "
+                f"{source.filename} (unset it to download them; `make demo` needs neither)"
             )
-        if root.name == CIFAR10.base_folder:
+        if root.name == source.base_folder:
             root = root.parent
-        if not (root / CIFAR10.base_folder).is_dir() and (root / CIFAR10.filename).is_file():
+        if not (root / source.base_folder).is_dir() and (root / source.filename).is_file():
             with tempfile.TemporaryDirectory() as scratch:
-                _extract(root / CIFAR10.filename, CIFAR10.tgz_md5, Path(scratch))
-                return _read_cifar10(CIFAR10, Path(scratch))
+                _extract(root / source.filename, source.tgz_md5, Path(scratch))
+                return _read_cifar(source, Path(scratch))
     else:
         root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vit_finetune"
-        if _broken_file(CIFAR10, root):
-            _download(CIFAR10, root)
-    return _read_cifar10(CIFAR10, root)
+        if _broken_file(source, root):
+            _download(source, root)
+    return _read_cifar(source, root)
 
 
-def _read_cifar10(source: Any, root: Path) -> Dataset:
+def _read_cifar(source: Any, root: Path) -> Dataset:
     broken = _broken_file(source, root)
     if broken:
         raise OSError(
@@ -166,3 +175,159 @@ def _extract(archive: Path, md5: str, target: Path) -> None:
 def _md5(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+# A folder of the user's own images
+
+PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+UNREADABLE = (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)  # what Pillow raises
+PAD = (127, 127, 127)
+NAMED = 5  # files or classes in one message
+
+
+def open_image(source: str | Path | IO[bytes]) -> Image.Image:
+    """An image file as upright RGB: rotated as its EXIF says, transparency over white, 16 bits down to 8.
+
+    Raises:
+        OSError, SyntaxError, ValueError, RuntimeError, DecompressionBombError: it is no image that can be read whole.
+    """
+    with Image.open(source) as file:
+        image = ImageOps.exif_transpose(file)
+        if image.mode.startswith("I"):
+            grey = np.asarray(image)
+            image = Image.fromarray((grey >> (8 if grey.max(initial=0) > 255 else 0)).clip(0, 255).astype(np.uint8))
+        if image.has_transparency_data:
+            layer = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+        return image.convert("RGB")
+
+
+def fit_image(image: Image.Image, size: tuple[int, int], fit: str) -> NDArray[np.uint8]:
+    """An RGB image in another size (height, width), by `crop`, `pad` or `squash` -> uint8 (height, width, 3)."""
+    target, bicubic = (size[1], size[0]), Image.Resampling.BICUBIC
+    if fit == "crop":
+        fitted = ImageOps.fit(image, target, bicubic)
+    else:
+        fitted = image.resize(target, bicubic) if fit == "squash" else ImageOps.pad(image, target, bicubic, PAD)
+    return np.asarray(fitted)
+
+
+def load_folder(
+    folder: str | Path,
+    *,
+    image_size: int,
+    fit: str,
+    test_share: float,
+    broken: str,
+    bar: Callable[[list[Path]], Iterable[Path]] = iter,
+) -> Dataset:
+    """Images of `<class>/...`, or of `train/<class>/...`, with `val/` and `test/` beside it where they are given.
+
+    Without a test part, `test_share` of every class is for testing, chosen by a hash of the file's path: it depends
+    on no seed, and an image that is added moves one other at most.
+
+    Args:
+        bar: shows progress over the files.
+
+    Raises:
+        ValueError: no class folders, classes with too few images, or files that are no images and `broken` is not
+            `skip`.
+    """
+    folder = Path(folder)
+    files = _split_files(folder, test_share)
+    classes = sorted({name for part in files.values() for name in part})
+    listed = [(part, classes.index(name), path) for part in files for name in classes for path in files[part][name]]
+
+    def read(path: Path) -> NDArray[np.uint8] | str:
+        try:
+            return fit_image(open_image(path), (image_size, image_size), fit)
+        except UNREADABLE as error:
+            return f"{path.relative_to(folder)} ({' '.join(str(error).split()) or type(error).__name__})"
+
+    paths = [path for _, _, path in listed]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = [image for _, image in zip(bar(paths), pool.map(read, paths), strict=True)]
+    unreadable = [image for image in found if isinstance(image, str)]
+    if unreadable and broken != "skip":
+        raise ValueError(
+            f"{len(unreadable)} of {len(found)} files in {folder} cannot be read as images: {_some(unreadable)}; "
+            "remove them, or set data.broken to skip"
+        )
+    images: dict[str, list[NDArray[np.uint8]]] = {part: [] for part in files}
+    labels: dict[str, list[int]] = {part: [] for part in files}
+    for (part, label, _), image in zip(listed, found, strict=True):
+        if not isinstance(image, str):
+            images[part].append(image)
+            labels[part].append(label)
+    arrays = {part: np.array(numbers, dtype=np.int64) for part, numbers in labels.items()}
+    _require_enough(folder, arrays, classes)
+    return Dataset(classes, {part: np.stack(some) for part, some in images.items()}, arrays, broken=unreadable)
+
+
+def _split_files(folder: Path, test_share: float) -> dict[str, dict[str, list[Path]]]:
+    """Part -> class -> image files, in the order of their names."""
+    top = _folders(folder)
+    folders = {"train": folder}
+    if "train" in top and set(top) <= set(PARTS):
+        folders = {PARTS[part]: folder / part for part in sorted(top, key=list(PARTS).index)}
+        if len(folders) < len(top):
+            several = [part for part in top if PARTS[part] == "val"]
+            raise ValueError(f"{folder} has several folders of validation images, {', '.join(several)}: keep one")
+    files = {part: _class_files(path) for part, path in folders.items()}
+    classes = set(files["train"])
+    if len(classes) < 2:
+        raise ValueError(
+            f"{folder} holds {'one class' if classes else 'no class'}, at least two are needed; put images in "
+            f"{folder}/<class>/, or in {folder}/train/<class>/ and {folder}/test/<class>/"
+        )
+    for part, by_class in files.items():
+        if unknown := sorted(set(by_class) - classes):
+            raise ValueError(f"{folders[part]} has classes that {folder}/train has not: {_some(unknown)}")
+        for name in classes - set(by_class):
+            by_class[name] = []
+    if "test" not in files:
+        files["test"] = {}
+        for name, paths in files["train"].items():
+            by_hash = {hashlib.sha256(path.relative_to(folder).as_posix().encode()).digest(): path for path in paths}
+            drawn, count = [path for _, path in sorted(by_hash.items())], max(1, round(test_share * len(paths)))
+            files["test"][name], files["train"][name] = sorted(drawn[:count]), sorted(drawn[count:])
+    return files
+
+
+def _folders(folder: Path) -> list[str]:
+    hidden = (".", "__")  # of version control, notebooks, file managers
+    return sorted(path.name for path in folder.glob("*") if path.is_dir() and not path.name.startswith(hidden))
+
+
+def _class_files(folder: Path) -> dict[str, list[Path]]:
+    known = Image.registered_extensions()
+    return {
+        name: sorted(
+            path
+            for path in (folder / name).rglob("*")
+            if path.suffix.lower() in known and path.is_file()
+            if not any(part.startswith(".") for part in path.relative_to(folder / name).parts)
+        )
+        for name in _folders(folder)
+    }
+
+
+def _require_enough(folder: Path, labels: dict[str, NDArray[np.int64]], classes: list[str]) -> None:
+    """Every class needs an image of each part, and one more to validate with where there is no such part."""
+    counts = {part: np.bincount(found, minlength=len(classes)) for part, found in labels.items()}
+    needed = {part: 2 if part == "train" and "val" not in labels else 1 for part in labels}
+    few = [
+        f"{name} ({', '.join(f'{part} {counts[part][k]}' for part in labels)})"
+        for k, name in enumerate(classes)
+        if any(counts[part][k] < needed[part] for part in labels)
+    ]
+    if few:
+        least = ", ".join(f"{part} {count}" for part, count in needed.items())
+        raise ValueError(
+            f"{folder}: classes with too few images: {_some(few)}; each needs at least {least}; add images or remove "
+            "the folder"
+        )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

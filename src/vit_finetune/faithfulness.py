@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from timm.models.vision_transformer import VisionTransformer
+import torch.nn.functional as F
+from timm.models.eva import Eva
 from torch import Tensor, nn
 
 from vit_finetune.attention import TokenLayout
@@ -51,31 +52,62 @@ def ranking(maps: Tensor, rng: Rng) -> Tensor:
 
 
 class _KeepPatches(nn.Module):
-    def __init__(self, keep: Tensor, prefix: int) -> None:
-        super().__init__()
-        self.keep, self.prefix = keep, prefix
+    """Stands where timm drops patches; Eva also takes the numbers of those kept, for its rotary embedding."""
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def __init__(self, keep: Tensor, prefix: int, tell: bool) -> None:
+        super().__init__()
+        self.keep, self.prefix, self.tell = keep, prefix, tell
+
+    def forward(self, tokens: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         patches = tokens[:, self.prefix :]
         kept = patches.gather(1, self.keep[..., None].expand(-1, -1, patches.shape[-1]))
-        return torch.cat([tokens[:, : self.prefix], kept], dim=1)
+        tokens = torch.cat([tokens[:, : self.prefix], kept], dim=1)
+        return (tokens, self.keep) if self.tell else tokens
 
 
 @contextmanager
-def keep_patches(model: nn.Module, keep: Tensor) -> Iterator[None]:
+def keep_patches(model: Any, keep: Tensor) -> Iterator[None]:
     """The model sees its prefix tokens and the patches `keep` (B, n) only, each at its own position.
 
-    They go after the position embedding, where timm's patch dropout stands. ValueError for another model than
-    timm's VisionTransformer: where positions enter the attention itself, a dropped token leaves a hole there.
+    They go after the position embedding, where timm's patch dropout stands. Beit, whose attention adds a bias for
+    every pair of positions, keeps them, but nothing attends to the others and the mean over patches leaves them out.
     """
-    if not isinstance(model, VisionTransformer):
-        raise ValueError(f"tokens can be dropped from timm's VisionTransformer; got {type(model).__name__}")
+    if not hasattr(model, "patch_drop"):
+        with _unseen(model, keep):
+            yield
+        return
     usual = model.patch_drop
-    model.patch_drop = _KeepPatches(keep, model.num_prefix_tokens)
+    model.patch_drop = _KeepPatches(keep, model.num_prefix_tokens, tell=isinstance(model, Eva))
     try:
         yield
     finally:
         model.patch_drop = usual
+
+
+@contextmanager
+def _unseen(model: Any, keep: Tensor) -> Iterator[None]:
+    original, prefix = F.scaled_dot_product_attention, model.num_prefix_tokens
+    seen = torch.zeros(len(keep), model.patch_embed.num_patches, dtype=torch.bool, device=keep.device)
+    seen = F.pad(seen.scatter(1, keep, True), (prefix, 0), value=True)
+    nobody = torch.zeros(seen.shape, device=keep.device).masked_fill(~seen, -torch.inf)[:, None, None]
+
+    def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **options: Any) -> Tensor:
+        mask = nobody if attn_mask is None else attn_mask + nobody
+        return original(query, key, value, attn_mask=mask.to(query.dtype), **options)
+
+    def kept_mean(_module: nn.Module, _inputs: Any, tokens: Tensor) -> Tensor:
+        weights = seen[:, prefix:, None].to(tokens.dtype)
+        mean = (tokens[:, prefix:] * weights).sum(dim=1, keepdim=True) / weights.sum(dim=1, keepdim=True)
+        return torch.cat([tokens[:, :prefix], mean.expand_as(tokens[:, prefix:])], dim=1)
+
+    hook = model.norm.register_forward_hook(kept_mean)
+    functional: Any = F
+    functional.scaled_dot_product_attention = attention
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = original
+        hook.remove()
 
 
 @torch.inference_mode()
@@ -192,21 +224,21 @@ def kept_correct(
     }
 
 
-def mosaics(images: Array, labels: Array, count: int, rng: Rng) -> tuple[Array, Array]:
-    """2 x 2 mosaics of four images of four classes, uint8 (count, 2H, 2W, 3), and their numbers (count, 4).
+def mosaics(images: Array, labels: Array, count: int, rng: Rng) -> tuple[Array, Array, Array]:
+    """2 x 2 mosaics of four images, uint8 (count, 2H, 2W, 3), their numbers (count, 4), and the quadrant asked for.
 
     Quadrants are top left, top right, bottom left, bottom right: the grid pointing game of Böhle et al. 2021
-    (arXiv:2104.00032). ValueError with fewer than four classes.
+    (arXiv:2104.00032). The classes are four; where there are fewer, only the one asked for is in one place alone.
     """
-    classes = np.unique(labels)
-    if len(classes) < 4:
-        raise ValueError(f"a mosaic needs images of 4 classes; got {len(classes)}")
-    chosen = np.array(
-        [[rng.choice(np.flatnonzero(labels == k)) for k in rng.choice(classes, 4, replace=False)] for _ in range(count)]
-    )
+    classes, chosen, asked = np.unique(labels), [], rng.integers(4, size=count)
+    for quadrant in asked:
+        order = rng.permutation(classes)
+        others = np.resize(order[1:4], 3)
+        chosen.append([rng.choice(np.flatnonzero(labels == k)) for k in np.insert(others, quadrant, order[0])])
+    numbers = np.array(chosen)
     height, width = images.shape[1:3]
-    tiles = images[chosen].reshape(count, 2, 2, height, width, 3)
-    return tiles.transpose(0, 1, 3, 2, 4, 5).reshape(count, 2 * height, 2 * width, 3), chosen
+    tiles = images[numbers].reshape(count, 2, 2, height, width, 3)
+    return tiles.transpose(0, 1, 3, 2, 4, 5).reshape(count, 2 * height, 2 * width, 3), numbers, asked
 
 
 def quadrant_share(maps: Tensor, quadrants: Tensor) -> Array:

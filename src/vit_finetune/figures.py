@@ -338,6 +338,17 @@ def attention_montage(
 
 
 @_styled
+def overlay(image: Array, painted: Array, title: str, unit: str = "attention") -> Figure:
+    """An image (h, w, 3) and beside it, on its grey, a map painted on the same frame (h, w), NaN where none is."""
+    tall = image.shape[0] / image.shape[1]
+    figure, axes, heat = _heat_canvas(2, tall, title, [painted], unit)
+    _place(axes, image, 0, 0, tall)
+    _place(axes, image.mean(axis=2, keepdims=True).repeat(3, axis=2).astype(np.uint8), 1, 0, tall)
+    _place(axes, painted, 1, 0, tall, alpha=0.6, **heat)
+    return figure
+
+
+@_styled
 def block_head_grid(maps: Array, unit: str = "attention") -> Figure:
     """Maps (L, H, Gh, Gw) of one image: blocks from left to right, heads downwards, one colour scale."""
     blocks, heads, high, wide = maps.shape

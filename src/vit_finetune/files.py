@@ -104,6 +104,11 @@ def read_split(folder: str | Path, split: str, *names: str) -> list[NDArray[Any]
         raise OSError(f"{folder}: {split} is not readable ({error}); delete {folder} and run dvc repro") from None
 
 
+def key_of(*values: Any) -> str:
+    """16 characters that stand for plain values."""
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
+
+
 def digest(*arrays: NDArray[Any]) -> str:
     """SHA-256 over dtype, shape and bytes of arrays."""
     sha = hashlib.sha256()

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from timm.models.vision_transformer import VisionTransformer
+from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
 from vit_finetune.backbone import Suffix
+from vit_finetune.families import knows_positions
 from vit_finetune.files import new_file
 from vit_finetune.params.train import Train
 
@@ -35,16 +36,18 @@ class Progress:
         return self.history[self.best_epoch - 1]
 
 
-def probe_head(model: VisionTransformer, features: Tensor, labels: NDArray[np.int64], c: float) -> None:
+def probe_head(model: Any, features: Tensor, labels: NDArray[np.int64], c: float, class_weights: str) -> None:
     """Start the head from a logistic regression on the frozen features (LP-FT, arXiv:2202.10054).
 
     Args:
         features: (N, D).
         c: inverse L2 strength.
+        class_weights: `none` or `balanced`.
     """
     from sklearn.linear_model import LogisticRegression
 
-    probe = LogisticRegression(C=c, max_iter=1000).fit(features.double().numpy(), labels)
+    weights = None if class_weights == "none" else class_weights
+    probe = LogisticRegression(C=c, max_iter=1000, class_weight=weights).fit(features.double().numpy(), labels)
     weight, bias = probe.coef_, probe.intercept_
     if len(weight) == 1:  # two classes: scikit-learn keeps one row, the log-odds of the second class
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
@@ -60,13 +63,17 @@ def learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def make_optimizer(model: nn.Module, train: Train) -> torch.optim.Optimizer:
-    """AdamW or SGD over what is trainable; biases, norms and other vectors do not decay."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": train.weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+def balanced_weights(labels: Tensor, classes: int) -> Tensor:
+    """Weight of each class, (K,): images per class on average over images of this one (King & Zeng 2001)."""
+    return len(labels) / (classes * torch.bincount(labels, minlength=classes).clamp_min(1))
+
+
+def make_optimizer(model: nn.Module, train: Train, layer_decay: float) -> torch.optim.Optimizer:
+    """AdamW or SGD over what is trainable; biases, norms and other vectors do not decay.
+
+    Each group's `lr_scale` is the factor on the learning rate of its block (BEiT, arXiv:2106.08254).
+    """
+    groups = param_groups_layer_decay(model, weight_decay=train.weight_decay, layer_decay=layer_decay)
     if train.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=train.lr, momentum=0.9)
     return torch.optim.AdamW(groups, lr=train.lr, fused=True)
@@ -82,22 +89,26 @@ def drop_tokens(tokens: Tensor, prefix: int, share: float, rng: np.random.Genera
 
 
 def training_loss(
-    suffix: Suffix, stored: Tensor, labels: Tensor, train: Train, rng: np.random.Generator
+    suffix: Suffix, stored: Tensor, labels: Tensor, weights: Tensor | None, train: Train, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of one augmented batch, and how many images it gets right (by the larger share of a mix)."""
-    tokens = suffix.tokens(stored)
+    """Cross-entropy of one augmented batch, and how many images it gets right (by the larger share of a mix).
+
+    Args:
+        weights: of each class, (K,).
+    """
+    tokens, smoothing = suffix.tokens(stored), train.label_smoothing
     if train.token_dropout and tokens.ndim == 3:
         tokens = drop_tokens(tokens, suffix.model.num_prefix_tokens, train.token_dropout, rng)
     if not train.mixup:
         logits = suffix.logits(tokens)
-        loss = F.cross_entropy(logits, labels, label_smoothing=train.label_smoothing)
+        loss = F.cross_entropy(logits, labels, weights, label_smoothing=smoothing)
         return loss, (logits.argmax(1) == labels).sum()
     share = float(rng.beta(train.mixup, train.mixup))
     share = max(share, 1 - share)
     partner = torch.from_numpy(rng.permutation(len(labels))).to(tokens.device)
     logits = suffix.logits(torch.lerp(tokens[partner], tokens, share))
-    own = F.cross_entropy(logits, labels, label_smoothing=train.label_smoothing)
-    other = F.cross_entropy(logits, labels[partner], label_smoothing=train.label_smoothing)
+    own = F.cross_entropy(logits, labels, weights, label_smoothing=smoothing)
+    other = F.cross_entropy(logits, labels[partner], weights, label_smoothing=smoothing)
     return share * own + (1 - share) * other, (logits.argmax(1) == labels).sum()
 
 
@@ -106,6 +117,7 @@ def train_epoch(
     optimizer: torch.optim.Optimizer,
     views: list[Tensor],
     labels: Tensor,
+    weights: Tensor | None,
     train: Train,
     seed: int,
     epoch: int,
@@ -128,12 +140,12 @@ def train_epoch(
     for step, batch in enumerate(order.split(train.batch_size), start=first):
         lr = learning_rate(step, steps, warmup, train.lr)
         for group in optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_scale"]
         stored = views[0][batch]
         for other in range(1, len(views)):
             chosen = view_of[batch] == other
             stored[chosen] = views[other][batch[chosen]]
-        loss, right = training_loss(suffix, stored, labels[batch].to(suffix.device), train, rng)
+        loss, right = training_loss(suffix, stored, labels[batch].to(suffix.device), weights, train, rng)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if train.grad_clip is not None:
@@ -160,17 +172,29 @@ def fit(
     val_labels: Tensor,
     train: Train,
     seed: int,
+    layer_decay: float = 1.0,
     checkpoint: Path | None = None,
 ) -> Iterator[Progress]:
     """Train epoch by epoch, yielding after each; the model holds the best epoch's weights when it ends.
 
     Given a checkpoint file, training that was cut short goes on from its last whole epoch, to the same weights.
+
+    Raises:
+        ValueError: the loss is not finite, or tokens are to be left out of a model that does not allow it.
     """
     model = suffix.model
-    optimizer = make_optimizer(model, train)
+    if train.token_dropout and suffix.trainable_blocks != 0 and knows_positions(model):
+        raise ValueError(
+            f"train.token_dropout is {train.token_dropout}: the attention of a {type(model).__name__} knows where each "
+            "token stands, so none can be left out; set it to 0"
+        )
+    weights = None
+    if train.class_weights == "balanced":
+        weights = balanced_weights(labels, model.num_classes).to(suffix.device)
+    optimizer = make_optimizer(model, train, layer_decay)
     progress = _resume(checkpoint, model, optimizer) if checkpoint and checkpoint.is_file() else Progress()
     for epoch in range(len(progress.history) + 1, train.epochs + 1):
-        row = train_epoch(suffix, optimizer, views, labels, train, seed, epoch)
+        row = train_epoch(suffix, optimizer, views, labels, weights, train, seed, epoch)
         logits = suffix.predict(val)
         row |= {
             "val_loss": F.cross_entropy(logits, val_labels).item(),

@@ -1,25 +1,62 @@
 """Which parameters are trained."""
 
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
 from torch import nn
 
+HEAD = "head."  # new for the user's classes, so always trained
+UNUSED = "head_dist."  # a distilled model's second head: it becomes the first one when the model is saved
 
-def freeze(model: nn.Module, trainable_blocks: int | str) -> None:
-    """Let gradients flow to the head alone (0), to head, final norm and the last k blocks, or to `all`.
+
+def freeze(model: nn.Module, trainable_blocks: int | str, parameters: str | Sequence[str] = "all") -> None:
+    """Let gradients flow to what lies behind the freeze boundary, or to some of it.
+
+    Args:
+        trainable_blocks: 0, the head alone; k, the head, all that follows the blocks, and the last k blocks; `all`.
+        parameters: of these `all`, the `norms` or the `biases` (BitFit, arXiv:2106.10199) alone, or a list of name
+            patterns in order, such as "blocks.*.attn.*", where "!pattern" takes away again. The head always learns.
 
     Raises:
-        ValueError: the model has fewer blocks.
+        ValueError: the model has fewer blocks, or a pattern matches nothing behind the boundary.
     """
     depth = len(model.get_submodule("blocks")._modules)
     if trainable_blocks != "all" and int(trainable_blocks) > depth:
         raise ValueError(
             f"freeze.trainable_blocks is {trainable_blocks}: the model has {depth} blocks; use 0 to {depth} or all"
         )
-    model.requires_grad_(trainable_blocks == "all")
-    modules = ["head"]
-    if trainable_blocks not in ("all", 0):
-        modules += ["norm", "fc_norm", *(f"blocks.{i}" for i in range(depth - int(trainable_blocks), depth))]
-    for name in modules:
-        model.get_submodule(name).requires_grad_(True)
+    names = {name for name, _ in model.named_parameters() if not name.startswith(UNUSED)}
+    if trainable_blocks == "all":
+        behind = names
+    elif trainable_blocks == 0:
+        behind = {name for name in names if name.startswith(HEAD)}
+    else:
+        blocks = range(depth - int(trainable_blocks), depth)
+        parts = (HEAD, "norm.", "fc_norm.", "attn_pool.", *(f"blocks.{i}." for i in blocks))
+        behind = {name for name in names if name.startswith(parts)}
+    trained = _chosen(model, behind, parameters) | {name for name in names if name.startswith(HEAD)}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trained)
+
+
+def _chosen(model: nn.Module, names: set[str], parameters: str | Sequence[str]) -> set[str]:
+    if parameters == "all":
+        return names
+    if parameters == "biases":
+        return {name for name in names if name.endswith("bias")}
+    if parameters == "norms":
+        norms = {name for name, module in model.named_modules() if "norm" in type(module).__name__.lower()}
+        return {name for name in names if name.rpartition(".")[0] in norms}
+    chosen: set[str] = set()
+    for pattern in parameters:
+        found = {name for name in names if fnmatchcase(name, pattern.removeprefix("!"))}
+        if not found:
+            raise ValueError(
+                f"freeze.parameters: {pattern!r} matches no parameter behind the freeze boundary (freeze."
+                f"trainable_blocks); there are {', '.join(sorted(names)[:4])}, ... and {len(names)} in all"
+            )
+        chosen = chosen - found if pattern.startswith("!") else chosen | found
+    return chosen
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:

@@ -5,6 +5,7 @@ as they are. Only the differing keys stand in an overlay; params.yaml gives the 
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from vit_finetune.params import check_params, read_yaml
 from vit_finetune.summary import headline, table
 
 PROFILES, PAGES = Path("profiles"), Path(".run")
+FOLDERS = ("VIT_DATA_DIR", "HF_HOME", "TORCH_HOME")
 
 
 def flatten(overlay: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -57,6 +59,12 @@ def require_history() -> None:
         )
 
 
+def absolute_folders() -> dict[str, str]:
+    """The folders that variables name, as seen from anywhere: the run has another working directory."""
+    named = {name: os.environ.get(name) for name in FOLDERS}
+    return {name: str(Path(folder).expanduser().resolve()) for name, folder in named.items() if folder}
+
+
 def git(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
 
@@ -75,7 +83,8 @@ def run(name: str) -> None:
     if git("status", "--porcelain", "--untracked-files=no").stdout:
         print(f"{name}: your uncommitted changes to tracked files are part of this run", flush=True)
     settings = [word for key, value in overlay.items() for word in ("-S", f"{key}={json.dumps(value)}")]
-    done = subprocess.run(["dvc", "exp", "run", "--temp", "-n", name, *settings], check=False)
+    command = ["dvc", "exp", "run", "--temp", "-n", name, *settings]
+    done = subprocess.run(command, check=False, env={**os.environ, **absolute_folders()})
     if done.returncode:
         raise ValueError("the run failed; the line above that begins with a stage's name says why")
     print("\n" + table(headline(read_metrics(name))))

@@ -1,5 +1,6 @@
 """Stratified subsets by index."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,17 +10,20 @@ from sklearn.model_selection import train_test_split
 Indices = NDArray[np.intp]
 
 
-def stratified(labels: NDArray[Any], size: int, seed: int) -> tuple[Indices, Indices]:
+def stratified(labels: NDArray[Any], size: int, seed: int, key: str = "size") -> tuple[Indices, Indices]:
     """Sorted indices (size,) with every class in proportion, and the sorted indices of the rest.
 
     Raises:
-        ValueError: size is less than one per class or more than there is.
+        ValueError: size is less than one per class or more than there is; names the key it came from.
     """
     everything = np.arange(len(labels))
     counts = np.unique(labels, return_counts=True)[1]
     classes = len(counts)
     if not classes <= size <= len(labels):
-        raise ValueError(f"{size} images asked for; there are {len(labels)} of {classes} classes, one each at least")
+        raise ValueError(
+            f"{key} is {size}: there are {len(labels)} images to take from, of {classes} classes; use {classes} to "
+            f"{len(labels)}"
+        )
     if size > len(labels) - classes or counts.min() < 2:  # scikit-learn wants every class on both sides
         rng = np.random.default_rng(seed)
         shuffled = rng.permutation(len(labels))
@@ -32,20 +36,31 @@ def stratified(labels: NDArray[Any], size: int, seed: int) -> tuple[Indices, Ind
 
 
 def train_val_test(
-    train_labels: NDArray[Any],
-    test_labels: NDArray[Any],
-    *,
-    train_size: int | str,
-    val_size: int,
-    test_size: int | str,
-    seed: int,
+    labels: Mapping[str, NDArray[Any]], *, train_size: int | str, val_size: int | str, test_size: int | str, seed: int
 ) -> dict[str, Indices]:
-    """Indices of train and val into the training part, disjoint, and of test into the test part.
+    """Indices of train, val and test, each into its own part, or of val into the training part, disjoint from train.
 
-    `"all"` takes every image: of the training part, all that validation leaves. The validation images depend on
-    the seed and their own number alone, so runs with more or fewer training images are compared on the same ones.
+    `"all"` takes every image: of the training part, all that validation leaves. Without a part of its own the
+    validation images depend on the seed and their number alone, so runs with more or fewer training images are
+    compared on the same ones.
+
+    Args:
+        labels: of the parts `train` and `test`, and of `val` where the data set has it.
+
+    Raises:
+        ValueError: a size is out of range, or `all` validation images of a data set that has none of its own.
     """
-    val, pool = stratified(train_labels, val_size, seed)
-    train = pool if train_size == "all" else pool[stratified(train_labels[pool], int(train_size), seed)[0]]
-    everything = len(test_labels) if test_size == "all" else int(test_size)
-    return {"train": train, "val": val, "test": stratified(test_labels, everything, seed)[0]}
+
+    def take(part: str, of: NDArray[Any], size: int | str) -> tuple[Indices, Indices]:
+        return stratified(of, len(of) if size == "all" else int(size), seed, f"subset.{part}_size")
+
+    if "val" in labels:
+        val, pool = take("val", labels["val"], val_size)[0], np.arange(len(labels["train"]))
+    elif val_size == "all":
+        raise ValueError("subset.val_size is all: the data set has no validation images of its own, use a number")
+    else:
+        val, pool = take("val", labels["train"], val_size)
+        if not len(pool):
+            raise ValueError(f"subset.val_size is {val_size}: no image is left to train on, use less")
+    train = pool[take("train", labels["train"][pool], train_size)[0]]
+    return {"train": train, "val": val, "test": take("test", labels["test"], test_size)[0]}

@@ -144,6 +144,8 @@ def _allowed(rule: dict[str, Any]) -> str:
         words = {"minimum": " from", "exclusiveMinimum": " above", "maximum": most, "exclusiveMaximum": ", below"}
         limits = "".join(f"{word} {rule[name]}" for name, word in words.items() if name in rule)
         return f"a {'whole ' if rule['type'] == 'integer' else ''}number{limits}"
+    if rule["type"] == "array":
+        return "a list of texts"
     fixed = {"boolean": ["true", "false"], "null": ["null"], "string": [rule["const"]] if "const" in rule else None}
     options = [f"`{option}`" for option in rule.get("enum") or fixed[rule["type"]] or []]
     return " or ".join(filter(None, [", ".join(options[:-1]), *options[-1:]])) or "text that is not empty"

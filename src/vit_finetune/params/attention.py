@@ -11,10 +11,11 @@ class Attention(Section):
     """Which test images, how heads and blocks are combined, how much is measured."""
 
     gallery: Annotated[int, Field(ge=2, le=64)] = Field(
-        description="test images to draw and to explore: half of them right, half wrong, as far as there are so many"
+        description="test images to draw and to explore, half of them right, half wrong, as far as there are so many"
     )
     sample: Annotated[int, Field(ge=8, le=10_000)] = Field(
-        description="test images, drawn by the seed, on which the maps are judged; also the number of mosaics"
+        description="test images, drawn by the seed, on which the maps are judged, as far as there are so many; also "
+        "the number of mosaics"
     )
     fusion: Literal["mean", "max"] = Field(description="how last block and rollout combine the heads of a block")
     discard_ratio: Annotated[float, Field(ge=0, lt=1)] = Field(

@@ -3,21 +3,41 @@
 from vit_finetune.params.attention import Attention
 from vit_finetune.params.base import Section
 from vit_finetune.params.data import Data
+from vit_finetune.params.freeze import Freeze
 from vit_finetune.params.subset import Subset
 from vit_finetune.params.train import Train
 
-DATASET_SIZES = {"cifar10": (50_000, 10_000, 10), "digits": (901, 896, 10)}  # training part, test part, classes
+DATASET_SIZES = {  # training part, test part, classes; those of a folder only `download` can tell
+    "cifar10": (50_000, 10_000, 10),
+    "cifar100": (50_000, 10_000, 100),
+    "digits": (901, 896, 10),
+}
 
 
 def broken(sections: dict[str, Section]) -> list[str]:
     """One sentence for each rule that does not hold."""
-    data, subset, train, attention = (sections[name] for name in ("data", "subset", "train", "attention"))
+    names = ("data", "subset", "freeze", "train", "attention")
+    data, subset, freeze, train, attention = (sections[name] for name in names)
     assert isinstance(data, Data)
     assert isinstance(subset, Subset)
+    assert isinstance(freeze, Freeze)
     assert isinstance(train, Train)
     assert isinstance(attention, Attention)
+    problems = _sizes(data, subset, attention) if data.name in DATASET_SIZES else []
+    if train.warmup_epochs > train.epochs:
+        problems.append(
+            f"train.warmup_epochs is {train.warmup_epochs}: train.epochs is {train.epochs}, use at most that"
+        )
+    if freeze.trainable_blocks == 0 and freeze.parameters != "all":
+        problems.append("freeze.parameters must be all where freeze.trainable_blocks is 0, which leaves the head alone")
+    return problems
+
+
+def _sizes(data: Data, subset: Subset, attention: Attention) -> list[str]:
     problems = []
     pool, test_pool, classes = DATASET_SIZES[data.name]
+    if subset.val_size == "all":
+        return [f"subset.val_size is all: {data.name} has no validation images of its own, use a number"]
     for key, size in (
         ("train_size", subset.train_size),
         ("val_size", subset.val_size),
@@ -37,8 +57,4 @@ def broken(sections: dict[str, Section]) -> list[str]:
     for key, count in (("gallery", attention.gallery), ("sample", attention.sample)):
         if count > tests:
             problems.append(f"attention.{key} is {count}: there are {tests} test images (subset.test_size)")
-    if train.warmup_epochs > train.epochs:
-        problems.append(
-            f"train.warmup_epochs is {train.warmup_epochs}: train.epochs is {train.epochs}, use at most that"
-        )
     return problems

@@ -14,5 +14,7 @@ class Subset(Section):
     """Stratified sizes; training and validation images come from the data set's training part."""
 
     train_size: Size = Field(description="training images, or `all` that validation leaves")
-    val_size: Count = Field(description="validation images: early stop and best epoch are chosen on them")
+    val_size: Size = Field(
+        description="validation images: early stop and best epoch are chosen on them; `all` of data/images/val/"
+    )
     test_size: Size = Field(description="test images, or `all`")

@@ -21,6 +21,9 @@ class Train(Section):
     )
     warmup_epochs: Annotated[float, Field(ge=0)] = Field(description="linear warm-up from 0; a cosine to 0 follows")
     label_smoothing: Share = Field(description="share of the target spread over all classes")
+    class_weights: Literal["none", "balanced"] = Field(
+        description="`balanced`: an image counts in the loss by how rare its class is; `none`: all count the same"
+    )
     grad_clip: Annotated[float, Field(gt=0)] | None = Field(
         description="largest norm of the gradient; `null`: no clipping"
     )

@@ -1,0 +1,124 @@
+"""`python -m vit_finetune.predict IMAGE...`: what the trained model says to files, folders, or standard input (`-`)."""
+
+import argparse
+import io
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from vit_finetune.backbone import load_model, preprocessing, trained_config
+from vit_finetune.datasets import UNREADABLE, fit_image, open_image
+from vit_finetune.files import new_file
+from vit_finetune.runtime import in_words, set_up_torch
+
+BATCH = 32  # images; the result does not depend on it
+
+
+class Predictor:
+    """A fine-tuned model with what its folder says of its classes and of the images that it was trained on."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        self.device = set_up_torch(device, None)
+        config = trained_config(folder)
+        self.classes, self.source = config["label_names"], config["trained_on"]
+        self.model = load_model(folder).to(self.device)
+        self.preprocess = preprocessing(self.model, None)
+
+    def pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """RGB images of any size -> (B, 3, h, w) as the model takes them, by way of the size it was trained on."""
+        fitted = [torch.tensor(fit_image(image, self.source["image_size"], self.source["fit"])) for image in images]
+        return self.preprocess(torch.stack(fitted).to(self.device))
+
+    @torch.inference_mode()
+    def probabilities(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """(B, K), on the CPU."""
+        return self.model(self.pixels(images)).softmax(dim=1).cpu()
+
+    def overlay(self, image: Image.Image, label: int) -> bytes:
+        """A picture (PNG) of the image as the model saw it and of what speaks for a class (Chefer et al. 2021)."""
+        from vit_finetune import figures
+        from vit_finetune.analysis import Reader
+        from vit_finetune.attention import PixelGrid, token_layout
+
+        layout, size = token_layout(self.model), self.preprocess.resized(*self.source["image_size"])
+        maps = Reader(self.model, layout, "mean", 0.0, 1).maps(self.pixels([image]), torch.tensor([label]))
+        relevance = maps["relevance"][0]
+        painted = PixelGrid(size, size, self.preprocess.input_size, layout.grid).paint(
+            (relevance / relevance.max().clamp_min(1e-12)).cpu().numpy()
+        )
+        seen = fit_image(image, size, self.source["fit"])
+        return figures.png(figures.overlay(seen, painted, self.classes[label], unit="share of its maximum"))
+
+
+def find_images(names: Sequence[str]) -> Iterator[tuple[str, Path | io.BytesIO]]:
+    """Name and source of each image: a file, every image below a folder in the order of their paths, or `-`."""
+    known = Image.registered_extensions()
+    for name in names:
+        path = Path(name)
+        if name == "-":
+            yield name, io.BytesIO(sys.stdin.buffer.read())
+        elif path.is_dir():
+            yield from ((str(file), file) for file in sorted(path.rglob("*")) if file.suffix.lower() in known)
+        else:
+            yield name, path
+
+
+def read_images(names: Sequence[str], unreadable: list[str]) -> Iterator[tuple[str, Image.Image]]:
+    """The images that can be read; of the others, one line each is added to `unreadable`."""
+    for name, source in find_images(names):
+        try:
+            yield name, open_image(source)
+        except UNREADABLE as error:
+            unreadable.append(f"{name} cannot be read as an image: {' '.join(str(error).split())}")
+
+
+def describe(name: str, probabilities: torch.Tensor, classes: Sequence[str], top: int) -> dict[str, Any]:
+    """The most probable classes of one image, from (K,)."""
+    values, order = probabilities.topk(min(top, len(classes)))
+    ranked = [
+        {"label": classes[k], "probability": round(p, 6)} for k, p in zip(order.tolist(), values.tolist(), strict=True)
+    ]
+    return {"image": name, **ranked[0], "top": ranked}
+
+
+def run(args: argparse.Namespace) -> list[str]:
+    """Print a line for each image, and return what could not be read."""
+    unreadable: list[str] = []
+    predictor = Predictor(Path(args.model), args.device)
+    images, number = read_images(args.images, unreadable), count()
+    while some := list(islice(images, BATCH)):
+        probabilities = predictor.probabilities([image for _, image in some])
+        for (name, image), row in zip(some, probabilities, strict=True):
+            found = describe(name, row, predictor.classes, args.top)
+            if args.attention:
+                found["attention"] = str(Path(args.attention) / f"{next(number):04}-{Path(name).stem}.png")
+                with new_file(found["attention"]) as partial:
+                    partial.write_bytes(predictor.overlay(image, int(row.argmax())))
+            shown = ", ".join(f"{entry['label']} {entry['probability']:.3f}" for entry in found["top"])
+            print(json.dumps(found) if args.json else f"{name}: {shown}", flush=True)
+    return unreadable
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="python -m vit_finetune.predict", description=__doc__)
+    made.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder, or - for standard input")
+    made.add_argument("--model", default="models/finetuned", help="folder of the trained model (%(default)s)")
+    made.add_argument("--top", type=int, default=3, help="classes to show, most probable first (%(default)s)")
+    made.add_argument("--json", action="store_true", help="a JSON object for each image, one to a line")
+    made.add_argument("--attention", metavar="FOLDER", help="also draw there what speaks for the predicted class")
+    made.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="(%(default)s)")
+    return made
+
+
+if __name__ == "__main__":
+    try:
+        problems = run(parser().parse_args())
+    except (ValueError, OSError, RuntimeError) as error:
+        problems = [in_words(error)]
+    sys.exit("\n".join(f"predict: {line}" for line in problems) or 0)

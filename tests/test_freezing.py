@@ -1,0 +1,270 @@
+"""What is trained is what the settings say, by name."""
+
+import pytest
+import timm
+import torch
+
+from vit_finetune.backbone import Suffix, run_prefix
+from vit_finetune.fit import make_optimizer, train_epoch
+from vit_finetune.freezing import count_parameters, freeze
+from vit_finetune.params.train import Train
+
+TINY = {"img_size": 32, "depth": 3, "embed_dim": 64, "num_heads": 4, "num_classes": 3}
+HEAD = {"head.weight", "head.bias"}
+PLAIN = Train(
+    epochs=1,
+    batch_size=8,
+    optimizer="adamw",
+    lr=0.003,
+    weight_decay=0.0,  # what moves, moves by its gradient
+    warmup_epochs=0,
+    label_smoothing=0.0,
+    class_weights="none",
+    grad_clip=None,
+    token_dropout=0.0,
+    mixup=0.0,
+    head_init="zeros",
+    probe_c=1.0,
+    patience=None,
+)
+
+
+def build(name="vit_tiny_patch16_224", **options):
+    torch.manual_seed(0)
+    model = timm.create_model(name, **{**TINY, **options}).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape) * 0.05)
+    return model
+
+
+def trained(model):
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def names_of(model, *prefixes):
+    return {name for name, _ in model.named_parameters() if name.startswith(prefixes)}
+
+
+# How far
+
+
+@pytest.mark.parametrize(
+    ("blocks", "prefixes"),
+    [
+        (0, ("head.",)),
+        (1, ("blocks.2.", "norm.", "head.")),
+        (2, ("blocks.1.", "blocks.2.", "norm.", "head.")),
+        ("all", ("",)),
+    ],
+)
+def test_all_that_lies_behind_the_boundary_is_trained_and_nothing_before_it(blocks, prefixes):
+    model = build()
+    freeze(model, blocks)
+    assert trained(model) == names_of(model, *prefixes)
+    freeze(model, 1)
+    freeze(model, blocks)  # what was asked before leaves nothing behind
+    assert trained(model) == names_of(model, *prefixes)
+
+
+def test_the_last_of_more_than_ten_blocks_are_counted_as_numbers():
+    model = build(depth=12)
+    freeze(model, 2)
+    assert trained(model) == names_of(model, "blocks.10.", "blocks.11.", "norm.", "head.")
+    freeze(model, 11)
+    assert not trained(model) & names_of(model, "blocks.0.")
+    assert names_of(model, "blocks.1.") <= trained(model)
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_base_patch16_siglip_224", "vit_so150m_patch16_reg4_map_256", "vit_pe_core_tiny_patch16_384"]
+)
+def test_attention_pooling_is_trained_with_the_blocks_before_it(name):
+    model = build(name)
+    pooling = names_of(model, "attn_pool.")
+    assert len(pooling) > 5
+    freeze(model, 0)
+    assert trained(model) == HEAD
+    freeze(model, 1)
+    assert trained(model) == names_of(model, "attn_pool.", "blocks.2.", "norm.", "fc_norm.", "head.")
+    freeze(model, "all")
+    assert pooling <= trained(model)
+
+
+def test_the_norm_after_average_pooling_is_trained_with_the_blocks_before_it():
+    model = build("vit_wee_patch16_reg1_gap_256")
+    freeze(model, 1)
+    assert {"fc_norm.weight", "fc_norm.bias"} <= trained(model)
+    freeze(model, 0)
+    assert trained(model) == HEAD
+
+
+def test_a_distilled_models_second_head_is_not_trained():
+    model = build("deit_tiny_distilled_patch16_224")
+    for blocks in (0, 1, "all"):
+        freeze(model, blocks)
+        assert not trained(model) & {"head_dist.weight", "head_dist.bias"}
+        assert trained(model) >= HEAD
+    assert trained(model) == names_of(model, "") - {"head_dist.weight", "head_dist.bias"}
+
+
+def test_more_trainable_blocks_than_the_model_has_is_an_error(tiny_vit):
+    with pytest.raises(ValueError, match="trainable_blocks is 4: the model has 3 blocks; use 0 to 3 or all"):
+        freeze(tiny_vit, 4)
+
+
+def test_trainable_parameters_of_the_default_model_are_the_published_counts():
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=10)
+    counts = {}
+    for blocks in (0, 1, 2, "all"):
+        freeze(model, blocks)
+        counts[blocks] = count_parameters(model)
+    assert counts[0][0] == 1_930
+    assert counts[1][0] == 447_178
+    assert counts[2][0] == 892_042
+    assert {sum(pair) for pair in counts.values()} == {counts["all"][0]}
+
+
+# Which of these
+
+NORMS_OF_2 = {f"blocks.2.norm{i}.{kind}" for i in (1, 2) for kind in ("weight", "bias")}
+LAST_NORM = {"norm.weight", "norm.bias"}
+BIASES_OF_2 = {
+    "blocks.2.norm1.bias",
+    "blocks.2.attn.qkv.bias",
+    "blocks.2.attn.proj.bias",
+    "blocks.2.norm2.bias",
+    "blocks.2.mlp.fc1.bias",
+    "blocks.2.mlp.fc2.bias",
+}
+
+
+def test_norms_alone_are_trained_by_name():
+    model = build()
+    freeze(model, 1, "norms")
+    assert trained(model) == NORMS_OF_2 | LAST_NORM | HEAD
+    freeze(model, 0, "norms")
+    assert trained(model) == HEAD
+    freeze(model, "all", "norms")
+    assert trained(model) == {name for name, _ in model.named_parameters() if "norm" in name} | HEAD
+
+
+def test_biases_alone_are_trained_by_name():
+    model = build()
+    freeze(model, 1, "biases")
+    assert trained(model) == BIASES_OF_2 | {"norm.bias"} | HEAD
+    freeze(model, "all", "biases")
+    assert "patch_embed.proj.bias" in trained(model)
+    assert {name for name in trained(model) if not name.endswith("bias")} == {"head.weight"}
+    assert not {name for name, _ in model.named_parameters() if name.endswith("bias")} - trained(model)
+
+
+NORM_MODULES = (torch.nn.LayerNorm, torch.nn.RMSNorm)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("vit_tiny_patch16_224", {"qk_norm": True}),
+        ("eva02_base_patch14_224", {"img_size": 28}),  # norms inside the MLP
+        ("eva02_enormous_patch14_clip_224", {"img_size": 28}),  # blocks whose type is named after their norms
+        ("vit_small_patch16_dinov3", {}),
+        ("beit_base_patch16_224", {}),
+    ],
+)
+def test_norms_are_the_parameters_of_normalisations_in_every_family(name, options):
+    model = build(name, **options)
+    freeze(model, 2, "norms")
+    behind = names_of(model, "blocks.1.", "blocks.2.", "norm.", "fc_norm.")
+    norms = {
+        f"{place}.{parameter}"
+        for place, module in model.named_modules()
+        if isinstance(module, NORM_MODULES)
+        for parameter, _ in module.named_parameters()
+    }
+    assert trained(model) == norms & behind | HEAD
+    assert norms & behind
+    assert not {parameter for parameter in trained(model) - HEAD if model.get_parameter(parameter).ndim > 1}
+
+
+def test_biases_of_beit_are_those_of_query_and_value_too_and_not_those_of_positions():
+    model = build("beit_base_patch16_224")
+    freeze(model, 1, "biases")
+    assert {"blocks.2.attn.q_bias", "blocks.2.attn.v_bias"} <= trained(model)
+    assert "blocks.2.attn.relative_position_bias_table" not in trained(model)
+
+
+ATTENTION_OF_2 = {f"blocks.2.attn.{part}.{kind}" for part in ("qkv", "proj") for kind in ("weight", "bias")}
+MLP_OF_2 = {f"blocks.2.mlp.{part}.{kind}" for part in ("fc1", "fc2") for kind in ("weight", "bias")}
+WEIGHTS = {name for name in ATTENTION_OF_2 if name.endswith("weight")}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "expected"),
+    [
+        (["blocks.*.attn.*"], ATTENTION_OF_2),
+        (["blocks.*.attn.*", "!*.bias"], WEIGHTS),
+        (["!*.bias", "blocks.*.attn.*"], ATTENTION_OF_2),
+        (["blocks.*", "!*.mlp.*", "*.mlp.fc1.weight"], NORMS_OF_2 | ATTENTION_OF_2 | {"blocks.2.mlp.fc1.weight"}),
+        (["blocks.2.mlp.*", "norm.*"], MLP_OF_2 | LAST_NORM),
+        (["*.fc[12].bias"], {"blocks.2.mlp.fc1.bias", "blocks.2.mlp.fc2.bias"}),
+        (["*", "!*"], set()),
+        (["*", "!head.*"], NORMS_OF_2 | ATTENTION_OF_2 | MLP_OF_2 | LAST_NORM),
+    ],
+)
+def test_patterns_add_and_take_away_in_their_order_and_the_head_always_learns(patterns, expected):
+    model = build()
+    freeze(model, 1, patterns)
+    assert trained(model) == expected | HEAD
+
+
+@pytest.mark.parametrize(
+    ("blocks", "patterns", "named"),
+    [
+        (1, ["blocks.*.attn.*", "blocks.*.atn.*"], r"'blocks\.\*\.atn\.\*'"),
+        (1, ["blocks.0.*"], r"'blocks\.0\.\*'"),  # there is one, before the boundary
+        (2, ["*", "!blocks.0.*"], r"'!blocks\.0\.\*'"),
+        (0, ["norm.*"], r"'norm\.\*'"),
+        (1, ["Norm.*"], r"'Norm\.\*'"),
+        (1, ["attn"], "'attn'"),  # a whole name, not a part of one
+    ],
+)
+def test_a_pattern_that_matches_nothing_behind_the_boundary_is_named(blocks, patterns, named):
+    message = rf"freeze\.parameters: {named} matches no parameter behind .*freeze\.trainable_blocks\); there are \S+, "
+    with pytest.raises(ValueError, match=message):
+        freeze(build(), blocks, patterns)
+
+
+# That is what moves
+
+STRATEGIES = ["all", "norms", "biases", ["blocks.*.attn.*", "!*.bias"]]
+
+
+@pytest.mark.parametrize("blocks", [1, "all"])
+@pytest.mark.parametrize("parameters", STRATEGIES, ids=str)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("vit_tiny_patch16_224", {}),
+        ("deit_tiny_distilled_patch16_224", {}),
+        ("vit_base_patch16_siglip_224", {}),
+        ("eva02_tiny_patch14_224", {"img_size": 28}),
+        ("vit_small_patch16_rope_mixed_224", {}),
+        ("beit_base_patch16_224", {"use_shared_rel_pos_bias": True}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_epoch_moves_what_is_trained_and_keeps_the_bits_of_the_rest(name, options, parameters, blocks):
+    model = build(name, **options)
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(16, 3, *model.patch_embed.img_size, generator=generator)
+    labels = torch.randint(3, (16,), generator=generator)
+    freeze(model, blocks, parameters)
+    with torch.no_grad():
+        stored = pixels if blocks == "all" else run_prefix(model, pixels, blocks)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    suffix = Suffix(model, blocks, lambda images: images, torch.device("cpu"), torch.float32)
+    train_epoch(suffix, make_optimizer(model, PLAIN, 0.8), [stored], labels, None, PLAIN, seed=0, epoch=1)
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == trained(model)
+    assert HEAD < moved < set(before) or (parameters, blocks) == ("all", "all")

@@ -1,0 +1,67 @@
+"""Many machines: a remote that others pull from, and jobs of a cluster that run side by side."""
+
+import json
+import shutil
+import subprocess
+
+from tests.graph import STAGES
+from tests.project import ROOT, Project, stages_run
+
+
+def committed(project):
+    for name, value in (("user.name", "Test"), ("user.email", "test@example.org")):
+        project.git("config", name, value)
+    project.git("add", "-A")
+    project.git("commit", "-qm", "first run")
+    return project
+
+
+def test_a_clone_that_can_reach_the_remote_computes_nothing(finished, tmp_path):
+    project = finished.copy(tmp_path / "p")
+    project.run("dvc", "remote", "add", "-d", "storage", str(tmp_path / "storage"))
+    committed(project)
+    project.set(**{"train.lr": 0.01})
+    assert project.repro()[0] == "train"
+    project.git("restore", ".")
+    pushed = project.run("dvc", "push", "--run-cache")
+    assert pushed.returncode == 0, pushed.stderr
+    project.git("clone", "-q", ".", str(tmp_path / "clone"))
+    clone = Project(tmp_path / "clone")
+    assert clone.repro("--pull") == []
+    assert clone.outputs() == finished.outputs()
+    clone.set(**{"train.lr": 0.01})
+    assert clone.repro("--pull") == []  # which the other machine has computed
+    assert clone.outputs()["metrics/train.json"] != finished.outputs()["metrics/train.json"]
+
+
+def test_four_jobs_at_once_bring_four_experiments_and_none_embeds_again(finished, tmp_path):
+    project = committed(finished.copy(tmp_path / "p"))
+    cache, bare = tmp_path / "cache", tmp_path / "bare.git"
+    shutil.copytree(project.folder / ".dvc/cache", cache)
+    project.git("clone", "-q", "--bare", ".", str(bare))
+    rates = {f"job{i}": i / 1000 for i in range(1, 5)}
+    jobs = [
+        project.start(str(ROOT / "tools/job.sh"), str(bare), str(cache), name, "-S", f"train.lr={rate}")
+        for name, rate in rates.items()
+    ]
+    for job in jobs:
+        output, errors = job.communicate()
+        assert job.returncode == 0, errors
+        assert stages_run(output) == [*STAGES[STAGES.index("train") :]]
+    project.git("remote", "add", "origin", str(bare))
+    pulled = project.run("dvc", "exp", "pull", "--no-cache", "origin", *rates)
+    assert pulled.returncode == 0, pulled.stderr
+    shown = json.loads(project.run("dvc", "exp", "show", "--json").stdout)
+    found = {
+        run["revs"][0]["name"]: run["revs"][0]["data"]["params"]["params.yaml"]["data"]["train"]["lr"]
+        for revision in shown
+        for run in revision["experiments"] or []
+    }
+    assert found == rates
+
+
+def test_a_job_without_arguments_says_how_it_is_called():
+    said = subprocess.run([ROOT / "tools/job.sh"], capture_output=True, text=True, check=False)
+    assert said.returncode == 2
+    assert "tools/job.sh REPOSITORY CACHE NAME" in said.stderr
+    assert "sbatch" in said.stderr
