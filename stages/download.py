@@ -24,6 +24,8 @@ def main() -> None:
         print(
             f"download: left out {len(dataset.broken)} files that cannot be read as images, see data/raw/dataset.json"
         )
+    if dataset.ignored:
+        print(f"download: {len(dataset.ignored)} files are no images by their names, such as {dataset.ignored[0]}")
     mean, std = channel_statistics(dataset.images["train"])
     counts = {
         split: dict(zip(dataset.classes, np.bincount(labels, minlength=len(dataset.classes)).tolist(), strict=True))

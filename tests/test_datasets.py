@@ -660,7 +660,31 @@ def test_a_folder_train_among_other_classes_is_a_class(tmp_path):
 def test_two_folders_of_validation_images_are_an_error_and_none_is_dropped_in_silence(tmp_path):
     parts = ("train", "val", "valid", "test")
     make_tree(tmp_path, {f"{part}/{name}": 3 for part in parts for name in ("cat", "dog")})
-    assert error_of(tmp_path) == f"{tmp_path} has several folders of validation images, val, valid: keep one"
+    assert error_of(tmp_path) == (
+        f"{tmp_path} has test, train, val, valid: beside training images it may have one folder of validation and one "
+        "of test images, and no other"
+    )
+
+
+def test_given_parts_beside_a_class_are_an_error_and_not_three_classes(tmp_path):
+    make_tree(tmp_path, {"train/cat": 3, "train/dog": 3, "test/cat": 1, "test/dog": 1, "extra": 3})
+    assert error_of(tmp_path).startswith(f"{tmp_path} has extra, test, train: beside training images")
+
+
+def test_parts_are_known_however_they_are_spelt(tmp_path):
+    make_tree(tmp_path, {f"{part}/{name}": 2 for part in ("Training", "TEST", "Valid") for name in ("cat", "dog")})
+    found = datasets.load_folder(tmp_path, image_size=8, fit="crop", test_share=0.2, broken="error")
+    assert {part: len(labels) for part, labels in found.labels.items()} == {"train": 4, "val": 4, "test": 4}
+    assert found.classes == ["cat", "dog"]
+
+
+def test_files_that_are_no_images_by_name_are_told(tmp_path):
+    make_tree(tmp_path, {"cat": 3, "dog": 3})
+    for name in ("cat/phone.heic", "dog/deep/notes.txt", "dog/.DS_Store"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("no image")
+    found = datasets.load_folder(tmp_path, image_size=8, fit="crop", test_share=0.2, broken="error")
+    assert found.ignored == ["cat/phone.heic", "dog/deep/notes.txt"]
 
 
 def test_labels_follow_the_names_of_the_classes_in_the_order_of_their_characters_in_every_part(tmp_path):

@@ -414,7 +414,7 @@ def test_tokens_cannot_be_left_out_where_the_attention_knows_positions(name, kin
     pixels, labels = make_data(8)
     pixels = pixels[:, :, : model.patch_embed.img_size[0], : model.patch_embed.img_size[1]]
     settings = PLAIN.model_copy(update={"token_dropout": 0.3, "epochs": 1})
-    message = rf"train\.token_dropout is 0\.3: the attention of a {kind} knows where .*set it to 0"
+    message = rf"train\.token_dropout is 0\.3: the attention of {kind} knows where .*set it to 0"
     for blocks in (1, "all"):
         stored = store(model, pixels, blocks)
         with pytest.raises(ValueError, match=message):

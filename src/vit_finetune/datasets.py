@@ -27,6 +27,7 @@ class Dataset:
         images, labels: for `train` and `test`, and for `val` where the data set has a part of that kind.
         checksums: md5 of each original file; empty where the data come with a package or are the user's.
         broken: files of the user's that are no readable images, with the reason.
+        ignored: files among the user's images whose name is not one of an image.
     """
 
     classes: list[str]
@@ -34,6 +35,7 @@ class Dataset:
     labels: dict[str, NDArray[np.int64]]
     checksums: dict[str, str] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
 
 
 def load_dataset(name: str) -> Dataset:
@@ -179,7 +181,11 @@ def _md5(path: Path) -> str:
 
 # A folder of the user's own images
 
-PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+PARTS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 UNREADABLE = (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)  # what Pillow raises
 PAD = (127, 127, 127)
 NAMED = 5  # files or classes in one message
@@ -237,42 +243,46 @@ def load_folder(
     files = _split_files(folder, test_share)
     classes = sorted({name for part in files.values() for name in part})
     listed = [(part, classes.index(name), path) for part in files for name in classes for path in files[part][name]]
-
-    def read(path: Path) -> NDArray[np.uint8] | str:
-        try:
-            return fit_image(open_image(path), (image_size, image_size), fit)
-        except UNREADABLE as error:
-            return f"{path.relative_to(folder)} ({' '.join(str(error).split()) or type(error).__name__})"
-
     paths = [path for _, _, path in listed]
+    kept = np.empty((len(listed), image_size, image_size, 3), dtype=np.uint8)
+
+    def read(number: int) -> str | None:
+        try:
+            kept[number] = fit_image(open_image(paths[number]), (image_size, image_size), fit)
+        except UNREADABLE as error:
+            return f"{paths[number].relative_to(folder)} ({' '.join(str(error).split()) or type(error).__name__})"
+        return None
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = [image for _, image in zip(bar(paths), pool.map(read, paths), strict=True)]
-    unreadable = [image for image in found if isinstance(image, str)]
+        problems = [problem for _, problem in zip(bar(paths), pool.map(read, range(len(paths))), strict=True)]
+    unreadable = [problem for problem in problems if problem]
     if unreadable and broken != "skip":
         raise ValueError(
-            f"{len(unreadable)} of {len(found)} files in {folder} cannot be read as images: {_some(unreadable)}; "
+            f"{len(unreadable)} of {len(paths)} files in {folder} cannot be read as images: {_some(unreadable)}; "
             "remove them, or set data.broken to skip"
         )
-    images: dict[str, list[NDArray[np.uint8]]] = {part: [] for part in files}
-    labels: dict[str, list[int]] = {part: [] for part in files}
-    for (part, label, _), image in zip(listed, found, strict=True):
-        if not isinstance(image, str):
-            images[part].append(image)
-            labels[part].append(label)
-    arrays = {part: np.array(numbers, dtype=np.int64) for part, numbers in labels.items()}
-    _require_enough(folder, arrays, classes)
-    return Dataset(classes, {part: np.stack(some) for part, some in images.items()}, arrays, broken=unreadable)
+    good = np.array([problem is None for problem in problems])
+    images, labels = {}, {}
+    for part in files:
+        rows = good & np.array([of == part for of, _, _ in listed])
+        images[part], labels[part] = kept[rows], np.array([label for _, label, _ in listed], dtype=np.int64)[rows]
+    _require_enough(folder, labels, classes)
+    ignored = [str(path.relative_to(folder)) for name in _folders(folder) for path in image_files(folder / name)[1]]
+    return Dataset(classes, images, labels, broken=unreadable, ignored=ignored)
 
 
 def _split_files(folder: Path, test_share: float) -> dict[str, dict[str, list[Path]]]:
     """Part -> class -> image files, in the order of their names."""
     top = _folders(folder)
+    given = {name: PARTS[name.lower()] for name in top if name.lower() in PARTS}
     folders = {"train": folder}
-    if "train" in top and set(top) <= set(PARTS):
-        folders = {PARTS[part]: folder / part for part in sorted(top, key=list(PARTS).index)}
+    if "train" in given.values() and (len(given) > 1 or len(top) == 1):
+        folders = {part: folder / name for part in ("train", "val", "test") for name in given if given[name] == part}
         if len(folders) < len(top):
-            several = [part for part in top if PARTS[part] == "val"]
-            raise ValueError(f"{folder} has several folders of validation images, {', '.join(several)}: keep one")
+            raise ValueError(
+                f"{folder} has {_some(top)}: beside training images it may have one folder of validation and one of "
+                "test images, and no other"
+            )
     files = {part: _class_files(path) for part, path in folders.items()}
     classes = set(files["train"])
     if len(classes) < 2:
@@ -300,16 +310,19 @@ def _folders(folder: Path) -> list[str]:
 
 
 def _class_files(folder: Path) -> dict[str, list[Path]]:
+    return {name: image_files(folder / name)[0] for name in _folders(folder)}
+
+
+def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Files below a folder whose names are those of images, and the others, each in order; hidden ones are neither."""
     known = Image.registered_extensions()
-    return {
-        name: sorted(
-            path
-            for path in (folder / name).rglob("*")
-            if path.suffix.lower() in known and path.is_file()
-            if not any(part.startswith(".") for part in path.relative_to(folder / name).parts)
-        )
-        for name in _folders(folder)
-    }
+    shown = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+    images = [path for path in shown if path.suffix.lower() in known]
+    return images, [path for path in shown if path.suffix.lower() not in known]
 
 
 def _require_enough(folder: Path, labels: dict[str, NDArray[np.int64]], classes: list[str]) -> None:

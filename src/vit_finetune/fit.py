@@ -185,7 +185,7 @@ def fit(
     model = suffix.model
     if train.token_dropout and suffix.trainable_blocks != 0 and knows_positions(model):
         raise ValueError(
-            f"train.token_dropout is {train.token_dropout}: the attention of a {type(model).__name__} knows where each "
+            f"train.token_dropout is {train.token_dropout}: the attention of {type(model).__name__} knows where each "
             "token stands, so none can be left out; set it to 0"
         )
     weights = None

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from vit_finetune.backbone import load_model, preprocessing, trained_config
-from vit_finetune.datasets import UNREADABLE, fit_image, open_image
+from vit_finetune.datasets import UNREADABLE, fit_image, image_files, open_image
 from vit_finetune.files import new_file
 from vit_finetune.runtime import in_words, set_up_torch
 
@@ -58,13 +58,12 @@ class Predictor:
 
 def find_images(names: Sequence[str]) -> Iterator[tuple[str, Path | io.BytesIO]]:
     """Name and source of each image: a file, every image below a folder in the order of their paths, or `-`."""
-    known = Image.registered_extensions()
     for name in names:
         path = Path(name)
         if name == "-":
             yield name, io.BytesIO(sys.stdin.buffer.read())
         elif path.is_dir():
-            yield from ((str(file), file) for file in sorted(path.rglob("*")) if file.suffix.lower() in known)
+            yield from ((str(file), file) for file in image_files(path)[0])
         else:
             yield name, path
 
