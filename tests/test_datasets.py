@@ -243,13 +243,13 @@ def test_a_pickle_that_is_not_the_published_one_is_never_loaded(cifar, given, or
     assert (tmp_path / "sprung").exists()  # the trap does work
 
 
-def malicious_archive(path, outside):
-    """An archive with a whole batch folder and a member that would land outside."""
+def malicious_archive(path, outside, originals):
+    """The original files, and a member that would land elsewhere."""
     with tarfile.open(path, "w:gz") as tar:
-        for name in (f"{BATCHES}/data_batch_1", outside):
-            member = tarfile.TarInfo(name)
-            member.size = 4
-            tar.addfile(member, io.BytesIO(b"evil"))
+        tar.add(originals / BATCHES, BATCHES)
+        member = tarfile.TarInfo(outside)
+        member.size = 4
+        tar.addfile(member, io.BytesIO(b"evil"))
     return path
 
 
@@ -257,7 +257,7 @@ BAD_ARCHIVES = {
     "truncated": lambda path, originals: path.write_bytes((originals / ARCHIVE).read_bytes()[:-1000]),
     "empty": lambda path, originals: path.write_bytes(b""),
     "garbage": lambda path, originals: path.write_bytes(b"garbage" * 1000),
-    "outside": lambda path, originals: malicious_archive(path, "../evil"),
+    "outside": lambda path, originals: malicious_archive(path, "../evil", originals),
 }
 
 
@@ -272,31 +272,31 @@ def test_an_archive_that_is_not_the_published_one_is_refused_by_its_checksum(cif
     assert not list(tmp_path.rglob("evil"))
 
 
-def test_unpacking_stops_at_a_path_outside_even_if_the_checksum_fits(tmp_path):
-    archive = malicious_archive(tmp_path / ARCHIVE, "../evil")
-    (tmp_path / "target").mkdir()
-    with pytest.raises(OSError, match=rf"{ARCHIVE} was not unpacked: .*'\.\./evil' would be extracted to .*outside"):
-        datasets._extract(archive, md5(archive), tmp_path / "target")
-    assert not (tmp_path / "evil").exists()
+@pytest.mark.parametrize("name", ["../evil", "{outside}/evil", f"{BATCHES}/../../evil", f"{BATCHES}/evil"])
+def test_unpacking_writes_the_published_files_alone_even_if_the_checksum_fits(
+    cifar, originals, tmp_path, monkeypatch, name
+):
+    archive = malicious_archive(tmp_path / ARCHIVE, name.format(outside=tmp_path), originals)
+    monkeypatch.setattr(cifar, "tgz_md5", md5(archive))
+    datasets._extract(cifar, archive, tmp_path / "target")
+    written = {path.name: path.read_bytes() for path in (tmp_path / "target").rglob("*") if path.is_file()}
+    assert written == {path.name: path.read_bytes() for path in (originals / BATCHES).iterdir()}
+    assert not list(tmp_path.rglob("evil"))
 
 
-def test_unpacking_keeps_an_absolute_path_inside(tmp_path):
-    archive = malicious_archive(tmp_path / ARCHIVE, str(tmp_path / "evil"))
-    (tmp_path / "target").mkdir()
-    datasets._extract(archive, md5(archive), tmp_path / "target")
-    assert not (tmp_path / "evil").exists()
-
-
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
-def test_unpacking_stops_at_a_link_that_leads_outside(tmp_path, kind):
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE])
+def test_a_link_or_a_folder_in_place_of_a_published_file_is_an_error_and_leads_nowhere(
+    cifar, tmp_path, monkeypatch, kind
+):
+    (tmp_path / "secret").write_text("not yours")
     with tarfile.open(tmp_path / ARCHIVE, "w:gz") as tar:
-        link = tarfile.TarInfo("link")
-        link.type, link.linkname = kind, "../evil"
-        tar.addfile(link)
-    (tmp_path / "target").mkdir()
-    with pytest.raises(OSError, match="was not unpacked: 'link' would link to"):
-        datasets._extract(tmp_path / ARCHIVE, md5(tmp_path / ARCHIVE), tmp_path / "target")
-    assert list((tmp_path / "target").iterdir()) == []
+        entry = tarfile.TarInfo(f"{BATCHES}/data_batch_1")
+        entry.type, entry.linkname = kind, "../../secret"
+        tar.addfile(entry)
+    monkeypatch.setattr(cifar, "tgz_md5", md5(tmp_path / ARCHIVE))
+    with pytest.raises(OSError, match=f"{ARCHIVE} was not unpacked: "):
+        datasets._extract(cifar, tmp_path / ARCHIVE, tmp_path / "target")
+    assert not [path for path in (tmp_path / "target").rglob("*") if path.is_file()]
 
 
 # CIFAR-100 in small: as above, with 200 and 100 images, and coarse labels that must not be taken

@@ -3,6 +3,7 @@
 import hashlib
 import http.client
 import os
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterable
@@ -105,7 +106,7 @@ def load_cifar(name: str) -> Dataset:
             root = root.parent
         if not (root / source.base_folder).is_dir() and (root / source.filename).is_file():
             with tempfile.TemporaryDirectory() as scratch:
-                _extract(root / source.filename, source.tgz_md5, Path(scratch))
+                _extract(source, root / source.filename, Path(scratch))
                 return _read_cifar(source, Path(scratch))
     else:
         root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vit_finetune"
@@ -122,19 +123,18 @@ def _read_cifar(source: Any, root: Path) -> Dataset:
             "as its author published them (unset it to download them; `make demo` needs neither)"
         )
     parts = {"train": source(root, train=True), "test": source(root, train=False)}
-    files = [*source.train_list, *source.test_list, [source.meta["filename"], source.meta["md5"]]]
     return Dataset(
         classes=list(parts["train"].classes),
         images={split: np.ascontiguousarray(part.data) for split, part in parts.items()},
         labels={split: np.array(part.targets, dtype=np.int64) for split, part in parts.items()},
-        checksums=dict(files),
+        checksums=dict(_files(source)),
     )
 
 
 def _broken_file(source: Any, root: Path) -> str | None:
     """The first original file that is missing or not the published one, in words."""
     folder = root / source.base_folder
-    for name, md5 in [*source.train_list, *source.test_list, [source.meta["filename"], source.meta["md5"]]]:
+    for name, md5 in _files(source):
         if not (folder / name).is_file():
             return f"{folder / name} is missing"
         found = _md5(folder / name)
@@ -150,7 +150,7 @@ def _download(source: Any, root: Path) -> None:
     archive = root / source.filename
     try:
         download_url(source.url, root, source.filename, source.tgz_md5)  # checks the md5, with a progress bar
-        _extract(archive, source.tgz_md5, root)
+        _extract(source, archive, root)
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, RuntimeError) and archive.is_file():
@@ -163,15 +163,31 @@ def _download(source: Any, root: Path) -> None:
     archive.unlink()  # the extracted batches have checksums of their own
 
 
-def _extract(archive: Path, md5: str, target: Path) -> None:
+def _extract(source: Any, archive: Path, target: Path) -> None:
+    """Only the published files, each by its name: what else an archive may hold is never written anywhere."""
     found = _md5(archive)
-    if found != md5:
-        raise OSError(f"{archive} has md5 {found}, not the published {md5}: it is truncated, damaged or another file")
+    if found != source.tgz_md5:
+        raise OSError(
+            f"{archive} has md5 {found}, not the published {source.tgz_md5}: it is truncated, damaged or another file"
+        )
+    folder = target / source.base_folder
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         with tarfile.open(archive) as tar:
-            tar.extractall(target, filter="data")
-    except tarfile.TarError as error:
+            for name, _ in _files(source):
+                packed = tar.extractfile(f"{source.base_folder}/{name}")
+                if packed is None:
+                    raise KeyError(f"{name} is no file in it")
+                with (folder / name).open("wb") as file:
+                    shutil.copyfileobj(packed, file)
+    except (tarfile.TarError, KeyError) as error:
         raise OSError(f"{archive} was not unpacked: {error}") from None
+
+
+def _files(source: Any) -> list[tuple[str, str]]:
+    """Name and published md5 of each original file."""
+    meta = source.meta["filename"], source.meta["md5"]
+    return [(name, md5) for name, md5 in [*source.train_list, *source.test_list, meta]]
 
 
 def _md5(path: Path) -> str:

@@ -1,0 +1,114 @@
+"""What an epoch costs here, and in the loop that one would write instead: `python benchmarks/epoch.py`
+
+The loop: a DataLoader with workers, timm's PIL transform of each image in every epoch, frozen parameters without
+gradients, AdamW. Both train the same blocks of the model in models/pretrained by the same float32 arithmetic, one plain
+view, on images of data/subset; here, their activations are at hand. The two take turns, and the ratio is of seconds an
+image, pair by pair. The activations are computed once before, which is printed too: that is what a first run pays.
+"""
+
+import argparse
+import statistics
+import time
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from timm.data import create_transform, resolve_model_data_config
+from torch.utils.data import DataLoader, Dataset
+
+from vit_finetune.backbone import Suffix, load_model, preprocessing, run_prefix
+from vit_finetune.files import read_split
+from vit_finetune.fit import make_optimizer, train_epoch
+from vit_finetune.freezing import freeze
+from vit_finetune.params import read_params
+from vit_finetune.params.train import Train
+
+PLAIN = {"batch_size": 64, "token_dropout": 0.0, "mixup": 0.0, "label_smoothing": 0.0, "grad_clip": None}
+CPU = torch.device("cpu")
+
+
+class Photographs(Dataset):
+    def __init__(self, images, labels, transform):
+        self.images, self.labels, self.transform = images, labels, transform
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.transform(Image.fromarray(self.images[index])), self.labels[index]
+
+
+def loop_epoch(model, loader, optimizer):
+    for pixels, labels in loader:
+        loss = F.cross_entropy(model(pixels), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def seconds(work):
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+@torch.inference_mode()
+def activations(model, images, blocks):
+    preprocess = preprocessing(model, None)
+    batches = torch.from_numpy(images).split(32)
+    return torch.cat([run_prefix(model, preprocess(some), blocks).half() for some in batches]).clone()
+
+
+def trained_model(blocks, classes):
+    torch.manual_seed(0)
+    model = load_model("models/pretrained", num_classes=classes)
+    freeze(model, blocks)
+    return model
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=512, help="of the loop; stored activations allow more")
+    parser.add_argument("--blocks", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
+    settings = read_params().section(Train).model_copy(update=PLAIN)
+    images, labels = (
+        np.array(array[: args.images]) for array in read_split("data/subset", "train", "images", "labels")
+    )
+    classes = int(labels.max()) + 1
+    print(f"{args.images} images, {torch.get_num_threads()} threads, batches of {settings.batch_size}, float32")
+    print("blocks  loop ms/image  here ms/image  ratio (lowest to highest)  once, ms/image")
+    for blocks in args.blocks:
+        model = trained_model(blocks, classes)
+        transform = create_transform(**resolve_model_data_config(model), is_training=False)
+        data = Photographs(images, torch.from_numpy(labels), transform)
+        loader = DataLoader(data, settings.batch_size, shuffle=True, num_workers=2, persistent_workers=True)
+        loop = partial(loop_epoch, model, loader, make_optimizer(model, settings, 1.0))
+
+        stored = None
+
+        def embed(blocks=blocks):
+            nonlocal stored
+            stored = activations(load_model("models/pretrained", num_classes=classes), images, blocks)
+
+        once = seconds(embed)
+        own = trained_model(blocks, classes)
+        suffix = Suffix(own, blocks, preprocessing(own, None), CPU, torch.float32)
+        times = max(1, 4096 // args.images) if blocks == 0 else 1  # or there would be nothing to time
+        many = torch.cat([stored] * times), torch.from_numpy(labels).repeat(times)
+        optimizer = make_optimizer(own, settings, 1.0)
+        here = partial(train_epoch, suffix, optimizer, [many[0]], many[1], None, settings, 0)
+
+        loop(), here(1)  # a first time, for caches and workers
+        pairs = [(seconds(loop), seconds(partial(here, 1)) / times) for _ in range(args.repeats)]
+        ratios = sorted(a / b for a, b in pairs)
+        a, b = (1000 * statistics.median(column) / args.images for column in zip(*pairs, strict=True))
+        middle = f"{statistics.median(ratios):.3g} ({ratios[0]:.3g} to {ratios[-1]:.3g})"
+        print(f"{blocks:6}  {a:13.2f}  {b:13.4f}  {middle:>25}  {1000 * once / args.images:14.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
