@@ -62,6 +62,15 @@ def test_a_file_a_folder_and_standard_input_give_the_same_line(model, test_image
     assert len(lines[0][1].split(", ")) == 3
 
 
+def test_a_reader_that_leaves_early_ends_it_without_a_word(model, test_images):
+    script = '"$@" | head -n 1'
+    command = ["sh", "-c", script, "sh", sys.executable, "-m", "vit_finetune.predict", "--model", model]
+    many = [test_images] * 20  # more lines than are ready when the reader leaves
+    done = subprocess.run([*command, *many], cwd=ROOT / "src", capture_output=True, text=True, check=False)
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stderr == ""
+
+
 def test_what_cannot_be_read_is_named_and_the_others_are_predicted(model, test_images, tmp_path):
     (tmp_path / "torn.png").write_bytes((test_images / "000.png").read_bytes()[:60])
     names = [tmp_path / "torn.png", test_images / "001.png", tmp_path / "absent.png"]

@@ -3,6 +3,7 @@
 import argparse
 import io
 import json
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import count, islice
@@ -116,6 +117,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    if hasattr(signal, "SIGPIPE"):  # a reader such as `head` may leave early: then end without a word
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         problems = run(parser().parse_args())
     except (ValueError, OSError, RuntimeError) as error:
