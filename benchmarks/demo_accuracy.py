@@ -51,7 +51,9 @@ def fine_tuned(params: Params, seed: int, data, indices, *, pretrained: bool, bl
         labels[split] = torch.from_numpy(data.labels[part][rows])
     suffix = Suffix(model, blocks, preprocess, torch.device("cpu"), torch.float32)
     if train.head_init == "probe":
-        probe_head(model, suffix.predict(stored["train"], features=True), labels["train"].numpy(), train.probe_c)
+        probe_head(
+            model, suffix.predict(stored["train"], features=True), labels["train"].numpy(), train.probe_c, "none"
+        )
     list(fit(suffix, [stored["train"]], labels["train"], stored["val"], labels["val"], train, seed))
     return suffix.predict(stored["test"]).argmax(1).numpy()
 
@@ -84,7 +86,7 @@ def main() -> None:
     }
     hits: dict[str, list[np.ndarray]] = {name: [] for name in methods}
     for seed in range(args.seeds):
-        indices = train_val_test(data.labels["train"], data.labels["test"], seed=seed, **sizes.model_dump())
+        indices = train_val_test(data.labels, seed=seed, **sizes.model_dump())
         truth = data.labels["test"][indices["test"]]
         for name, options in methods.items():
             found = (

@@ -1,7 +1,6 @@
 """embed: data/subset, pretrained weights -> data/embedded (activations at the freeze boundary), models/pretrained"""
 
 import shutil
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,14 @@ from vit_finetune.backbone import (
     save_model,
     weights_digest,
 )
-from vit_finetune.embedding import MANIFEST, image_loader, storage_dtype, write_activations
+from vit_finetune.embedding import MANIFEST, ActivationFile, image_loader, storage_dtype
 from vit_finetune.files import digest, key_of, new_folder, read_split, replace_folder, write_json
 from vit_finetune.freezing import freeze
-from vit_finetune.params import read_params
+from vit_finetune.params import Params, read_params
 from vit_finetune.params.embed import Embed
 from vit_finetune.params.freeze import Freeze
 from vit_finetune.params.model import Model
+from vit_finetune.ranks import Ranks, side_by_side
 from vit_finetune.runtime import ordered_map, progress, resolve_precision, run_stage, set_up_torch
 
 CHECKPOINTS = Path(".checkpoints/embed")  # outside DVC's outputs, which it deletes before a stage runs
@@ -42,9 +42,15 @@ def activations(
 
 def main() -> None:
     params = read_params()
+    with side_by_side(params.runtime.processes) as ranks:
+        embed_all(params, ranks)
+
+
+def embed_all(params: Params, ranks: Ranks) -> None:
+    """What each of the processes does: its own segments of every view; the first one also writes what is small."""
     model_params, embed, runtime = params.section(Model), params.section(Embed), params.runtime
     blocks = params.section(Freeze).trainable_blocks
-    device = set_up_torch(runtime.device, runtime.threads)
+    device = set_up_torch(runtime.device, runtime.threads, ranks.local_rank, ranks.local_size)
     precision = resolve_precision(model_params.precision, device)
     model = build_model(
         model_params.name, pretrained=model_params.pretrained, image_size=model_params.image_size, seed=params.seed
@@ -58,19 +64,13 @@ def main() -> None:
     run = partial(activations, model.to(device), preprocess, device, precision, 0 if blocks == "all" else int(blocks))
 
     images = {split: read_split("data/subset", split, "images")[0] for split in ("train", "val", "test")}
-    load = partial(image_loader, batch_size=embed.batch_size, workers=runtime.workers)
-    dtype = torch.uint8
+    sample, dtype = torch.tensor(images["train"][: embed.batch_size]), torch.uint8
     if boundary != "images":
-        dtype = storage_dtype(embed.storage, run(next(iter(load(images["train"], flip=False)))))
-
-    def batches(view: str, mirrored: bool, done: int) -> Iterator[Tensor]:
-        loader = load(images[view.removesuffix("_flip")][done:], flip=mirrored)
-        if done:
-            print(f"embed: {view} goes on after {done} images", flush=True)
-        results = iter(loader) if boundary == "images" else ordered_map(run, loader, threads)
-        return iter(progress(results, f"embed {view}", "batch", total=len(loader)))
+        sample = run(sample)
+        dtype = storage_dtype(embed.storage, sample)
 
     views = {view: mirrored for view, mirrored in VIEWS.items() if embed.flip or not mirrored}
+    shapes = {view: [len(images[view.removesuffix("_flip")]), *sample.shape[1:]] for view in views}
     manifest = {
         "model": model_params.name,
         "weights_sha256": weights_digest(model),
@@ -80,16 +80,34 @@ def main() -> None:
         "boundary": boundary,
         "precision": str(precision).removeprefix("torch."),
         "storage": str(dtype).removeprefix("torch."),
+        "shapes": shapes,
     }
     checkpoint = CHECKPOINTS / key_of(manifest, embed.batch_size, device.type)
     folder = checkpoint / "embedded"
-    folder.mkdir(parents=True, exist_ok=True)
-    manifest["shapes"] = {
-        view: write_activations(
-            folder / f"{view}.bin", checkpoint / f"{view}.json", partial(batches, view, mirrored), dtype
-        )
-        for view, mirrored in views.items()
+    files = {
+        view: ActivationFile(folder / f"{view}.bin", checkpoint / view, shape, dtype, embed.batch_size)
+        for view, shape in shapes.items()
     }
+    if ranks.first:
+        folder.mkdir(parents=True, exist_ok=True)
+        for view, file in files.items():
+            file.prepare()
+            if kept := file.shape[0] - sum(map(len, file.missing(file.segments()))):
+                print(f"embed: {view} goes on after {kept} images", flush=True)
+    ranks.wait()
+    for view, file in files.items():
+        missing = file.missing(file.segments()[ranks.rank :: ranks.size])
+        loader = image_loader(
+            images[view.removesuffix("_flip")],
+            flip=views[view],
+            batches=[batch for segment in missing for batch in file.batches(segment)],
+            workers=runtime.workers,
+        )
+        results = iter(loader) if boundary == "images" else ordered_map(run, loader, threads)
+        file.write(missing, iter(progress(results, f"embed {view}", "batch", total=len(loader))))
+    ranks.wait()
+    if not ranks.first:
+        return
     write_json(folder / MANIFEST, manifest)
     with new_folder("models/pretrained") as models:
         save_model(model.cpu(), models, preprocess)
@@ -98,4 +116,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage("embed", main)
+    run_stage("embed", main, several=True)

@@ -8,11 +8,12 @@ import torch
 from vit_finetune.backbone import Suffix, load_model, preprocessing, save_model, weights_digest
 from vit_finetune.embedding import DTYPES, MANIFEST, map_activations
 from vit_finetune.files import digest, key_of, new_folder, read_json, read_split, write_csv, write_json
-from vit_finetune.fit import fit, probe_head
+from vit_finetune.fit import fit, predict, probe_head
 from vit_finetune.freezing import count_parameters, freeze
-from vit_finetune.params import read_params
+from vit_finetune.params import Params, read_params
 from vit_finetune.params.freeze import Freeze
 from vit_finetune.params.train import Train
+from vit_finetune.ranks import Ranks, side_by_side
 from vit_finetune.runtime import progress, run_stage, set_up_torch
 
 CHECKPOINTS = Path(".checkpoints/train")  # outside DVC's outputs, which it deletes before a stage runs
@@ -20,9 +21,15 @@ CHECKPOINTS = Path(".checkpoints/train")  # outside DVC's outputs, which it dele
 
 def main() -> None:
     params = read_params()
+    with side_by_side(params.runtime.processes) as ranks:
+        train_suffix(params, ranks)
+
+
+def train_suffix(params: Params, ranks: Ranks) -> None:
+    """What each of the processes does: its own shards of every batch; the first one writes."""
     train, freezing, runtime = params.section(Train), params.section(Freeze), params.runtime
     blocks = freezing.trainable_blocks
-    device = set_up_torch(runtime.device, runtime.threads)
+    device = set_up_torch(runtime.device, runtime.threads, ranks.local_rank, ranks.local_size)
     manifest = read_json(f"data/embedded/{MANIFEST}")
     dataset = read_json("data/subset/dataset.json")
     labels, val_labels = (read_split("data/subset", split, "labels")[0] for split in ("train", "val"))
@@ -35,10 +42,13 @@ def main() -> None:
     freeze(model, blocks, freezing.parameters)
     preprocess = preprocessing(model, None)
     suffix = Suffix(model.to(device), blocks, preprocess, device, DTYPES[manifest["precision"]])
-    if blocks == 0 and train.token_dropout:
-        print("train: token_dropout has no effect on pooled features (freeze.trainable_blocks is 0)")
+    if blocks == 0 and (train.token_dropout or train.brightness):
+        print("train: token_dropout and brightness have no effect on pooled features (freeze.trainable_blocks is 0)")
     if train.head_init == "probe":
-        probe_head(model, suffix.predict(views[0], features=True), labels, train.probe_c, train.class_weights)
+        features = predict(suffix, views[0], ranks, features=True)
+        if ranks.first:
+            probe_head(model, features, labels, train.probe_c, train.class_weights)
+        ranks.share(model.head.weight.data, model.head.bias.data)
 
     settings = [params.seed, freezing.model_dump(), train.model_dump()]
     checkpoints = CHECKPOINTS / key_of(*settings, manifest, digest(labels, val_labels))
@@ -52,12 +62,16 @@ def main() -> None:
         params.seed,
         layer_decay=freezing.layer_decay,
         checkpoint=checkpoints / "last.pt",
+        ranks=ranks,
     )
     with progress(epochs, "train", "epoch", total=train.epochs) as bar:
         for state in bar:
             last = state.history[-1]
             bar.set_postfix({key: f"{last[key]:.3f}" for key in ("train_loss", "val_loss", "val_accuracy")})
 
+    ranks.wait()
+    if not ranks.first:
+        return
     trainable, frozen = count_parameters(model)
     with new_folder("models/finetuned") as folder:
         save_model(model.cpu(), folder, preprocess, dataset)
@@ -80,4 +94,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage("train", main)
+    run_stage("train", main, several=True)

@@ -20,6 +20,7 @@ TINY = {
     "subset.val_size": 30,
     "subset.test_size": 40,
     "model.name": "local-dir:pretrained/tiny",
+    "model.precision": "float32",  # the same on every machine
     "freeze.trainable_blocks": 1,
     "train.epochs": 2,
     "train.batch_size": 20,

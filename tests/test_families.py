@@ -136,7 +136,7 @@ def test_what_the_blocks_take_beside_the_tokens_matters(family):
     assert bool(taken) is ("rotary" in family or shared)
     if taken:
         with torch.no_grad():
-            assert (model.blocks[1](tokens, **options[1]) - model.blocks[1](tokens)).abs().max() > 1e-3
+            assert (model.blocks[1](tokens, **options[1]) - model.blocks[1](tokens)).abs().max() > 1e-4
 
 
 def test_a_distilled_model_is_saved_so_that_timm_alone_gives_the_suffixs_logits(tmp_path):

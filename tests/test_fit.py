@@ -15,6 +15,7 @@ from vit_finetune.fit import (
     learning_rate,
     make_optimizer,
     probe_head,
+    shift_brightness,
     train_epoch,
     training_loss,
 )
@@ -24,6 +25,7 @@ from vit_finetune.params.train import Train
 PLAIN = Train(
     epochs=4,
     batch_size=8,
+    shards=1,
     optimizer="adamw",
     lr=0.003,
     weight_decay=0.05,
@@ -32,6 +34,7 @@ PLAIN = Train(
     class_weights="none",
     grad_clip=1.0,
     token_dropout=0.0,
+    brightness=0.0,
     mixup=0.0,
     head_init="zeros",
     probe_c=1.0,
@@ -83,7 +86,7 @@ def losses_from_store(suffix, stored, labels, settings, seed, monkeypatch):
 
     def recording(*args):
         loss, right = original(*args)
-        losses.append(loss.item())
+        losses.append(loss.item() / len(args[2]))
         return loss, right
 
     monkeypatch.setattr(fit_module, "training_loss", recording)
@@ -146,7 +149,9 @@ def run_fit(model, settings, *, stop_after=None, checkpoint=None, seed=3):
     return state, {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
-AUGMENTED = PLAIN.model_copy(update={"token_dropout": 0.25, "mixup": 0.4, "epochs": 5, "class_weights": "balanced"})
+AUGMENTED = PLAIN.model_copy(
+    update={"token_dropout": 0.25, "brightness": 0.2, "mixup": 0.4, "epochs": 5, "class_weights": "balanced"}
+)
 
 
 @pytest.mark.parametrize("stop_after", [1, 3, 5])
@@ -321,12 +326,11 @@ def test_the_weighted_loss_is_the_one_by_hand(tiny_vit, smoothing, mixup):
     )
 
     def by_hand(logits, targets):
-        surprise, total, scale = -logits.log_softmax(1), 0.0, 0.0
+        surprise, total = -logits.log_softmax(1), 0.0
         for i, k in enumerate(targets.tolist()):
             total += (1 - smoothing) * weights[k] * surprise[i, k]
             total += smoothing * sum(weights[c] * surprise[i, c] for c in range(3)) / 3
-            scale += weights[k]
-        return total / scale
+        return total
 
     with torch.no_grad():
         if mixup:
@@ -398,6 +402,43 @@ def test_token_dropout_keeps_every_prefix_token_and_so_many_different_patches_in
         assert row == sorted(set(row))
         assert set(row) <= set(tokens[image, :, 0].tolist())
     assert kept[0].tolist() != (kept[1] - 12).tolist()
+
+
+def test_brightness_shifts_each_channel_of_an_image_as_one_and_never_leaves_its_range():
+    tokens = torch.randn(3, 50, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.1, 1, 10, 100])
+    shifted = shift_brightness(tokens, 0.25, np.random.default_rng(0))
+    low, high = tokens.amin(1, keepdim=True), tokens.amax(1, keepdim=True)
+    assert (shifted >= low).all()
+    assert (shifted <= high).all()
+    free = (shifted > low) & (shifted < high)
+    shares = torch.where(free, (shifted - tokens) / (high - low), torch.nan)
+    middle = shares.nanmedian(1, keepdim=True).values
+    torch.testing.assert_close(shares[free], middle.expand_as(shares)[free], rtol=0, atol=1e-5)
+    assert middle.abs().max() <= 0.25
+    assert middle.unique().numel() == 12
+    assert (middle > 0).any()
+    assert (middle < 0).any()
+    assert torch.equal(shift_brightness(tokens, 0.0, np.random.default_rng(0)), tokens)
+
+
+def test_a_step_of_shards_is_the_step_of_the_whole_batch(tiny_vit):
+    """Where nothing is drawn at random: 40 images in batches of 24, so that the last one is short."""
+    pixels, labels = make_data()
+    stored, start = store(tiny_vit, pixels, 1), {k: v.clone() for k, v in tiny_vit.state_dict().items()}
+    found = {}
+    for shards in (1, 3, 24):
+        tiny_vit.load_state_dict(start)
+        settings = PLAIN.model_copy(update={"batch_size": 24, "shards": shards})
+        made = make_optimizer(tiny_vit, settings, 1.0)
+        weights = balanced_weights(labels, 3)
+        row = train_epoch(make_suffix(tiny_vit, 1), made, [stored], labels, weights, settings, 0, 1)
+        found[shards] = row, {k: v.clone() for k, v in tiny_vit.state_dict().items()}
+    for shards in (3, 24):
+        for key, value in found[1][0].items():
+            assert found[shards][0][key] == pytest.approx(value, rel=1e-5)
+        for name, value in found[1][1].items():
+            torch.testing.assert_close(found[shards][1][name], value, rtol=1e-4, atol=1e-5)
+    assert any(not torch.equal(start[name], value) for name, value in found[1][1].items())
 
 
 def small(name, **options):

@@ -9,7 +9,7 @@ from vit_finetune.params import SECTIONS
 
 LAYERS = {
     0: "params files runtime datasets split images families freezing attention relevance metrics figures viewer",
-    1: "backbone embedding",
+    1: "backbone embedding ranks",
     2: "fit faithfulness",
     3: "analysis",
     4: "gallery summary",

@@ -4,7 +4,6 @@ import shutil
 import signal
 import time
 
-import psutil
 import pytest
 
 from tests.faults import inject, plan, undisturbed
@@ -35,8 +34,8 @@ def test_a_stage_ends_itself_when_its_dvc_is_killed(finished, tmp_path, shell):
     (stage,) = project.processes("train")
     dvc.kill()
     _, errors = dvc.communicate()  # ends when the stage, which writes to the same pipe, has ended
-    assert not stage.is_running() or stage.status() == psutil.STATUS_ZOMBIE
-    assert "train: the dvc process is gone; ending\n" in errors
+    stage.wait(30)  # its pipes close before it is gone
+    assert "train: the process that started it is gone; ending\n" in errors
     project.set(**{"train.epochs": 2})
     assert project.repro() == []
     assert finished.outputs() == project.outputs()
@@ -48,7 +47,7 @@ def test_the_embed_pass_goes_on_after_its_last_chunk_to_the_same_bytes(finished,
     twin = project.copy(tmp_path / "twin")
     twin.repro()
     dvc = project.start("dvc", "repro")
-    wait_for(checkpoint(project, "embed/*/train.json"), dvc)
+    wait_for(checkpoint(project, "embed/*/train/*"), dvc)
     (stage,) = project.processes("embed")
     stage.kill()
     dvc.communicate()

@@ -157,6 +157,7 @@ BAD_VALUES = [  # key, what stands after it in the file, how the value is called
     ("train.epochs", "{max: 10}", "a block of keys", f"{WHOLE} from 1 to 10000"),
     ("train.epochs", "9" * 100, "a huge number", f"{WHOLE} from 1 to 10000"),
     ("train.epochs", "2024-01-31", "2024-01-31", f"{WHOLE} from 1 to 10000"),
+    ("train.shards", "0", "0", f"{WHOLE} from 1 to 1024"),
     ("train.batch_size", "65537", "65537", f"{WHOLE} from 1 to 65536"),
     ("train.optimizer", "adam", "'adam'", "use `adamw` or `sgd`"),
     ("train.optimizer", "null", "null", "use `adamw` or `sgd`"),
@@ -187,6 +188,7 @@ BAD_VALUES = [  # key, what stands after it in the file, how the value is called
     ("train.grad_clip", "false", "false", "use a number above 0, or `null`"),
     ("train.grad_clip", "off", "'off', which is text", "use a number above 0, or `null`"),
     ("train.token_dropout", "1.0", "1.0", SHARE),
+    ("train.brightness", "-0.1", "-0.1", SHARE),
     ("train.mixup", "-1", "-1", "use a number from 0 to 10"),
     ("train.head_init", "random", "'random'", "use `probe` or `zeros`"),
     ("train.probe_c", "0.0", "0.0", "use a number above 0"),
@@ -206,6 +208,7 @@ BAD_VALUES = [  # key, what stands after it in the file, how the value is called
     ("runtime.device", "cuda:0", "'cuda:0'", DEVICE),
     ("runtime.threads", "0", "0", f"{WHOLE} from 1 to 1024, or `null`"),
     ("runtime.threads", "auto", "'auto', which is text", f"{WHOLE} from 1 to 1024, or `null`"),
+    ("runtime.processes", "0", "0", f"{WHOLE} from 1 to 1024"),
     ("runtime.workers", "-1", "-1", f"{WHOLE} from 0 to 256"),
     ("runtime.workers", "null", "null", f"{WHOLE} from 0 to 256"),
 ]

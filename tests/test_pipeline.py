@@ -44,6 +44,7 @@ RERUNS = {
     "freeze.layer_decay": (0.5, AFTER_EMBED),
     "train.epochs": (3, AFTER_EMBED),
     "train.batch_size": (30, AFTER_EMBED),
+    "train.shards": (2, AFTER_EMBED),
     "train.optimizer": ("sgd", AFTER_EMBED),
     "train.lr": (0.002, AFTER_EMBED),
     "train.weight_decay": (0.5, AFTER_EMBED),
@@ -52,6 +53,7 @@ RERUNS = {
     "train.class_weights": ("balanced", ["train", "report"]),  # its classes are balanced already
     "train.grad_clip": (0.1, AFTER_EMBED),
     "train.token_dropout": (0.25, AFTER_EMBED),
+    "train.brightness": (0.2, AFTER_EMBED),
     "train.mixup": (0.0, AFTER_EMBED),
     "train.head_init": ("zeros", AFTER_EMBED),
     "train.probe_c": (1.0, AFTER_EMBED),
@@ -67,6 +69,7 @@ RERUNS = {
     "report.author": ("Me", ["report"]),
     "runtime.device": ("cpu", []),
     "runtime.threads": (1, []),
+    "runtime.processes": (2, []),
     "runtime.workers": (1, []),
 }
 

@@ -123,7 +123,7 @@ def test_a_stage_whose_dvc_was_gone_before_it_looked_ends_itself(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "DVC_STAGE": "train"}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == "train: the dvc process is gone; ending\n"
+    assert done.stderr == "train: the process that started it is gone; ending\n"
 
 
 def test_exit_codes_are_also_right_within_the_process(capsys, tmp_path, monkeypatch):

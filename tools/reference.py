@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("README.md", "docs/reference.md", "docs/models.md")
+DOCUMENTS = ("README.md", "docs/reference.md", "docs/models.md", "docs/benchmarks.md")
 MODELS = (  # one of each family that tests split at a block
     "vit_tiny_patch16_224.augreg_in21k_ft_in1k",
     "deit_tiny_patch16_224.fb_in1k",
@@ -26,6 +26,7 @@ MODELS = (  # one of each family that tests split at a block
 )
 sys.path.insert(0, str(ROOT / "src"))
 
+from vit_finetune.files import read_csv  # noqa: E402
 from vit_finetune.params import SECTIONS, SEED, read_yaml, section_schema  # noqa: E402
 from vit_finetune.summary import interval, maps_judged  # noqa: E402
 
@@ -140,6 +141,22 @@ def models_table() -> str:
     return "\n".join(rows)
 
 
+def accuracy_table() -> str:
+    """benchmarks/accuracy.csv, as far as it has come."""
+    lines = ["| images | trainable blocks | validation, n = 5,000 | test, n = 10,000 | pass, CPU s | training, CPU s |"]
+    lines.append("|---|---|---|---|---|---|")
+    for row in read_csv(ROOT / "benchmarks/accuracy.csv"):
+        val, test = (
+            f"{float(row[split]):.4f} [{float(row[f'{split}_low']):.3f}, {float(row[f'{split}_high']):.3f}]"
+            if row[split]
+            else ""
+            for split in ("val", "test")
+        )
+        seconds = f"{float(row['pass_cpu_s']):,.0f} | {float(row['train_cpu_s']):,.0f}"
+        lines.append(f"| {int(row['images']):,} | {row['blocks']} | {val} | {test} | {seconds} |")
+    return "\n".join(lines)
+
+
 def replaced(text: str, name: str, table: str) -> str:
     """The text with what stands between the markers of `name` replaced."""
     pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
@@ -153,6 +170,7 @@ def generated(text: str) -> str:
         "results": results_table,
         "attention": attention_table,
         "models": models_table,
+        "accuracy": accuracy_table,
     }
     for name, table in tables.items():
         if f"<!-- {name} -->" in text:

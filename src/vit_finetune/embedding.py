@@ -1,14 +1,17 @@
 """The one pass through the frozen part, and the files it leaves: one raw file of activations per split and view.
 
-A raw file is written in order, one batch at a time, and read by mapping it into memory: no activation is copied
-into the process before it is used, and memory stays bounded by the batch. numpy has no bfloat16, hence torch.
+A raw file is written one batch at a time, each where it belongs, and read by mapping it into memory: no activation is
+copied into the process before it is used, and memory stays bounded by the batch. Several processes can write to one
+file, and the bytes do not depend on how many. numpy has no bfloat16, hence torch.
 """
 
 import math
 import os
-from collections.abc import Callable, Iterable
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vit_finetune.files import read_json, write_json
-
 MANIFEST = "embedded.json"
-CHUNK = 16  # batches: what an interruption can cost
+SEGMENT = 16  # batches: what an interruption can cost each process
 DTYPES = {dtype: getattr(torch, dtype) for dtype in ("float16", "bfloat16", "float32", "uint8")}
 
 
@@ -37,9 +38,11 @@ class ImageDataset(Dataset[Tensor]):
         return image.flip(1) if self.flip else image
 
 
-def image_loader(images: NDArray[np.uint8], *, flip: bool, batch_size: int, workers: int) -> DataLoader[Tensor]:
-    """Batches of uint8 images (B, H, W, 3) in their stored order, so that row i belongs to label i."""
-    return DataLoader(ImageDataset(images, flip), batch_size=batch_size, num_workers=workers, shuffle=False)
+def image_loader(
+    images: NDArray[np.uint8], *, flip: bool, batches: Sequence[range], workers: int
+) -> DataLoader[Tensor]:
+    """uint8 images (B, H, W, 3), one batch for each range of indices."""
+    return DataLoader(ImageDataset(images, flip), batch_sampler=[list(batch) for batch in batches], num_workers=workers)
 
 
 def storage_dtype(storage: str, sample: Tensor) -> torch.dtype:
@@ -52,48 +55,72 @@ def storage_dtype(storage: str, sample: Tensor) -> torch.dtype:
     return DTYPES[storage]
 
 
-def write_activations(
-    path: Path, record: Path, batches: Callable[[int], Iterable[Tensor]], dtype: torch.dtype
-) -> list[int]:
-    """Append batches (B, ...) to a raw file; returns the shape (N, ...) of the whole.
+@dataclass(frozen=True)
+class ActivationFile:
+    """A raw file of activations (N, ...) that is being written, in segments that an interrupted run need not repeat.
 
-    What an interrupted run left is gone on with: `record` holds the shape of what the disk has confirmed, renewed
-    every CHUNK batches.
-
-    Args:
-        batches: gives the batches that follow the first n images.
-
-    Raises:
-        ValueError: a value is not finite in that format.
+    `done` is a folder; the name of a file in it is the first index of a segment that the disk has confirmed.
     """
-    count, *shape = read_json(record)["shape"] if record.is_file() else [0]
-    if not path.is_file() or path.stat().st_size < count * math.prod(shape) * dtype.itemsize:
-        count = 0
-    with path.open("r+b" if count else "wb") as file:
-        file.truncate(count * math.prod(shape) * dtype.itemsize)
-        file.seek(0, os.SEEK_END)
-        for number, batch in enumerate(batches(count), start=1):
-            stored = batch.to(dtype)
-            if not torch.isfinite(stored).all():
-                where = f"images {count} to {count + len(batch) - 1}"
-                if batch.isnan().any():
-                    raise ValueError(f"the model gives NaN for {where}: its weights are damaged")
-                raise ValueError(
-                    f"activations of {where} are too large for {str(dtype).removeprefix('torch.')}; set embed.storage "
-                    "to bfloat16 or float32"
-                )
-            file.write(stored.contiguous().view(torch.uint8).numpy().data)
-            count, shape = count + len(batch), list(batch.shape[1:])
-            if number % CHUNK == 0:
-                _confirm(file, record, [count, *shape])
-        _confirm(file, record, [count, *shape])
-    return [count, *shape]
 
+    path: Path
+    done: Path
+    shape: list[int]
+    dtype: torch.dtype
+    batch_size: int
 
-def _confirm(file: BinaryIO, record: Path, shape: list[int]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-    write_json(record, {"shape": shape})
+    @property
+    def row(self) -> int:
+        """Bytes of one image."""
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
+
+    def prepare(self) -> None:
+        """Give the file its size; whatever is confirmed of a file of another size is forgotten. One process does it."""
+        if not self.path.is_file() or self.path.stat().st_size != self.shape[0] * self.row:
+            shutil.rmtree(self.done, ignore_errors=True)
+            with self.path.open("wb") as file:
+                file.truncate(self.shape[0] * self.row)
+        self.done.mkdir(parents=True, exist_ok=True)
+
+    def segments(self) -> list[range]:
+        """The images of each segment; the same for any number of processes."""
+        length, count = SEGMENT * self.batch_size, self.shape[0]
+        return [range(start, min(start + length, count)) for start in range(0, count, length)]
+
+    def missing(self, segments: Iterable[range]) -> list[range]:
+        """Those that are not confirmed."""
+        return [segment for segment in segments if not (self.done / str(segment.start)).exists()]
+
+    def batches(self, segment: range) -> list[range]:
+        """The images of each of its batches."""
+        return [segment[start : start + self.batch_size] for start in range(0, len(segment), self.batch_size)]
+
+    def write(self, segments: Iterable[range], activations: Iterator[Tensor]) -> None:
+        """Write segments; `activations` gives their batches (B, ...), one after another.
+
+        Raises:
+            ValueError: a value is not finite in that format.
+        """
+        with self.path.open("r+b") as file:
+            for segment in segments:
+                file.seek(segment.start * self.row)
+                for indices in self.batches(segment):
+                    stored = self._stored(next(activations), indices)
+                    file.write(stored.view(torch.uint8).numpy().data)
+                file.flush()
+                os.fsync(file.fileno())
+                (self.done / str(segment.start)).touch()
+
+    def _stored(self, batch: Tensor, indices: range) -> Tensor:
+        stored = batch.to(self.dtype).contiguous()
+        if torch.isfinite(stored).all():
+            return stored
+        where = f"images {indices[0]} to {indices[-1]}"
+        if batch.isnan().any():
+            raise ValueError(f"the model gives NaN for {where}: its weights are damaged")
+        raise ValueError(
+            f"activations of {where} are too large for {str(self.dtype).removeprefix('torch.')}; set embed.storage to "
+            "bfloat16 or float32"
+        )
 
 
 def map_activations(folder: str | Path, manifest: dict[str, Any], view: str) -> Tensor:

@@ -2,6 +2,9 @@
 
 Activations are indexed directly, without a DataLoader: they are already in memory, mapped, and gathering a batch
 is one operation. All randomness of an epoch comes from (seed, epoch), so training can go on at any epoch.
+
+Each batch is computed in shards, whose number does not depend on how many processes share them, and their gradients
+are added in their order. So one process gives the same weights as several, to the last bit.
 """
 
 import math
@@ -17,10 +20,13 @@ from numpy.typing import NDArray
 from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
-from vit_finetune.backbone import Suffix
+from vit_finetune.backbone import EVAL_BATCH, Suffix
 from vit_finetune.families import knows_positions
 from vit_finetune.files import new_file
 from vit_finetune.params.train import Train
+from vit_finetune.ranks import Ranks
+
+ALONE = Ranks()
 
 
 @dataclass
@@ -88,28 +94,56 @@ def drop_tokens(tokens: Tensor, prefix: int, share: float, rng: np.random.Genera
     return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
+def shift_brightness(tokens: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
+    """Move each channel of each image by a random share of its range over the tokens (B, T, D), and stay within it.
+
+    The pointwise "brightness" per channel of frozen features (Bär et al., arXiv:2403.10519).
+    """
+    low, high = tokens.amin(1, keepdim=True), tokens.amax(1, keepdim=True)
+    share = torch.from_numpy(rng.uniform(-strength, strength, size=low.shape).astype(np.float32)).to(tokens.device)
+    return (tokens + share * (high - low)).clamp(low, high)
+
+
 def training_loss(
     suffix: Suffix, stored: Tensor, labels: Tensor, weights: Tensor | None, train: Train, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of one augmented batch, and how many images it gets right (by the larger share of a mix).
+    """Summed cross-entropy of augmented images, and how many it gets right (by the larger share of a mix).
 
     Args:
         weights: of each class, (K,).
     """
-    tokens, smoothing = suffix.tokens(stored), train.label_smoothing
+    tokens = suffix.tokens(stored)
+
+    def loss(logits: Tensor, of: Tensor) -> Tensor:
+        return F.cross_entropy(logits, of, weights, label_smoothing=train.label_smoothing, reduction="sum")
+
     if train.token_dropout and tokens.ndim == 3:
         tokens = drop_tokens(tokens, suffix.model.num_prefix_tokens, train.token_dropout, rng)
+    if train.brightness and tokens.ndim == 3:
+        tokens = shift_brightness(tokens, train.brightness, rng)
     if not train.mixup:
         logits = suffix.logits(tokens)
-        loss = F.cross_entropy(logits, labels, weights, label_smoothing=smoothing)
-        return loss, (logits.argmax(1) == labels).sum()
+        return loss(logits, labels), (logits.argmax(1) == labels).sum()
     share = float(rng.beta(train.mixup, train.mixup))
     share = max(share, 1 - share)
     partner = torch.from_numpy(rng.permutation(len(labels))).to(tokens.device)
     logits = suffix.logits(torch.lerp(tokens[partner], tokens, share))
-    own = F.cross_entropy(logits, labels, weights, label_smoothing=smoothing)
-    other = F.cross_entropy(logits, labels[partner], weights, label_smoothing=smoothing)
-    return share * own + (1 - share) * other, (logits.argmax(1) == labels).sum()
+    mixed = share * loss(logits, labels) + (1 - share) * loss(logits, labels[partner])
+    return mixed, (logits.argmax(1) == labels).sum()
+
+
+def sum_gradients(parameters: list[nn.Parameter], shards: list[Tensor], ranks: Ranks) -> None:
+    """Set each gradient to the sum over the shards of all processes, taken in their order.
+
+    Args:
+        shards: of this process, the gradients of all parameters one after another, (P,) each.
+    """
+    total, *others = ranks.gather(torch.stack(shards))
+    for shard in others:
+        total += shard
+    sizes = [p.numel() for p in parameters]
+    for parameter, gradient in zip(parameters, total.split(sizes), strict=True):
+        parameter.grad = gradient.view_as(parameter)
 
 
 def train_epoch(
@@ -121,6 +155,7 @@ def train_epoch(
     train: Train,
     seed: int,
     epoch: int,
+    ranks: Ranks = ALONE,
 ) -> dict[str, float]:
     """One pass over the training images; returns mean loss, accuracy and the last learning rate.
 
@@ -141,27 +176,45 @@ def train_epoch(
         lr = learning_rate(step, steps, warmup, train.lr)
         for group in optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
-        stored = views[0][batch]
-        for other in range(1, len(views)):
-            chosen = view_of[batch] == other
-            stored[chosen] = views[other][batch[chosen]]
-        loss, right = training_loss(suffix, stored, labels[batch].to(suffix.device), weights, train, rng)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        gradients = []
+        for shard, rows in ranks.own(list(enumerate(batch.tensor_split(train.shards)))):
+            share = len(rows) / len(batch)
+            rows = rows if len(rows) else batch[:1]  # of share 0: every shard has gradients, if only zeros
+            stored = views[0][rows]
+            for other in range(1, len(views)):
+                chosen = view_of[rows] == other
+                stored[chosen] = views[other][rows[chosen]]
+            draws = np.random.default_rng([seed, epoch, step, shard])
+            loss, right = training_loss(suffix, stored, labels[rows].to(suffix.device), weights, train, draws)
+            (loss / len(batch) if share else loss * 0).backward()
+            if ranks.size > 1:
+                present = [p for p in trainable if p.grad is not None]
+                gradients.append(torch.cat([p.grad.flatten() for p in present]))
+                optimizer.zero_grad(set_to_none=True)
+            losses.append(loss.detach() * bool(share))
+            hits.append(right * bool(share))
+        if ranks.size > 1:
+            sum_gradients(present, gradients, ranks)
         if train.grad_clip is not None:
             nn.utils.clip_grad_norm_(trainable, train.grad_clip)
         optimizer.step()
-        losses.append(loss.detach() * len(batch))
-        hits.append(right)
-    summed = torch.stack(losses).cpu().double()  # read once an epoch: reading each step would stall a GPU
+    # Read once an epoch: reading each step would stall a GPU. (steps, own shards) of each process -> (steps, shards)
+    summed = ranks.gather(torch.stack(losses).view(steps_per_epoch, -1).T.contiguous()).T.cpu().double().sum(1)
     if not summed.isfinite().all():
         step = first + int(summed.isfinite().logical_not().nonzero()[0]) + 1
         raise ValueError(
             f"the loss is not finite at step {step} of {steps} (epoch {epoch}); train.lr {train.lr} is the likely "
             "cause: try a tenth of it, or set train.grad_clip"
         )
-    accuracy = torch.stack(hits).sum().item() / len(labels)
+    accuracy = ranks.gather(torch.stack(hits)).sum().item() / len(labels)
     return {"train_loss": summed.sum().item() / len(labels), "train_accuracy": accuracy, "lr": lr}
+
+
+def predict(suffix: Suffix, stored: Tensor, ranks: Ranks, features: bool = False) -> Tensor:
+    """`Suffix.predict` in the same batches, shared by the processes; (N, K) logits or (N, D) features on each."""
+    own = ranks.own(range(0, len(stored), EVAL_BATCH))
+    return ranks.gather(suffix.predict(stored[own.start : own.stop], features))
 
 
 def fit(
@@ -174,6 +227,7 @@ def fit(
     seed: int,
     layer_decay: float = 1.0,
     checkpoint: Path | None = None,
+    ranks: Ranks = ALONE,
 ) -> Iterator[Progress]:
     """Train epoch by epoch, yielding after each; the model holds the best epoch's weights when it ends.
 
@@ -194,8 +248,8 @@ def fit(
     optimizer = make_optimizer(model, train, layer_decay)
     progress = _resume(checkpoint, model, optimizer) if checkpoint and checkpoint.is_file() else Progress()
     for epoch in range(len(progress.history) + 1, train.epochs + 1):
-        row = train_epoch(suffix, optimizer, views, labels, weights, train, seed, epoch)
-        logits = suffix.predict(val)
+        row = train_epoch(suffix, optimizer, views, labels, weights, train, seed, epoch, ranks)
+        logits = predict(suffix, val, ranks)
         row |= {
             "val_loss": F.cross_entropy(logits, val_labels).item(),
             "val_accuracy": (logits.argmax(1) == val_labels).double().mean().item(),
@@ -203,7 +257,7 @@ def fit(
         progress.history.append({"epoch": epoch, **row})
         if not progress.best_epoch or row["val_accuracy"] > progress.best["val_accuracy"]:
             progress.best_epoch, progress.best_state = epoch, _trainable_state(model)
-        if checkpoint:
+        if checkpoint and ranks.first:
             _save_checkpoint(checkpoint, model, optimizer, progress)
         yield progress
         if train.patience is not None and epoch - progress.best_epoch >= train.patience:

@@ -27,21 +27,31 @@ EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, MemoryError)
 TRACEBACK_VARIABLE = "VIT_TRACEBACK"
 QUIET_VARIABLE = "VIT_QUIET"
 
+# Set by DVC for each stage, and by a stage for the processes that it starts beside itself.
+DVC_VARIABLE, RANKS_VARIABLE = "DVC_STAGE", "VIT_RANKS"
+
 LOCKS, LOCK_PATIENCE = Path(".run"), 10.0  # seconds: an orphan needs less than one to end itself
 SHELLS = ("sh", "dash", "bash", "ash", "zsh", "ksh", "fish")
 
 
-def run_stage(name: str, main: Callable[[], None]) -> NoReturn:
+def run_stage(name: str, main: Callable[[], None], *, several: bool = False) -> NoReturn:
     """Run a stage: exit status 0 and the time it took, or 1 with what went wrong and no traceback.
 
-    VIT_TRACEBACK=1 shows the traceback as well. Times are printed and never written to an output.
+    VIT_TRACEBACK=1 shows the traceback as well. Times are printed and never written to an output. Of processes that
+    work side by side (RANK), the first alone speaks, but for errors; a stage that knows of one (`several` is false)
+    runs in the first alone.
     """
-    start = time.monotonic()
+    start, rank = time.monotonic(), int(os.environ.get("RANK", 0))
+    if rank:
+        if not several:
+            sys.exit(0)
+        name, os.environ[QUIET_VARIABLE] = f"{name}, process {rank}", "1"
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  # for as long as the process lives
     try:
         with only_one(name):
             main()
     except KeyboardInterrupt:
-        sys.exit(f"{name}: interrupted")
+        sys.exit(130 if rank else f"{name}: interrupted")
     except EXPECTED_ERRORS as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             traceback.print_exc()
@@ -82,12 +92,12 @@ def only_one(name: str) -> Iterator[None]:
 
 
 def end_with_dvc() -> None:
-    """From now on, end this process as soon as the DVC process that started it is gone; do nothing without DVC.
+    """From now on, end this process as soon as the DVC or stage process that started it is gone; else do nothing.
 
     Killing dvc alone leaves its stage running, and the next `dvc repro` would start a second one beside it. The
     operating system tells a child only of its parent's end, and a shell may stand between: hence the look around.
     """
-    if "DVC_STAGE" not in os.environ:  # which DVC sets for each stage
+    if DVC_VARIABLE not in os.environ and RANKS_VARIABLE not in os.environ:
         return
     starter = next((p for p in psutil.Process().parents() if p.name() not in SHELLS), None)
     adopted = starter is None or (starter.pid == 1 and not any("dvc" in word for word in starter.cmdline()))
@@ -96,7 +106,8 @@ def end_with_dvc() -> None:
         while starter and not adopted and starter.is_running() and starter.status() != psutil.STATUS_ZOMBIE:
             time.sleep(0.5)
         with suppress(OSError):  # whoever read the output may be gone as well
-            print(f"{os.environ['DVC_STAGE']}: the dvc process is gone; ending", file=sys.stderr, flush=True)
+            name = os.environ.get(DVC_VARIABLE, "stage")
+            print(f"{name}: the process that started it is gone; ending", file=sys.stderr, flush=True)
         os._exit(1)  # at once, from a thread: what is half-written has a temporary name
 
     threading.Thread(target=watch, daemon=True).start()
@@ -120,13 +131,16 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], threads: int) ->
             yield pending.popleft().result()
 
 
-def set_up_torch(device: str, threads: int | None) -> "torch.device":
-    """Fix the number of threads, ask for deterministic algorithms, and resolve the device (ValueError)."""
+def set_up_torch(device: str, threads: int | None, local_rank: int = 0, local_size: int = 1) -> "torch.device":
+    """Fix the number of threads, ask for deterministic algorithms, and resolve the device (ValueError).
+
+    Of several processes on a machine, each gets its share of the threads, and a GPU of its own.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic cuBLAS
     import torch
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    if threads is not None or local_size > 1:
+        torch.set_num_threads(max(1, (threads or torch.get_num_threads()) // local_size))
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that fills every new tensor
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -135,7 +149,15 @@ def set_up_torch(device: str, threads: int | None) -> "torch.device":
     if not present[device]:
         there = ", ".join(name for name, is_there in present.items() if is_there)
         raise ValueError(f"runtime.device is {device}, which this machine does not have; it has: {there}")
-    return torch.device(device)
+    if device != "cuda" or local_size == 1:
+        return torch.device(device)
+    if torch.cuda.device_count() < local_size:
+        raise ValueError(
+            f"{local_size} processes want a GPU each, and this machine has {torch.cuda.device_count()}; set "
+            "runtime.processes to that"
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device(device, local_rank)
 
 
 def resolve_precision(precision: str, device: "torch.device") -> "torch.dtype":

@@ -4,6 +4,7 @@ from vit_finetune.params.attention import Attention
 from vit_finetune.params.base import Section
 from vit_finetune.params.data import Data
 from vit_finetune.params.freeze import Freeze
+from vit_finetune.params.runtime import Runtime
 from vit_finetune.params.subset import Subset
 from vit_finetune.params.train import Train
 
@@ -16,17 +17,25 @@ DATASET_SIZES = {  # training part, test part, classes; those of a folder only `
 
 def broken(sections: dict[str, Section]) -> list[str]:
     """One sentence for each rule that does not hold."""
-    names = ("data", "subset", "freeze", "train", "attention")
-    data, subset, freeze, train, attention = (sections[name] for name in names)
+    names = ("data", "subset", "freeze", "train", "attention", "runtime")
+    data, subset, freeze, train, attention, runtime = (sections[name] for name in names)
     assert isinstance(data, Data)
     assert isinstance(subset, Subset)
     assert isinstance(freeze, Freeze)
     assert isinstance(train, Train)
     assert isinstance(attention, Attention)
+    assert isinstance(runtime, Runtime)
     problems = _sizes(data, subset, attention) if data.name in DATASET_SIZES else []
     if train.warmup_epochs > train.epochs:
         problems.append(
             f"train.warmup_epochs is {train.warmup_epochs}: train.epochs is {train.epochs}, use at most that"
+        )
+    if train.shards > train.batch_size:
+        problems.append(f"train.shards is {train.shards}: a batch has {train.batch_size} images, use at most that")
+    if train.shards % runtime.processes:
+        problems.append(
+            f"runtime.processes is {runtime.processes}: it must divide train.shards ({train.shards}), whose parts of a "
+            "batch the processes share"
         )
     if freeze.trainable_blocks == 0 and freeze.parameters != "all":
         problems.append("freeze.parameters must be all where freeze.trainable_blocks is 0, which leaves the head alone")

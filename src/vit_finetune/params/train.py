@@ -14,6 +14,9 @@ class Train(Section):
 
     epochs: Annotated[int, Field(ge=1, le=10_000)] = Field(description="passes over the training images, at most")
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = Field(description="images in one optimiser step")
+    shards: Annotated[int, Field(ge=1, le=1024)] = Field(
+        description="parts that each batch is computed in: as many processes as divide it give the same weights"
+    )
     optimizer: Literal["adamw", "sgd"] = Field(description="`adamw`, or `sgd` with momentum 0.9")
     lr: Annotated[float, Field(gt=0, le=10)] = Field(description="peak learning rate")
     weight_decay: Annotated[float, Field(ge=0, le=10)] = Field(
@@ -29,6 +32,9 @@ class Train(Section):
     )
     token_dropout: Share = Field(
         description="share of the patch tokens left out of each training image at the freeze boundary"
+    )
+    brightness: Share = Field(
+        description="largest shift of a channel at the freeze boundary, as a share of its range in the image; 0: off"
     )
     mixup: Annotated[float, Field(ge=0, le=10)] = Field(
         description="α of Beta(α, α) by which two images are mixed at the freeze boundary; 0: off"
