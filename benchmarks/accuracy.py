@@ -5,7 +5,8 @@
     python benchmarks/accuracy.py --blocks 4 --images 5000 --set train.lr=0.0004    # one try, printed alone
 
 Model and training are those of params.yaml, so a line is what the pipeline does with these two numbers. Smaller
-training sets are parts of larger ones; the 5,000 validation images are the same for all. One pass over the images is
+training sets are parts of larger ones; the 5,000 validation images are the same for all, and the best epoch is chosen
+on the first of them (subset.val_size), as in the pipeline. One pass over the images is
 shared by all lines, since what two trainable blocks need is computed from what four need. An interrupted run goes on
 where it was, also within a line. CPU seconds are of all cores together, so that other work does not count.
 """
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from ruamel.yaml import YAML
 
-from vit_finetune.backbone import Suffix, autocast, build_model, preprocessing, run_blocks, run_prefix
+from vit_finetune.backbone import Suffix, autocast, build_model, preprocessing, run_blocks, run_prefix, to_device
 from vit_finetune.embedding import ActivationFile, map_activations
 from vit_finetune.files import key_of, read_csv, read_json, read_split, write_csv, write_json
 from vit_finetune.fit import fit, probe_head
@@ -29,6 +30,7 @@ from vit_finetune.metrics import wilson_interval
 from vit_finetune.params import check_params, read_yaml
 from vit_finetune.params.freeze import Freeze
 from vit_finetune.params.model import Model
+from vit_finetune.params.subset import Subset
 from vit_finetune.params.train import Train
 from vit_finetune.profiles import merge
 from vit_finetune.runtime import ordered_map, resolve_precision, set_up_torch
@@ -48,12 +50,13 @@ def nested(labels, sizes, seed):
     return np.concatenate([chosen, *parts])
 
 
-def load_images(seed):
-    """{view: (images, labels)} of the original data; the training images in nested order."""
+def load_images(seed, choosing):
+    """{view: (images, labels)} of the original data; training and validation images in nested order."""
     parts = {part: read_split("data/raw", part, "images", "labels") for part in ("train", "test")}
     labels_of = {part: labels for part, (_, labels) in parts.items()}
     rows = train_val_test(labels_of, train_size=max(IMAGES), val_size=VAL_IMAGES, test_size="all", seed=seed)
     rows["train"] = rows["train"][nested(labels_of["train"][rows["train"]], IMAGES, seed)]
+    rows["val"] = rows["val"][nested(labels_of["train"][rows["val"]], (choosing, VAL_IMAGES), seed)]
     found = {}
     for split, indices in rows.items():
         images, labels = (torch.from_numpy(array[indices]) for array in parts["test" if split == "test" else "train"])
@@ -111,12 +114,13 @@ def train_line(params, model, suffix, stored, data, images, checkpoint):
     """Train as the train stage does; returns CPU seconds. What an interrupted run left is gone on with."""
     train, spent = params.section(Train), checkpoint.with_suffix(".json")
     views = [stored["train"][:images], stored["train_flip"][:images]]
-    labels, (_, val_labels) = data["train"][1][:images], data["val"]
+    labels, choosing = data["train"][1][:images], int(params.section(Subset).val_size)
+    val, val_labels = stored["val"][:choosing], data["val"][1][:choosing]
     clock, seconds = time.process_time(), read_json(spent)["seconds"] if spent.is_file() else 0.0
     if train.head_init == "probe":
         probe_head(model, suffix.predict(views[0], features=True), labels.numpy(), train.probe_c, train.class_weights)
     decay = params.section(Freeze).layer_decay
-    for state in fit(suffix, views, labels, stored["val"], val_labels, train, params.seed, decay, checkpoint):
+    for state in fit(suffix, views, labels, val, val_labels, train, params.seed, decay, checkpoint):
         seconds, clock = seconds + time.process_time() - clock, time.process_time()
         write_json(spent, {"seconds": seconds})
         last = state.history[-1]
@@ -147,11 +151,11 @@ def main():
     params = check_params(values)
     options, device = params.section(Model), set_up_torch(params.runtime.device, params.runtime.threads)
     precision = resolve_precision(options.precision, device)
-    data = load_images(params.seed)
+    data = load_images(params.seed, int(params.section(Subset).val_size))
 
     def pretrained():
         model = build_model(options.name, pretrained=True, image_size=options.image_size, seed=params.seed)
-        return model.to(device), preprocessing(model, options.crop_pct)
+        return to_device(model, device, precision), preprocessing(model, options.crop_pct)
 
     model, preprocess = pretrained()
     folder = WORK / key_of(options.model_dump(), params.seed, str(precision), str(device))

@@ -11,7 +11,7 @@ import time
 
 import torch
 
-from vit_finetune.backbone import autocast, build_model, preprocessing, run_prefix
+from vit_finetune.backbone import autocast, build_model, preprocessing, run_prefix, to_device
 from vit_finetune.files import read_split
 from vit_finetune.params import read_params
 from vit_finetune.params.embed import Embed
@@ -55,6 +55,7 @@ def main():
     )
     print("precision  products GF/s  pass GF/s  images/s  share, median (lowest to highest)")
     for precision in (torch.float32, torch.bfloat16):
+        to_device(model, CPU, precision)
         matrices = [torch.randn(SIDE, SIDE).to(precision) for _ in range(16 * threads)]
 
         def products(matrices=matrices):

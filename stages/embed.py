@@ -15,11 +15,13 @@ from vit_finetune.backbone import (
     preprocessing,
     run_prefix,
     save_model,
+    to_device,
     weights_digest,
 )
 from vit_finetune.embedding import MANIFEST, ActivationFile, image_loader, storage_dtype
 from vit_finetune.files import digest, key_of, new_folder, read_split, replace_folder, write_json
 from vit_finetune.freezing import freeze
+from vit_finetune.images import ImageView
 from vit_finetune.params import Params, read_params
 from vit_finetune.params.embed import Embed
 from vit_finetune.params.freeze import Freeze
@@ -61,7 +63,8 @@ def embed_all(params: Params, ranks: Ranks) -> None:
     # One batch a core, each on one thread: faster than all cores on one batch, and the same bits on any number.
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     torch.set_num_threads(1)
-    run = partial(activations, model.to(device), preprocess, device, precision, 0 if blocks == "all" else int(blocks))
+    model = to_device(model, device, precision)
+    run = partial(activations, model, preprocess, device, precision, 0 if blocks == "all" else int(blocks))
 
     images = {split: read_split("data/subset", split, "images")[0] for split in ("train", "val", "test")}
     sample, dtype = torch.tensor(images["train"][: embed.batch_size]), torch.uint8
@@ -97,12 +100,8 @@ def embed_all(params: Params, ranks: Ranks) -> None:
     ranks.wait()
     for view, file in files.items():
         missing = file.missing(file.segments()[ranks.rank :: ranks.size])
-        loader = image_loader(
-            images[view.removesuffix("_flip")],
-            flip=views[view],
-            batches=[batch for segment in missing for batch in file.batches(segment)],
-            workers=runtime.workers,
-        )
+        batches = [batch for segment in missing for batch in file.batches(segment)]
+        loader = image_loader(ImageView(images[view.removesuffix("_flip")], views[view]), batches, runtime.workers)
         results = iter(loader) if boundary == "images" else ordered_map(run, loader, threads)
         file.write(missing, iter(progress(results, f"embed {view}", "batch", total=len(loader))))
     ranks.wait()

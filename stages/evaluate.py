@@ -1,7 +1,7 @@
 """evaluate: models/finetuned, test activations and labels -> metrics/evaluation.json, predictions, mistakes"""
 
 from vit_finetune import figures
-from vit_finetune.backbone import Suffix, class_names, load_model, preprocessing
+from vit_finetune.backbone import Suffix, class_names, load_model, preprocessing, to_device
 from vit_finetune.embedding import DTYPES, MANIFEST, map_activations
 from vit_finetune.files import read_json, read_split, write_csv, write_json
 from vit_finetune.metrics import classification_summary, confusion, most_confused, reliability, worst_mistakes
@@ -21,7 +21,7 @@ def main() -> None:
     images, labels, indices = read_split("data/subset", "test", "images", "labels", "indices")
     model = load_model("models/finetuned")
     blocks, precision = manifest["trainable_blocks"], DTYPES[manifest["precision"]]
-    suffix = Suffix(model.to(device), blocks, preprocessing(model, None), device, precision)
+    suffix = Suffix(to_device(model, device, precision), blocks, preprocessing(model, None), device, precision)
     logits = suffix.predict(map_activations("data/embedded", manifest, "test")).double()
     probabilities = logits.softmax(dim=1).numpy()
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)

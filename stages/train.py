@@ -5,11 +5,12 @@ from pathlib import Path
 
 import torch
 
-from vit_finetune.backbone import Suffix, load_model, preprocessing, save_model, weights_digest
-from vit_finetune.embedding import DTYPES, MANIFEST, map_activations
+from vit_finetune.backbone import Suffix, load_model, preprocessing, save_model, to_device, weights_digest
+from vit_finetune.embedding import DTYPES, MANIFEST, map_activations, resident
 from vit_finetune.files import digest, key_of, new_folder, read_json, read_split, write_csv, write_json
-from vit_finetune.fit import fit, predict, probe_head
+from vit_finetune.fit import View, fit, image_cost, predict, probe_head
 from vit_finetune.freezing import count_parameters, freeze
+from vit_finetune.images import ImageView
 from vit_finetune.params import Params, read_params
 from vit_finetune.params.freeze import Freeze
 from vit_finetune.params.train import Train
@@ -29,6 +30,11 @@ def train_suffix(params: Params, ranks: Ranks) -> None:
     """What each of the processes does: its own shards of every batch; the first one writes."""
     train, freezing, runtime = params.section(Train), params.section(Freeze), params.runtime
     blocks = freezing.trainable_blocks
+    if train.shards % ranks.size:
+        raise ValueError(
+            f"there are {ranks.size} processes: their number must divide train.shards ({train.shards}), whose parts of "
+            "a batch they share"
+        )
     device = set_up_torch(runtime.device, runtime.threads, ranks.local_rank, ranks.local_size)
     manifest = read_json(f"data/embedded/{MANIFEST}")
     dataset = read_json("data/subset/dataset.json")
@@ -41,7 +47,8 @@ def train_suffix(params: Params, ranks: Ranks) -> None:
         raise OSError("models/pretrained is not the model that data/embedded was made with; run dvc repro")
     freeze(model, blocks, freezing.parameters)
     preprocess = preprocessing(model, None)
-    suffix = Suffix(model.to(device), blocks, preprocess, device, DTYPES[manifest["precision"]])
+    precision = DTYPES[manifest["precision"]]
+    suffix = Suffix(to_device(model, device, precision), blocks, preprocess, device, precision)
     if blocks == 0 and (train.token_dropout or train.brightness):
         print("train: token_dropout and brightness have no effect on pooled features (freeze.trainable_blocks is 0)")
     if train.head_init == "probe":
@@ -50,11 +57,14 @@ def train_suffix(params: Params, ranks: Ranks) -> None:
             probe_head(model, features, labels, train.probe_c, train.class_weights)
         ranks.share(model.head.weight.data, model.head.bias.data)
 
+    sources: list[View] = [*resident(views, device)]
+    if train.changes_images:
+        sources = changing_images(suffix, len(views), train, ranks)
     settings = [params.seed, freezing.model_dump(), train.model_dump()]
     checkpoints = CHECKPOINTS / key_of(*settings, manifest, digest(labels, val_labels))
     epochs = fit(
         suffix,
-        views,
+        sources,
         torch.tensor(labels),
         val,
         torch.tensor(val_labels),
@@ -91,6 +101,20 @@ def train_suffix(params: Params, ranks: Ranks) -> None:
         },
     )
     shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def changing_images(suffix: Suffix, views: int, train: Train, ranks: Ranks) -> list[View]:
+    """The images instead of their activations, as they are and mirrored, and a word of what that costs."""
+    (images,) = read_split("data/subset", "train", "images")
+    sources = [ImageView(images, mirrored) for mirrored in (False, True)[:views]]
+    some = sources[0][range(min(len(images), train.batch_size // train.shards))]
+    seconds = image_cost(suffix, some, train) * len(images) / ranks.size
+    print(
+        "train: train.crop_scale and train.randaugment change the images, so all that comes before the trained blocks "
+        f"is computed in every epoch: about {seconds:.0f} s an epoch, {seconds * train.epochs / 60:.1f} min in all",
+        flush=True,
+    )
+    return [*sources]
 
 
 if __name__ == "__main__":

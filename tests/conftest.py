@@ -16,6 +16,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
 
+def pytest_runtest_setup():
+    """Models of random weights are the same in every run, whichever tests run."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def tiny_model_folder(tmp_path_factory):
     """A folder with a small ViT of random weights (3 blocks, 17 tokens), as timm saves it."""

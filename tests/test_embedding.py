@@ -6,6 +6,7 @@ import torch
 
 from vit_finetune import embedding
 from vit_finetune.embedding import ActivationFile, image_loader, map_activations, storage_dtype
+from vit_finetune.images import ImageView, augment
 
 
 def activation_file(folder, values, dtype, batch_size=2):
@@ -69,10 +70,52 @@ def test_images_are_loaded_in_order_whole_and_mirrored_left_to_right():
     images = np.arange(5 * 2 * 3 * 3, dtype=np.uint8).reshape(5, 2, 3, 3)
     batches = [range(2), range(2, 4), range(4, 5)]
     for workers in (0, 2):
-        plain = torch.cat(list(image_loader(images, flip=False, batches=batches, workers=workers)))
-        mirrored = torch.cat(list(image_loader(images, flip=True, batches=batches, workers=workers)))
+        plain = torch.cat(list(image_loader(ImageView(images, False), batches, workers)))
+        mirrored = torch.cat(list(image_loader(ImageView(images, True), batches, workers)))
         np.testing.assert_array_equal(plain, images)
         np.testing.assert_array_equal(mirrored, images[:, :, ::-1])
+
+
+def coordinates(height, width, n=12):
+    """Images whose first two channels say how far down and right each pixel is, in 0..240."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    image = np.stack([240 * rows / (height - 1), 240 * columns / (width - 1), 0 * rows], axis=-1)
+    return torch.from_numpy(np.repeat(image.round().astype(np.uint8)[None], n, axis=0))
+
+
+@pytest.mark.parametrize("crop_scale", [0.2, 0.8])
+@pytest.mark.parametrize("size", [(61, 61), (41, 61)])
+def test_a_crop_is_a_part_of_the_image_of_the_size_that_was_asked_for_and_differs_by_image(size, crop_scale):
+    images = coordinates(*size)
+    cropped = augment(images, crop_scale, 0, seed=3)
+    assert (cropped.shape, cropped.dtype) == (images.shape, torch.uint8)
+    down, right = cropped[..., 0].float(), cropped[..., 1].float()
+    assert down.std(2).max() < 0.6  # no rotation
+    assert right.std(1).max() < 0.6
+    shares = (down.amax((1, 2)) - down.amin((1, 2))) * (right.amax((1, 2)) - right.amin((1, 2))) / 240**2
+    assert shares.min() > crop_scale - 0.1
+    assert shares.max() <= 1
+    assert shares.unique().numel() > 4
+    assert (down.diff(dim=1) >= 0).all()  # neither upside down nor mirrored
+    assert (right.diff(dim=2) >= 0).all()
+    assert down.mean((1, 2)).std() > 2
+
+
+def test_randaugment_is_torchvisions_from_a_seed_of_its_own():
+    from torchvision.transforms import v2
+
+    images = torch.from_numpy(np.random.default_rng(0).integers(256, size=(6, 20, 20, 3), dtype=np.uint8))
+    before = torch.get_rng_state()
+    changed = augment(images, 1.0, 12, seed=7)
+    assert torch.equal(torch.get_rng_state(), before)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        transform = v2.RandAugment(num_ops=2, magnitude=12)
+        expected = [transform(image.permute(2, 0, 1)).permute(1, 2, 0) for image in images]
+    assert torch.equal(changed, torch.stack(expected))
+    assert torch.equal(augment(images, 1.0, 12, seed=7), changed)
+    assert not torch.equal(augment(images, 1.0, 12, seed=8), changed)
+    assert not torch.equal(augment(images, 1.0, 3, seed=7), changed)
 
 
 def cut_short(batches, after):

@@ -1,5 +1,7 @@
 """Training from stored activations is training, no more and no less."""
 
+import copy
+
 import numpy as np
 import pytest
 import timm
@@ -12,6 +14,7 @@ from vit_finetune.fit import (
     balanced_weights,
     drop_tokens,
     fit,
+    image_cost,
     learning_rate,
     make_optimizer,
     probe_head,
@@ -20,6 +23,7 @@ from vit_finetune.fit import (
     training_loss,
 )
 from vit_finetune.freezing import freeze
+from vit_finetune.images import ImageView, augment
 from vit_finetune.params.train import Train
 
 PLAIN = Train(
@@ -35,6 +39,8 @@ PLAIN = Train(
     grad_clip=1.0,
     token_dropout=0.0,
     brightness=0.0,
+    crop_scale=1.0,
+    randaugment=0,
     mixup=0.0,
     head_init="zeros",
     probe_c=1.0,
@@ -100,8 +106,6 @@ def losses_from_store(suffix, stored, labels, settings, seed, monkeypatch):
 def test_losses_from_stored_activations_are_those_of_the_full_network(tiny_vit, blocks, dtype, tolerance, monkeypatch):
     if blocks == "all" and dtype == torch.float16:
         pytest.skip("images are stored as they are")
-    import copy
-
     pixels, labels = make_data()
     with torch.no_grad():  # logits as small as training starts with; their error grows with them
         tiny_vit.head.weight.mul_(0.1)
@@ -113,6 +117,57 @@ def test_losses_from_stored_activations_are_those_of_the_full_network(tiny_vit, 
     assert len(found) == 20
     assert max(expected) - min(expected) > 0.05  # it does train
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 2, "all"])
+def test_changed_images_go_through_the_whole_network_in_every_epoch(tiny_vit, blocks, monkeypatch):
+    """Crops and RandAugment on the images themselves, then the loop that everyone writes on what comes out."""
+    _, labels = make_data()
+    tiny_vit.head.weight.data.mul_(0.1)
+    images = np.random.default_rng(0).integers(256, size=(40, 32, 32, 3), dtype=np.uint8)
+    settings = PLAIN.model_copy(update={"crop_scale": 0.4, "randaugment": 9, "epochs": 2})
+
+    def preprocess(images):
+        return images.permute(0, 3, 1, 2) / 255
+
+    def changed(seed, epoch, step, rows):
+        rng = np.random.default_rng([seed, epoch, step, 0])
+        return preprocess(augment(torch.from_numpy(images)[rows], 0.4, 9, int(rng.integers(2**63))))
+
+    class Pixels:
+        """What the loop takes for images: it asks for each batch once, in order."""
+
+        step = 0
+
+        def __getitem__(self, rows):
+            self.step += 1
+            return changed(7, (self.step - 1) // 5 + 1, self.step - 1, rows)
+
+    naive = copy.deepcopy(tiny_vit)
+    freeze(naive, blocks)
+    expected = losses_without_cache(naive, Pixels(), labels, settings, seed=7)
+    freeze(tiny_vit, blocks)
+    suffix = Suffix(tiny_vit, blocks, preprocess, torch.device("cpu"), torch.float32)
+    found = losses_from_store(suffix, ImageView(images, False), labels, settings, 7, monkeypatch)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    assert len(found) == 10
+    unchanged = losses_without_cache(
+        copy.deepcopy(naive), preprocess(torch.from_numpy(images)), labels, settings, seed=7
+    )
+    assert np.abs(np.array(unchanged) - expected).max() > 1e-3
+
+
+def test_what_changing_images_costs_is_the_time_of_that_and_of_the_frozen_blocks(tiny_vit, monkeypatch):
+    moments = iter([0.0, 5.0, 10.0, 12.0])  # a first time does not count
+    monkeypatch.setattr(fit_module.time, "perf_counter", lambda: next(moments))
+    settings = PLAIN.model_copy(update={"crop_scale": 0.4})
+    ran = []
+    suffix = make_suffix(tiny_vit, 1)
+    tiny_vit.blocks[0].register_forward_hook(lambda *_: ran.append("frozen"))
+    tiny_vit.blocks[2].register_forward_hook(lambda *_: ran.append("trained"))
+    suffix = Suffix(tiny_vit, 1, lambda images: images.permute(0, 3, 1, 2) / 255, suffix.device, suffix.precision)
+    assert image_cost(suffix, torch.zeros(8, 32, 32, 3, dtype=torch.uint8), settings) == 2.0 / 8
+    assert ran == ["frozen", "frozen"]
 
 
 @pytest.mark.parametrize("layer_decay", [1.0, 0.5])

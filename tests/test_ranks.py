@@ -11,7 +11,7 @@ from torch import nn
 
 from tests.test_interrupts import checkpoint, wait_for
 from vit_finetune.fit import sum_gradients
-from vit_finetune.ranks import Ranks
+from vit_finetune.ranks import Ranks, side_by_side
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
@@ -90,7 +90,12 @@ def test_several_processes_give_the_bytes_of_one(single, tmp_path, processes):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"freeze.trainable_blocks": "all", "train.token_dropout": 0.0}, {"freeze.trainable_blocks": 0}]
+    "changes",
+    [
+        {"freeze.trainable_blocks": "all", "train.token_dropout": 0.0},
+        {"freeze.trainable_blocks": 0},
+        {"train.crop_scale": 0.5, "train.randaugment": 5},
+    ],
 )
 def test_images_and_pooled_features_too(single, tmp_path, changes):
     alone = single.copy(tmp_path / "alone")
@@ -184,3 +189,34 @@ def test_dvc_runs_the_first_of_several_machines_and_the_others_join_it(single, t
     assert (
         project.run(sys.executable, "-m", "stages.report", env=place | {"RANK": "1"}).returncode == 0
     )  # nothing to do
+
+
+def test_more_processes_than_a_batch_has_parts_are_refused_in_one_line(single, tmp_path):
+    project = again(single, tmp_path / "p", 1)
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3")
+    done = project.run(*launcher, "-m", "stages.train", env={"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"})
+    assert done.returncode == 1
+    assert "train: there are 3 processes: their number must divide train.shards (4), whose parts of a" in done.stderr
+    assert (project.folder / "models/finetuned").exists()  # what was there before
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError("the weights of x could not be loaded: connection refused"), "the weights of x could not be loaded"),
+        (RuntimeError("Connection closed by peer [127.0.0.1]:1"), "another process of this stage ended"),
+        (RuntimeError("a mistake of another kind"), "a mistake of another kind"),
+    ],
+)
+def test_only_what_the_processes_say_to_each_other_is_told_as_the_end_of_one(tmp_path, monkeypatch, error, told):
+    monkeypatch.chdir(tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+        monkeypatch.setenv(name, value)
+    try:
+        with pytest.raises(type(error), match=told), side_by_side(1):
+            raise error
+    finally:
+        torch.distributed.destroy_process_group()

@@ -15,34 +15,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
+
+from vit_finetune.images import ImageView
 
 MANIFEST = "embedded.json"
-SEGMENT = 16  # batches: what an interruption can cost each process
+SEGMENT = 32  # batches: what an interruption can cost each process
 DTYPES = {dtype: getattr(torch, dtype) for dtype in ("float16", "bfloat16", "float32", "uint8")}
 
 
-class ImageDataset(Dataset[Tensor]):
-    """uint8 images (H, W, 3) of an array, optionally mirrored."""
-
-    def __init__(self, images: NDArray[np.uint8], flip: bool) -> None:
-        self.images, self.flip = images, flip
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Tensor:
-        image = torch.from_numpy(np.array(self.images[index]))
-        return image.flip(1) if self.flip else image
-
-
-def image_loader(
-    images: NDArray[np.uint8], *, flip: bool, batches: Sequence[range], workers: int
-) -> DataLoader[Tensor]:
+def image_loader(view: ImageView, batches: Sequence[range], workers: int) -> DataLoader[Tensor]:
     """uint8 images (B, H, W, 3), one batch for each range of indices."""
-    return DataLoader(ImageDataset(images, flip), batch_sampler=[list(batch) for batch in batches], num_workers=workers)
+    rows = [list(batch) for batch in batches]
+    return DataLoader(view, batch_size=None, sampler=rows, num_workers=workers)  # type: ignore[arg-type]  # a sequence
 
 
 def storage_dtype(storage: str, sample: Tensor) -> torch.dtype:
@@ -134,3 +120,10 @@ def map_activations(folder: str | Path, manifest: dict[str, Any], view: str) -> 
     if not path.is_file() or path.stat().st_size != items * dtype.itemsize:
         raise OSError(f"{path} is missing or damaged; run dvc repro")
     return torch.from_file(str(path), shared=False, size=items, dtype=dtype).view(shape)
+
+
+def resident(views: list[Tensor], device: torch.device) -> list[Tensor]:
+    """The views in a GPU's memory where they take up to half of what is free there; else as they are."""
+    if device.type != "cuda" or sum(view.nbytes for view in views) > torch.cuda.mem_get_info(device)[0] / 2:
+        return views
+    return [view.to(device) for view in views]

@@ -1,4 +1,4 @@
-"""Training from stored activations.
+"""Training from stored activations, or from images where these are to differ in every epoch.
 
 Activations are indexed directly, without a DataLoader: they are already in memory, mapped, and gathering a batch
 is one operation. All randomness of an epoch comes from (seed, epoch), so training can go on at any epoch.
@@ -8,6 +8,7 @@ are added in their order. So one process gives the same weights as several, to t
 """
 
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,10 +24,12 @@ from torch import Tensor, nn
 from vit_finetune.backbone import EVAL_BATCH, Suffix
 from vit_finetune.families import knows_positions
 from vit_finetune.files import new_file
+from vit_finetune.images import ImageView, augment
 from vit_finetune.params.train import Train
 from vit_finetune.ranks import Ranks
 
 ALONE = Ranks()
+View = Tensor | ImageView  # what rows are taken from: stored activations, or images
 
 
 @dataclass
@@ -85,12 +88,17 @@ def make_optimizer(model: nn.Module, train: Train, layer_decay: float) -> torch.
     return torch.optim.AdamW(groups, lr=train.lr, fused=True)
 
 
+def _beside(tensor: Tensor, draws: Tensor) -> Tensor:
+    """Random draws, made on the CPU, where the tensor is. The CPU does not wait for a GPU's work."""
+    return draws.to(tensor.device, non_blocking=True)
+
+
 def drop_tokens(tokens: Tensor, prefix: int, share: float, rng: np.random.Generator) -> Tensor:
     """Keep the prefix tokens and a random rest of the patch tokens of each image: (B, T, D) -> (B, T', D)."""
     patches = tokens.shape[1] - prefix
     kept = max(1, round(patches * (1 - share)))
     order = torch.from_numpy(rng.random((len(tokens), patches))).argsort(dim=1)[:, :kept].sort(dim=1).values
-    index = torch.cat([torch.arange(prefix).expand(len(tokens), -1), order + prefix], dim=1).to(tokens.device)
+    index = _beside(tokens, torch.cat([torch.arange(prefix).expand(len(tokens), -1), order + prefix], dim=1))
     return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
@@ -100,7 +108,7 @@ def shift_brightness(tokens: Tensor, strength: float, rng: np.random.Generator) 
     The pointwise "brightness" per channel of frozen features (Bär et al., arXiv:2403.10519).
     """
     low, high = tokens.amin(1, keepdim=True), tokens.amax(1, keepdim=True)
-    share = torch.from_numpy(rng.uniform(-strength, strength, size=low.shape).astype(np.float32)).to(tokens.device)
+    share = _beside(tokens, torch.from_numpy(rng.uniform(-strength, strength, size=low.shape).astype(np.float32)))
     return (tokens + share * (high - low)).clamp(low, high)
 
 
@@ -112,6 +120,8 @@ def training_loss(
     Args:
         weights: of each class, (K,).
     """
+    if train.changes_images:
+        stored = augment(stored, train.crop_scale, train.randaugment, int(rng.integers(2**63)))
     tokens = suffix.tokens(stored)
 
     def loss(logits: Tensor, of: Tensor) -> Tensor:
@@ -126,10 +136,22 @@ def training_loss(
         return loss(logits, labels), (logits.argmax(1) == labels).sum()
     share = float(rng.beta(train.mixup, train.mixup))
     share = max(share, 1 - share)
-    partner = torch.from_numpy(rng.permutation(len(labels))).to(tokens.device)
+    partner = _beside(tokens, torch.from_numpy(rng.permutation(len(labels))))
     logits = suffix.logits(torch.lerp(tokens[partner], tokens, share))
     mixed = share * loss(logits, labels) + (1 - share) * loss(logits, labels[partner])
     return mixed, (logits.argmax(1) == labels).sum()
+
+
+def image_cost(suffix: Suffix, images: Tensor, train: Train) -> float:
+    """Seconds an image that stored activations would save: a changed image's way through the frozen blocks."""
+
+    def once() -> float:
+        start = time.perf_counter()
+        suffix.tokens(augment(images, train.crop_scale, train.randaugment, seed=0)).sum().item()
+        return time.perf_counter() - start
+
+    once()
+    return once() / len(images)
 
 
 def sum_gradients(parameters: list[nn.Parameter], shards: list[Tensor], ranks: Ranks) -> None:
@@ -146,10 +168,28 @@ def sum_gradients(parameters: list[nn.Parameter], shards: list[Tensor], ranks: R
         parameter.grad = gradient.view_as(parameter)
 
 
+def take(views: list[View], view_of: Tensor, rows: Tensor) -> Tensor:
+    """Some images (B, ...), each from its own view.
+
+    Args:
+        view_of: number of the view of every image, (N,).
+        rows: (B,).
+    """
+
+    def at(view: View, rows: Tensor) -> Tensor:
+        return view[_beside(view, rows) if isinstance(view, Tensor) else rows]
+
+    taken = at(views[0], rows)
+    for number, view in enumerate(views[1:], start=1):
+        chosen = (view_of[rows] == number).nonzero().squeeze(1)
+        taken[_beside(taken, chosen)] = at(view, rows[chosen])
+    return taken
+
+
 def train_epoch(
     suffix: Suffix,
     optimizer: torch.optim.Optimizer,
-    views: list[Tensor],
+    views: list[View],
     labels: Tensor,
     weights: Tensor | None,
     train: Train,
@@ -160,7 +200,9 @@ def train_epoch(
     """One pass over the training images; returns mean loss, accuracy and the last learning rate.
 
     Args:
-        views: stored activations of the same images, (N, ...) each; one view is drawn for each image.
+        views: activations (N, ...) of the same images each, or the images if `train` changes them; one view is drawn
+            for each image.
+        labels: (N,), on the device.
 
     Raises:
         ValueError: the loss is not finite; names the step.
@@ -181,12 +223,9 @@ def train_epoch(
         for shard, rows in ranks.own(list(enumerate(batch.tensor_split(train.shards)))):
             share = len(rows) / len(batch)
             rows = rows if len(rows) else batch[:1]  # of share 0: every shard has gradients, if only zeros
-            stored = views[0][rows]
-            for other in range(1, len(views)):
-                chosen = view_of[rows] == other
-                stored[chosen] = views[other][rows[chosen]]
             draws = np.random.default_rng([seed, epoch, step, shard])
-            loss, right = training_loss(suffix, stored, labels[rows].to(suffix.device), weights, train, draws)
+            stored, truth = take(views, view_of, rows), labels[_beside(labels, rows)]
+            loss, right = training_loss(suffix, stored, truth, weights, train, draws)
             (loss / len(batch) if share else loss * 0).backward()
             if ranks.size > 1:
                 present = [p for p in trainable if p.grad is not None]
@@ -219,7 +258,7 @@ def predict(suffix: Suffix, stored: Tensor, ranks: Ranks, features: bool = False
 
 def fit(
     suffix: Suffix,
-    views: list[Tensor],
+    views: list[View],
     labels: Tensor,
     val: Tensor,
     val_labels: Tensor,
@@ -245,10 +284,13 @@ def fit(
     weights = None
     if train.class_weights == "balanced":
         weights = balanced_weights(labels, model.num_classes).to(suffix.device)
-    optimizer = make_optimizer(model, train, layer_decay)
+    optimizer, beside = make_optimizer(model, train, layer_decay), ranks
+    if suffix.trainable_blocks == 0 and not train.changes_images:  # less work than to share it: each process does all
+        train, beside = train.model_copy(update={"shards": 1}), ALONE
+    labels = labels.to(suffix.device)
     progress = _resume(checkpoint, model, optimizer) if checkpoint and checkpoint.is_file() else Progress()
     for epoch in range(len(progress.history) + 1, train.epochs + 1):
-        row = train_epoch(suffix, optimizer, views, labels, weights, train, seed, epoch, ranks)
+        row = train_epoch(suffix, optimizer, views, labels, weights, train, seed, epoch, beside)
         logits = predict(suffix, val, ranks)
         row |= {
             "val_loss": F.cross_entropy(logits, val_labels).item(),

@@ -1,13 +1,19 @@
-"""From stored uint8 images to the model's input: one batched resize, crop and normalisation on the device."""
+"""From stored uint8 images to the model's input: one batched resize, crop and normalisation on the device.
+
+And what training may do to an image before that.
+"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2.functional import center_crop
 
 
@@ -53,8 +59,16 @@ def resize(images: Tensor, height: int, width: int, interpolation: str) -> Tenso
     dtype = torch.float32 if images.device.type == "mps" else torch.float64  # mps has no float64
     columns = resize_weights(interpolation, images.shape[-1], width).to(images.device, dtype)
     rows = resize_weights(interpolation, images.shape[-2], height).to(images.device, dtype)
-    narrowed = (images.to(dtype) @ columns.T).add_(0.5).floor_().clamp_(0, 255)
-    return (rows @ narrowed).add_(0.5).floor_().clamp_(0, 255).float()
+    narrowed = _whole(images.to(dtype) @ columns.T)
+    resized = torch.empty(*images.shape[:2], height, width, device=images.device)
+    for image, source in zip(resized, narrowed, strict=True):  # one by one: what a core's own cache holds
+        image.copy_(_whole(rows @ source))
+    return resized
+
+
+def _whole(levels: Tensor) -> Tensor:
+    """Rounded to grey levels, in place."""
+    return levels.add_(0.5).floor_().clamp_(0, 255)
 
 
 @dataclass(frozen=True)
@@ -95,4 +109,37 @@ class Preprocessing:
         pixels = resize(pixels, *self.resized(*pixels.shape[-2:]), self.interpolation)
         pixels = center_crop(pixels, list(self.input_size))
         mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std))
-        return (pixels / 255 - mean) / std
+        return pixels.div_(255).sub_(mean).div_(std)
+
+
+@dataclass(frozen=True)
+class ImageView:
+    """uint8 images (N, H, W, 3), as they are or mirrored; of a mapped file, only those asked for are read."""
+
+    images: NDArray[np.uint8]
+    mirrored: bool
+
+    def __getitem__(self, rows: Sequence[int] | Tensor) -> Tensor:
+        """A copy, (B, H, W, 3)."""
+        taken = torch.from_numpy(self.images[np.asarray(rows)])
+        return taken.flip(2) if self.mirrored else taken
+
+
+def augment(images: Tensor, crop_scale: float, magnitude: int, seed: int) -> Tensor:
+    """Each image by itself: a random part of it, enlarged to its size, then two operations of RandAugment.
+
+    Args:
+        images: uint8 (B, H, W, 3), on the CPU.
+        crop_scale: smallest share of the area that is kept (Szegedy et al., arXiv:1409.4842); 1: no crop.
+        magnitude: 0 to 30 (Cubuk et al., arXiv:1909.13719); 0: no operation.
+    """
+    steps: list[v2.Transform] = []
+    if crop_scale < 1:
+        size = list(images.shape[1:3])
+        steps.append(v2.RandomResizedCrop(size, (crop_scale, 1), interpolation=InterpolationMode.BICUBIC))
+    if magnitude:
+        steps.append(v2.RandAugment(magnitude=magnitude))
+    with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
+        torch.manual_seed(seed)
+        changed = [v2.Compose(steps)(image) for image in images.permute(0, 3, 1, 2)]
+    return torch.stack(changed).permute(0, 2, 3, 1)

@@ -98,7 +98,7 @@ def side_by_side(processes: int) -> Iterator[Ranks]:
         ranks.wait()
     except (RuntimeError, OSError) as error:
         watcher.join(2)  # which ends this process if another's end was the cause
-        if "onnection" in str(error) or "NCCL" in str(error):
+        if isinstance(error, RuntimeError) and ("onnection" in str(error) or "NCCL" in str(error)):
             raise RuntimeError("another process of this stage ended; what it wrote says why") from None
         raise
     finally:

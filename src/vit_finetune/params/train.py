@@ -36,6 +36,13 @@ class Train(Section):
     brightness: Share = Field(
         description="largest shift of a channel at the freeze boundary, as a share of its range in the image; 0: off"
     )
+    crop_scale: Annotated[float, Field(gt=0, le=1)] = Field(
+        description="smallest share of an image's area that a random crop keeps; 1: off. Below, as with `randaugment`, "
+        "the frozen blocks run in every epoch"
+    )
+    randaugment: Annotated[int, Field(ge=0, le=30)] = Field(
+        description="magnitude of the two operations of RandAugment on each image; 0: off"
+    )
     mixup: Annotated[float, Field(ge=0, le=10)] = Field(
         description="α of Beta(α, α) by which two images are mixed at the freeze boundary; 0: off"
     )
@@ -48,3 +55,8 @@ class Train(Section):
     patience: Annotated[int, Field(ge=1)] | None = Field(
         description="stop after so many epochs without a better validation accuracy; `null`: never"
     )
+
+    @property
+    def changes_images(self) -> bool:
+        """Whether images differ from epoch to epoch, so that nothing stored stands for them."""
+        return self.crop_scale < 1 or self.randaugment > 0
