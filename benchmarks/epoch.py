@@ -1,9 +1,10 @@
 """What an epoch costs here, and in the loop that one would write instead: `python benchmarks/epoch.py`
 
 The loop: a DataLoader with workers, timm's PIL transform of each image in every epoch, frozen parameters without
-gradients, AdamW. Both train the same blocks of the model in models/pretrained by the same float32 arithmetic, one plain
-view, on images of data/subset; here, their activations are at hand. The two take turns, and the ratio is of seconds an
-image, pair by pair. The activations are computed once before, which is printed too: that is what a first run pays.
+gradients, AdamW, in float32. Here, the same blocks of the model in models/pretrained, in float32 or as --precision says,
+one plain view of the same images of data/subset, whose activations are at hand. The two take turns, and the ratio is of
+seconds an image, pair by pair. The activations are computed once before, which is printed too: that is what a first run
+pays.
 """
 
 import argparse
@@ -18,7 +19,8 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from torch.utils.data import DataLoader, Dataset
 
-from vit_finetune.backbone import Suffix, load_model, preprocessing, run_prefix
+from vit_finetune.backbone import Suffix, load_model, preprocessing, run_prefix, to_device
+from vit_finetune.embedding import DTYPES
 from vit_finetune.files import read_split
 from vit_finetune.fit import make_optimizer, train_epoch
 from vit_finetune.freezing import freeze
@@ -73,13 +75,17 @@ def main():
     parser.add_argument("--images", type=int, default=512, help="of the loop; stored activations allow more")
     parser.add_argument("--blocks", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="here")
     args = parser.parse_args()
     settings = read_params().section(Train).model_copy(update=PLAIN)
     images, labels = (
         np.array(array[: args.images]) for array in read_split("data/subset", "train", "images", "labels")
     )
     classes = int(labels.max()) + 1
-    print(f"{args.images} images, {torch.get_num_threads()} threads, batches of {settings.batch_size}, float32")
+    precision = DTYPES[args.precision]
+    print(
+        f"{args.images} images, {torch.get_num_threads()} threads, batches of {settings.batch_size}, {args.precision}"
+    )
     print("blocks  loop ms/image  here ms/image  ratio (lowest to highest)  once, ms/image")
     for blocks in args.blocks:
         model = trained_model(blocks, classes)
@@ -95,12 +101,13 @@ def main():
             stored = activations(load_model("models/pretrained", num_classes=classes), images, blocks)
 
         once = seconds(embed)
-        own = trained_model(blocks, classes)
-        suffix = Suffix(own, blocks, preprocessing(own, None), CPU, torch.float32)
+        own = to_device(trained_model(blocks, classes), CPU, precision)
+        suffix = Suffix(own, blocks, preprocessing(own, None), CPU, precision)
         times = max(1, 4096 // args.images) if blocks == 0 else 1  # or there would be nothing to time
+        rule = settings.model_copy(update={"shards": 1}) if blocks == 0 else settings  # as `fit` does
         many = torch.cat([stored] * times), torch.from_numpy(labels).repeat(times)
         optimizer = make_optimizer(own, settings, 1.0)
-        here = partial(train_epoch, suffix, optimizer, [many[0]], many[1], None, settings, 0)
+        here = partial(train_epoch, suffix, optimizer, [many[0]], many[1], None, rule, 0)
 
         loop(), here(1)  # a first time, for caches and workers
         pairs = [(seconds(loop), seconds(partial(here, 1)) / times) for _ in range(args.repeats)]

@@ -18,6 +18,7 @@ from vit_finetune.backbone import (
     reads_only_cls,
     run_blocks,
     save_model,
+    to_device,
     trained_config,
     weights_digest,
 )
@@ -41,6 +42,29 @@ def test_the_cheap_last_block_gives_the_blocks_own_outputs_gradients_and_attenti
     block(tokens)
     _, probabilities = cls_attention(block.attn, block.norm1(tokens))
     torch.testing.assert_close(probabilities, seen[0][:, :, 0], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "size", "fused"),
+    [
+        ("cpu", torch.bfloat16, 32, False),
+        ("cpu", torch.float32, 32, True),
+        ("meta", torch.bfloat16, 32, True),  # any other device
+        ("cpu", torch.bfloat16, 33 * 8, True),  # 1,089 tokens
+    ],
+)
+def test_attention_is_three_operations_where_that_is_faster_and_means_the_same(device, precision, size, fused):
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", img_size=size, patch_size=8, embed_dim=32, depth=2, num_heads=2)
+    model.eval()
+    pixels = torch.randn(2, 3, size, size)
+    with torch.inference_mode():
+        expected = model(pixels)
+    placed = to_device(model, torch.device(device), precision)
+    assert [block.attn.fused_attn for block in placed.blocks] == [fused, fused]
+    if device == "cpu":
+        with torch.inference_mode():
+            torch.testing.assert_close(placed(pixels), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

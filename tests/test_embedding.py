@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from vit_finetune import embedding
-from vit_finetune.embedding import ActivationFile, image_loader, map_activations, storage_dtype
+from vit_finetune.embedding import ActivationFile, image_loader, map_activations, resident, storage_dtype
 from vit_finetune.images import ImageView, augment
 
 
@@ -160,3 +160,11 @@ def test_a_record_without_its_data_is_not_believed(tmp_path, damage):
     damage(tmp_path / "val.bin")
     assert write(tmp_path, values, torch.float32) == 4
     assert (tmp_path / "val.bin").read_bytes() == values.numpy().tobytes()
+
+
+def test_activations_stay_mapped_but_on_a_gpu_that_has_room_for_them():
+    views = [torch.zeros(4, 2), torch.ones(4, 2)]
+    assert resident(views, torch.device("cpu")) is views
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    assert [view.device.type for view in resident(views, torch.device("cuda"))] == ["cuda", "cuda"]

@@ -19,6 +19,7 @@ from vit_finetune.fit import (
     make_optimizer,
     probe_head,
     shift_brightness,
+    take,
     train_epoch,
     training_loss,
 )
@@ -555,6 +556,36 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_likely_cause(tiny_vit)
     step = int(np.flatnonzero(order == 17)[0]) // 8 + 1
     with pytest.raises(ValueError, match=rf"not finite at step {step} of 20 .*train\.lr 0\.003 is the likely cause"):
         list(fit(make_suffix(tiny_vit, 1), [stored], labels, stored, labels, PLAIN, seed=0))
+
+
+def test_each_image_is_taken_from_its_own_view():
+    plain = torch.arange(12.0).view(6, 2)
+    view_of, rows = torch.tensor([0, 2, 1, 0, 2, 1]), torch.tensor([5, 1, 0, 4])
+    taken = take([plain, plain + 100, plain + 200], view_of, rows)
+    assert taken.tolist() == [[110, 111], [202, 203], [0, 1], [208, 209]]
+    assert plain.tolist() == torch.arange(12.0).view(6, 2).tolist()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_no_step_waits_for_the_gpu(tiny_vit):
+    """What waits is read once an epoch: an epoch of ten steps waits as often as one of two."""
+    device = torch.device("cuda")
+    settings = PLAIN.model_copy(update={"token_dropout": 0.5, "brightness": 0.1, "mixup": 0.2, "grad_clip": 1.0})
+    freeze(tiny_vit, 2)
+    suffix = Suffix(tiny_vit.to(device), 2, lambda images: images, device, torch.float32)
+    optimizer = make_optimizer(tiny_vit, settings, 1.0)
+
+    def waits(images):
+        stored = torch.randn(images, 17, 32, device=device)
+        labels = torch.zeros(images, dtype=torch.int64, device=device)
+        with pytest.warns() as seen:
+            torch.cuda.set_sync_debug_mode("warn")
+            train_epoch(suffix, optimizer, [stored, stored], labels, None, settings, 0, 1)
+            torch.cuda.set_sync_debug_mode("default")
+        return sum("synchroniz" in str(warning.message) for warning in seen)
+
+    waits(16)
+    assert waits(80) == waits(16)
 
 
 def test_each_image_is_seen_once_an_epoch_in_one_of_its_views(tiny_vit, monkeypatch):

@@ -1,8 +1,10 @@
 """Many machines: a remote that others pull from, and jobs of a cluster that run side by side."""
 
 import json
+import re
 import shutil
 import subprocess
+import time
 
 from tests.graph import STAGES
 from tests.project import ROOT, Project, stages_run
@@ -59,3 +61,28 @@ def test_a_job_without_arguments_says_how_it_is_called():
     assert said.returncode == 2
     assert "tools/job.sh REPOSITORY CACHE NAME" in said.stderr
     assert "sbatch" in said.stderr
+
+
+def test_a_queue_of_two_workers_trains_alone_and_with_the_code_that_was_queued(finished, tmp_path):
+    project = committed(finished.copy(tmp_path / "p"))
+    queued = project.run("dvc", "exp", "run", "--queue", "-S", "train.lr=0.001,0.002")
+    names = re.findall(r"Queueing experiment '([\w-]+)'", queued.stdout) or re.findall(r"'([\w-]+)'", queued.stdout)
+    assert len(names) == 2, queued.stdout + queued.stderr
+    (project.folder / "stages/train.py").write_text("raise SystemExit('this is not what was queued')\n")
+    assert project.run("dvc", "queue", "start", "-j", "2").returncode == 0
+    deadline = time.monotonic() + 300
+    while (status := project.run("dvc", "queue", "status").stdout).count("Success") < 2:
+        assert "Failed" not in status, project.run("dvc", "queue", "logs", names[0]).stdout
+        assert time.monotonic() < deadline, status
+        time.sleep(2)
+    for name in names:
+        log = project.run("dvc", "queue", "logs", name).stdout
+        assert stages_run(log) == [*STAGES[STAGES.index("train") :]]
+    project.run("dvc", "queue", "stop", "--kill")
+    shown = json.loads(project.run("dvc", "exp", "show", "--json").stdout)
+    rates = {
+        run["revs"][0]["data"]["params"]["params.yaml"]["data"]["train"]["lr"]
+        for revision in shown
+        for run in revision["experiments"] or []
+    }
+    assert rates == {0.001, 0.002}
