@@ -1,7 +1,7 @@
 """What an epoch costs here, and in the loop that one would write instead: `python benchmarks/epoch.py`
 
 The loop: a DataLoader with workers, timm's PIL transform of each image in every epoch, frozen parameters without
-gradients, AdamW, in float32. Here, the same blocks of the model in models/pretrained, in float32 or as --precision says,
+gradients, AdamW, in float32. Here, the same blocks of the model in models/pretrained, in float32 or in --precision,
 one plain view of the same images of data/subset, whose activations are at hand. The two take turns, and the ratio is of
 seconds an image, pair by pair. The activations are computed once before, which is printed too: that is what a first run
 pays.

@@ -1,6 +1,7 @@
 """Training from stored activations is training, no more and no less."""
 
 import copy
+import warnings
 
 import numpy as np
 import pytest
@@ -578,7 +579,8 @@ def test_no_step_waits_for_the_gpu(tiny_vit):
     def waits(images):
         stored = torch.randn(images, 17, 32, device=device)
         labels = torch.zeros(images, dtype=torch.int64, device=device)
-        with pytest.warns() as seen:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
             torch.cuda.set_sync_debug_mode("warn")
             train_epoch(suffix, optimizer, [stored, stored], labels, None, settings, 0, 1)
             torch.cuda.set_sync_debug_mode("default")
