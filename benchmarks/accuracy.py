@@ -6,9 +6,9 @@
 
 Model and training are those of params.yaml, so a line is what the pipeline does with these two numbers. Smaller
 training sets are parts of larger ones; the 5,000 validation images are the same for all, and the best epoch is chosen
-on the first of them (subset.val_size), as in the pipeline. One pass over the images is
-shared by all lines, since what two trainable blocks need is computed from what four need. An interrupted run goes on
-where it was, also within a line. CPU seconds are of all cores together, so that other work does not count.
+on the first of them (subset.val_size), as in the pipeline. One pass over the images is shared by all lines, since what
+two trainable blocks need is computed from what four need. An interrupted run goes on where it was, also within a line.
+CPU seconds are of all cores together; other work on the machine makes them larger, but does not count itself.
 """
 
 import argparse
