@@ -1,15 +1,18 @@
 """From images to a trained model, start-up included: `python benchmarks/cold.py`
 
-Three ways, each in processes of its own, one after the other, on the same model, images, blocks, batch size, learning
+Four ways, each in processes of its own, one after the other, on the same model, images, blocks, batch size, learning
 rate and epochs, one plain view, without what only one of them has (token dropout, mixing):
 
     here     python -m stages.embed, then python -m stages.train
+    float32  the same without bfloat16
     loop     a DataLoader with workers, timm's PIL transform, frozen parameters without gradients, AdamW, a cosine
     trainer  the Trainer of Hugging Face on the same module and transform (pip install 'transformers' 'accelerate')
 
-The others compute in float32, as their users run them. Accuracy is that of the saved models on the same test images.
-An epoch of the other two costs what the one before cost, so --epochs-run 2 stands for ten by adding the second one's
-time for each that is left out; accuracy is then not comparable, and is not shown.
+The other two compute in float32, as their users run them, and are spared validation, which here comes with every epoch
+and chooses one. Their epochs cost the same each, and in proportion to the images; so with --epochs-run 2 --images-run
+1280, the second of two epochs over 1,280 images stands for each of the whole number over all of them, and what the
+process took beside them is added once. Run whole, the saved models classify the same test images: accuracy, its
+interval, and the difference to `here` with the interval of pairs.
 """
 
 import argparse
@@ -25,7 +28,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = {"train.token_dropout": 0, "train.mixup": 0, "train.brightness": 0, "embed.flip": "false"}
-WAYS = ("here", "loop", "trainer")
+OWN = {"here": "auto", "float32": "float32"}
+OTHERS = ("loop", "trainer")
 
 
 def pieces(settings):
@@ -48,7 +52,7 @@ def pieces(settings):
 
     class Photographs(Dataset):
         def __len__(self):
-            return len(images)
+            return settings["images_run"]
 
         def __getitem__(self, index):
             return {"pixels": transform(Image.fromarray(images[index])), "labels": int(labels[index])}
@@ -128,8 +132,8 @@ def timed(*command):
     ]
 
 
-def accuracy(folder, count):
-    """Right answers of a saved model on the first test images of the original data, in float32."""
+def hits(folder, count):
+    """Which of the first test images of the original data a saved model gets right, in float32: (N,)."""
     import numpy as np
     import torch
 
@@ -141,10 +145,33 @@ def accuracy(folder, count):
     preprocess = preprocessing(model, None)
     with torch.inference_mode():
         logits = torch.cat([model(preprocess(some)) for some in images.split(32)])
-    return int((logits.argmax(1) == labels).sum())
+    return (logits.argmax(1) == labels).numpy()
 
 
-def prepare(folder, settings, changes=None):
+def told(right, here):
+    """Accuracy with its interval, and the difference to `here` with that of the pairs (normal approximation)."""
+    from vit_finetune.metrics import wilson_interval
+
+    low, high = wilson_interval(int(right.sum()), len(right))
+    gap = right.astype(float) - here
+    mean, half = gap.mean(), 1.96 * gap.std() / math.sqrt(len(gap))
+    return f"{right.mean():.4f} [{low:.4f}, {high:.4f}], {mean:+.4f} [{mean - half:+.4f}, {mean + half:+.4f}]"
+
+
+def write_params(changes):
+    """The values of params.yaml under `section.name`."""
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    values = yaml.load(Path("params.yaml").read_text())
+    for key, value in changes.items():
+        section, name = key.split(".")
+        values[section][name] = yaml.load(str(value))
+    yaml.dump(values, Path("params.yaml"))
+    return values
+
+
+def prepare(folder, settings, changes):
     """Go to a project whose subset is ready."""
     for name in ("src", "stages", "params.yaml", "pretrained"):
         path = ROOT / name
@@ -152,23 +179,22 @@ def prepare(folder, settings, changes=None):
     (folder / "data").mkdir()
     (folder / "data/raw").symlink_to(ROOT / "data/raw")
     os.chdir(folder)
-    from ruamel.yaml import YAML
-
-    yaml = YAML()
-    values = yaml.load(Path("params.yaml").read_text())
-    wanted = SETTINGS | {"subset.train_size": settings["images"], "subset.val_size": 10, "subset.test_size": 10}
-    wanted |= {
-        "freeze.trainable_blocks": settings["blocks"],
-        "train.epochs": settings["epochs"],
-        "train.warmup_epochs": 0,
-    }
-    wanted |= {"attention.sample": 8, "attention.gallery": 2}
-    for key, value in (wanted | (changes or {})).items():
-        section, name = key.split(".")
-        values[section][name] = yaml.load(str(value))
-    yaml.dump(values, Path("params.yaml"))
+    wanted = {"subset.train_size": settings["images"], "subset.val_size": settings["val"], "subset.test_size": 10}
+    wanted |= {"freeze.trainable_blocks": settings["blocks"], "train.epochs": settings["epochs"]}
+    wanted |= {"train.warmup_epochs": 0, "attention.sample": 8, "attention.gallery": 2}
+    values = write_params(SETTINGS | wanted | changes)
     timed("-m", "stages.subset")
     return {**settings, "batch_size": values["train"]["batch_size"], "lr": values["train"]["lr"]}
+
+
+def seconds_of(way, settings):
+    """From the images to a saved model in models/finetuned (here) or models/<way>."""
+    if way in OWN:
+        write_params({"model.precision": OWN[way]})
+        return timed("-m", "stages.embed")[0] + timed("-m", "stages.train")[0]
+    seconds, epochs = timed(str(ROOT / "benchmarks/cold.py"), "--run", way, json.dumps(settings))
+    left_out = settings["epochs"] * settings["images"] / settings["images_run"] - settings["epochs_run"]
+    return seconds + left_out * epochs[-1]
 
 
 def main():
@@ -177,30 +203,32 @@ def main():
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--epochs-run", type=int, help="of the other two; default: all")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
-    parser.add_argument("--test-images", type=int, default=1000)
+    parser.add_argument("--images-run", type=int, help="of the other two; default: all")
+    parser.add_argument("--ways", nargs="+", choices=(*OWN, *OTHERS), default=(*OWN, *OTHERS))
+    parser.add_argument("--val-images", type=int, default=500)
+    parser.add_argument("--test-images", type=int, default=10_000)
     parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.run:
         return run_other(args.run[0], json.loads(args.run[1]))
-    run = min(args.epochs_run or args.epochs, args.epochs)
-    print(f"{args.images} images, {args.epochs} epochs" + (f", {run} of them run" if run < args.epochs else ""))
-    print("blocks  way          s  times here" + ("" if run < args.epochs else "  right of tested"), flush=True)
+    epochs = min(args.epochs_run or args.epochs, args.epochs)
+    images = min(args.images_run or args.images, args.images)
+    whole = (epochs, images) == (args.epochs, args.images)
+    print(f"{args.images} images, {args.epochs} epochs" + ("" if whole else f"; of the others run: {images}, {epochs}"))
+    print("blocks  way          s  times here" + ("  accuracy, difference to here" if whole else ""), flush=True)
     for blocks in args.blocks:
         with tempfile.TemporaryDirectory() as place:
-            asked = {"images": args.images, "blocks": blocks, "epochs": args.epochs, "epochs_run": run}
-            settings, here = prepare(Path(place), asked), None
+            asked = {"images": args.images, "val": args.val_images, "blocks": blocks, "epochs": args.epochs}
+            settings = prepare(Path(place), asked | {"epochs_run": epochs, "images_run": images}, {})
+            here, here_right = None, None
             for way in args.ways:
-                if way == "here":
-                    seconds = timed("-m", "stages.embed")[0] + timed("-m", "stages.train")[0]
-                    here, folder = seconds, "models/finetuned"
-                else:
-                    seconds, epochs = timed(str(ROOT / "benchmarks/cold.py"), "--run", way, json.dumps(settings))
-                    seconds, folder = seconds + (args.epochs - run) * epochs[-1], f"models/{way}"
-                tested = ""
-                if run == args.epochs:
-                    tested = f"  {accuracy(folder, args.test_images)} of {args.test_images}"
-                print(f"{blocks:6}  {way:7}  {seconds:6.1f}  {seconds / here:10.1f}{tested}", flush=True)
+                seconds, tested = seconds_of(way, settings), ""
+                here = here or seconds
+                if whole:
+                    right = hits("models/finetuned" if way in OWN else f"models/{way}", args.test_images)
+                    here_right = right if here_right is None else here_right
+                    tested = told(right, here_right)
+                print(f"{blocks:6}  {way:7}  {seconds:6.1f}  {seconds / here:10.1f}  {tested}", flush=True)
             os.chdir(ROOT)
     return None
 

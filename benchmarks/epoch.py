@@ -104,10 +104,9 @@ def main():
         own = to_device(trained_model(blocks, classes), CPU, precision)
         suffix = Suffix(own, blocks, preprocessing(own, None), CPU, precision)
         times = max(1, 4096 // args.images) if blocks == 0 else 1  # or there would be nothing to time
-        rule = settings.model_copy(update={"shards": 1}) if blocks == 0 else settings  # as `fit` does
         many = torch.cat([stored] * times), torch.from_numpy(labels).repeat(times)
         optimizer = make_optimizer(own, settings, 1.0)
-        here = partial(train_epoch, suffix, optimizer, [many[0]], many[1], None, rule, 0)
+        here = partial(train_epoch, suffix, optimizer, [many[0]], many[1], None, settings, 0)
 
         loop(), here(1)  # a first time, for caches and workers
         pairs = [(seconds(loop), seconds(partial(here, 1)) / times) for _ in range(args.repeats)]

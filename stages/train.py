@@ -110,8 +110,8 @@ def changing_images(suffix: Suffix, views: int, train: Train, ranks: Ranks) -> l
     some = sources[0][range(min(len(images), train.batch_size // train.shards))]
     seconds = image_cost(suffix, some, train) * len(images) / ranks.size
     print(
-        "train: train.crop_scale and train.randaugment change the images, so all that comes before the trained blocks "
-        f"is computed in every epoch: about {seconds:.0f} s an epoch, {seconds * train.epochs / 60:.1f} min in all",
+        "train: train.crop_scale and train.randaugment change the images in every epoch, and all before the trained "
+        f"blocks is computed again: about {seconds:.0f} s an epoch, {seconds * train.epochs / 60:.1f} min in all",
         flush=True,
     )
     return [*sources]

@@ -21,6 +21,7 @@ from pathlib import Path
 from tests.graph import STAGES
 from tests.project import Project, save_tiny_model, stages_run
 
+RWLOCK, RWLOCK_BROKEN = ".dvc/tmp/rwlock", "Unable to read RWLock-file"
 SIGNALS, TARGETS, SHELLS = ("SIGINT", "SIGTERM", "SIGKILL"), ("stage", "dvc", "group"), ("sh", "bash")
 
 
@@ -36,6 +37,7 @@ class Fault:
 @dataclass
 class Result:
     hit: str  # what the signal went to: without a stage yet, dvc; empty when all had ended
+    rwlock: bool = False  # dvc was killed while it wrote this file of its own, which then had to be deleted
     problems: list[str] = field(default_factory=list)
 
 
@@ -86,6 +88,9 @@ def inject(finished: Project, folder: Path, fault: Fault, seconds: float) -> Res
         result = Result(hit="")
     dvc.wait()  # not for its stage, which may be an orphan now: its lock and its own end must be enough
     second = project.run("dvc", "repro")
+    if RWLOCK_BROKEN in second.stderr and fault.signal == "SIGKILL":
+        (project.folder / RWLOCK).unlink()
+        result.rwlock, second = True, project.run("dvc", "repro")
     dvc.communicate()
     if second.returncode:
         result.problems.append(f"dvc repro failed: {second.stderr}")
@@ -117,6 +122,7 @@ def main() -> None:
             kinds[fault.signal, result.hit] += bool(result.hit)
             lost += bool(result.problems)
             said = "; ".join(result.problems) or ("nothing lost" if result.hit else "had ended already")
+            said += f", after {RWLOCK} was deleted" * result.rwlock
             where = result.hit or fault.target
             print(f"{number:3} {fault.stage:9} {fault.signal} to {where} at {fault.moment:4.0%}: {said}", flush=True)
     print(f"\n{args.times} faults, {sum(hits.values())} of them into running processes; something lost: {lost}")

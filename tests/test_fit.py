@@ -159,17 +159,18 @@ def test_changed_images_go_through_the_whole_network_in_every_epoch(tiny_vit, bl
     assert np.abs(np.array(unchanged) - expected).max() > 1e-3
 
 
-def test_what_changing_images_costs_is_the_time_of_that_and_of_the_frozen_blocks(tiny_vit, monkeypatch):
+@pytest.mark.parametrize(("blocks", "computed"), [(1, ["frozen", "frozen"]), ("all", [])])
+def test_what_changing_images_costs_is_the_time_of_that_and_of_what_is_frozen(tiny_vit, monkeypatch, blocks, computed):
     moments = iter([0.0, 5.0, 10.0, 12.0])  # a first time does not count
     monkeypatch.setattr(fit_module.time, "perf_counter", lambda: next(moments))
     settings = PLAIN.model_copy(update={"crop_scale": 0.4})
     ran = []
-    suffix = make_suffix(tiny_vit, 1)
+    suffix = make_suffix(tiny_vit, blocks)
     tiny_vit.blocks[0].register_forward_hook(lambda *_: ran.append("frozen"))
     tiny_vit.blocks[2].register_forward_hook(lambda *_: ran.append("trained"))
-    suffix = Suffix(tiny_vit, 1, lambda images: images.permute(0, 3, 1, 2) / 255, suffix.device, suffix.precision)
+    suffix = Suffix(tiny_vit, blocks, lambda images: images.permute(0, 3, 1, 2) / 255, suffix.device, suffix.precision)
     assert image_cost(suffix, torch.zeros(8, 32, 32, 3, dtype=torch.uint8), settings) == 2.0 / 8
-    assert ran == ["frozen", "frozen"]
+    assert ran == computed
 
 
 @pytest.mark.parametrize("layer_decay", [1.0, 0.5])

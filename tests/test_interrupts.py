@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.faults import inject, plan, undisturbed
+from tests.faults import RWLOCK, RWLOCK_BROKEN, inject, plan, undisturbed
 
 
 def wait_for(found, process):
@@ -74,6 +74,17 @@ def test_training_goes_on_after_its_last_epoch_to_the_same_bytes(finished, tmp_p
     assert project.repro()[0] == "train"
     assert project.outputs() == twin.outputs()
     assert not list((project.folder / ".checkpoints").glob("train/*"))
+
+
+def test_a_file_that_dvc_left_empty_when_killed_is_deleted_and_nothing_else_lost(finished, tmp_path):
+    project = finished.copy(tmp_path / "p")
+    (project.folder / RWLOCK).write_text("")
+    broken = project.run("dvc", "repro")
+    assert broken.returncode
+    assert RWLOCK_BROKEN in broken.stderr
+    (project.folder / RWLOCK).unlink()
+    assert project.repro() == []
+    assert project.outputs() == finished.outputs()
 
 
 def test_faults_at_random_moments_leave_the_outputs_of_an_undisturbed_run(finished, tmp_path):

@@ -88,9 +88,9 @@ def make_optimizer(model: nn.Module, train: Train, layer_decay: float) -> torch.
     return torch.optim.AdamW(groups, lr=train.lr, fused=True)
 
 
-def _beside(tensor: Tensor, draws: Tensor) -> Tensor:
-    """Random draws, made on the CPU, where the tensor is. The CPU does not wait for a GPU's work."""
-    return draws.to(tensor.device, non_blocking=True)
+def _on_device_of(tensor: Tensor, drawn: Tensor) -> Tensor:
+    """Numbers and rows drawn on the CPU, where the tensor is; the CPU does not wait for a GPU's work."""
+    return drawn.to(tensor.device, non_blocking=True)
 
 
 def drop_tokens(tokens: Tensor, prefix: int, share: float, rng: np.random.Generator) -> Tensor:
@@ -98,7 +98,7 @@ def drop_tokens(tokens: Tensor, prefix: int, share: float, rng: np.random.Genera
     patches = tokens.shape[1] - prefix
     kept = max(1, round(patches * (1 - share)))
     order = torch.from_numpy(rng.random((len(tokens), patches))).argsort(dim=1)[:, :kept].sort(dim=1).values
-    index = _beside(tokens, torch.cat([torch.arange(prefix).expand(len(tokens), -1), order + prefix], dim=1))
+    index = _on_device_of(tokens, torch.cat([torch.arange(prefix).expand(len(tokens), -1), order + prefix], dim=1))
     return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
@@ -108,7 +108,7 @@ def shift_brightness(tokens: Tensor, strength: float, rng: np.random.Generator) 
     The pointwise "brightness" per channel of frozen features (Bär et al., arXiv:2403.10519).
     """
     low, high = tokens.amin(1, keepdim=True), tokens.amax(1, keepdim=True)
-    share = _beside(tokens, torch.from_numpy(rng.uniform(-strength, strength, size=low.shape).astype(np.float32)))
+    share = _on_device_of(tokens, torch.from_numpy(rng.uniform(-strength, strength, size=low.shape).astype(np.float32)))
     return (tokens + share * (high - low)).clamp(low, high)
 
 
@@ -136,18 +136,20 @@ def training_loss(
         return loss(logits, labels), (logits.argmax(1) == labels).sum()
     share = float(rng.beta(train.mixup, train.mixup))
     share = max(share, 1 - share)
-    partner = _beside(tokens, torch.from_numpy(rng.permutation(len(labels))))
+    partner = _on_device_of(tokens, torch.from_numpy(rng.permutation(len(labels))))
     logits = suffix.logits(torch.lerp(tokens[partner], tokens, share))
     mixed = share * loss(logits, labels) + (1 - share) * loss(logits, labels[partner])
     return mixed, (logits.argmax(1) == labels).sum()
 
 
 def image_cost(suffix: Suffix, images: Tensor, train: Train) -> float:
-    """Seconds an image that stored activations would save: a changed image's way through the frozen blocks."""
+    """Seconds an image that unchanged ones would save: to change it, and its way through the frozen blocks, if any."""
 
     def once() -> float:
         start = time.perf_counter()
-        suffix.tokens(augment(images, train.crop_scale, train.randaugment, seed=0)).sum().item()
+        changed = augment(images, train.crop_scale, train.randaugment, seed=0)
+        if suffix.trainable_blocks != "all":
+            suffix.tokens(changed).sum().item()
         return time.perf_counter() - start
 
     once()
@@ -177,12 +179,12 @@ def take(views: list[View], view_of: Tensor, rows: Tensor) -> Tensor:
     """
 
     def at(view: View, rows: Tensor) -> Tensor:
-        return view[_beside(view, rows) if isinstance(view, Tensor) else rows]
+        return view[_on_device_of(view, rows) if isinstance(view, Tensor) else rows]
 
     taken = at(views[0], rows)
     for number, view in enumerate(views[1:], start=1):
         chosen = (view_of[rows] == number).nonzero().squeeze(1)
-        taken[_beside(taken, chosen)] = at(view, rows[chosen])
+        taken[_on_device_of(taken, chosen)] = at(view, rows[chosen])
     return taken
 
 
@@ -207,6 +209,8 @@ def train_epoch(
     Raises:
         ValueError: the loss is not finite; names the step.
     """
+    if suffix.trainable_blocks == 0 and not train.changes_images:  # less work than to share it: each process does all
+        train, ranks = train.model_copy(update={"shards": 1}), ALONE
     rng = np.random.default_rng([seed, epoch])
     order = torch.from_numpy(rng.permutation(len(labels)))
     view_of = torch.from_numpy(rng.integers(len(views), size=len(labels)))
@@ -224,7 +228,7 @@ def train_epoch(
             share = len(rows) / len(batch)
             rows = rows if len(rows) else batch[:1]  # of share 0: every shard has gradients, if only zeros
             draws = np.random.default_rng([seed, epoch, step, shard])
-            stored, truth = take(views, view_of, rows), labels[_beside(labels, rows)]
+            stored, truth = take(views, view_of, rows), labels[_on_device_of(labels, rows)]
             loss, right = training_loss(suffix, stored, truth, weights, train, draws)
             (loss / len(batch) if share else loss * 0).backward()
             if ranks.size > 1:
@@ -284,13 +288,11 @@ def fit(
     weights = None
     if train.class_weights == "balanced":
         weights = balanced_weights(labels, model.num_classes).to(suffix.device)
-    optimizer, beside = make_optimizer(model, train, layer_decay), ranks
-    if suffix.trainable_blocks == 0 and not train.changes_images:  # less work than to share it: each process does all
-        train, beside = train.model_copy(update={"shards": 1}), ALONE
+    optimizer = make_optimizer(model, train, layer_decay)
     labels = labels.to(suffix.device)
     progress = _resume(checkpoint, model, optimizer) if checkpoint and checkpoint.is_file() else Progress()
     for epoch in range(len(progress.history) + 1, train.epochs + 1):
-        row = train_epoch(suffix, optimizer, views, labels, weights, train, seed, epoch, beside)
+        row = train_epoch(suffix, optimizer, views, labels, weights, train, seed, epoch, ranks)
         logits = predict(suffix, val, ranks)
         row |= {
             "val_loss": F.cross_entropy(logits, val_labels).item(),
