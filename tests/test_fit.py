@@ -1,6 +1,7 @@
 """Training from stored activations is training, no more and no less."""
 
 import copy
+import gc
 import warnings
 
 import numpy as np
@@ -157,6 +158,23 @@ def test_changed_images_go_through_the_whole_network_in_every_epoch(tiny_vit, bl
         copy.deepcopy(naive), preprocess(torch.from_numpy(images)), labels, settings, seed=7
     )
     assert np.abs(np.array(unchanged) - expected).max() > 1e-3
+
+
+def test_no_step_leaves_a_tensor_behind_so_memory_does_not_grow_with_the_images(tiny_vit, monkeypatch):
+    pixels, labels = make_data()
+    suffix, alive, original = make_suffix(tiny_vit, 1), [], fit_module.training_loss
+
+    def counting(*args):
+        alive.append(sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects()))
+        return original(*args)
+
+    monkeypatch.setattr(fit_module, "training_loss", counting)
+    settings = PLAIN.model_copy(update={"batch_size": 4, "shards": 2})
+    optimizer = make_optimizer(tiny_vit, settings, 1.0)
+    train_epoch(suffix, optimizer, [store(tiny_vit, pixels, 1)], labels, None, settings, 0, 1)
+    assert len(alive) == 20
+    second_step = alive[2:4]  # the first one still makes the optimizer's state
+    assert alive[-2:] == second_step
 
 
 @pytest.mark.parametrize(("blocks", "computed"), [(1, ["frozen", "frozen"]), ("all", [])])

@@ -217,14 +217,19 @@ def train_epoch(
     trainable = [p for group in optimizer.param_groups for p in group["params"]]
     steps_per_epoch = math.ceil(len(labels) / train.batch_size)
     steps, warmup = train.epochs * steps_per_epoch, round(train.warmup_epochs * steps_per_epoch)
-    first, lr, losses, hits = (epoch - 1) * steps_per_epoch, 0.0, [], []
+    first, lr = (epoch - 1) * steps_per_epoch, 0.0
+    own = ranks.own(range(train.shards))
+    # Filled in place: a tensor kept from each step would scatter over the heap, which then grows with the images.
+    losses = torch.zeros(len(own), steps_per_epoch, device=suffix.device)
+    hits = torch.zeros_like(losses, dtype=torch.int64)
     for step, batch in enumerate(order.split(train.batch_size), start=first):
         lr = learning_rate(step, steps, warmup, train.lr)
         for group in optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
         optimizer.zero_grad(set_to_none=True)
-        gradients = []
-        for shard, rows in ranks.own(list(enumerate(batch.tensor_split(train.shards)))):
+        gradients, parts = [], batch.tensor_split(train.shards)
+        for place, shard in enumerate(own):
+            rows = parts[shard]
             share = len(rows) / len(batch)
             rows = rows if len(rows) else batch[:1]  # of share 0: every shard has gradients, if only zeros
             draws = np.random.default_rng([seed, epoch, step, shard])
@@ -235,22 +240,22 @@ def train_epoch(
                 present = [p for p in trainable if p.grad is not None]
                 gradients.append(torch.cat([p.grad.flatten() for p in present]))
                 optimizer.zero_grad(set_to_none=True)
-            losses.append(loss.detach() * bool(share))
-            hits.append(right * bool(share))
+            losses[place, step - first] = loss.detach() * bool(share)
+            hits[place, step - first] = right * bool(share)
         if ranks.size > 1:
             sum_gradients(present, gradients, ranks)
         if train.grad_clip is not None:
             nn.utils.clip_grad_norm_(trainable, train.grad_clip)
         optimizer.step()
-    # Read once an epoch: reading each step would stall a GPU. (steps, own shards) of each process -> (steps, shards)
-    summed = ranks.gather(torch.stack(losses).view(steps_per_epoch, -1).T.contiguous()).T.cpu().double().sum(1)
+    # Read once an epoch: reading each step would stall a GPU. (own shards, steps) of each process -> (steps,)
+    summed = ranks.gather(losses).T.cpu().double().sum(1)
     if not summed.isfinite().all():
         step = first + int(summed.isfinite().logical_not().nonzero()[0]) + 1
         raise ValueError(
             f"the loss is not finite at step {step} of {steps} (epoch {epoch}); train.lr {train.lr} is the likely "
             "cause: try a tenth of it, or set train.grad_clip"
         )
-    accuracy = ranks.gather(torch.stack(hits)).sum().item() / len(labels)
+    accuracy = ranks.gather(hits).sum().item() / len(labels)
     return {"train_loss": summed.sum().item() / len(labels), "train_accuracy": accuracy, "lr": lr}
 
 
