@@ -29,6 +29,7 @@ VALUES = {
     "blocks": ("0", "1", "2", "4", "8", "all"),
     "image_size": ("112", "160", "224", "288"),
 }
+NAMES = {"images": "training images", "epochs": "epochs", "blocks": "trained blocks", "image_size": "image size"}
 LINES = list({tuple((BASE | {name: value}).items()): None for name, values in VALUES.items() for value in values})
 
 
@@ -59,25 +60,22 @@ def measured(line):
 
 def draw(rows):
     """Seconds above memory, a column for each number that changes."""
-    figure, axes = plt.subplots(2, 4, figsize=(12, 5.6), sharey="row", layout="constrained")
+    figure, axes = plt.subplots(2, 4, figsize=(10, 5.2), sharey="row", layout="constrained")
     for column, (name, values) in enumerate(VALUES.items()):
-        lines = [
-            next(row for row in rows if BASE | {name: value} == {key: row[key] for key in BASE}) for value in values
-        ]
-        for place, unit in enumerate(("s", "mib")):
-            panel = axes[place, column]
-            for stage, mark in (("embed", "o-"), ("train", "s--")):
-                panel.plot(range(len(values)), [float(row[f"{stage}_{unit}"]) for row in lines], mark, label=stage)
+        lines = [next(row for row in rows if row.items() >= (BASE | {name: value}).items()) for value in values]
+        for panel, unit in zip(axes[:, column], ("s", "mib"), strict=True):
+            for stage, style in (("embed", "o-"), ("train", "s--")):
+                panel.plot(range(len(values)), [float(row[f"{stage}_{unit}"]) for row in lines], style, label=stage)
             panel.set_xticks(range(len(values)), values)
-            panel.set_yscale("log")
-            panel.grid(alpha=0.3, which="both")
-        axes[1, column].set_xlabel(
-            {"images": "training images", "blocks": "trained blocks"}.get(name, name.replace("_", " "))
-        )
+            panel.grid(alpha=0.3)
+        axes[1, column].set_xlabel(NAMES[name])
+    axes[0, 0].set_yscale("log", base=2)
+    axes[0, 0].yaxis.set_major_formatter("{x:.0f}")
     axes[0, 0].set_ylabel("seconds, start-up included")
     axes[1, 0].set_ylabel("peak memory, MiB")
+    axes[1, 0].set_ylim(bottom=0)
     axes[0, 0].legend()
-    figure.suptitle(", ".join(f"{value} {name.replace('_', ' ')}" for name, value in BASE.items()) + ", but for one")
+    figure.suptitle("One number changes, the others are: " + ", ".join(f"{NAMES[name]} {BASE[name]}" for name in BASE))
     figure.savefig(PLOT, dpi=110)
 
 

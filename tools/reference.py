@@ -157,6 +157,15 @@ def accuracy_table() -> str:
     return "\n".join(lines)
 
 
+def cost_table() -> str:
+    """benchmarks/cost.csv."""
+    lines = ["| images | epochs | trained blocks | image size | embed, s | MiB | train, s | MiB | stored, MiB |"]
+    lines.append("|" + "---|" * 9)
+    names = ("images", "epochs", "blocks", "image_size", "embed_s", "embed_mib", "train_s", "train_mib", "stored_mib")
+    rows = read_csv(ROOT / "benchmarks/cost.csv")
+    return "\n".join([*lines, *("| " + " | ".join(row[name] for name in names) + " |" for row in rows)])
+
+
 def replaced(text: str, name: str, table: str) -> str:
     """The text with what stands between the markers of `name` replaced."""
     pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
@@ -171,6 +180,7 @@ def generated(text: str) -> str:
         "attention": attention_table,
         "models": models_table,
         "accuracy": accuracy_table,
+        "cost": cost_table,
     }
     for name, table in tables.items():
         if f"<!-- {name} -->" in text:
