@@ -30,7 +30,9 @@ VALUES = {
     "image_size": ("112", "160", "224", "288"),
 }
 NAMES = {"images": "training images", "epochs": "epochs", "blocks": "trained blocks", "image_size": "image size"}
-LINES = list({tuple((BASE | {name: value}).items()): None for name, values in VALUES.items() for value in values})
+LINES = list(
+    dict.fromkeys(tuple((BASE | {name: value}).items()) for name, values in VALUES.items() for value in values)
+)
 
 
 def seconds_and_mib(stage):
