@@ -4,8 +4,9 @@
     python benchmarks/accuracy.py --test          # then the test column of the lines that are there
     python benchmarks/accuracy.py --blocks 4 --images 5000 --set train.lr=0.0004    # one try, printed alone
 
-Model and training are those of params.yaml, so a line is what the pipeline does with these two numbers. Smaller
-training sets are parts of larger ones; the 5,000 validation images are the same for all, and the best epoch is chosen
+Model and training are those of params.yaml, so a line is what the pipeline does with these two numbers; FITTED has
+what numbers of blocks get instead of it. A line of other settings than the present ones is run anew. Smaller training
+sets are parts of larger ones; the 5,000 validation images are the same for all, and the best epoch is chosen
 on the first of them (subset.val_size), as in the pipeline. One pass over the images is shared by all lines, since what
 two trainable blocks need is computed from what four need. An interrupted run goes on where it was, also within a line.
 CPU seconds are of all cores together; other work on the machine makes them larger, but does not count itself.
@@ -38,6 +39,16 @@ from vit_finetune.split import stratified, train_val_test
 
 WORK, TABLE = Path(".checkpoints/accuracy"), Path("benchmarks/accuracy.csv")
 BLOCKS, IMAGES, VAL_IMAGES = ("0", "1", "2", "4", "all"), (500, 1_000, 5_000, 20_000), 5_000
+FITTED = {"all": ("freeze.layer_decay=0.75",)}  # chosen on validation images, 1,000 to train on: docs/benchmarks.md
+
+
+def with_settings(values, pairs):
+    """Values of params.yaml with each `section.key=value` of `pairs` put in."""
+    for pair in pairs:
+        key, _, value = pair.partition("=")
+        section, _, name = key.partition(".")
+        values = merge(values, {section: {name: YAML(typ="safe").load(value)}})
+    return values
 
 
 def nested(labels, sizes, seed):
@@ -143,11 +154,7 @@ def main():
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="other settings: a try, not a line")
     parser.add_argument("--test", action="store_true", help="fill in the test column")
     args = parser.parse_args()
-    values = read_yaml("params.yaml")
-    for pair in args.set:
-        key, _, value = pair.partition("=")
-        section, _, name = key.partition(".")
-        values = merge(values, {section: {name: YAML(typ="safe").load(value)}})
+    values = with_settings(read_yaml("params.yaml"), args.set)
     params = check_params(values)
     options, device = params.section(Model), set_up_torch(params.runtime.device, params.runtime.threads)
     precision = resolve_precision(options.precision, device)
@@ -166,8 +173,12 @@ def main():
     for images, blocks in ((images, blocks) for images in args.images for blocks in args.blocks):
         if blocks == "all" and images > 5_000 and device.type == "cpu":
             continue
+        line = check_params(with_settings(values, [] if args.set else FITTED.get(blocks, [])))
+        settings = key_of(
+            line.section(Train).model_dump(), line.section(Freeze).model_dump() | {"trainable_blocks": blocks}
+        )
         known = next((row for row in rows if (row["images"], row["blocks"]) == (str(images), blocks)), None)
-        if known and (known["test"] or not args.test):
+        if known and known["settings"] == settings and (known["test"] or not args.test):
             continue
         print(f"{images} images, {blocks} blocks {' '.join(args.set)}", flush=True)
         model, preprocess = pretrained()
@@ -176,17 +187,17 @@ def main():
         torch.nn.init.zeros_(model.head.bias)
         model.to(device)
         count = "all" if blocks == "all" else int(blocks)
-        freeze(model, count, params.section(Freeze).parameters)
+        freeze(model, count, line.section(Freeze).parameters)
         suffix = Suffix(model, count, preprocess, device, precision)
-        settings = params.section(Train).model_dump(), params.section(Freeze).layer_decay
-        checkpoint = folder / f"{images}_{blocks}_{key_of(*settings)}.pt"
-        seconds = train_line(params, model, suffix, stored[blocks], data, images, checkpoint)
+        checkpoint = folder / f"{images}_{blocks}_{settings}.pt"
+        seconds = train_line(line, model, suffix, stored[blocks], data, images, checkpoint)
         row = {"images": images, "blocks": blocks}
         row |= accuracy("val", suffix, stored[blocks]["val"], data["val"][1])
         row |= dict.fromkeys(("test", "test_low", "test_high"), "")
         if args.test:
             row |= accuracy("test", suffix, stored[blocks]["test"], data["test"][1])
         row |= {"pass_cpu_s": round(pass_seconds[blocks] * 2 * images, 1), "train_cpu_s": round(seconds, 1)}
+        row["settings"] = settings
         print(" ", row, flush=True)
         if not args.set:
             rows = [row, *(other for other in rows if other is not known)]

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from tests.documents import template
+from tests.project import stages_run
 from tests.test_interrupts import checkpoint, wait_for
 from vit_finetune.fit import sum_gradients
 from vit_finetune.ranks import Ranks, side_by_side
@@ -175,20 +177,36 @@ def test_the_stages_run_under_torchrun_as_they_are(single, tmp_path, stage):
     assert project.outputs() == single.outputs()
 
 
-def test_dvc_runs_the_first_of_several_machines_and_the_others_join_it(single, tmp_path):
-    project = again(single, tmp_path / "p", 1)
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
-    place |= {"GLOO_SOCKET_IFNAME": "lo"}
-    second = project.start(sys.executable, "-m", "stages.train", env=place | {"RANK": "1"})
-    first = project.run(*RUN, "train", env=place | {"RANK": "0"})
-    _, errors = second.communicate()
-    assert (first.returncode, second.returncode) == (0, 0), first.stderr + errors
+        return free.getsockname()[1]
+
+
+def test_torchrun_on_several_machines_gives_the_same_bytes(single, tmp_path):
+    """Two launchers of two processes each, as on two machines."""
+    project = again(single, tmp_path / "p", 1)
+    (line,) = template("torchrun --nnodes", {"HOST": "127.0.0.1", "29500": free_port()})
+    variables = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    machines = [project.start("bash", "-c", line, env=variables) for _ in range(2)]
+    errors = [machine.communicate()[1] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], errors
     assert project.outputs() == single.outputs()
-    assert (
-        project.run(sys.executable, "-m", "stages.report", env=place | {"RANK": "1"}).returncode == 0
-    )  # nothing to do
+
+
+def test_dvc_runs_the_first_of_several_machines_and_the_others_join_it(single, tmp_path):
+    project = again(single, tmp_path / "p", 1)
+    project.run("rm", "-r", ".dvc/cache", "models/finetuned")  # so that there is something to do
+    export, first, second = template("export MASTER_ADDR", {"HOST": "127.0.0.1", "29500": free_port()})
+    variables = {"GLOO_SOCKET_IFNAME": "lo"}
+    other = project.start("bash", "-c", f"{export}\n{second}", env=variables)
+    done = project.run("bash", "-c", f"{export}\n{first}", env=variables)
+    _, errors = other.communicate()
+    assert (done.returncode, other.returncode) == (0, 0), done.stderr + errors
+    assert stages_run(done.stdout) == ["train"]
+    assert project.outputs() == single.outputs()
+    idle = project.run("bash", "-c", f"{export}\nRANK=1 python -m stages.report")
+    assert idle.returncode == 0  # nothing to do
 
 
 def test_more_processes_than_a_batch_has_parts_are_refused_in_one_line(single, tmp_path):

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tests.documents import DOCUMENTS, blocks, commands
 from tests.project import ROOT
 from vit_finetune.params import read_yaml
 
@@ -15,17 +16,8 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import reference
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCUMENTS = {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in sorted(ROOT.glob("docs/*.md"))}
-DOCUMENTS["README.md"] = README
+README = DOCUMENTS["README.md"]
 REFERENCE = DOCUMENTS["docs/reference.md"]
-
-
-def commands(text):
-    """Lines of the ```sh blocks, without comments."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-    lines = [re.sub(r"\s+#.*", "", line).strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line and not line.startswith("#")]
 
 
 def test_generated_tables_are_current():
@@ -102,12 +94,24 @@ def test_metrics_and_plot_data_in_git_are_those_that_the_lock_names():
         assert hashlib.md5((ROOT / path).read_bytes()).hexdigest() == outputs[path], f"{path}: run dvc repro"
 
 
+def test_there_is_no_command_that_no_test_runs():
+    tests = "".join(path.read_text("utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    run = re.findall(r'template\(\s*"([^"]+)"', tests)
+    for name, text in DOCUMENTS.items():
+        for block in blocks(text, "bash"):
+            assert sum(command in block for command in run) == 1, f"{name}: {block}"
+        for block in blocks(text, "", "text", "console", "shell"):
+            assert not re.search(r"^\$|\b(dvc|git|make|pip|python|sbatch|torchrun) [\w-]+", block), f"{name}: {block}"
+
+
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("document", [name for name, text in DOCUMENTS.items() if commands(text)])
 def test_every_command_works_as_it_is_written(finished, tmp_path, document):
     """In order, in a committed project. Setup, tests and the demo themselves are what CI runs."""
     project = finished.copy(tmp_path / "p")
     (project.folder / "profiles/demo.yaml").write_text("train:\n  lr: 0.004\n")
+    for name, profile in re.findall(r"`(profiles/\w+\.yaml)`:\n\n```yaml\n(.*?)```", DOCUMENTS[document], re.DOTALL):
+        (project.folder / name).write_text(profile)
     project.git("add", "-A")
     project.git("commit", "-qm", "first run")
     for name, value in (("user.name", "Test"), ("user.email", "test@example.org")):
@@ -117,6 +121,6 @@ def test_every_command_works_as_it_is_written(finished, tmp_path, document):
             continue
         if line.startswith("make demo"):  # a reader starts it in a fresh clone
             project.git("restore", ".")
-            line = "PYTHONPATH=src python -m vit_finetune.profiles"
+            line = f"PYTHONPATH=src python -m vit_finetune.profiles {line.partition('PROFILE=')[2]}"
         result = project.run("sh", "-c", line)
         assert result.returncode == 0, f"{line}\n{result.stdout}\n{result.stderr}"

@@ -2,10 +2,14 @@
 
 import json
 import re
-import shutil
+import shlex
 import subprocess
 import time
+from importlib.metadata import requires
 
+import pytest
+
+from tests.documents import template
 from tests.graph import STAGES
 from tests.project import ROOT, Project, stages_run
 
@@ -24,28 +28,52 @@ def test_a_clone_that_can_reach_the_remote_computes_nothing(finished, tmp_path):
     committed(project)
     pushed = project.run("dvc", "push", "--run-cache")
     assert pushed.returncode == 0, pushed.stderr
-    project.git("clone", "-q", ".", str(tmp_path / "clone"))
-    clone = Project(tmp_path / "clone")
-    assert clone.repro("--pull") == []
-    assert clone.outputs() == finished.outputs()
+    here = {"URL vit": f"{shlex.quote(str(project.folder))} vit", "make setup && . .venv/bin/activate": "true"}
+    done = Project(tmp_path).run("bash", "-ec", "\n".join(template("git clone URL", here)))
+    assert done.returncode == 0, done.stderr
+    assert stages_run(done.stdout) == []
+    assert Project(tmp_path / "vit").outputs() == finished.outputs()
+
+
+@pytest.mark.parametrize("line", range(3))
+def test_other_storage_is_a_remote_of_dvc_and_its_secrets_stay_here(finished, tmp_path, line):
+    project = committed(finished.copy(tmp_path / "p"))
+    lines = template("dvc remote add -d storage s3:", {"NAME": "my-secret"})
+    installs, add = lines[line].split("&&")
+    package = installs.removeprefix("pip install ").strip()
+    assert any(re.match(rf"{package}\b", needed) for needed in requires("dvc"))  # DVC's own name of it
+    assert project.run("bash", "-ec", f"{add}\n{lines[line + 3]}").returncode == 0
+    assert add.split()[-1] in project.run("dvc", "remote", "list").stdout
+    assert project.git("status", "--porcelain").split() == ["M", ".dvc/config"]
+    assert "my-secret" not in (project.folder / ".dvc/config").read_text()
+    assert "my-secret" in (project.folder / ".dvc/config.local").read_text()
+
+
+SBATCH = """#!/usr/bin/env bash
+while [[ $1 == --* ]]; do shift; done
+{ "$@" > "$JOBS/$4" 2>&1 || echo "failed" >> "$JOBS/$4"; } &
+"""
 
 
 def test_four_jobs_at_once_bring_four_experiments_and_none_embeds_again(finished, tmp_path):
+    """Slurm is a script here that starts a job and does not wait for it."""
     project = committed(finished.copy(tmp_path / "p"))
-    cache, bare = tmp_path / "cache", tmp_path / "bare.git"
-    shutil.copytree(project.folder / ".dvc/cache", cache)
-    project.git("clone", "-q", "--bare", ".", str(bare))
-    rates = {f"job{i}": i / 1000 for i in range(1, 5)}
-    jobs = [
-        project.start(str(ROOT / "tools/job.sh"), str(bare), str(cache), name, "-S", f"train.lr={rate}")
-        for name, rate in rates.items()
-    ]
-    for job in jobs:
-        output, errors = job.communicate()
-        assert job.returncode == 0, errors
-        assert stages_run(output) == [*STAGES[STAGES.index("train") :]]
-    project.git("remote", "add", "origin", str(bare))
-    pulled = project.run("dvc", "exp", "pull", "--no-cache", "origin", *rates)
+    shared, jobs, slurm = (tmp_path / name for name in ("shared", "jobs", "bin"))
+    for folder in (shared, jobs, slurm):
+        folder.mkdir()
+    (slurm / "sbatch").write_text(SBATCH)
+    (slurm / "sbatch").chmod(0o755)
+    lines = template("sbatch", {"/shared": shared})
+    after = lines.index("done") + 1
+    submit = f"PATH={slurm}:$PATH JOBS={jobs}\nexport JOBS\n" + "\n".join(lines[:after])
+    assert project.run("bash", "-ec", submit).returncode == 0  # returns when the last job has closed its output
+    logs = {job.name: job.read_text() for job in jobs.iterdir()}
+    assert {name: stages_run(log) for name, log in logs.items()} == {
+        f"lr-{rate}": [] if rate == "0.0004" else [*STAGES[STAGES.index("train") :]]  # 0.0004 was run: the default
+        for rate in ("0.0001", "0.0002", "0.0004", "0.0008")
+    }, logs
+    assert "failed" not in "".join(logs.values())
+    pulled = project.run("bash", "-ec", "\n".join(lines[after:]))
     assert pulled.returncode == 0, pulled.stderr
     shown = json.loads(project.run("dvc", "exp", "show", "--json").stdout)
     found = {
@@ -53,7 +81,8 @@ def test_four_jobs_at_once_bring_four_experiments_and_none_embeds_again(finished
         for revision in shown
         for run in revision["experiments"] or []
     }
-    assert found == rates
+    assert found == {name: float(name.removeprefix("lr-")) for name in logs}
+    assert project.repro() == []  # the one that was applied
 
 
 def test_a_job_without_arguments_says_how_it_is_called():
