@@ -8,7 +8,8 @@ Model and training are those of params.yaml, so a line is what the pipeline does
 what numbers of blocks get instead of it. A line of other settings than the present ones is run anew. Smaller training
 sets are parts of larger ones; the 5,000 validation images are the same for all, and the best epoch is chosen
 on the first of them (subset.val_size), as in the pipeline. One pass over the images is shared by all lines, since what
-two trainable blocks need is computed from what four need. An interrupted run goes on where it was, also within a line.
+two trainable blocks need is computed from what four need; .checkpoints/accuracy keeps it (12.5 GB for ViT-Ti/16). An
+interrupted run goes on where it was, also within a line.
 CPU seconds are of all cores together; other work on the machine makes them larger, but does not count itself.
 """
 
@@ -157,6 +158,20 @@ def main():
     values = with_settings(read_yaml("params.yaml"), args.set)
     params = check_params(values)
     options, device = params.section(Model), set_up_torch(params.runtime.device, params.runtime.threads)
+    rows = read_csv(TABLE) if TABLE.is_file() and not args.set else []
+    todo = []
+    for images, blocks in itertools.product(args.images, args.blocks):
+        if blocks == "all" and images > 5_000 and device.type == "cpu":
+            continue
+        line = check_params(with_settings(values, [] if args.set else FITTED.get(blocks, [])))
+        frozen = line.section(Freeze).model_dump() | {"trainable_blocks": blocks}
+        settings = key_of(line.section(Train).model_dump(), frozen)
+        known = next((row for row in rows if (row["images"], row["blocks"]) == (str(images), blocks)), None)
+        if not known or known["settings"] != settings or (args.test and not known["test"]):
+            todo.append((images, blocks, line, settings))
+    if not todo:
+        return print(f"{TABLE} has every line; delete those that are to be run anew")
+
     precision = resolve_precision(options.precision, device)
     data = load_images(params.seed, int(params.section(Subset).val_size))
 
@@ -169,17 +184,7 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     stored, pass_seconds = stored_activations(model, preprocess, device, precision, data, folder)
 
-    rows = read_csv(TABLE) if TABLE.is_file() and not args.set else []
-    for images, blocks in ((images, blocks) for images in args.images for blocks in args.blocks):
-        if blocks == "all" and images > 5_000 and device.type == "cpu":
-            continue
-        line = check_params(with_settings(values, [] if args.set else FITTED.get(blocks, [])))
-        settings = key_of(
-            line.section(Train).model_dump(), line.section(Freeze).model_dump() | {"trainable_blocks": blocks}
-        )
-        known = next((row for row in rows if (row["images"], row["blocks"]) == (str(images), blocks)), None)
-        if known and known["settings"] == settings and (known["test"] or not args.test):
-            continue
+    for images, blocks, line, settings in todo:
         print(f"{images} images, {blocks} blocks {' '.join(args.set)}", flush=True)
         model, preprocess = pretrained()
         model.reset_classifier(10)
@@ -200,10 +205,11 @@ def main():
         row["settings"] = settings
         print(" ", row, flush=True)
         if not args.set:
-            rows = [row, *(other for other in rows if other is not known)]
+            rows = [row, *(other for other in rows if (other["images"], other["blocks"]) != (str(images), blocks))]
             order = {blocks: position for position, blocks in enumerate(BLOCKS)}
             rows.sort(key=lambda row: (int(row["images"]), order[row["blocks"]]))
             write_csv(TABLE, rows)
+    return None
 
 
 if __name__ == "__main__":

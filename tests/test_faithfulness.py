@@ -19,6 +19,7 @@ from vit_finetune.faithfulness import (
     Interval,
     attention_distance,
     centre_prior,
+    corner_share,
     deletion_insertion,
     effective_patches,
     interval,
@@ -413,6 +414,14 @@ def test_effective_patches():
     maps[2, 0] = torch.tensor([0.5, 0.25, 0.25, 0.0])
     expected = [1, 8, np.exp(0.5 * np.log(2) + 2 * 0.25 * np.log(4))]
     assert effective_patches(maps).tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_corner_share():
+    maps = torch.arange(1.0, 13).reshape(1, 3, 4).repeat(2, 1, 1)
+    maps[1] = 0.3
+    assert corner_share(maps).tolist() == pytest.approx([(1 + 4 + 9 + 12) / 78, 4 / 12])
+    assert corner_share(torch.ones(1, 1)).item() == 1
+    assert corner_share(torch.ones(2, 1)).item() == 1
 
 
 @pytest.fixture

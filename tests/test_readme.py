@@ -10,6 +10,7 @@ import pytest
 
 from tests.documents import DOCUMENTS, blocks, commands
 from tests.project import ROOT
+from vit_finetune.files import read_csv
 from vit_finetune.params import read_yaml
 
 sys.path.insert(0, str(ROOT / "tools"))
@@ -26,6 +27,14 @@ def test_generated_tables_are_current():
     keys = re.findall(r"^\| `([\w.]+)` \| `", REFERENCE, flags=re.MULTILINE)
     assert "train.lr" in keys
     assert len(keys) == len(set(keys))
+
+
+def test_the_accuracy_of_all_blocks_is_that_of_the_table():
+    (row,) = (
+        row for row in read_csv(ROOT / "benchmarks/accuracy.csv") if (row["images"], row["blocks"]) == ("5000", "all")
+    )
+    accuracy, low, high = (float(row[name]) for name in ("test", "test_low", "test_high"))
+    assert f"{accuracy:.4f} [{low:.3f}, {high:.3f}] on the test images" in README
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "metrics").glob("*.json")), ids=lambda path: path.name)
@@ -83,6 +92,21 @@ def test_the_results_are_those_of_the_committed_run():
     assert f"{evaluation['accuracy']:.4f}" in README
     assert f"[{low:.4f}, {high:.4f}]" in README
     assert f"{train['parameters_trainable']:,}" in README
+
+
+def test_the_tutorial_reads_the_attention_of_the_committed_run():
+    attention = json.loads((ROOT / "metrics/attention.json").read_text())
+    tutorial = " ".join(DOCUMENTS["docs/tutorial.md"].split())
+    for key, block, digits in (
+        ("prefix_mass", 0, 3), ("prefix_mass", 11, 3), ("distance_px", 0, 0), ("distance_px", 11, 0),
+        ("distance_px_minus_pretrained", 8, 1),
+    ):  # fmt: skip
+        found = attention[key][f"block_{block}"]
+        mean, low, high = (f"{value:.{digits}f}" for value in (found["mean"], *found["ci95"]))
+        assert f"{mean} [{low}, {high}]" in tutorial, key
+    frozen = [found["mean"] == 0 for found in attention["distance_px_minus_pretrained"].values()]
+    assert frozen == [True] * 8 + [False] * 4
+    assert "Blocks 0 to 7 are frozen" in tutorial
 
 
 def test_metrics_and_plot_data_in_git_are_those_that_the_lock_names():

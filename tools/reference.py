@@ -104,10 +104,12 @@ def attention_table() -> str:
     header, *rows = maps_judged(found)
     lines = [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
     lines[1] = lines[1].replace(" ", "")
+    corners = interval(found["corner_share"][f"block_{found['blocks_total'] - 1}"])
     regions = "; ".join(f"{name} {interval(value)}" for name, value in found["accuracy_from_patches"].items())
     checked = f"{found['blocks_captured']} of {found['blocks_total']} blocks captured"
     return "\n".join(
         [*lines, "", found["faithfulness"]["verdict"], "", f"Accuracy from some of the patches: {regions}.", "",
+         f"Of the last block's attention to patches, the four corner patches get {corners}.", "",
          f"Self-check: {checked}, largest relative error {found['selfcheck_max_rel_err']:.1e}."]
     )  # fmt: skip
 

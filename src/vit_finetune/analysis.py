@@ -153,7 +153,7 @@ def shape_report(reader: Reader, pretrained: nn.Module, pixels: Tensor, rng: Rng
 
     Returns the report, and the distances per head before and after, (2, L, H) in pixels of the model's input.
     """
-    layout, spread, mass, distances = reader.layout, [], [], []
+    layout, spread, corners, mass, distances = reader.layout, [], [], [], []
     checks: dict[str, Any] = {}
     for network in (pretrained, reader.model):
         found = []
@@ -167,6 +167,7 @@ def shape_report(reader: Reader, pretrained: nn.Module, pixels: Tensor, rng: Rng
                     readout = layout.readout(seen.pooling_row())
                     fused = readout_maps(attn, layout, readout).mean(dim=2)
                     spread.append(faithfulness.effective_patches(fused))
+                    corners.append(faithfulness.corner_share(fused))
                     mass.append(faithfulness.prefix_mass(attn, layout, readout))
         checks = checks or checked
         checks = {**checked, "selfcheck_max_rel_err": max(c["selfcheck_max_rel_err"] for c in (checks, checked))}
@@ -174,6 +175,7 @@ def shape_report(reader: Reader, pretrained: nn.Module, pixels: Tensor, rng: Rng
     blocks = range(distances[0].shape[1])
     by_block = {
         "effective_patches": torch.cat(spread),
+        "corner_share": torch.cat(corners),
         "prefix_mass": torch.cat(mass),
         "distance_px": distances[1].mean(dim=2),
         "distance_px_minus_pretrained": (distances[1] - distances[0]).mean(dim=2),

@@ -266,6 +266,13 @@ def effective_patches(maps: Tensor) -> Tensor:
     return torch.special.entr(shares).sum(dim=-1).exp()
 
 
+def corner_share(maps: Tensor) -> Tensor:
+    """Share of maps (..., G_h, G_w) on the four corner patches -> (...); they seldom hold the object."""
+    corners = torch.zeros(maps.shape[-2:], dtype=torch.bool)
+    corners[[0, 0, -1, -1], [0, -1, 0, -1]] = True
+    return maps[..., corners].sum(dim=-1) / maps.sum(dim=(-2, -1))
+
+
 def prefix_mass(attn: Tensor, layout: TokenLayout, readout: Tensor) -> Tensor:
     """Share of the readout's attention on prefix tokens per block, mean over heads: (B, L, H, T, T) -> (B, L)."""
     rows = torch.einsum("bt,blhts->blhs", readout.to(attn).expand(len(attn), -1), attn)

@@ -39,8 +39,8 @@ def interval(value: dict[str, Any], sign: str = "") -> str:
 def maps_judged(attention: dict[str, Any]) -> list[list[str]]:
     """Rows of a table, the first its header: what each map is worth, from metrics/attention.json."""
     faithful, sanity = attention["faithfulness"], attention["sanity_correlation"]["head_shuffled"]
-    header = ["minus random", "minus centre prior", "mosaic quadrant", "head shuffled"]
-    rows = [[f"map (n = {attention['images']})", *header]]
+    shuffled = f"head shuffled (n = {min(value['n'] for value in sanity.values())})"
+    rows = [[f"map (n = {attention['images']})", "minus random", "minus centre prior", "mosaic quadrant", shuffled]]
     for name, margin in faithful["minus_centre_prior"].items():
         over = interval(faithful["minus_random"][name], "+"), interval(margin, "+")
         rows.append([name, *over, interval(attention["mosaic_share"][name]), interval(sanity[name])])
