@@ -136,6 +136,16 @@ def test_every_parameter_has_its_place_in_the_table():
     assert {*RERUNS, "data.name"} == set(dict(flatten(read_yaml(ROOT / "params.yaml"))))
 
 
+@pytest.mark.parametrize("stage", ["download", "subset", "report"])
+def test_a_stage_without_tensors_never_imports_torch(finished, tmp_path, stage):
+    project = finished.copy(tmp_path / "p")
+    done = project.run("python", "-X", "importtime", "-m", f"stages.{stage}")
+    assert done.returncode == 0, done.stderr
+    imported = re.findall(r"^import time:.*\| +([\w.]+)$", done.stderr, flags=re.MULTILINE)
+    assert "vit_finetune.params" in imported
+    assert "torch" not in imported
+
+
 ALWAYS = ("train.lr", "attention.discard_ratio", "subset.train_size", "evaluate.calibration_bins", "runtime.workers")
 EVERY_KEY = "VIT_EVERY_KEY"  # set it to try all: twenty minutes
 
