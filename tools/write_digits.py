@@ -16,4 +16,6 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("python tools/write_digits.py FOLDER, for example data/images")
     main(Path(sys.argv[1]))
