@@ -1,7 +1,7 @@
 """The documents, and the commands in them.
 
 A block of ```sh is run as it stands, by tests/test_readme.py. One of ```bash names other machines; a test runs it with
-names of this one put in. There are no other commands.
+names of this one put in. Other blocks hold no commands.
 """
 
 import re

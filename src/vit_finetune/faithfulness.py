@@ -267,7 +267,7 @@ def effective_patches(maps: Tensor) -> Tensor:
 
 
 def corner_share(maps: Tensor) -> Tensor:
-    """Share of maps (..., G_h, G_w) on the four corner patches -> (...); they seldom hold the object."""
+    """Share of maps (..., G_h, G_w) on the four corner patches -> (...), where attention sinks show."""
     corners = torch.zeros(maps.shape[-2:], dtype=torch.bool)
     corners[[0, 0, -1, -1], [0, -1, 0, -1]] = True
     return maps[..., corners].sum(dim=-1) / maps.sum(dim=(-2, -1))
