@@ -9,6 +9,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
-from vit_finetune.runtime import end_with_dvc
+from vit_finetune.core.process import end_with_dvc
 
 end_with_dvc()

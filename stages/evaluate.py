@@ -1,13 +1,16 @@
 """evaluate: models/finetuned, test activations and labels -> metrics/evaluation.json, predictions, mistakes"""
 
-from vit_finetune import figures
-from vit_finetune.backbone import Suffix, class_names, load_model, preprocessing, to_device
-from vit_finetune.embedding import DTYPES, MANIFEST, map_activations
-from vit_finetune.files import read_json, read_split, write_csv, write_json
-from vit_finetune.metrics import classification_summary, confusion, most_confused, reliability, worst_mistakes
+from vit_finetune.activations.files import MANIFEST, map_activations, split_model_of
+from vit_finetune.core.device import set_up_torch
+from vit_finetune.core.files import read_json, read_split, write_bytes, write_csv, write_json
+from vit_finetune.core.process import run_stage
+from vit_finetune.evaluation import figures
+from vit_finetune.evaluation.measures import classification_summary, reliability
+from vit_finetune.evaluation.predictions import confusion, most_confused, prediction_rows, worst_mistakes
+from vit_finetune.model.saved import class_names, load_model
 from vit_finetune.params import read_params
 from vit_finetune.params.evaluate import Evaluate
-from vit_finetune.runtime import run_stage, set_up_torch
+from vit_finetune.style import png
 
 CONFUSED_PAIRS = 6
 
@@ -19,10 +22,8 @@ def main() -> None:
     manifest = read_json(f"data/embedded/{MANIFEST}")
     classes = class_names("models/finetuned")
     images, labels, indices = read_split("data/subset", "test", "images", "labels", "indices")
-    model = load_model("models/finetuned")
-    blocks, precision = manifest["trainable_blocks"], DTYPES[manifest["precision"]]
-    suffix = Suffix(to_device(model, device, precision), blocks, preprocessing(model, None), device, precision)
-    logits = suffix.predict(map_activations("data/embedded", manifest, "test")).double()
+    split_model = split_model_of(load_model("models/finetuned"), manifest, device)
+    logits = split_model.predict(map_activations("data/embedded", manifest, "test")).double()
     probabilities = logits.softmax(dim=1).numpy()
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
 
@@ -39,17 +40,11 @@ def main() -> None:
         "confused_pairs": figures.most_confused_pairs(pairs, images, labels, predicted, classes),
     }
     write_json("metrics/evaluation.json", summary)
-    write_csv(
-        "plots/predictions.csv",
-        [
-            {"index": int(i), "actual": classes[a], "predicted": classes[p], "confidence": round(float(c), 6)}
-            for i, a, p, c in zip(indices, labels, predicted, confidence, strict=True)
-        ],
-    )
+    write_csv("plots/predictions.csv", prediction_rows(indices, labels, predicted, confidence, classes))
     write_csv("plots/per_class.csv", [{"class": name, **row} for name, row in summary["per_class"].items()])
     write_csv("plots/reliability.csv", bins)
     for name, picture in pictures.items():
-        figures.save_png(picture, f"plots/{name}.png")
+        write_bytes(f"plots/{name}.png", png(picture))
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from vit_finetune.figures import png, training_curves
-from vit_finetune.files import new_file, read_csv, read_json
+from vit_finetune.core.files import read_csv, read_json, write_text
+from vit_finetune.core.process import run_stage
 from vit_finetune.params import read_params
-from vit_finetune.report import ATTENTION, TEST, TRAINING, compose, locked_versions
-from vit_finetune.runtime import run_stage
+from vit_finetune.report.figures import training_curves
+from vit_finetune.report.page import ATTENTION, TEST, TRAINING, compose, locked_versions
+from vit_finetune.style import png
 
 METRICS = ("subset", "train", "evaluation", "attention")
 PACKAGES = ("dvc", "torch", "torchvision", "timm", "numpy", "scikit-learn", "matplotlib", "pillow", "safetensors")
@@ -24,8 +25,7 @@ def main() -> None:
         pictures,
         locked_versions(Path("requirements.lock").read_text(encoding="utf-8"), PACKAGES),
     )
-    with new_file("report.html") as partial:
-        partial.write_text(page, encoding="utf-8")
+    write_text("report.html", page)
 
 
 if __name__ == "__main__":

@@ -2,15 +2,15 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vit_finetune.backbone import class_names, load_model, preprocessing
-from vit_finetune.files import new_file
-from vit_finetune.runtime import in_words
+from vit_finetune.core.errors import UserError, readable_errors
+from vit_finetune.core.files import write_bytes
+from vit_finetune.model.build import preprocessing
+from vit_finetune.model.saved import class_names, load_model
 
 
 def export(folder: Path, target: Path) -> None:
@@ -20,7 +20,7 @@ def export(folder: Path, target: Path) -> None:
     crop_pct, crop_mode, mean and std.
 
     Raises:
-        OSError: no trained model, or onnx and onnxscript are not installed.
+        UserError: no trained model, or onnx and onnxscript are not installed.
     """
     classes, model = class_names(folder), load_model(folder)
     preprocess = preprocessing(model, None)
@@ -29,7 +29,7 @@ def export(folder: Path, target: Path) -> None:
         import onnx
         import onnxscript  # noqa: F401  # torch's exporter needs it
     except ImportError as error:
-        raise OSError(f"{error.name} is not installed; pip install onnx onnxscript") from None
+        raise UserError(f"{error.name} is not installed; pip install onnx onnxscript") from None
     program = torch.onnx.export(
         model,
         (torch.zeros(2, 3, *preprocess.input_size),),
@@ -42,8 +42,7 @@ def export(folder: Path, target: Path) -> None:
     assert program is not None
     written = program.model_proto
     onnx.helper.set_model_props(written, {key: json.dumps(value) for key, value in facts.items()})
-    with new_file(target) as partial:
-        partial.write_bytes(written.SerializeToString())
+    write_bytes(target, written.SerializeToString())
 
 
 if __name__ == "__main__":
@@ -51,7 +50,5 @@ if __name__ == "__main__":
     parser.add_argument("target", type=Path, metavar="FILE.onnx")
     parser.add_argument("--model", type=Path, default=Path("models/finetuned"), help="(%(default)s)")
     args = parser.parse_args()
-    try:
+    with readable_errors("export"):
         export(args.model, args.target)
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"export: {in_words(error)}")

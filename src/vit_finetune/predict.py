@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from PIL import Image
 
-from vit_finetune.backbone import load_model, preprocessing, trained_config
-from vit_finetune.datasets import UNREADABLE, fit_image, image_files, open_image
-from vit_finetune.files import new_file
-from vit_finetune.runtime import in_words, set_up_torch
+from vit_finetune.core.device import set_up_torch
+from vit_finetune.core.errors import readable_errors
+from vit_finetune.core.files import write_bytes
+from vit_finetune.data.image_files import UNREADABLE, fit_image, image_files, open_image
+from vit_finetune.model.build import preprocessing
+from vit_finetune.model.saved import load_model, trained_config
 
 BATCH = 32  # images; the result does not depend on it
 
@@ -43,18 +45,17 @@ class Predictor:
 
     def overlay(self, image: Image.Image, label: int) -> bytes:
         """A picture (PNG) of the image as the model saw it and of what speaks for a class (Chefer et al. 2021)."""
-        from vit_finetune import figures
-        from vit_finetune.analysis import Reader
-        from vit_finetune.attention import PixelGrid, token_layout
+        from vit_finetune.attention.figures import overlay
+        from vit_finetune.attention.gallery import painted_share
+        from vit_finetune.attention.maps import MapMaker
+        from vit_finetune.attention.pixels import PixelGrid
+        from vit_finetune.style import png
 
-        layout, size = token_layout(self.model), self.preprocess.resized(*self.source["image_size"])
-        maps = Reader(self.model, layout, "mean", 0.0, 1).maps(self.pixels([image]), torch.tensor([label]))
-        relevance = maps["relevance"][0]
-        painted = PixelGrid(size, size, self.preprocess.input_size, layout.grid).paint(
-            (relevance / relevance.max().clamp_min(1e-12)).cpu().numpy()
-        )
+        maker, size = MapMaker(self.model), self.preprocess.resized(*self.source["image_size"])
+        relevance = maker.maps(self.pixels([image]), torch.tensor([label]))["relevance"][0]
+        painted = painted_share(relevance, PixelGrid(size, size, self.preprocess.input_size, maker.layout.grid))
         seen = fit_image(image, size, self.source["fit"])
-        return figures.png(figures.overlay(seen, painted, self.classes[label], unit="share of its maximum"))
+        return png(overlay(seen, painted, self.classes[label], unit="share of its maximum"))
 
 
 def find_images(names: Sequence[str]) -> Iterator[tuple[str, Path | io.BytesIO]]:
@@ -92,16 +93,15 @@ def run(args: argparse.Namespace) -> list[str]:
     unreadable: list[str] = []
     predictor = Predictor(Path(args.model), args.device)
     images, number = read_images(args.images, unreadable), count()
-    while some := list(islice(images, BATCH)):
-        probabilities = predictor.probabilities([image for _, image in some])
-        for (name, image), row in zip(some, probabilities, strict=True):
-            found = describe(name, row, predictor.classes, args.top)
+    while batch := list(islice(images, BATCH)):
+        probabilities = predictor.probabilities([image for _, image in batch])
+        for (name, image), row in zip(batch, probabilities, strict=True):
+            answer = describe(name, row, predictor.classes, args.top)
             if args.attention:
-                found["attention"] = str(Path(args.attention) / f"{next(number):04}-{Path(name).stem}.png")
-                with new_file(found["attention"]) as partial:
-                    partial.write_bytes(predictor.overlay(image, int(row.argmax())))
-            shown = ", ".join(f"{entry['label']} {entry['probability']:.3f}" for entry in found["top"])
-            print(json.dumps(found) if args.json else f"{name}: {shown}", flush=True)
+                answer["attention"] = str(Path(args.attention) / f"{next(number):04}-{Path(name).stem}.png")
+                write_bytes(answer["attention"], predictor.overlay(image, int(row.argmax())))
+            shown = ", ".join(f"{entry['label']} {entry['probability']:.3f}" for entry in answer["top"])
+            print(json.dumps(answer) if args.json else f"{name}: {shown}", flush=True)
     return unreadable
 
 
@@ -119,8 +119,6 @@ def parser() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     if hasattr(signal, "SIGPIPE"):  # a reader such as `head` may leave early: then end without a word
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    try:
+    with readable_errors("predict"):
         problems = run(parser().parse_args())
-    except (ValueError, OSError, RuntimeError) as error:
-        problems = [in_words(error)]
-    sys.exit("\n".join(f"predict: {line}" for line in problems) or 0)
+        sys.exit("\n".join(f"predict: {line}" for line in problems) or 0)

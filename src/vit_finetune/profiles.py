@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vit_finetune.core.errors import UserError, readable_errors
 from vit_finetune.params import check_params, read_yaml
-from vit_finetune.summary import headline, table
+from vit_finetune.report.headline import headline, table
 
 PROFILES, PAGES = Path("profiles"), Path(".run")
 FOLDERS = ("VIT_DATA_DIR", "HF_HOME", "TORCH_HOME")
@@ -38,22 +39,22 @@ def merge(values: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_overlay(name: str) -> dict[str, Any]:
-    """The overlay by its keys, checked together with params.yaml (ValueError)."""
+    """The overlay by its keys, checked together with params.yaml (UserError)."""
     path = PROFILES / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml")))
-        raise ValueError(f"there is no {path}; known profiles: {known or 'none'}")
+        raise UserError(f"there is no {path}; known profiles: {known or 'none'}")
     overlay = read_yaml(path)
     if not isinstance(overlay, dict):
-        raise ValueError(f"{path} must hold sections of params.yaml with the keys that differ")
+        raise UserError(f"{path} must hold sections of params.yaml with the keys that differ")
     check_params(merge(read_yaml("params.yaml"), overlay), f"{path} over params.yaml")
     return dict(flatten(overlay))
 
 
 def require_history() -> None:
-    """DVC keeps an experiment beside a commit (ValueError if there is none)."""
+    """DVC keeps an experiment beside a commit (UserError if there is none)."""
     if git("rev-parse", "--verify", "--quiet", "HEAD").returncode:
-        raise ValueError(
+        raise UserError(
             "this folder has no git commit, which DVC needs to keep a run beside; "
             "make one: git init && git add -A && git commit -m start"
         )
@@ -86,7 +87,7 @@ def run(name: str) -> None:
     command = ["dvc", "exp", "run", "--temp", "-n", name, *settings]
     done = subprocess.run(command, check=False, env={**os.environ, **absolute_folders()})
     if done.returncode:
-        raise ValueError("the run failed; the line above that begins with a stage's name says why")
+        raise UserError("the run failed; the line above that begins with a stage's name says why")
     print("\n" + table(headline(read_metrics(name))))
     for page in ("report.html", "attention/index.html"):
         target = PAGES / name / page
@@ -117,7 +118,5 @@ def experiment_refs(name: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    try:
+    with readable_errors("profile"):
         run(sys.argv[1] if len(sys.argv) > 1 else "demo")
-    except ValueError as error:
-        sys.exit("\n".join(f"profile: {line}" for line in str(error).splitlines()))

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
+from vit_finetune.core.errors import UserError
 from vit_finetune.params.base import Section
 
 if TYPE_CHECKING:
@@ -38,9 +39,9 @@ class Params:
 
     def section(self, schema: type[SectionT]) -> SectionT:
         """The block that a schema describes, e.g. `params.section(Train).lr`."""
-        found = self._sections[schema.__name__.lower()]
-        assert isinstance(found, schema)
-        return found
+        section = self._sections[schema.__name__.lower()]
+        assert isinstance(section, schema)
+        return section
 
     def tracked(self) -> dict[str, dict[str, Any]]:
         """Every section but `runtime` as plain values."""
@@ -51,21 +52,21 @@ def read_params(path: str | Path = "params.yaml") -> Params:
     """Read and check the whole file.
 
     Raises:
-        ValueError: one line for each thing wrong: the key, what it is, what is allowed.
+        UserError: one line for each thing wrong: the key, what it is, what is allowed.
     """
     return check_params(read_yaml(path), str(path))
 
 
 def read_yaml(path: str | Path) -> Any:
-    """Plain values of a YAML 1.2 file, read as DVC reads it: `1e-4` is a number, `yes` is a word (ValueError)."""
+    """Plain values of a YAML 1.2 file, read as DVC reads it: `1e-4` is a number, `yes` is a word (UserError)."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ValueError(f"{path} is not here; run from the root of the project") from None
+        raise UserError(f"{path} is not here; run from the root of the project") from None
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text from byte {error.start} on; save it as UTF-8") from None
+        raise UserError(f"{path} is not UTF-8 text from byte {error.start} on; save it as UTF-8") from None
     try:
         return YAML(typ="safe", pure=True).load(text)
     except MarkedYAMLError as error:
@@ -76,14 +77,14 @@ def read_yaml(path: str | Path) -> Any:
             reason += "; indent with spaces, not tabs"
     except Exception as error:  # an odd tag, date or depth also gets KeyError, RecursionError, ... out of the parser
         reason = f"{type(error).__name__}: {error}"
-    raise ValueError(f"{path} is not valid YAML: {_one_line(reason)}")
+    raise UserError(f"{path} is not valid YAML: {_one_line(reason)}")
 
 
 def check_params(values: Any, source: str = "params.yaml") -> Params:
-    """Check plain values against every section's schema and the rules between sections (ValueError)."""
+    """Check plain values against every section's schema and the rules between sections (UserError)."""
     known = ["seed", *SECTIONS]
     if not isinstance(values, dict):
-        raise ValueError(f"{source} is {'empty' if values is None else _show(values)}: it must hold {', '.join(known)}")
+        raise UserError(f"{source} is {'empty' if values is None else _show(values)}: it must hold {', '.join(known)}")
     problems = [_unknown("", key, known) for key in values if key not in known]
     seed = values.get("seed")
     if "seed" not in values:
@@ -112,7 +113,7 @@ def check_params(values: Any, source: str = "params.yaml") -> Params:
     if not problems:
         problems = importlib.import_module("vit_finetune.params.rules").broken(sections)
     if problems:
-        raise ValueError("\n".join(f"{source}: {problem}" for problem in problems))
+        raise UserError("\n".join(f"{source}: {problem}" for problem in problems))
     return Params(cast(int, seed), sections)
 
 

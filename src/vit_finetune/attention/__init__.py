@@ -1,0 +1,1 @@
+"""Self-attention: captured with proof, turned into maps, judged against baselines, drawn."""

@@ -1,0 +1,236 @@
+"""The attention that a ViT really used, with proof: captured where it happens.
+
+B images, L encoder blocks, H heads, T tokens. `attn` is (B, L, H, T, T) float32, row = query, column = key, after
+q/k-norm, rotary embedding and bias. Attention is not an explanation; how far a map made from it deserves trust is
+measured in `faithfulness`.
+"""
+
+import math
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vit_finetune.core.errors import UserError
+
+TOLERANCE = 1e-4  # relative; right float32 captures stay below 1e-5, a dropped scale or norm goes beyond 1e-2
+
+_LOCK = threading.Lock()  # the stand-in replaces a function of the whole process
+
+
+@dataclass
+class Capture:
+    """What `capture` records: matrices of the latest forward pass, the self-check over all passes."""
+
+    block_names: tuple[str, ...]
+    names: list[str] = field(default_factory=list)  # block of each entry of `attn`, in execution order
+    attn: list[Tensor] = field(default_factory=list)  # each (B, H, T, T) float32
+    pooling: dict[str, Tensor] = field(default_factory=dict)  # by module: (B, H, queries, T)
+    selfcheck: dict[str, float] = field(default_factory=dict)  # worst max|P v - out| / max|out| by name
+
+    def clear(self) -> None:
+        """Forget the matrices of the last forward pass, keep the self-check."""
+        self.names, self.attn, self.pooling = [], [], {}
+
+    def record(self, module: str, probabilities: Tensor, error: float) -> None:
+        """File one attention call of the module of that name."""
+        block = next((b for b in self.block_names if module == b or module.startswith(f"{b}.")), None)
+        if block is None:
+            self.pooling[module or "model"] = probabilities
+        else:
+            self.names.append(block)
+            self.attn.append(probabilities)
+        name = block or module or "model"
+        if error > self.selfcheck.setdefault(name, 0.0) or math.isnan(error):  # a NaN stays: nothing exceeds it
+            self.selfcheck[name] = error
+
+    def stacked(self) -> Tensor:
+        """All blocks as one (B, L, H, T, T)."""
+        return torch.stack(self.attn, dim=1)
+
+    def pooling_row(self) -> Tensor | None:
+        """Attention pooling of the head, (B, H, queries, T), or None if the model pools without attention."""
+        return next(reversed(self.pooling.values()), None)
+
+
+def encoder_blocks(model: nn.Module) -> tuple[str, ...]:
+    """Names of the encoder blocks in order, such as "blocks.3" (UserError for a model without)."""
+    blocks = dict(model.named_children()).get("blocks")
+    if not isinstance(blocks, nn.Sequential | nn.ModuleList) or not len(blocks):
+        raise UserError(f"attention of a {type(model).__name__} cannot be shown: it has no encoder `blocks`")
+    return tuple(f"blocks.{name}" for name, _ in blocks.named_children())
+
+
+def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
+    """softmax(q k^T * scale + mask) in float32, as scaled_dot_product_attention defines it."""
+    scores = q.float() @ k.float().transpose(-2, -1) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    if mask is None:
+        return scores.softmax(dim=-1)
+    scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask.float()
+    nothing = (scores == -torch.inf).all(dim=-1, keepdim=True)  # such a row gives 0, not 0/0
+    return scores.masked_fill(nothing, 0).softmax(dim=-1).masked_fill(nothing, 0)
+
+
+def _stand_in(original: Callable[..., Tensor], seen: Capture, stack: list[str], replace: bool) -> Callable[..., Tensor]:
+    """A scaled_dot_product_attention that also records; the model's own kernel is run for the proof."""
+
+    def attention(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+    ) -> Tensor:
+        gradients = torch.is_grad_enabled()
+        with torch.set_grad_enabled(gradients and not (replace and stack)):
+            output = original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale)
+        if not stack:  # another model's call
+            return output
+        if dropout_p > 0:
+            raise RuntimeError(
+                f"attention dropout of {dropout_p} is active in {stack[-1]!r}, so its output is random; "
+                "call model.eval() before capturing"
+            )
+        full_precision = torch.autocast(query.device.type, enabled=False)
+        with torch.set_grad_enabled(gradients and replace), full_precision:
+            probabilities = _probabilities(query, key, attn_mask, scale)
+            if torch.is_grad_enabled() and not probabilities.requires_grad:
+                probabilities.requires_grad_()  # a frozen model has no graph yet: it begins here
+            product = probabilities @ value.float()
+            largest = output.detach().float().abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
+            error = float((product.detach() - output.float()).abs().amax() / largest)
+        seen.record(stack[-1], probabilities, error)
+        return product.to(output.dtype) if replace else output
+
+    return attention
+
+
+@contextmanager
+def capture(model: nn.Module, mode: Literal["observe", "replace"] = "observe") -> Iterator[Capture]:
+    """Record the attention of every forward pass of `model` inside the block; restore everything afterwards.
+
+    It stands in for torch.nn.functional.scaled_dot_product_attention, which receives the final q, k, mask and
+    scale, so no architecture needs code of its own.
+
+    Args:
+        mode: "observe" returns the model's own output, P is detached; "replace" returns P v with P in the autograd
+            graph.
+
+    Raises:
+        UserError: the model has no encoder blocks.
+        RuntimeError: captures are nested (the stand-in is process-wide), or attention dropout is active.
+    """
+    if mode not in ("observe", "replace"):
+        raise ValueError(f"capture mode is {mode!r}; use 'observe' or 'replace'")
+    seen = Capture(encoder_blocks(model))
+    if not _LOCK.acquire(blocking=False):
+        raise RuntimeError("a capture is already running in this process; end it before starting another")
+    stack: list[str] = []
+    with ExitStack() as restore:
+        restore.callback(_LOCK.release)
+        restore.callback(setattr, F, "scaled_dot_product_attention", F.scaled_dot_product_attention)
+        for name, module in model.named_modules():
+
+            def enter(_module: nn.Module, _args: Any, name: str = name) -> None:
+                if not name:
+                    seen.clear()
+                stack.append(name)
+
+            def leave(*_: Any) -> None:
+                stack.pop()
+
+            restore.callback(module.register_forward_pre_hook(enter).remove)
+            restore.callback(module.register_forward_hook(leave, always_call=True).remove)
+            if getattr(module, "fused_attn", True) is False:
+                restore.callback(setattr, module, "fused_attn", False)
+                module.fused_attn = True
+        F.scaled_dot_product_attention = _stand_in(F.scaled_dot_product_attention, seen, stack, mode == "replace")
+        yield seen
+
+
+def check(seen: Capture, tolerance: float = TOLERANCE) -> dict[str, Any]:
+    """Proof that the capture is whole and right, as numbers; UserError naming the block if it is not.
+
+    Every encoder block exactly once, a square matrix in each, and P v equal to the model's own attention
+    output to `tolerance` (relative, worst over all forward passes).
+    """
+    missing = [b for b in seen.block_names if b not in seen.names]
+    if missing:
+        raise UserError(
+            f"attention of {len(missing)} of {len(seen.block_names)} encoder blocks was not captured: "
+            f"{', '.join(missing)}; they do not call scaled_dot_product_attention or no forward pass was run"
+        )
+    repeated = sorted({n for n in seen.names if seen.names.count(n) > 1}, key=seen.block_names.index)
+    if repeated:
+        raise UserError(
+            f"{', '.join(repeated)} attended more than once, one matrix per block and pass is allowed; "
+            "call the model itself, without gradient checkpointing"
+        )
+    for name, matrix in zip(seen.names, seen.attn, strict=True):
+        if matrix.ndim != 4 or matrix.shape[-1] != matrix.shape[-2]:
+            raise UserError(f"{name} has attention of shape {tuple(matrix.shape)}; (B, H, T, T) is needed")
+    for name, error in seen.selfcheck.items():
+        if not error <= tolerance:
+            raise UserError(
+                f"{name}: the captured attention gives another output than the model's own, relative error "
+                f"{error:.1e} where at most {tolerance:.0e} is allowed; run the model in float32"
+            )
+    return {
+        "selfcheck_max_rel_err": max(seen.selfcheck[name] for name in seen.names),
+        "blocks_captured": len(seen.names),
+        "blocks_total": len(seen.block_names),
+        "pooling_captured": len(seen.pooling),
+        "pooling_max_rel_err": max((seen.selfcheck[name] for name in seen.pooling), default=None),
+    }
+
+
+class Gradients(NamedTuple):
+    """Attention and its gradients for one class per image, from one forward pass; all detached."""
+
+    attn: Tensor  # (B, L, H, T, T)
+    grads: Tensor  # (B, L, H, T, T), of the class logit
+    logits: Tensor  # (B, K)
+    pooling: Tensor | None  # (B, H, queries, T), attention pooling only
+    block_grads: Tensor | None  # (B, L, H, T, T), of the class logit read from the block's own output
+    checked: dict[str, Any]  # what `check` returns
+
+
+def attention_gradients(model: nn.Module, images: Tensor, classes: Tensor, per_block: bool = False) -> Gradients:
+    """Attention and the gradient of one logit with respect to it. The parameters' .grad stay as they are.
+
+    Args:
+        images: (B, 3, h, w).
+        classes: the logit of each image, (B,); ValueError if there is not one for each.
+        per_block: also what LeGrad needs: the final norm and head read every block's own output, and the gradient of
+            this early logit is taken with respect to that block's attention.
+    """
+    if classes.shape != images.shape[:1]:
+        raise ValueError(f"classes are {tuple(classes.shape)}; use one class per image, ({len(images)},)")
+    outputs: list[Tensor] = []
+    with torch.enable_grad(), capture(model, "replace") as seen, ExitStack() as hooks:
+        if per_block:
+            for name in seen.block_names:
+                block = model.get_submodule(name)
+                hooks.callback(block.register_forward_hook(lambda _m, _a, out: outputs.append(out)).remove)
+        logits: Tensor = model(images)
+        checked, pooling = check(seen), seen.pooling_row()
+
+        def chosen(scores: Tensor) -> Tensor:
+            return scores.gather(1, classes[:, None]).sum()  # images do not mix, so one sum serves all
+
+        head: Any = model
+        early = [
+            torch.autograd.grad(chosen(head.forward_head(head.norm(out))), matrix, retain_graph=True)[0]
+            for out, matrix in zip(outputs, seen.attn, strict=False)
+        ]
+        grads = torch.stack(torch.autograd.grad(chosen(logits), seen.attn), dim=1)
+    block_grads = torch.stack(early, dim=1) if early else None
+    pooling = None if pooling is None else pooling.detach()
+    return Gradients(seen.stacked().detach(), grads, logits.detach(), pooling, block_grads, checked)

@@ -1,0 +1,204 @@
+"""Pictures of attention: arrays in, a matplotlib Figure out."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from vit_finetune.attention.faithfulness import FRACTIONS
+from vit_finetune.attention.gallery import Gallery, class_means, painted_maps
+from vit_finetune.attention.judge import Judgement
+from vit_finetune.attention.pixels import PixelGrid
+from vit_finetune.attention.sample import Sample
+from vit_finetune.style import (
+    BLUE,
+    QUIET,
+    SERIES,
+    VERMILION,
+    WIDTH,
+    Array,
+    Names,
+    canvas,
+    figure_of,
+    fit_texts,
+    place,
+    shorten,
+    styled,
+)
+
+
+def heat_canvas(width: float, height: float, title: str, maps: Any, unit: str) -> tuple[Figure, Axes, dict[str, Any]]:
+    """A canvas and the style to draw its maps in: one scale, which one attention sink cannot darken for the rest."""
+    figure, axes, _ = canvas(width, height, title, margin=1.25)
+    values = np.concatenate([m[np.isfinite(m)] for m in maps])
+    norm = Normalize(0, max(float(np.percentile(values, 99.5) or values.max()), 1e-9) if values.any() else 1)
+    figure.colorbar(
+        ScalarMappable(norm, "inferno"),
+        ax=axes,
+        label=unit,
+        extend="max",
+        panchor=(0, 1),
+        pad=0.015,
+        shrink=0.8,
+        aspect=30,
+        ticks=MaxNLocator(5, steps=[1, 2, 5, 10]),
+    )
+    return figure, axes, {"cmap": "inferno", "norm": norm}
+
+
+@styled
+def attention_montage(
+    images: Sequence[Array],
+    maps: Mapping[str, Sequence[Array]],
+    labels: Array,
+    predicted: Array,
+    classes: Names,
+    unit: str = "attention",
+) -> Figure:
+    """One row per image: the image, then its map by each method, all on one colour scale.
+
+    maps: name -> N arrays (h, w), painted on the frame of their image at any resolution, NaN where the model
+    saw nothing. A right prediction bears a tick, a wrong one a cross, bold, and what the image really is.
+    """
+    tall, across = max(image.shape[0] / image.shape[1] for image in images), 1 + len(maps)
+    wide = 0.18 * across  # cells, for about an inch of text
+    figure, axes, heat = heat_canvas(
+        wide + across,
+        0.3 + len(images) * tall,
+        "What the model attends to",
+        [m for method in maps.values() for m in method],
+        unit,
+    )
+    for column, name in enumerate(("image", *maps)):
+        axes.text(wide + column + 0.47, 0.2, name, ha="center")
+    for i, image in enumerate(images):
+        y, right = 0.3 + i * tall, labels[i] == predicted[i]
+        said, true = (shorten(classes[index[i]], 12) for index in (predicted, labels))
+        axes.text(
+            wide - 0.1,
+            y + 0.47 * tall,
+            f"✓ {said}" if right else f"✗ {said}\nis {true}",
+            ha="right",
+            va="center",
+            weight="normal" if right else "bold",
+            color=BLUE if right else VERMILION,
+        )
+        place(axes, image, wide, y, tall)
+        grey = image.mean(axis=2, keepdims=True).repeat(3, axis=2).astype(np.uint8)
+        for column, method in enumerate(maps.values(), start=1):
+            place(axes, grey, wide + column, y, tall)
+            place(axes, method[i], wide + column, y, tall, alpha=0.6, **heat)
+    return figure
+
+
+@styled
+def overlay(image: Array, painted: Array, title: str, unit: str = "attention") -> Figure:
+    """An image (h, w, 3) and beside it, on its grey, a map painted on the same frame (h, w), NaN where none is."""
+    tall = image.shape[0] / image.shape[1]
+    figure, axes, heat = heat_canvas(2, tall, title, [painted], unit)
+    place(axes, image, 0, 0, tall)
+    place(axes, image.mean(axis=2, keepdims=True).repeat(3, axis=2).astype(np.uint8), 1, 0, tall)
+    place(axes, painted, 1, 0, tall, alpha=0.6, **heat)
+    return figure
+
+
+@styled
+def block_head_grid(maps: Array, unit: str = "attention") -> Figure:
+    """Maps (L, H, Gh, Gw) of one image: blocks from left to right, heads downwards, one colour scale."""
+    blocks, heads, high, wide = maps.shape
+    tall = high / wide
+    figure, axes, heat = heat_canvas(blocks, heads * tall + 0.075 * blocks, "Every block and head", maps, unit)
+    for block, head in np.ndindex(blocks, heads):
+        place(axes, maps[block, head], block, head * tall, tall, **heat)
+    axes.set(
+        xlabel="block",
+        ylabel="head",
+        ylim=(heads * tall, 0),
+        xticks=np.arange(blocks) + 0.475,
+        yticks=(np.arange(heads) + 0.475) * tall,
+        xticklabels=range(blocks),
+        yticklabels=range(heads),
+    )
+    return figure
+
+
+@styled
+def class_mean_maps(maps: Array, classes: Names, unit: str = "attention") -> Figure:
+    """The mean map (K, Gh, Gw) of each class on one colour scale; a class without images is NaN and left empty."""
+    columns, row = 5 if len(classes) <= 15 else 10, 0.3 + maps.shape[1] / maps.shape[2]
+    height = row * math.ceil(len(classes) / columns)
+    figure, axes, heat = heat_canvas(columns, height, "Mean map of each class", maps, unit)
+    names, size = fit_texts(classes, 0.88 * (WIDTH - 1.25) / columns)
+    for c, name in enumerate(names):
+        x, y = c % columns, row * (c // columns)
+        axes.text(x, y + 0.2, name, fontsize=size)
+        place(axes, maps[c], x, y + 0.25, row - 0.3, **heat)
+    return figure
+
+
+@styled
+def distance_plot(pretrained: Array, finetuned: Array, uniform: float | None = None) -> Figure:
+    """Mean attention distance in pixels of heads (L, H), before and after; `uniform`: of evenly spread attention."""
+    figure, [[axes]] = figure_of(3.2, "How far each head looks (lines: mean of the heads)")
+    for values, shift, name, colour, marker in (
+        (pretrained, -0.12, "pretrained", QUIET, "s"),
+        (finetuned, 0.12, "fine-tuned", BLUE, "o"),
+    ):
+        at = np.arange(len(values)) + shift
+        axes.plot(at, values, marker, color=colour, alpha=0.6, markeredgewidth=0)
+        axes.plot(at, np.mean(values, axis=1), f"{marker}-", color=colour, markersize=6, mec="white", label=name)
+    if uniform is not None:
+        axes.axhline(uniform, color=VERMILION, linestyle="--", linewidth=1, label="attention spread evenly")
+    axes.set(xlabel="block", ylabel="mean attention distance (pixels)", ylim=(0, None), xticks=range(len(pretrained)))
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+@styled
+def curves_plot(
+    fractions: Array,
+    deletion: Mapping[str, Array],
+    insertion: Mapping[str, Array],
+    baselines: Sequence[str] = ("random", "centre"),
+) -> Figure:
+    """Class probability by the fraction (F,) of patches removed or shown: name -> (3, F), mean, low and high."""
+    figure, [panels] = figure_of(3.6, "Does the map point at what the model uses?", columns=2)
+    looks = dict(zip((name for name in insertion if name not in baselines), SERIES * 4, strict=False))
+    looks |= {name: {"color": QUIET, "linestyle": dash} for name, dash in zip(baselines, ["--", ":"] * 4, strict=False)}
+    for axes, curves, title, done in (
+        (panels[0], deletion, "deletion: lower is better", "removed"),
+        (panels[1], insertion, "insertion: higher is better", "shown"),
+    ):
+        for name, (mean, low, high) in curves.items():
+            axes.fill_between(fractions, low, high, color=looks[name]["color"], alpha=0.14, linewidth=0)
+            axes.plot(fractions, mean, label=name, **looks[name])
+        axes.set(
+            xlim=(0, 1), ylim=(0, 1), title=title, xlabel=f"share of patches {done}", ylabel="probability of the class"
+        )
+    figure.legend(*panels[1].get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    return figure
+
+
+def draw_all(
+    gallery: Gallery, judgement: Judgement, sample: Sample, grid: PixelGrid, classes: Names
+) -> dict[str, Figure]:
+    """Every picture of the stage by the name of its file."""
+    painted = painted_maps(gallery, grid)
+    means = class_means(judgement.maps["relevance"], sample.predicted.numpy(), len(classes))
+    labels = gallery.labels, gallery.predicted
+    bands = judgement.bands
+    return {
+        "attention_montage": attention_montage(
+            list(gallery.images), painted, *labels, classes, unit="share of its maximum"
+        ),
+        "attention_blocks": block_head_grid(gallery.heads[0].numpy()),
+        "attention_classes": class_mean_maps(means, classes, unit="relevance"),
+        "attention_distance": distance_plot(*judgement.distances.numpy()),
+        "faithfulness": curves_plot(np.array(FRACTIONS), bands["deletion"], bands["insertion"]),
+    }

@@ -1,0 +1,75 @@
+"""Which test images are judged, mixed into mosaics, and shown."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vit_finetune.attention.pointing import mosaics
+from vit_finetune.core.files import read_csv, read_split
+
+Preprocess = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class PredictedImages:
+    """Images (N, H, W, 3) uint8 with their labels and the predicted classes, (N,)."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+
+    def take(self, rows: NDArray[np.intp]) -> "PredictedImages":
+        return PredictedImages(self.images[rows], self.labels[rows], self.predicted[rows])
+
+
+def read_predicted_images(subset: str, predictions: str, classes: Sequence[str]) -> PredictedImages:
+    """From the subset's folder and the table of predictions (UserError if a file is missing or damaged)."""
+    images, labels = (np.array(array) for array in read_split(subset, "test", "images", "labels"))
+    return PredictedImages(images, labels, np.array([classes.index(row["predicted"]) for row in read_csv(predictions)]))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Images on which the maps are judged: `pixels` (B, 3, h, w) as the model takes them, the rest (B,)."""
+
+    rows: NDArray[np.intp]
+    pixels: Tensor
+    predicted: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Mosaics:
+    """Mosaics (M, 3, h, w) as the model takes them, the class that each is asked for and its quadrant, (M,)."""
+
+    pixels: Tensor
+    classes: Tensor
+    quadrants: Tensor
+
+
+def draw_sample(test: PredictedImages, preprocess: Preprocess, count: int, rng: np.random.Generator) -> Sample:
+    """`count` test images at random, or all if there are fewer, in the order of the test part."""
+    rows = np.sort(rng.choice(len(test.images), min(count, len(test.images)), replace=False))
+    drawn = test.take(rows)
+    predicted, labels = torch.from_numpy(drawn.predicted), torch.from_numpy(drawn.labels)
+    return Sample(rows, preprocess(torch.from_numpy(drawn.images)), predicted, labels)
+
+
+def draw_mosaics(test: PredictedImages, preprocess: Preprocess, count: int, rng: np.random.Generator) -> Mosaics:
+    """`count` mosaics of four classes, each with the class that it is asked for."""
+    tiles, sources, quadrants = mosaics(test.images, test.labels, count, rng)
+    classes = test.labels[sources[np.arange(count), quadrants]]
+    return Mosaics(preprocess(torch.from_numpy(tiles)), torch.from_numpy(classes), torch.from_numpy(quadrants))
+
+
+def choose_gallery(test: PredictedImages, count: int, rng: np.random.Generator) -> NDArray[np.intp]:
+    """Rows of `count` images in random order, or all if there are fewer; half of them wrong if there are so many."""
+    right = test.predicted == test.labels
+    count = min(count, len(right))
+    hits, misses = rng.permutation(np.flatnonzero(right)), rng.permutation(np.flatnonzero(~right))
+    wrong = min(len(misses), max(count // 2, count - len(hits)))
+    return rng.permutation(np.concatenate([hits[: count - wrong], misses[:wrong]]))

@@ -1,0 +1,43 @@
+"""Where a stage keeps work that an interrupted run need not repeat."""
+
+import hashlib
+import shutil
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from vit_finetune.core.files import key_of
+
+CHECKPOINTS = Path(".checkpoints")  # outside DVC's outputs, which it deletes before a stage runs
+OWN = ("vit_finetune", "stages")
+LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "safetensors")
+
+
+def checkpoint_folder(stage: str, *inputs: Any) -> Path:
+    """The folder of a stage's checkpoints, of these inputs, this code and these libraries alone.
+
+    Work that other code began must not be taken up: its outputs would be neither the old ones nor the new ones, and
+    dvc.lock would vouch for them. The code is that of all project modules that this process has imported.
+
+    Args:
+        inputs: plain values that stand for everything the work depends on: parameters, digests of the data.
+    """
+    return CHECKPOINTS / stage / key_of(*inputs, imported_code(), library_versions())
+
+
+def forget_checkpoints(stage: str) -> None:
+    """Remove all checkpoints of a stage, also those of other inputs: they are large."""
+    shutil.rmtree(CHECKPOINTS / stage, ignore_errors=True)
+
+
+def imported_code() -> dict[str, str]:
+    """SHA-256 of the source of each project module that is imported, by its name."""
+    modules = {name: module for name, module in sorted(sys.modules.items()) if name.split(".")[0] in OWN}
+    files = {name: getattr(module, "__file__", None) for name, module in modules.items()}
+    return {name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in files.items() if file}
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that compute."""
+    return {name: version(name) for name in LIBRARIES}

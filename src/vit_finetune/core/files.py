@@ -1,0 +1,132 @@
+"""Outputs that are whole or absent: everything is written under a temporary name, then renamed."""
+
+import csv
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vit_finetune.core.errors import UserError
+
+PARTIAL = ".partial"  # git and DVC ignore names that end so
+
+
+@contextmanager
+def new_file(path: str | Path) -> Iterator[Path]:
+    """A temporary path to write to; it becomes `path` when the block ends, and vanishes when it fails."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + PARTIAL)
+    partial.unlink(missing_ok=True)  # what a killed run left
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """A temporary empty folder to fill; it becomes `path`, replacing it, when the block ends without an error."""
+    path = Path(path)
+    partial = path.with_name(path.name + PARTIAL)
+    shutil.rmtree(partial, ignore_errors=True)  # what a killed run left
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        replace_folder(path, partial)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def replace_folder(path: str | Path, new: Path) -> None:
+    """Rename the folder `new` to `path`, in place of what is there."""
+    path = Path(path)
+    old = path.with_name(path.name + ".old" + PARTIAL)
+    shutil.rmtree(old, ignore_errors=True)  # what a killed run left
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if path.exists():
+            path.replace(old)  # at once: deleting it in place could be cut short and leave half of it
+        new.replace(path)
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    with new_file(path) as partial:
+        partial.write_bytes(data)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
+    """Indented JSON in the given order; NaN is a bug (ValueError)."""
+    write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """What `write_json` wrote; a missing or broken file is a UserError."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; run dvc repro") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not readable ({error}); delete it and run dvc repro") from None
+
+
+def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Rows with the same keys; the first row's order is the header's."""
+    rows = list(rows)
+    with new_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_csv(path: str | Path) -> list[dict[str, str]]:
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write_split(folder: Path, split: str, **arrays: NDArray[Any]) -> None:
+    """`<folder>/<split>_<name>.npy` for each array."""
+    for name, array in arrays.items():
+        path = folder / f"{split}_{name}.npy"
+        try:
+            np.save(path, array, allow_pickle=False)
+        except OSError as error:  # numpy's own words on a full disk: "96 requested and 32 written"
+            raise UserError(f"{path} could not be written ({error}); is the disk full?") from None
+
+
+def read_split(folder: str | Path, split: str, *names: str) -> list[NDArray[Any]]:
+    """The named arrays of a split, memory-mapped and read-only; missing or broken files are a UserError."""
+    paths = [Path(folder) / f"{split}_{name}.npy" for name in names]
+    try:
+        return [np.lib.format.open_memmap(path, mode="r") for path in paths]
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename} is missing; run dvc repro") from None
+    except ValueError as error:
+        raise UserError(f"{folder}: {split} is not readable ({error}); delete {folder} and run dvc repro") from None
+
+
+def key_of(*values: Any) -> str:
+    """A hash of plain values, 16 characters: the same values, the same key."""
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
+
+
+def digest(*arrays: NDArray[Any]) -> str:
+    """SHA-256 over dtype, shape and bytes of arrays."""
+    sha = hashlib.sha256()
+    for array in arrays:
+        sha.update(f"{array.dtype.str}{array.shape}".encode())
+        sha.update(np.ascontiguousarray(array).data)
+    return sha.hexdigest()

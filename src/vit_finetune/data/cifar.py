@@ -1,0 +1,130 @@
+"""CIFAR-10 and CIFAR-100: the original files, checked by their published checksums, downloaded once."""
+
+import hashlib
+import http.client
+import os
+import shutil
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vit_finetune.core.errors import UserError
+from vit_finetune.data.dataset import Dataset
+
+FOLDER_VARIABLE = "VIT_DATA_DIR"
+
+
+def load_cifar(name: str) -> Dataset:
+    """CIFAR-10 or CIFAR-100 with its fine labels (Krizhevsky 2009), every original file checked by its published md5.
+
+    They are taken from the folder that VIT_DATA_DIR names, which holds either the extracted batches or the
+    archive; else from the user's cache folder, to which they are downloaded once.
+
+    Raises:
+        UserError: no file, a wrong checksum, or no network; the message names the way out.
+    """
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    source = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
+    named = os.environ.get(FOLDER_VARIABLE)
+    if named:
+        root = Path(named).expanduser()
+        if not root.is_dir():
+            raise UserError(
+                f"{FOLDER_VARIABLE} is {named!r}, which is not a folder; it must hold {source.base_folder}/ or "
+                f"{source.filename} (unset it to download them; `make demo` needs neither)"
+            )
+        if root.name == source.base_folder:
+            root = root.parent
+        if not (root / source.base_folder).is_dir() and (root / source.filename).is_file():
+            with tempfile.TemporaryDirectory() as scratch:
+                _extract(source, root / source.filename, Path(scratch))
+                return _read_cifar(source, Path(scratch))
+    else:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vit_finetune"
+        if _broken_file(source, root):
+            _download(source, root)
+    return _read_cifar(source, root)
+
+
+def _read_cifar(source: Any, root: Path) -> Dataset:
+    broken = _broken_file(source, root)
+    if broken:
+        raise UserError(
+            f"{broken}; {FOLDER_VARIABLE} must name a folder with {source.base_folder}/ or {source.filename} "
+            "as its author published them (unset it to download them; `make demo` needs neither)"
+        )
+    parts = {"train": source(root, train=True), "test": source(root, train=False)}
+    return Dataset(
+        classes=list(parts["train"].classes),
+        images={split: np.ascontiguousarray(part.data) for split, part in parts.items()},
+        labels={split: np.array(part.targets, dtype=np.int64) for split, part in parts.items()},
+        checksums=dict(_files(source)),
+    )
+
+
+def _broken_file(source: Any, root: Path) -> str | None:
+    """The first original file that is missing or not the published one, in words."""
+    folder = root / source.base_folder
+    for name, md5 in _files(source):
+        if not (folder / name).is_file():
+            return f"{folder / name} is missing"
+        found = _md5(folder / name)
+        if found != md5:
+            return f"{folder / name} has md5 {found}, not the published {md5}: it is damaged or another file"
+    return None
+
+
+def _download(source: Any, root: Path) -> None:
+    """Fetch and unpack the archive; what does not match the published md5 is thrown away."""
+    from torchvision.datasets.utils import download_url
+
+    archive = root / source.filename
+    try:
+        download_url(source.url, root, source.filename, source.tgz_md5)  # checks the md5, with a progress bar
+        _extract(source, archive, root)
+    except (UserError, OSError, RuntimeError, http.client.HTTPException) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, RuntimeError) and archive.is_file():
+            reason = "what came is not the published archive (cut off, or a page that a proxy made)"
+        archive.unlink(missing_ok=True)
+        raise UserError(
+            f"could not download {source.url}: {reason}. Either set {FOLDER_VARIABLE} to a folder that holds "
+            f"{source.filename} or {source.base_folder}/, or run `make demo`, which downloads nothing"
+        ) from None
+    archive.unlink()  # the extracted batches have checksums of their own
+
+
+def _extract(source: Any, archive: Path, target: Path) -> None:
+    """Only the published files, each by its name: what else an archive may hold is never written anywhere."""
+    found = _md5(archive)
+    if found != source.tgz_md5:
+        raise UserError(
+            f"{archive} has md5 {found}, not the published {source.tgz_md5}: it is truncated, damaged or another file"
+        )
+    folder = target / source.base_folder
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with tarfile.open(archive) as tar:
+            for name, _ in _files(source):
+                packed = tar.extractfile(f"{source.base_folder}/{name}")
+                if packed is None:
+                    raise KeyError(f"{name} is no file in it")
+                with (folder / name).open("wb") as file:
+                    shutil.copyfileobj(packed, file)
+    except (tarfile.TarError, KeyError) as error:
+        raise UserError(f"{archive} was not unpacked: {error}") from None
+
+
+def _files(source: Any) -> list[tuple[str, str]]:
+    """Name and published md5 of each original file."""
+    meta = source.meta["filename"], source.meta["md5"]
+    return [(name, md5) for name, md5 in [*source.train_list, *source.test_list, meta]]
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

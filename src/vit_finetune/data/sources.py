@@ -1,0 +1,26 @@
+"""The sources of images, by the name that params.yaml gives them. A new one is a module and a line here."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from vit_finetune.data.cifar import load_cifar
+from vit_finetune.data.dataset import Dataset
+from vit_finetune.data.digits import load_digits
+from vit_finetune.data.folder import load_folder
+from vit_finetune.params.data import Data
+
+IMAGES = "data/images"  # where `folder` looks
+
+
+def load_dataset(data: Data, bar: Callable[[list[Path]], Iterable[Path]] = iter) -> Dataset:
+    """The whole data set that `data.name` names.
+
+    Args:
+        bar: shows progress over files.
+
+    Raises:
+        UserError: files are missing, damaged or out of reach; the message names them and the way out.
+    """
+    if data.name == "folder":
+        return load_folder(IMAGES, **data.model_dump(exclude={"name"}), bar=bar)
+    return load_digits() if data.name == "digits" else load_cifar(data.name)

@@ -1,0 +1,1 @@
+"""What the predictions are worth: measures, calibration, mistakes, and their pictures."""

@@ -1,0 +1,1 @@
+"""The Vision Transformer: families, building, saving, preprocessing, freezing, and the split at the freeze boundary."""

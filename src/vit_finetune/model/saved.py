@@ -1,0 +1,91 @@
+"""Save and load a model as a folder that timm itself can load."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.models import save_for_hf
+from torch import nn
+
+from vit_finetune.core.errors import UserError
+from vit_finetune.model.families import family_of
+from vit_finetune.model.preprocessing import Preprocessing
+
+WEIGHTS = "model.safetensors"
+
+
+def save_model(
+    model: nn.Module, folder: Path, preprocess: Preprocessing, dataset: Mapping[str, Any] | None = None
+) -> None:
+    """A folder that `timm.create_model("local-dir:<folder>", pretrained=True)` builds the same model from.
+
+    Args:
+        dataset: of a fine-tuned model, what it was trained on: `classes`, `image_shape`, `fit`.
+    """
+    data_config = {
+        "input_size": (3, *preprocess.input_size),
+        "interpolation": preprocess.interpolation,
+        "crop_pct": preprocess.crop_pct,
+        "crop_mode": preprocess.crop_mode,
+        "mean": preprocess.mean,
+        "std": preprocess.std,
+    }
+    model_config = {}
+    if dataset:
+        source = {"image_size": dataset["image_shape"][:2], "fit": dataset["fit"]}
+        model_config = {"label_names": dataset["classes"], "trained_on": source}
+    first, *others = family_of(model).heads
+    for other in others:  # a distilled model answers with the mean of its heads: the same one, twice
+        model.get_submodule(other).load_state_dict(model.get_submodule(first).state_dict())
+    save_for_hf(model, str(folder), model_config=model_config, data_config=data_config, safe_serialization=True)
+
+
+def load_model(folder: str | Path, num_classes: int | None = None) -> Any:
+    """A saved model in eval mode; `num_classes` gives it a new head of zeros.
+
+    timm says nothing about tensors that a folder lacks once the number of classes differs: compare
+    `weights_digest` with what was recorded when the folder was written.
+
+    Raises:
+        UserError: the folder does not hold the model that its configuration describes.
+    """
+    config_file = Path(folder) / "config.json"
+    if not config_file.is_file() or not (config_file.parent / WEIGHTS).is_file():
+        raise UserError(f"{folder} does not hold a model ({config_file.name} and {WEIGHTS}); run dvc repro")
+    options = {} if num_classes is None else {"num_classes": num_classes}
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True, **options)
+    if num_classes is not None:
+        nn.init.zeros_(model.head.weight)
+        nn.init.zeros_(model.head.bias)
+    return model.eval()
+
+
+def trained_config(folder: str | Path) -> dict[str, Any]:
+    """config.json of a fine-tuned model, with its `label_names` in order and `trained_on` (image_size, fit).
+
+    Raises:
+        UserError: there is no such model.
+    """
+    path = Path(folder) / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if "trained_on" not in config:
+        raise UserError(f"{folder} does not hold a trained model; run dvc repro, or name its folder with --model")
+    return config
+
+
+def class_names(folder: str | Path) -> list[str]:
+    """The class names that a fine-tuned model's folder carries, in label order."""
+    return list(trained_config(folder)["label_names"])
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 over names, types, shapes and bytes of all tensors but the heads'."""
+    sha, heads = hashlib.sha256(), tuple(f"{head}." for head in family_of(model).heads)
+    for name, tensor in sorted(model.state_dict().items()):
+        if not name.startswith(heads):
+            sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            sha.update(tensor.detach().cpu().contiguous().numpy().data)
+    return sha.hexdigest()

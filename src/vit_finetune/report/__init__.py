@@ -1,0 +1,1 @@
+"""The headline numbers and the one page to send."""

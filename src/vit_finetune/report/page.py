@@ -1,0 +1,124 @@
+"""One page that says what was run and what came of it: text and pictures in, HTML out, nothing to load."""
+
+import base64
+import html
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from vit_finetune.core.errors import UserError
+from vit_finetune.report.headline import headline, maps_judged
+
+TEMPLATE = Path(__file__).with_suffix(".html")
+TEST = {
+    "confusion": "Rows are the true class; the shade is the share of that class.",
+    "per_class": "Precision: the share of right ones among the images called so. Recall: the share of the class found.",
+    "reliability": "Above the diagonal the model is better than it says, below it is worse.",
+    "mistakes": "Wrong, and most sure of it.",
+    "confused_pairs": "The classes that are mixed up most often.",
+}
+ATTENTION = {
+    "attention_montage": "Right and wrong predictions, with every map of the predicted class.",
+    "faithfulness": "The probability of the predicted class as patches go and come in each map's order.",
+    "attention_classes": "The mean map of the images predicted as each class.",
+    "attention_blocks": "One image: where every head of every block looks.",
+    "attention_distance": "Heads that look near and heads that look far, before and after fine-tuning.",
+}
+TRAINING = {
+    "training": "The dotted line is the epoch that was kept.",
+    "samples": "Some of the training images.",
+    "class_balance": "How many images of each class each split has.",
+}
+HOW_TO_READ = (
+    "Attention shows where a block reads from; whether a map explains a prediction has to be measured. Patches are "
+    "dropped in the order of a map, and the score is how much faster the probability of the predicted class comes with "
+    "the map's best patches than it goes without them, over a random order and over a blob in the middle that no model "
+    "made. Mosaic: the share of the map in the quadrant that shows the class, 0.25 by chance. Head shuffled: a map "
+    "that explains the prediction must change; a correlation of 1 says that it did not."
+)
+
+Rows = Sequence[Sequence[str]]
+
+
+def compose(
+    params: Mapping[str, Mapping[str, Any]],
+    metrics: dict[str, dict[str, Any]],
+    pictures: Mapping[str, bytes],
+    versions: Mapping[str, str],
+) -> str:
+    """The page as text; equal arguments give equal bytes.
+
+    Args:
+        params: the sections of params.yaml as plain values, and the seed as {"seed": {"seed": 0}}.
+        metrics: {"train": metrics/train.json, ...}.
+        pictures: a PNG for each name in TEST, ATTENTION and TRAINING.
+        versions: package -> version.
+    """
+    images, attention = metrics["subset"]["images"], metrics["attention"]
+    counts = ", ".join(f"{count:,} {split}" for split, count in images.items())
+    author = params["report"]["author"]
+    subtitle = f"Images: {counts}. Trainable blocks: {params['freeze']['trainable_blocks']}."
+    settings = [[name, _settings(block)] for name, block in params.items() if name != "report"]
+    sections = [
+        _section("The test images", [], [], TEST, pictures),
+        _section(
+            "What the model looks at",
+            [HOW_TO_READ, attention["faithfulness"]["verdict"]],
+            [maps_judged(attention)],
+            ATTENTION,
+            pictures,
+        ),
+        _section("Training and data", [], [], TRAINING, pictures),
+        _section(
+            "What was run", [], [[["section", "parameters"], *settings], [["package", "version"], *versions.items()]]
+        ),
+    ]
+    rows = [(html.escape(name), html.escape(value)) for name, value in headline(metrics)]
+    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        title=html.escape(params["report"]["title"] or f"{params['model']['name']} on {params['data']['name']}"),
+        subtitle=html.escape(f"{author}. {subtitle}" if author else subtitle),
+        headline="\n".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in rows),
+        sections="\n".join(sections),
+    )
+
+
+def locked_versions(lock: str, packages: Sequence[str]) -> dict[str, str]:
+    """Version of each package that the text of a requirements.lock pins, in the order given (UserError)."""
+    pinned = dict(re.findall(r"^([a-z0-9-]+)==([^ ;\\]+)", lock, flags=re.MULTILINE))
+    missing = [name for name in packages if name not in pinned]
+    if missing:
+        raise UserError(f"requirements.lock does not pin {', '.join(missing)}; run make lock")
+    return {name: pinned[name] for name in packages}
+
+
+def _settings(block: Mapping[str, Any]) -> str:
+    shown = {key: {None: "null", True: "true", False: "false"}.get(value, value) for key, value in block.items()}
+    return ", ".join(f"{key} {value}" for key, value in shown.items())
+
+
+def _section(
+    title: str,
+    text: Sequence[str],
+    tables: Sequence[Rows],
+    captions: Mapping[str, str] = {},
+    pictures: Mapping[str, bytes] = {},
+) -> str:
+    body = [f"<p>{html.escape(paragraph)}</p>" for paragraph in text]
+    body += [_table(rows) for rows in tables]
+    body += [_figure(pictures[name], caption) for name, caption in captions.items()]
+    return "\n".join([f"<section>\n<h2>{html.escape(title)}</h2>", *body, "</section>"])
+
+
+def _table(rows: Rows) -> str:
+    head, *body = [[html.escape(cell) for cell in row] for row in rows]
+    header = "<tr>" + "".join(f'<th scope="col">{cell}</th>' for cell in head) + "</tr>"
+    lines = ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in body]
+    return "\n".join(['<div class="wide"><table>', f"<thead>{header}</thead>", *lines, "</table></div>"])
+
+
+def _figure(png: bytes, caption: str) -> str:
+    data, text = base64.b64encode(png).decode("ascii"), html.escape(caption)
+    picture = f'<img src="data:image/png;base64,{data}" alt="{text}">'
+    return f'<figure><div class="wide">{picture}</div><figcaption>{text}</figcaption></figure>'

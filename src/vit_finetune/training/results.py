@@ -1,0 +1,45 @@
+"""What training shows while it runs, and what it leaves: the history and the metrics."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from vit_finetune.core.process import progress
+from vit_finetune.model.freezing import count_parameters
+from vit_finetune.training.recipe import History, TrainingData
+
+SHOWN = ("train_loss", "val_loss", "val_accuracy")
+
+
+@contextmanager
+def epoch_bar(epochs: int) -> Iterator[Callable[[History], None]]:
+    """A progress bar over epochs: what it gives is to be called with the history after each epoch."""
+    with progress(range(epochs), "train", "epoch", total=epochs) as bar:
+
+        def show(history: History) -> None:
+            bar.set_postfix({key: f"{history.rows[-1][key]:.3f}" for key in SHOWN})
+            bar.update(len(history.rows) - bar.n)
+
+        yield show
+
+
+def history_rows(history: History) -> list[dict[str, float]]:
+    """A row for each epoch, rounded to six digits."""
+    return [{key: round(value, 6) for key, value in row.items()} for row in history.rows]
+
+
+def summary(history: History, data: TrainingData, model: nn.Module, manifest: dict[str, Any]) -> dict[str, Any]:
+    """metrics/train.json: what was trained, on what, and the epoch that was kept."""
+    trainable, frozen = count_parameters(model)
+    best = {key: round(history.best[key], 6) for key in ("train_loss", "train_accuracy", "val_loss", "val_accuracy")}
+    return {
+        "parameters_trainable": trainable,
+        "parameters_frozen": frozen,
+        "epochs": len(history.rows),
+        "best_epoch": history.best_epoch,
+        **best,
+        "images": {"train": len(data.labels), "val": len(data.val_labels)},
+        **{key: manifest[key] for key in ("precision", "storage", "boundary")},
+    }
