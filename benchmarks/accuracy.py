@@ -23,20 +23,23 @@ import numpy as np
 import torch
 from ruamel.yaml import YAML
 
-from vit_finetune.backbone import Suffix, autocast, build_model, preprocessing, run_blocks, run_prefix, to_device
-from vit_finetune.embedding import ActivationFile, map_activations
-from vit_finetune.files import key_of, read_csv, read_json, read_split, write_csv, write_json
-from vit_finetune.fit import fit, probe_head
-from vit_finetune.freezing import freeze
-from vit_finetune.metrics import wilson_interval
+from vit_finetune.activations.files import ActivationFile, map_activations
+from vit_finetune.core.checkpoints import imported_code, library_versions
+from vit_finetune.core.device import resolve_precision, set_up_torch
+from vit_finetune.core.files import key_of, read_csv, read_json, read_split, write_csv, write_json
+from vit_finetune.core.threads import ordered_map
+from vit_finetune.data.split import stratified, train_val_test
+from vit_finetune.intervals import wilson
+from vit_finetune.model.boundary import SplitModel, autocast, run_blocks, run_prefix, to_device
+from vit_finetune.model.build import build_model, preprocessing
+from vit_finetune.model.freezing import freeze
 from vit_finetune.params import check_params, read_yaml
 from vit_finetune.params.freeze import Freeze
 from vit_finetune.params.model import Model
 from vit_finetune.params.subset import Subset
 from vit_finetune.params.train import Train
 from vit_finetune.profiles import merge
-from vit_finetune.runtime import ordered_map, resolve_precision, set_up_torch
-from vit_finetune.split import stratified, train_val_test
+from vit_finetune.training.recipe import Recipe, TrainingData
 
 WORK, TABLE = Path(".checkpoints/accuracy"), Path("benchmarks/accuracy.csv")
 BLOCKS, IMAGES, VAL_IMAGES = ("0", "1", "2", "4", "all"), (500, 1_000, 5_000, 20_000), 5_000
@@ -122,29 +125,36 @@ def stored_activations(model, preprocess, device, precision, data, folder):
     return stored, seconds
 
 
-def train_line(params, model, suffix, stored, data, images, checkpoint):
+def train_line(params, split_model, stored, data, images, checkpoint):
     """Train as the train stage does; returns CPU seconds. What an interrupted run left is gone on with."""
-    train, spent = params.section(Train), checkpoint.with_suffix(".json")
-    views = [stored["train"][:images], stored["train_flip"][:images]]
-    labels, choosing = data["train"][1][:images], int(params.section(Subset).val_size)
-    val, val_labels = stored["val"][:choosing], data["val"][1][:choosing]
+    recipe = Recipe(params.section(Train), params.seed, params.section(Freeze).layer_decay)
+    choosing = int(params.section(Subset).val_size)
+    part = TrainingData(
+        views=[stored["train"][:images], stored["train_flip"][:images]],
+        labels=data["train"][1][:images],
+        val=stored["val"][:choosing],
+        val_labels=data["val"][1][:choosing],
+        images=data["train"][0][:images].numpy(),
+    )
+    spent = checkpoint.with_suffix(".json")
     clock, seconds = time.process_time(), read_json(spent)["seconds"] if spent.is_file() else 0.0
-    if train.head_init == "probe":
-        probe_head(model, suffix.predict(views[0], features=True), labels.numpy(), train.probe_c, train.class_weights)
-    decay = params.section(Freeze).layer_decay
-    for state in fit(suffix, views, labels, val, val_labels, train, params.seed, decay, checkpoint):
+
+    def after_epoch(history):
+        nonlocal clock, seconds
         seconds, clock = seconds + time.process_time() - clock, time.process_time()
         write_json(spent, {"seconds": seconds})
-        last = state.history[-1]
+        last = history.rows[-1]
         shown = " ".join(f"{key} {last[key]:.4f}" for key in ("train_loss", "train_accuracy", "val_accuracy"))
         print(f"  epoch {last['epoch']}: {shown}, {seconds:.0f} CPU s", flush=True)
+
+    recipe.train(split_model, part, checkpoint=checkpoint, after_epoch=after_epoch)
     return seconds
 
 
-def accuracy(split, suffix, stored, labels):
+def accuracy(split, split_model, stored, labels):
     """Share of right predictions and its 95 % interval."""
-    hits = int((suffix.predict(stored).argmax(1) == labels).sum())
-    low, high = wilson_interval(hits, len(labels))
+    hits = int((split_model.predict(stored).argmax(1) == labels).sum())
+    low, high = wilson(hits, len(labels))
     return {split: round(hits / len(labels), 4), f"{split}_low": round(low, 4), f"{split}_high": round(high, 4)}
 
 
@@ -193,14 +203,14 @@ def main():
         model.to(device)
         count = "all" if blocks == "all" else int(blocks)
         freeze(model, count, line.section(Freeze).parameters)
-        suffix = Suffix(model, count, preprocess, device, precision)
-        checkpoint = folder / f"{images}_{blocks}_{settings}.pt"
-        seconds = train_line(line, model, suffix, stored[blocks], data, images, checkpoint)
+        split_model = SplitModel(model, count, preprocess, device, precision)
+        checkpoint = folder / f"{images}_{blocks}_{key_of(settings, imported_code(), library_versions())}.pt"
+        seconds = train_line(line, split_model, stored[blocks], data, images, checkpoint)
         row = {"images": images, "blocks": blocks}
-        row |= accuracy("val", suffix, stored[blocks]["val"], data["val"][1])
+        row |= accuracy("val", split_model, stored[blocks]["val"], data["val"][1])
         row |= dict.fromkeys(("test", "test_low", "test_high"), "")
         if args.test:
-            row |= accuracy("test", suffix, stored[blocks]["test"], data["test"][1])
+            row |= accuracy("test", split_model, stored[blocks]["test"], data["test"][1])
         row |= {"pass_cpu_s": round(pass_seconds[blocks] * 2 * images, 1), "train_cpu_s": round(seconds, 1)}
         row["settings"] = settings
         print(" ", row, flush=True)

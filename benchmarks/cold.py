@@ -40,9 +40,9 @@ def pieces(settings):
     from timm.data import create_transform, resolve_model_data_config
     from torch.utils.data import Dataset
 
-    from vit_finetune.backbone import load_model
-    from vit_finetune.files import read_split
-    from vit_finetune.freezing import freeze
+    from vit_finetune.core.files import read_split
+    from vit_finetune.model.freezing import freeze
+    from vit_finetune.model.saved import load_model
 
     images, labels = (np.array(array) for array in read_split("data/subset", "train", "images", "labels"))
     torch.manual_seed(0)
@@ -116,7 +116,8 @@ def trainer(settings):
 
 def run_other(way, settings):
     """In a process of its own: train, then save as the pipeline does."""
-    from vit_finetune.backbone import preprocessing, save_model
+    from vit_finetune.model.build import preprocessing
+    from vit_finetune.model.saved import save_model
 
     model = {"loop": loop, "trainer": trainer}[way](settings)
     save_model(model, Path(f"models/{way}"), preprocessing(model, None))
@@ -137,8 +138,9 @@ def hits(folder, count):
     import numpy as np
     import torch
 
-    from vit_finetune.backbone import load_model, preprocessing
-    from vit_finetune.files import read_split
+    from vit_finetune.core.files import read_split
+    from vit_finetune.model.build import preprocessing
+    from vit_finetune.model.saved import load_model
 
     images, labels = (torch.tensor(np.array(a[:count])) for a in read_split("data/raw", "test", "images", "labels"))
     model = load_model(folder)
@@ -150,9 +152,9 @@ def hits(folder, count):
 
 def told(right, here):
     """Accuracy with its interval, and the difference to `here` with that of the pairs (normal approximation)."""
-    from vit_finetune.metrics import wilson_interval
+    from vit_finetune.intervals import wilson
 
-    low, high = wilson_interval(int(right.sum()), len(right))
+    low, high = wilson(int(right.sum()), len(right))
     gap = right.astype(float) - here
     mean, half = gap.mean(), 1.96 * gap.std() / math.sqrt(len(gap))
     return f"{right.mean():.4f} [{low:.4f}, {high:.4f}], {mean:+.4f} [{mean - half:+.4f}, {mean + half:+.4f}]"

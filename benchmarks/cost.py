@@ -19,7 +19,7 @@ from pathlib import Path
 from cold import ROOT, prepare
 from matplotlib import pyplot as plt
 
-from vit_finetune.files import read_csv, write_csv
+from vit_finetune.core.files import read_csv, write_csv
 
 TABLE, PLOT = ROOT / "benchmarks/cost.csv", ROOT / "docs/cost.png"
 BASE = {"images": "1000", "epochs": "4", "blocks": "2", "image_size": "224"}

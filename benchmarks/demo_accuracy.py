@@ -17,45 +17,41 @@ from sklearn.linear_model import LogisticRegression
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
-from vit_finetune.backbone import Suffix, build_model, preprocessing, run_prefix  # noqa: E402
-from vit_finetune.datasets import load_dataset  # noqa: E402
-from vit_finetune.faithfulness import interval  # noqa: E402
-from vit_finetune.fit import fit, probe_head  # noqa: E402
-from vit_finetune.freezing import freeze  # noqa: E402
-from vit_finetune.metrics import wilson_interval  # noqa: E402
+from vit_finetune.core.device import set_up_torch  # noqa: E402
+from vit_finetune.data.digits import load_digits  # noqa: E402
+from vit_finetune.data.split import train_val_test  # noqa: E402
+from vit_finetune.intervals import bootstrap, wilson  # noqa: E402
+from vit_finetune.model.boundary import SplitModel  # noqa: E402
+from vit_finetune.model.build import build_model, preprocessing  # noqa: E402
+from vit_finetune.model.freezing import freeze  # noqa: E402
 from vit_finetune.params import Params, check_params, read_yaml  # noqa: E402
 from vit_finetune.params.freeze import Freeze  # noqa: E402
 from vit_finetune.params.model import Model  # noqa: E402
 from vit_finetune.params.subset import Subset  # noqa: E402
 from vit_finetune.params.train import Train  # noqa: E402
 from vit_finetune.profiles import merge  # noqa: E402
-from vit_finetune.runtime import set_up_torch  # noqa: E402
-from vit_finetune.split import train_val_test  # noqa: E402
+from vit_finetune.training.recipe import Recipe, TrainingData  # noqa: E402
 
 
 def fine_tuned(params: Params, seed: int, data, indices, *, pretrained: bool, blocks: int) -> np.ndarray:
     """Predicted classes of the test images."""
-    model_params, train = params.section(Model), params.section(Train)
+    model_params = params.section(Model)
     model = build_model(model_params.name, pretrained=pretrained, image_size=model_params.image_size, seed=seed)
     preprocess = preprocessing(model, model_params.crop_pct)
     model.reset_classifier(len(data.classes))
     torch.nn.init.zeros_(model.head.weight)
     torch.nn.init.zeros_(model.head.bias)
     freeze(model, blocks)
+    split_model = SplitModel(model, blocks, preprocess, torch.device("cpu"), torch.float32)
     stored, labels = {}, {}
     for split, rows in indices.items():
         part = "test" if split == "test" else "train"
         images = torch.from_numpy(data.images[part][rows])
-        with torch.no_grad():
-            stored[split] = torch.cat([run_prefix(model, preprocess(some), blocks) for some in images.split(64)])
+        stored[split] = torch.cat([split_model.tokens(some) for some in images.split(64)])
         labels[split] = torch.from_numpy(data.labels[part][rows])
-    suffix = Suffix(model, blocks, preprocess, torch.device("cpu"), torch.float32)
-    if train.head_init == "probe":
-        probe_head(
-            model, suffix.predict(stored["train"], features=True), labels["train"].numpy(), train.probe_c, "none"
-        )
-    list(fit(suffix, [stored["train"]], labels["train"], stored["val"], labels["val"], train, seed))
-    return suffix.predict(stored["test"]).argmax(1).numpy()
+    recipe = Recipe(params.section(Train), seed, params.section(Freeze).layer_decay)
+    recipe.train(split_model, TrainingData([stored["train"]], labels["train"], stored["val"], labels["val"]))
+    return split_model.predict(stored["test"]).argmax(1).numpy()
 
 
 def pixel_regression(data, indices) -> np.ndarray:
@@ -77,7 +73,7 @@ def main() -> None:
     overlay = read_yaml(ROOT / "profiles" / f"{args.profile}.yaml")
     params = check_params(merge(read_yaml(ROOT / "params.yaml"), overlay))
     sizes, blocks = params.section(Subset), int(params.section(Freeze).trainable_blocks)
-    data = load_dataset("digits")
+    data = load_digits()
     methods = {
         f"shipped ViT, {blocks} blocks and head trained": {"pretrained": True, "blocks": blocks},
         "shipped ViT, head alone": {"pretrained": True, "blocks": 0},
@@ -103,8 +99,8 @@ def main() -> None:
     print("|---|---|---|---|---|")
     for name, found in hits.items():
         by_seed, by_image = np.mean(found, axis=1), np.mean(found, axis=0)
-        low, high = wilson_interval(round(by_image.mean() * n), n)
-        change = interval(by_image - bar, np.random.default_rng(0))
+        low, high = wilson(round(by_image.mean() * n), n)
+        change = bootstrap(by_image - bar, np.random.default_rng(0))
         margin = f"{change.mean:+.3f} [{change.low:+.3f}, {change.high:+.3f}]"
         spread = f"{by_seed.min():.4f} to {by_seed.max():.4f}"
         print(f"| {name} | {by_image.mean():.4f} | [{low:.3f}, {high:.3f}] | {spread} | {margin} |")

@@ -19,13 +19,15 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from torch.utils.data import DataLoader, Dataset
 
-from vit_finetune.backbone import Suffix, load_model, preprocessing, run_prefix, to_device
-from vit_finetune.embedding import DTYPES
-from vit_finetune.files import read_split
-from vit_finetune.fit import make_optimizer, train_epoch
-from vit_finetune.freezing import freeze
+from vit_finetune.activations.files import DTYPES
+from vit_finetune.core.files import read_split
+from vit_finetune.model.boundary import SplitModel, run_prefix, to_device
+from vit_finetune.model.build import preprocessing
+from vit_finetune.model.freezing import freeze
+from vit_finetune.model.saved import load_model
 from vit_finetune.params import read_params
 from vit_finetune.params.train import Train
+from vit_finetune.training.loop import Trainer, make_optimizer
 
 PLAIN = {"batch_size": 64, "token_dropout": 0.0, "mixup": 0.0, "label_smoothing": 0.0, "grad_clip": None}
 CPU = torch.device("cpu")
@@ -102,11 +104,10 @@ def main():
 
         once = seconds(embed)
         own = to_device(trained_model(blocks, classes), CPU, precision)
-        suffix = Suffix(own, blocks, preprocessing(own, None), CPU, precision)
+        split_model = SplitModel(own, blocks, preprocessing(own, None), CPU, precision)
         times = max(1, 4096 // args.images) if blocks == 0 else 1  # or there would be nothing to time
         many = torch.cat([stored] * times), torch.from_numpy(labels).repeat(times)
-        optimizer = make_optimizer(own, settings, 1.0)
-        here = partial(train_epoch, suffix, optimizer, [many[0]], many[1], None, settings, 0)
+        here = Trainer(split_model, [many[0]], many[1], settings, seed=0).run_epoch
 
         loop(), here(1)  # a first time, for caches and workers
         pairs = [(seconds(loop), seconds(partial(here, 1)) / times) for _ in range(args.repeats)]

@@ -11,12 +11,13 @@ import time
 
 import torch
 
-from vit_finetune.backbone import autocast, build_model, preprocessing, run_prefix, to_device
-from vit_finetune.files import read_split
+from vit_finetune.core.files import read_split
+from vit_finetune.core.threads import ordered_map
+from vit_finetune.model.boundary import autocast, run_prefix, to_device
+from vit_finetune.model.build import build_model, preprocessing
 from vit_finetune.params import read_params
 from vit_finetune.params.embed import Embed
 from vit_finetune.params.model import Model
-from vit_finetune.runtime import ordered_map
 
 CPU, BLOCKS = torch.device("cpu"), 1  # the pass that leaves one block to train is the longest with tokens at its end
 SIDE = 1024

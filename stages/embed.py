@@ -3,6 +3,7 @@
 from vit_finetune.activations.files import MANIFEST
 from vit_finetune.activations.forward import describe, write_views
 from vit_finetune.core.checkpoints import checkpoint_folder, forget_checkpoints
+from vit_finetune.core.copies import require_whole
 from vit_finetune.core.device import resolve_precision, set_up_torch
 from vit_finetune.core.files import new_folder, read_split, replace_folder, write_json
 from vit_finetune.core.process import run_stage
@@ -29,6 +30,7 @@ def embed(params: Params, ranks: Ranks) -> None:
     blocks = params.section(Freeze).trainable_blocks
     device = set_up_torch(runtime.device, runtime.threads, ranks.local_rank, ranks.local_size)
     precision = resolve_precision(options.precision, device)
+    require_whole("pretrained")
     model = build_model(options.name, pretrained=options.pretrained, image_size=options.image_size, seed=params.seed)
     freeze(model, blocks)  # an error here, before the work, if there are fewer blocks
     preprocess = preprocessing(model, options.crop_pct)

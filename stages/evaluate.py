@@ -27,7 +27,7 @@ def main() -> None:
     probabilities = logits.softmax(dim=1).numpy()
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
 
-    summary = classification_summary(labels, probabilities, classes, bins=evaluate.calibration_bins)
+    summary = classification_summary(labels, logits.numpy(), classes, bins=evaluate.calibration_bins)
     bins = reliability(labels, probabilities, bins=evaluate.calibration_bins)
     counts = confusion(labels, predicted, len(classes))
     worst = worst_mistakes(labels, probabilities, evaluate.mistakes)
@@ -40,6 +40,8 @@ def main() -> None:
         "confused_pairs": figures.most_confused_pairs(pairs, images, labels, predicted, classes),
     }
     write_json("metrics/evaluation.json", summary)
+    for sign in summary["warnings"]:
+        print(f"evaluate: warning: {sign}")
     write_csv("plots/predictions.csv", prediction_rows(indices, labels, predicted, confidence, classes))
     write_csv("plots/per_class.csv", [{"class": name, **row} for name, row in summary["per_class"].items()])
     write_csv("plots/reliability.csv", bins)

@@ -44,7 +44,10 @@ def train(params: Params, ranks: Ranks) -> None:
         with new_folder("models/finetuned") as folder:
             save_model(model.cpu(), folder, split_model.preprocess, dataset)
         write_csv("plots/history.csv", history_rows(history))
-        write_json("metrics/train.json", summary(history, data, model, manifest))
+        metrics = summary(history, data, model, manifest)
+        write_json("metrics/train.json", metrics)
+        for sign in metrics["warnings"]:
+            print(f"train: warning: {sign}")
         forget_checkpoints("train")
 
 

@@ -35,7 +35,7 @@ def tiny_vit(tiny_model_folder):
     """The model of `tiny_model_folder` with a random head for three classes, in eval mode."""
     import torch
 
-    from vit_finetune.backbone import load_model
+    from vit_finetune.model.saved import load_model
 
     model = load_model(tiny_model_folder, num_classes=3)
     torch.nn.init.normal_(model.head.weight, std=0.3, generator=torch.Generator().manual_seed(1))

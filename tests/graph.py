@@ -1,4 +1,4 @@
-"""What the stages depend on, read from their source: shared by the tests of the graph and of the layers."""
+"""What the stages depend on, read from their source: shared by the tests of the graph and of the rooms."""
 
 import ast
 from functools import cache
@@ -7,6 +7,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "src/vit_finetune"
 STAGES = tuple(YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"])
 
 
@@ -35,22 +36,22 @@ def _runtime_imports(tree):
 
 @cache
 def imported_modules(path):
-    """Project modules that a file imports, with the packages that this runs on the way."""
-    found = set()
+    """Project files that a file imports, with the packages that this runs on the way."""
+    names = set()
     for node in _runtime_imports(ast.parse((ROOT / path).read_text())):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            imported = [alias.name for alias in node.names]
         else:
-            names = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
-        for name in names:
+            imported = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
+        for name in imported:
             parts = name.split(".")
-            found |= {".".join(parts[: i + 1]) for i in range(len(parts))}
-    return frozenset(file for file in map(module_file, found) if file)
+            names |= {".".join(parts[: i + 1]) for i in range(len(parts))}
+    return frozenset(file for file in map(module_file, names) if file)
 
 
 @cache
 def closure(path):
-    """A file and all project files that running it imports; empty __init__ files hold no code."""
+    """A file and all project files that running it imports; empty files hold no code."""
     seen, todo = set(), [Path(path)]
     while todo:
         current = todo.pop()
@@ -61,11 +62,15 @@ def closure(path):
 
 
 def declared_code(stage):
+    """Files and folders of code that dvc.yaml names for a stage."""
     return {dep for dep in dvc_stage(stage)["deps"] if dep.startswith(("src/", "stages/"))}
 
 
-def package_data(files):
-    """Files that a module reads beside itself: `<module>.html`."""
-    return {
-        Path(file).with_suffix(".html").as_posix() for file in files if (ROOT / file).with_suffix(".html").is_file()
-    }
+def covers(dependency, file):
+    """Whether a file is a dependency or lies in it."""
+    return file == dependency or file.startswith(f"{dependency}/")
+
+
+def room_of(path):
+    """The room of a module: the folder of the package that it lies in, or the module itself at the top."""
+    return Path(path).relative_to("src/vit_finetune").parts[0].removesuffix(".py")

@@ -3,8 +3,11 @@
 import csv
 import io
 import json
+import runpy
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,126 +15,198 @@ import torch
 from PIL import Image
 
 from tests.project import ROOT
-from vit_finetune.backbone import load_model, preprocessing
+from vit_finetune.model.build import preprocessing
+from vit_finetune.model.saved import load_model, save_model
 from vit_finetune.predict import Predictor
 
-
-@pytest.fixture(scope="module")
-def model(finished):
-    return finished.folder / "models/finetuned"
+CLASSES = ["cat", "dog", "owl"]
 
 
 @pytest.fixture(scope="module")
-def test_images(finished, tmp_path_factory):
-    """The pipeline's test images as files, in their order."""
-    folder = tmp_path_factory.mktemp("images")
-    for number, image in enumerate(np.load(finished.folder / "data/subset/test_images.npy")):
-        Image.fromarray(image).save(folder / f"{number:03}.png")
+def model(tiny_model_folder, tmp_path_factory):
+    """The folder of a model of three classes, as the train stage saves it; its weights are random."""
+    folder = tmp_path_factory.mktemp("finetuned")
+    network = load_model(tiny_model_folder, num_classes=len(CLASSES))
+    torch.nn.init.normal_(network.head.weight, generator=torch.Generator().manual_seed(0))
+    seen = {"classes": CLASSES, "image_shape": [8, 8, 3], "fit": "crop"}
+    save_model(network, folder, preprocessing(network, None), seen)
     return folder
 
 
-def call(*arguments, module="predict", data=None):
-    command = [sys.executable, "-m", f"vit_finetune.{module}", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT / "src", capture_output=True, input=data, check=False)
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Three images, 0.png to 2.png."""
+    folder = tmp_path_factory.mktemp("images")
+    for number, pixels in enumerate(np.random.default_rng(0).integers(256, size=(3, 8, 8, 3), dtype=np.uint8)):
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
 
 
-def test_the_predictions_of_image_files_are_those_of_the_pipeline(finished, model, test_images):
-    done = call("--model", model, "--json", "--top", 10, test_images)
+def command(module, *arguments):
+    return [sys.executable, "-m", f"vit_finetune.{module}", *map(str, arguments)]
+
+
+@pytest.fixture
+def call(monkeypatch, capfd):
+    """Run a module as `python -m` does, in this process, where torch is loaded: exit status, output, errors."""
+
+    def run(module, *arguments, data=b""):
+        monkeypatch.setattr(sys, "argv", [module, *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        monkeypatch.delitem(sys.modules, f"vit_finetune.{module}", raising=False)
+        handler, status = signal.getsignal(signal.SIGPIPE), 0
+        try:
+            runpy.run_module(f"vit_finetune.{module}", run_name="__main__")
+        except SystemExit as end:  # as Python ends: a text goes to stderr, and the status is 1
+            status = end.code if isinstance(end.code, int) else 1
+            print("" if isinstance(end.code, int) else end.code, file=sys.stderr)
+        finally:
+            signal.signal(signal.SIGPIPE, handler)
+        shown = capfd.readouterr()
+        return status, shown.out.splitlines(), shown.err.strip().splitlines()
+
+    return run
+
+
+@pytest.mark.slow
+def test_the_predictions_of_image_files_are_those_of_the_pipeline(finished, tmp_path):
+    for number, image in enumerate(np.load(finished.folder / "data/subset/test_images.npy")):
+        Image.fromarray(image).save(tmp_path / f"{number:03}.png")
+    asked = command("predict", "--model", finished.folder / "models/finetuned", "--json", "--top", 10, tmp_path)
+    done = subprocess.run(asked, cwd=ROOT / "src", capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     with (finished.folder / "plots/predictions.csv").open() as file:
         expected = list(csv.DictReader(file))
-    assert [row["image"] for row in rows] == sorted(map(str, test_images.iterdir()))
+    assert [row["image"] for row in rows] == sorted(map(str, tmp_path.iterdir()))
     for row, known in zip(rows, expected, strict=True):
         assert row["probability"] == pytest.approx(float(known["confidence"]), abs=2e-3)  # from float16 activations
         gap = row["top"][0]["probability"] - row["top"][1]["probability"]
         assert row["label"] == known["predicted"] or gap < 0.004
+
+
+def test_json_has_the_classes_by_falling_probability(model, images, call):
+    status, lines, _ = call("predict", "--model", model, "--json", "--top", 10, images)
+    assert status == 0
+    rows = [json.loads(line) for line in lines]
+    assert [row["image"] for row in rows] == [str(images / f"{number}.png") for number in range(3)]
+    for row in rows:
+        assert sorted(entry["label"] for entry in row["top"]) == CLASSES
         assert sum(entry["probability"] for entry in row["top"]) == pytest.approx(1, abs=1e-4)
         assert row["top"] == sorted(row["top"], key=lambda entry: -entry["probability"])
+        assert row["top"][0] == {"label": row["label"], "probability": row["probability"]}
 
 
-def test_a_file_a_folder_and_standard_input_give_the_same_line(model, test_images, tmp_path):
+def test_a_file_a_folder_and_standard_input_give_the_same_line(model, images, tmp_path, call):
+    data = (images / "0.png").read_bytes()
     (tmp_path / "deep").mkdir()
-    (tmp_path / "deep/one.PNG").write_bytes((test_images / "000.png").read_bytes())
+    (tmp_path / "deep/one.PNG").write_bytes(data)
     (tmp_path / "deep/notes.txt").write_text("no image")
-    data = (test_images / "000.png").read_bytes()
-    done = call("--model", model, test_images / "000.png", tmp_path, "-", data=data)
-    lines = [line.split(": ", 1) for line in done.stdout.decode().splitlines()]
-    assert [name for name, _ in lines] == [str(test_images / "000.png"), str(tmp_path / "deep/one.PNG"), "-"]
+    _, shown, _ = call("predict", "--model", model, "--top", 2, images / "0.png", tmp_path, "-", data=data)
+    lines = [line.split(": ", 1) for line in shown]
+    assert [name for name, _ in lines] == [str(images / "0.png"), str(tmp_path / "deep/one.PNG"), "-"]
     assert len({said for _, said in lines}) == 1
-    assert len(lines[0][1].split(", ")) == 3
+    assert len(lines[0][1].split(", ")) == 2
 
 
-def test_a_reader_that_leaves_early_ends_it_without_a_word(model, test_images):
-    script = '"$@" | head -n 1'
-    command = ["sh", "-c", script, "sh", sys.executable, "-m", "vit_finetune.predict", "--model", model]
-    many = [test_images] * 20  # more lines than are ready when the reader leaves
-    done = subprocess.run([*command, *many], cwd=ROOT / "src", capture_output=True, text=True, check=False)
+@pytest.mark.slow
+def test_a_reader_that_leaves_early_ends_it_without_a_word(model, images):
+    asked = command("predict", "--model", model, *[images] * 200)  # more lines than are ready when the reader leaves
+    done = subprocess.run(
+        ["sh", "-c", '"$@" | head -n 1', "sh", *asked], cwd=ROOT / "src", capture_output=True, text=True, check=False
+    )
     assert len(done.stdout.splitlines()) == 1
     assert done.stderr == ""
 
 
-def test_what_cannot_be_read_is_named_and_the_others_are_predicted(model, test_images, tmp_path):
-    (tmp_path / "torn.png").write_bytes((test_images / "000.png").read_bytes()[:60])
-    names = [tmp_path / "torn.png", test_images / "001.png", tmp_path / "absent.png"]
-    done = call("--model", model, *names)
-    assert done.returncode == 1
-    assert done.stdout.decode().startswith(f"{test_images / '001.png'}: ")
-    first, second = done.stderr.decode().splitlines()
+def test_what_cannot_be_read_is_named_and_the_others_are_predicted(model, images, tmp_path, call):
+    (tmp_path / "torn.png").write_bytes((images / "0.png").read_bytes()[:60])
+    status, lines, errors = call(
+        "predict", "--model", model, tmp_path / "torn.png", images / "1.png", tmp_path / "absent.png"
+    )
+    assert status == 1
+    assert [line.split(": ")[0] for line in lines] == [str(images / "1.png")]
+    first, second = errors
     assert first.startswith(f"predict: {tmp_path / 'torn.png'} cannot be read as an image: ")
     assert second.startswith(f"predict: {tmp_path / 'absent.png'} cannot be read as an image: ")
 
 
-def test_a_folder_without_a_trained_model_is_one_line(tmp_path, test_images):
-    for module, arguments in (("predict", [test_images]), ("export", [tmp_path / "m.onnx"])):
-        done = call("--model", tmp_path, *arguments, module=module)
-        assert done.returncode == 1
-        assert done.stderr.decode().splitlines() == [
-            f"{module}: {tmp_path} does not hold a trained model; run dvc repro, or name its folder with --model"
-        ]
+def test_a_folder_without_images_is_one_line(model, tmp_path, call):
+    status, _, errors = call("predict", "--model", model, tmp_path)
+    assert (status, errors) == (1, [f"predict: there is no image below the folder {tmp_path}"])
 
 
-def test_an_image_of_another_size_is_seen_as_the_training_images_were(model):
+@pytest.mark.parametrize("top", ["0", "-1", "some"])
+def test_fewer_than_one_class_to_show_is_refused(call, top):
+    status, _, errors = call("predict", "--top", top, "x.png")
+    assert status == 2
+    assert errors[-1].endswith(f"error: argument --top: {top} is not a whole number above 0")
+
+
+def test_a_device_that_is_not_there_is_named_by_its_option(model, images, call, monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    status, _, errors = call("predict", "--model", model, "--device", "mps", images)
+    assert status == 1
+    assert errors[0].startswith("predict: --device is mps, which this machine does not have")
+
+
+@pytest.mark.parametrize("module", ["predict", "export"])
+def test_a_folder_without_a_trained_model_is_one_line(tmp_path, module, call):
+    status, _, errors = call(module, "--model", tmp_path, tmp_path / "x")
+    assert status == 1
+    assert errors == [
+        f"{module}: {tmp_path} does not hold a trained model; run dvc repro, or name its folder with --model"
+    ]
+    assert not (tmp_path / "x").exists()
+
+
+def test_an_image_of_another_size_is_seen_as_the_training_images_were(model, tmp_path):
     predictor = Predictor(model, "cpu")
     large = Image.fromarray(np.random.default_rng(0).integers(256, size=(50, 90, 3), dtype=np.uint8))
+
+    def seen(image):
+        """The pixels that the model gets of an image file."""
+        image.save(tmp_path / "i.png")
+        return predictor.pixels([predictor.read("i", tmp_path / "i.png", draw=False).pixels])
+
     small = large.crop((20, 0, 70, 50)).resize((8, 8), Image.Resampling.BICUBIC)
     inner = ..., slice(8, -8), slice(8, -8)  # a crop by hand ends at its edge, Pillow's reads a little beyond
-    torch.testing.assert_close(predictor.pixels([large])[inner], predictor.pixels([small])[inner], rtol=0, atol=0.02)
-    squashing = Predictor(model, "cpu")
-    squashing.source = {**predictor.source, "fit": "squash"}
-    squashed = large.resize((8, 8), Image.Resampling.BICUBIC)
-    assert torch.equal(squashing.pixels([large]), predictor.pixels([squashed]))
+    torch.testing.assert_close(seen(large)[inner], seen(small)[inner], rtol=0, atol=0.02)
+    predictor.source = {**predictor.source, "fit": "squash"}
+    assert torch.equal(seen(large), seen(large.resize((8, 8), Image.Resampling.BICUBIC)))
 
 
-def test_the_overlay_shows_the_map_of_the_predicted_class(model, test_images, tmp_path):
-    done = call("--model", model, "--json", "--attention", tmp_path / "maps", test_images / "000.png")
-    assert done.returncode == 0, done.stderr
-    row = json.loads(done.stdout)
+def test_the_overlay_shows_the_map_of_the_predicted_class(model, images, tmp_path, call):
+    """The file's name has a part of the image's, which may be too long for a file in another folder."""
+    photograph = tmp_path / f"{'ö' * 100}.png"
+    photograph.write_bytes((images / "0.png").read_bytes())
+    status, lines, _ = call("predict", "--model", model, "--json", "--attention", tmp_path / "maps", photograph)
+    assert status == 0
+    row = json.loads(lines[0])
+    assert [str(path) for path in (tmp_path / "maps").iterdir()] == [row["attention"]]
     predictor = Predictor(model, "cpu")
-    image = Image.open(test_images / "000.png").convert("RGB")
-    own, *others = (predictor.overlay(image, k) for k in range(10))
-    label = predictor.classes.index(row["label"])
-    with open(row["attention"], "rb") as file:  # noqa: PTH123
-        written = file.read()
-    assert written == [own, *others][label]
-    assert len({own, *others}) == 10
-    picture = Image.open(io.BytesIO(written))
-    assert min(picture.size) > 200
+    read = predictor.read("0", photograph, draw=True)
+    of_class = [predictor.overlay(read, k) for k in range(len(CLASSES))]
+    written = Path(row["attention"]).read_bytes()
+    assert written == of_class[CLASSES.index(row["label"])]
+    assert len(set(of_class)) == len(CLASSES)
+    assert min(Image.open(io.BytesIO(written)).size) > 200
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-def test_the_exported_model_gives_the_same_logits(model, tmp_path, batch):
+@pytest.mark.slow
+def test_the_exported_model_gives_the_same_logits_for_any_number_of_images(model, tmp_path, call):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    done = call("--model", model, tmp_path / "m.onnx", module="export")
-    assert done.returncode == 0, done.stderr
+    status, _, errors = call("export", "--model", model, tmp_path / "m.onnx")
+    assert status == 0, errors
     session = runtime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
     network = load_model(model)
-    pixels = torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        expected = network(pixels).numpy()
-    (logits,) = session.run(None, {"pixels": pixels.numpy()})
-    np.testing.assert_allclose(logits, expected, atol=1e-5, rtol=1e-4)
+    for batch in (1, 3):
+        pixels = torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            expected = network(pixels).numpy()
+        (logits,) = session.run(None, {"pixels": pixels.numpy()})
+        np.testing.assert_allclose(logits, expected, atol=1e-5, rtol=1e-4)
     facts = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
-    assert facts["classes"] == [str(digit) for digit in range(10)]
+    assert facts["classes"] == CLASSES
     assert facts["preprocessing"] == json.loads(json.dumps(vars(preprocessing(network, None))))

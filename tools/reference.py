@@ -26,9 +26,9 @@ MODELS = (  # one of each family that tests split at a block
 )
 sys.path.insert(0, str(ROOT / "src"))
 
-from vit_finetune.files import read_csv  # noqa: E402
+from vit_finetune.core.files import read_csv  # noqa: E402
 from vit_finetune.params import SECTIONS, SEED, read_yaml, section_schema  # noqa: E402
-from vit_finetune.summary import interval, maps_judged  # noqa: E402
+from vit_finetune.report.headline import interval, maps_judged  # noqa: E402
 
 
 def stage_outputs(stage: dict[str, Any]) -> list[str]:
@@ -119,9 +119,9 @@ def models_table() -> str:
     import torch
     from timm import create_model
 
-    from vit_finetune.attention import token_layout
-    from vit_finetune.backbone import preprocessing
-    from vit_finetune.families import torchvision_model
+    from vit_finetune.model.build import TORCHVISION, preprocessing
+    from vit_finetune.model.families import token_layout
+    from vit_finetune.model.torchvision import torchvision_model
 
     rows = [
         "| `model.name` | blocks | tokens | width | preprocessing | licence of the weights |",
@@ -129,8 +129,8 @@ def models_table() -> str:
     ]
     for name in MODELS:
         with torch.device("meta"):
-            if name.startswith("torchvision/"):
-                model = torchvision_model(name.removeprefix("torchvision/"), pretrained=False)
+            if name.startswith(TORCHVISION):
+                model = torchvision_model(name.removeprefix(TORCHVISION), pretrained=False)
                 licence = "see torchvision"
             else:
                 model = create_model(name)

@@ -6,44 +6,62 @@ import json
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from PIL import Image
+from numpy.typing import NDArray
 
 from vit_finetune.core.device import set_up_torch
-from vit_finetune.core.errors import readable_errors
+from vit_finetune.core.errors import UserError, readable_errors
 from vit_finetune.core.files import write_bytes
 from vit_finetune.data.image_files import UNREADABLE, fit_image, image_files, open_image
 from vit_finetune.model.build import preprocessing
 from vit_finetune.model.saved import load_model, trained_config
 
 BATCH = 32  # images; the result does not depend on it
+LONGEST_STEM = 50  # characters of an image's name in that of its picture, in any script within a file system's limit
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """An image that was read: its name, and its pixels (H, W, 3) uint8 in the size that the model was trained on."""
+
+    name: str
+    pixels: NDArray[np.uint8]
+    seen: NDArray[np.uint8] | None  # larger, as a picture of its map shows it; None if none is drawn
 
 
 class Predictor:
     """A fine-tuned model with what its folder says of its classes and of the images that it was trained on."""
 
     def __init__(self, folder: Path, device: str) -> None:
-        self.device = set_up_torch(device, None)
+        self.device = set_up_torch(device, None, key="--device")
         config = trained_config(folder)
         self.classes, self.source = config["label_names"], config["trained_on"]
         self.model = load_model(folder).to(self.device)
         self.preprocess = preprocessing(self.model, None)
 
-    def pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """RGB images of any size -> (B, 3, h, w) as the model takes them, by way of the size it was trained on."""
-        fitted = [torch.tensor(fit_image(image, self.source["image_size"], self.source["fit"])) for image in images]
-        return self.preprocess(torch.stack(fitted).to(self.device))
+    def read(self, name: str, source: Path | io.BytesIO, draw: bool) -> Photograph:
+        """One image, at once in the sizes that are needed: a photograph takes a hundred times the memory."""
+        image = open_image(source)
+        size, fit = self.source["image_size"], self.source["fit"]
+        seen = fit_image(image, self.preprocess.resized(*size), fit) if draw else None
+        return Photograph(name, fit_image(image, size, fit), seen)
+
+    def pixels(self, images: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
+        """Images (H, W, 3) of the size that the model was trained on -> (B, 3, h, w) as the model takes them."""
+        return self.preprocess(torch.from_numpy(np.stack(images)).to(self.device))
 
     @torch.inference_mode()
-    def probabilities(self, images: Sequence[Image.Image]) -> torch.Tensor:
+    def probabilities(self, images: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
         """(B, K), on the CPU."""
         return self.model(self.pixels(images)).softmax(dim=1).cpu()
 
-    def overlay(self, image: Image.Image, label: int) -> bytes:
+    def overlay(self, photograph: Photograph, label: int) -> bytes:
         """A picture (PNG) of the image as the model saw it and of what speaks for a class (Chefer et al. 2021)."""
         from vit_finetune.attention.figures import overlay
         from vit_finetune.attention.gallery import painted_share
@@ -51,30 +69,37 @@ class Predictor:
         from vit_finetune.attention.pixels import PixelGrid
         from vit_finetune.style import png
 
-        maker, size = MapMaker(self.model), self.preprocess.resized(*self.source["image_size"])
-        relevance = maker.maps(self.pixels([image]), torch.tensor([label]))["relevance"][0]
+        assert photograph.seen is not None
+        maker, size = MapMaker(self.model), photograph.seen.shape[:2]
+        relevance = maker.maps(self.pixels([photograph.pixels]), torch.tensor([label]))["relevance"][0]
         painted = painted_share(relevance, PixelGrid(size, size, self.preprocess.input_size, maker.layout.grid))
-        seen = fit_image(image, size, self.source["fit"])
-        return png(overlay(seen, painted, self.classes[label], unit="share of its maximum"))
+        return png(overlay(photograph.seen, painted, self.classes[label], unit="share of its maximum"))
 
 
 def find_images(names: Sequence[str]) -> Iterator[tuple[str, Path | io.BytesIO]]:
-    """Name and source of each image: a file, every image below a folder in the order of their paths, or `-`."""
+    """Name and source of each image: a file, every image below a folder in the order of their paths, or `-`.
+
+    Raises:
+        UserError: a folder without images.
+    """
     for name in names:
         path = Path(name)
         if name == "-":
             yield name, io.BytesIO(sys.stdin.buffer.read())
         elif path.is_dir():
-            yield from ((str(file), file) for file in image_files(path)[0])
+            files = image_files(path)[0]
+            if not files:
+                raise UserError(f"there is no image below the folder {name}")
+            yield from ((str(file), file) for file in files)
         else:
             yield name, path
 
 
-def read_images(names: Sequence[str], unreadable: list[str]) -> Iterator[tuple[str, Image.Image]]:
+def read_images(predictor: Predictor, names: Sequence[str], draw: bool, unreadable: list[str]) -> Iterator[Photograph]:
     """The images that can be read; of the others, one line each is added to `unreadable`."""
     for name, source in find_images(names):
         try:
-            yield name, open_image(source)
+            yield predictor.read(name, source, draw)
         except UNREADABLE as error:
             unreadable.append(f"{name} cannot be read as an image: {' '.join(str(error).split())}")
 
@@ -92,24 +117,32 @@ def run(args: argparse.Namespace) -> list[str]:
     """Print a line for each image, and return what could not be read."""
     unreadable: list[str] = []
     predictor = Predictor(Path(args.model), args.device)
-    images, number = read_images(args.images, unreadable), count()
+    images, number = read_images(predictor, args.images, bool(args.attention), unreadable), count()
     while batch := list(islice(images, BATCH)):
-        probabilities = predictor.probabilities([image for _, image in batch])
-        for (name, image), row in zip(batch, probabilities, strict=True):
-            answer = describe(name, row, predictor.classes, args.top)
+        probabilities = predictor.probabilities([image.pixels for image in batch])
+        for image, row in zip(batch, probabilities, strict=True):
+            answer = describe(image.name, row, predictor.classes, args.top)
             if args.attention:
-                answer["attention"] = str(Path(args.attention) / f"{next(number):04}-{Path(name).stem}.png")
+                stem = Path(image.name).stem[:LONGEST_STEM]
+                answer["attention"] = str(Path(args.attention) / f"{next(number):04}-{stem}.png")
                 write_bytes(answer["attention"], predictor.overlay(image, int(row.argmax())))
             shown = ", ".join(f"{entry['label']} {entry['probability']:.3f}" for entry in answer["top"])
-            print(json.dumps(answer) if args.json else f"{name}: {shown}", flush=True)
+            print(json.dumps(answer) if args.json else f"{image.name}: {shown}", flush=True)
     return unreadable
+
+
+def at_least_one(text: str) -> int:
+    """For argparse: a whole number above 0."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
+    return int(text)
 
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m vit_finetune.predict", description=__doc__)
     made.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder, or - for standard input")
     made.add_argument("--model", default="models/finetuned", help="folder of the trained model (%(default)s)")
-    made.add_argument("--top", type=int, default=3, help="classes to show, most probable first (%(default)s)")
+    made.add_argument("--top", type=at_least_one, default=3, help="classes to show, most probable first (%(default)s)")
     made.add_argument("--json", action="store_true", help="a JSON object for each image, one to a line")
     made.add_argument("--attention", metavar="FOLDER", help="also draw there what speaks for the predicted class")
     made.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="(%(default)s)")

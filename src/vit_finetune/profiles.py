@@ -6,18 +6,24 @@ as they are. Only the differing keys stand in an overlay; params.yaml gives the 
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from vit_finetune.core.errors import UserError, readable_errors
+from vit_finetune.core.files import write_bytes, write_text
 from vit_finetune.params import check_params, read_yaml
-from vit_finetune.report.headline import headline, table
+from vit_finetune.report.headline import headline, table, warnings_of
 
-PROFILES, PAGES = Path("profiles"), Path(".run")
+PROFILES, RUNS = Path("profiles"), Path(".run")
+RUNNING = "profile-{}-running"  # the experiment's name until it has succeeded
 FOLDERS = ("VIT_DATA_DIR", "HF_HOME", "TORCH_HOME")
+PAGES = ("report.html", "attention/index.html")
 
 
 def flatten(overlay: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -51,13 +57,45 @@ def read_overlay(name: str) -> dict[str, Any]:
     return dict(flatten(overlay))
 
 
+def overrides(overlay: dict[str, Any]) -> list[str]:
+    """The overlay as arguments of `dvc exp run -S`, in Hydra's grammar.
+
+    Raises:
+        UserError: a value would not arrive as it is in the overlay.
+    """
+    from dvc.utils.hydra import apply_overrides
+
+    words = [f"{key}={_hydra(value)}" for key, value in overlay.items()]
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "params.yaml"
+        for word, (key, value) in zip(words, overlay.items(), strict=True):
+            shutil.copyfile("params.yaml", copy)
+            apply_overrides(copy, [word])
+            arrived = dict(flatten(read_yaml(copy)))[key]
+            if arrived != value or type(arrived) is not type(value):
+                raise UserError(f"{key} is {value!r}: DVC would change it to {arrived!r}; write it in params.yaml")
+    return words
+
+
+def _hydra(value: Any) -> str:
+    """A value in Hydra's grammar, where backslashes count only before a quote, before `${` and at the end."""
+    if isinstance(value, str):
+        literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+        return "'" + re.sub(r"(\\+)$", r"\1\1", re.sub(r"(\\*)'", r"\1\1\\'", literal)) + "'"
+    if isinstance(value, list):
+        return f"[{','.join(map(_hydra, value))}]"
+    return json.dumps(value)
+
+
 def require_history() -> None:
-    """DVC keeps an experiment beside a commit (UserError if there is none)."""
-    if git("rev-parse", "--verify", "--quiet", "HEAD").returncode:
+    """DVC keeps an experiment beside a commit of this folder, in a whole clone (UserError without)."""
+    if git("ls-files", "--error-unmatch", "params.yaml").returncode or git("rev-parse", "--verify", "HEAD").returncode:
         raise UserError(
-            "this folder has no git commit, which DVC needs to keep a run beside; "
+            "this folder is in no git commit, and DVC keeps a run beside one; "
             "make one: git init && git add -A && git commit -m start"
         )
+    if git("rev-parse", "--is-shallow-repository").stdout.strip() == "true":
+        raise UserError("this is a shallow clone, in which DVC cannot keep a run; git fetch --unshallow, then again")
 
 
 def absolute_folders() -> dict[str, str]:
@@ -70,51 +108,63 @@ def git(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
 
 
-def forget(name: str) -> None:
-    """Remove earlier experiments of that name, of this commit and of others; their stages stay in the run-cache."""
-    for ref in experiment_refs(name):
-        git("update-ref", "-d", ref)
+def experiments(name: str) -> dict[str, str]:
+    """References under which DVC keeps experiments of that name, of any commit, and what they refer to."""
+    lines = git("for-each-ref", "--format=%(refname) %(objectname)", "refs/exps").stdout.splitlines()
+    return {ref: sha for ref, sha in map(str.split, lines) if ref.endswith(f"/{name}")}
+
+
+def require_free(name: str) -> None:
+    """UserError if there is an experiment of that name that this tool did not make."""
+    made = RUNS / name / "revision"
+    own = made.read_text("utf-8").split() if made.is_file() else []
+    if any(sha not in own for sha in experiments(name).values()):
+        raise UserError(
+            f"there is an experiment {name} that this profile did not make; keep it under another name first: "
+            f"dvc exp rename {name} NEW-NAME"
+        )
 
 
 def run(name: str) -> None:
     """Run a profile, then print its headline numbers and where to look."""
-    overlay = read_overlay(name)
+    words = [word for override in overrides(read_overlay(name)) for word in ("-S", override)]
     require_history()
-    forget(name)
+    require_free(name)
     if git("status", "--porcelain", "--untracked-files=no").stdout:
         print(f"{name}: your uncommitted changes to tracked files are part of this run", flush=True)
-    settings = [word for key, value in overlay.items() for word in ("-S", f"{key}={json.dumps(value)}")]
-    command = ["dvc", "exp", "run", "--temp", "-n", name, *settings]
+    running = RUNNING.format(name)
+    for ref in experiments(running):
+        git("update-ref", "-d", ref)
+    command = ["dvc", "exp", "run", "--temp", "-n", running, *words]
     done = subprocess.run(command, check=False, env={**os.environ, **absolute_folders()})
-    if done.returncode:
-        raise UserError("the run failed; the line above that begins with a stage's name says why")
-    print("\n" + table(headline(read_metrics(name))))
-    for page in ("report.html", "attention/index.html"):
-        target = PAGES / name / page
-        target.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["dvc", "get", "-q", "-f", ".", page, "--rev", name, "-o", target], check=True)
+    if done.returncode or not experiments(running):
+        raise UserError("the run failed; DVC's and the stages' lines above say why")
+    for ref in experiments(name):
+        git("update-ref", "-d", ref)
+    subprocess.run(["dvc", "exp", "rename", "-q", running, name], check=True)
+    write_text(RUNS / name / "revision", "\n".join(experiments(name).values()) + "\n")
+    report(name)
+
+
+def report(name: str) -> None:
+    """Fetch the pages of an experiment, and print its headline numbers and what to do with it."""
+    import dvc.api
+
+    prefix = git("rev-parse", "--show-prefix").stdout.strip()  # the project may be a folder of a larger repository
+    metrics = {
+        kind: json.loads(dvc.api.read(f"{prefix}metrics/{kind}.json", rev=name))
+        for kind in ("train", "evaluation", "attention")
+    }
+    for page in PAGES:
+        write_bytes(RUNS / name / page, dvc.api.read(f"{prefix}{page}", rev=name, mode="rb"))
     commands = {
-        "open": f"{PAGES / name / 'report.html'}, {PAGES / name / 'attention/index.html'}",
+        "open": ", ".join(str(RUNS / name / page) for page in PAGES),
         "how it differs": f"dvc params diff HEAD {name}",
         "plots, side by side": f"dvc plots diff HEAD {name}",
         "into the work tree": f"dvc exp apply {name}",
     }
-    print("\n" + table(list(commands.items())))
-
-
-def read_metrics(name: str) -> dict[str, dict[str, Any]]:
-    """Metrics of an experiment by file name: {"train": ..., "evaluation": ..., "attention": ...}."""
-    ref = experiment_refs(name)[0]
-    return {
-        kind: json.loads(git("show", f"{ref}:metrics/{kind}.json").stdout)
-        for kind in ("train", "evaluation", "attention")
-    }
-
-
-def experiment_refs(name: str) -> list[str]:
-    """The git references under which DVC keeps experiments of that name."""
-    refs = git("for-each-ref", "--format=%(refname)", "refs/exps").stdout.split()
-    return [ref for ref in refs if ref.endswith(f"/{name}")]
+    signs = "".join(f"warning: {sign}\n" for sign in warnings_of(metrics))
+    print(f"\n{table(headline(metrics))}\n{signs}\n{table(list(commands.items()))}")
 
 
 if __name__ == "__main__":

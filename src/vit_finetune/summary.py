@@ -2,7 +2,7 @@
 
 from vit_finetune.core.errors import readable_errors
 from vit_finetune.core.files import read_json
-from vit_finetune.report.headline import headline, table
+from vit_finetune.report.headline import headline, table, warnings_of
 
 WHERE = (
     ("metrics", "metrics/evaluation.json, metrics/train.json, metrics/attention.json"),
@@ -15,4 +15,5 @@ WHERE = (
 if __name__ == "__main__":
     with readable_errors("summary"):
         metrics = {name: read_json(f"metrics/{name}.json") for name in ("train", "evaluation", "attention")}
-        print("\n" + table(headline(metrics)) + "\n\n" + table(list(WHERE)))
+        signs = "".join(f"warning: {sign}\n" for sign in warnings_of(metrics))
+        print(f"\n{table(headline(metrics))}\n{signs}\n{table(list(WHERE))}")

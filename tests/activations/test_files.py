@@ -1,12 +1,11 @@
-"""Stored activations come back as they went in, or not at all."""
+"""Stored activations come back bit for bit, or an error says what is wrong with them."""
 
-import numpy as np
 import pytest
 import torch
 
-from vit_finetune import embedding
-from vit_finetune.embedding import ActivationFile, image_loader, map_activations, resident, storage_dtype
-from vit_finetune.images import ImageView, augment
+from vit_finetune.activations import files
+from vit_finetune.activations.files import ActivationFile, map_activations, resident, storage_dtype
+from vit_finetune.core.errors import UserError
 
 
 def activation_file(folder, values, dtype, batch_size=2):
@@ -42,7 +41,7 @@ def test_changing_mapped_activations_leaves_the_file_alone(tmp_path):
 def test_a_missing_or_short_file_is_an_error_that_says_what_to_do(tmp_path, damage):
     write(tmp_path, torch.ones(2, 2), torch.float32)
     damage(tmp_path / "val.bin")
-    with pytest.raises(OSError, match=r"val\.bin is missing or damaged; run dvc repro"):
+    with pytest.raises(UserError, match=r"val\.bin is missing or damaged; run dvc repro"):
         map_activations(tmp_path, {"storage": "float32", "shapes": {"val": [2, 2]}}, "val")
 
 
@@ -62,60 +61,8 @@ def test_automatic_storage_is_float16_until_values_come_near_its_limit(largest, 
 )
 def test_a_value_that_the_format_cannot_hold_names_the_images(tmp_path, value, message):
     values = torch.cat([torch.zeros(4, 2), torch.tensor([[0.0, value]])])
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         write(tmp_path, values, torch.float16)
-
-
-def test_images_are_loaded_in_order_whole_and_mirrored_left_to_right():
-    images = np.arange(5 * 2 * 3 * 3, dtype=np.uint8).reshape(5, 2, 3, 3)
-    batches = [range(2), range(2, 4), range(4, 5)]
-    for workers in (0, 2):
-        plain = torch.cat(list(image_loader(ImageView(images, False), batches, workers)))
-        mirrored = torch.cat(list(image_loader(ImageView(images, True), batches, workers)))
-        np.testing.assert_array_equal(plain, images)
-        np.testing.assert_array_equal(mirrored, images[:, :, ::-1])
-
-
-def coordinates(height, width, n=12):
-    """Images whose first two channels say how far down and right each pixel is, in 0..240."""
-    rows, columns = np.mgrid[0:height, 0:width]
-    image = np.stack([240 * rows / (height - 1), 240 * columns / (width - 1), 0 * rows], axis=-1)
-    return torch.from_numpy(np.repeat(image.round().astype(np.uint8)[None], n, axis=0))
-
-
-@pytest.mark.parametrize("crop_scale", [0.2, 0.8])
-@pytest.mark.parametrize("size", [(61, 61), (41, 61)])
-def test_a_crop_is_a_part_of_the_image_of_the_size_that_was_asked_for_and_differs_by_image(size, crop_scale):
-    images = coordinates(*size)
-    cropped = augment(images, crop_scale, 0, seed=3)
-    assert (cropped.shape, cropped.dtype) == (images.shape, torch.uint8)
-    down, right = cropped[..., 0].float(), cropped[..., 1].float()
-    assert down.std(2).max() < 0.6  # no rotation
-    assert right.std(1).max() < 0.6
-    shares = (down.amax((1, 2)) - down.amin((1, 2))) * (right.amax((1, 2)) - right.amin((1, 2))) / 240**2
-    assert shares.min() > crop_scale - 0.1
-    assert shares.max() <= 1
-    assert shares.unique().numel() > 4
-    assert (down.diff(dim=1) >= 0).all()  # neither upside down nor mirrored
-    assert (right.diff(dim=2) >= 0).all()
-    assert down.mean((1, 2)).std() > 2
-
-
-def test_randaugment_is_torchvisions_from_a_seed_of_its_own():
-    from torchvision.transforms import v2
-
-    images = torch.from_numpy(np.random.default_rng(0).integers(256, size=(6, 20, 20, 3), dtype=np.uint8))
-    before = torch.get_rng_state()
-    changed = augment(images, 1.0, 12, seed=7)
-    assert torch.equal(torch.get_rng_state(), before)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(7)
-        transform = v2.RandAugment(num_ops=2, magnitude=12)
-        expected = [transform(image.permute(2, 0, 1)).permute(1, 2, 0) for image in images]
-    assert torch.equal(changed, torch.stack(expected))
-    assert torch.equal(augment(images, 1.0, 12, seed=7), changed)
-    assert not torch.equal(augment(images, 1.0, 12, seed=8), changed)
-    assert not torch.equal(augment(images, 1.0, 3, seed=7), changed)
 
 
 def cut_short(batches, after):
@@ -126,7 +73,7 @@ def cut_short(batches, after):
 
 @pytest.mark.parametrize(("after", "confirmed"), [(0, 0), (1, 0), (2, 4), (3, 4), (4, 8), (5, 9)])
 def test_a_pass_cut_short_goes_on_after_the_last_confirmed_segment(tmp_path, monkeypatch, after, confirmed):
-    monkeypatch.setattr(embedding, "SEGMENT", 2)
+    monkeypatch.setattr(files, "SEGMENT", 2)
     values = torch.randn(9, 3, 2, generator=torch.Generator().manual_seed(0))
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     whole.mkdir()
@@ -145,7 +92,7 @@ def test_a_pass_cut_short_goes_on_after_the_last_confirmed_segment(tmp_path, mon
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 4, 7])
 def test_any_number_of_processes_write_the_same_file_in_any_order(tmp_path, monkeypatch, processes):
-    monkeypatch.setattr(embedding, "SEGMENT", 2)
+    monkeypatch.setattr(files, "SEGMENT", 2)
     values = torch.randn(19, 3, generator=torch.Generator().manual_seed(0))
     shares = [slice(rank, None, processes) for rank in reversed(range(processes))]
     assert sum(write(tmp_path, values, torch.float32, share=share) for share in shares) == 19
@@ -154,7 +101,7 @@ def test_any_number_of_processes_write_the_same_file_in_any_order(tmp_path, monk
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"short")])
-def test_a_record_without_its_data_is_not_believed(tmp_path, damage):
+def test_a_confirmed_segment_counts_as_missing_when_the_file_is_gone_or_short(tmp_path, damage):
     values = torch.ones(4, 2)
     write(tmp_path, values, torch.float32)
     damage(tmp_path / "val.bin")
@@ -162,7 +109,7 @@ def test_a_record_without_its_data_is_not_believed(tmp_path, damage):
     assert (tmp_path / "val.bin").read_bytes() == values.numpy().tobytes()
 
 
-def test_activations_stay_mapped_but_on_a_gpu_that_has_room_for_them():
+def test_activations_stay_mapped_on_a_cpu_and_move_to_a_gpu_that_has_room():
     views = [torch.zeros(4, 2), torch.ones(4, 2)]
     assert resident(views, torch.device("cpu")) is views
     if not torch.cuda.is_available():

@@ -1,10 +1,15 @@
 """Every map against a plain double loop over its formula, for one image at a time."""
 
+import numpy as np
 import pytest
+import timm
 import torch
 from torch import Tensor
 
-from vit_finetune import relevance
+from tests.small_vits import SMALL, build, pictures
+from vit_finetune.attention import maps
+from vit_finetune.attention.maps import MapMaker, readout_maps
+from vit_finetune.model.families import token_layout
 
 B, L, H, P, N = 2, 3, 2, 2, 6  # images, blocks, heads, prefix tokens, patches
 T = P + N
@@ -79,46 +84,46 @@ def assert_rows(found: Tensor, expected: list[list[float]]) -> None:
 
 @pytest.mark.parametrize(("fusion", "how"), [("mean", mean), ("max", max)])
 @pytest.mark.parametrize("block", [0, -1])
-def test_raw(attn, readout, fusion, how, block):
+def test_raw_is_the_readouts_row_of_one_block(attn, readout, fusion, how, block):
     expected = [read(row_of(readout, b), fuse(attn[b, block], how)) for b in range(B)]
-    assert_rows(relevance.raw(attn, readout, fusion, block), expected)
+    assert_rows(maps.raw(attn, readout, fusion, block), expected)
 
 
-def test_raw_over_all_blocks(attn, readout):
+def test_raw_without_a_block_is_the_mean_over_all_blocks(attn, readout):
     expected = [
         [mean(column) for column in zip(*(read(row_of(readout, b), fuse(a, max)) for a in attn[b]), strict=True)]
         for b in range(B)
     ]
-    assert_rows(relevance.raw(attn, readout, "max", None), expected)
+    assert_rows(maps.raw(attn, readout, "max", None), expected)
 
 
 @pytest.mark.parametrize(("fusion", "how"), [("mean", mean), ("max", max)])
 @pytest.mark.parametrize("ratio", [0.0, 0.6])
 @pytest.mark.parametrize("prefix", [0, P])
-def test_rollout(attn, readout, fusion, how, ratio, prefix):
+def test_rollout_against_a_loop(attn, readout, fusion, how, ratio, prefix):
     expected = [
         read(row_of(readout, b), rolled([discard(fuse(a, how), ratio, prefix) for a in attn[b]])) for b in range(B)
     ]
-    assert_rows(relevance.rollout(attn, readout, fusion, ratio, prefix), expected)
+    assert_rows(maps.rollout(attn, readout, fusion, ratio, prefix), expected)
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.6])
-def test_gradient_rollout(attn, grads, readout, ratio):
+def test_gradient_rollout_against_a_loop(attn, grads, readout, ratio):
     expected = []
     for b in range(B):
         fused = [fuse(a * g, lambda values: max(0.0, mean(values))) for a, g in zip(attn[b], grads[b], strict=True)]
         expected.append(read(row_of(readout, b), rolled([discard(m, ratio, P) for m in fused])))
-    assert_rows(relevance.gradient_rollout(attn, grads, readout, ratio, P), expected)
+    assert_rows(maps.gradient_rollout(attn, grads, readout, ratio, P), expected)
 
 
 def test_gradient_rollout_pairs_attention_with_the_gradient_of_the_same_block(attn, grads):
     """The known fault: gradients arrive in backward order and meet the attention of another block."""
     readout = READOUTS["CLS"]
-    right = relevance.gradient_rollout(attn, grads, readout)
-    assert not torch.allclose(right, relevance.gradient_rollout(attn, grads.flip(1), readout), atol=1e-3)
+    right = maps.gradient_rollout(attn, grads, readout)
+    assert not torch.allclose(right, maps.gradient_rollout(attn, grads.flip(1), readout), atol=1e-3)
 
 
-def test_chefer(attn, grads, readout):
+def test_chefer_against_a_loop(attn, grads, readout):
     expected = []
     for b in range(B):
         relevances = identity()
@@ -126,10 +131,10 @@ def test_chefer(attn, grads, readout):
             added = product(fuse((a * g), lambda values: mean([max(0.0, v) for v in values])), relevances)
             relevances = [[relevances[i][j] + added[i][j] for j in range(T)] for i in range(T)]
         expected.append(read(row_of(readout, b), relevances))
-    assert_rows(relevance.chefer(attn, grads, readout), expected)
+    assert_rows(maps.chefer(attn, grads, readout), expected)
 
 
-def test_legrad(grads):
+def test_legrad_against_a_loop(grads):
     expected = [
         [
             sum(max(0.0, float(grads[b, m, h, i, j])) for m in range(L) for h in range(H) for i in range(T))
@@ -138,28 +143,28 @@ def test_legrad(grads):
         ]
         for b in range(B)
     ]
-    assert_rows(relevance.legrad(grads), expected)
+    assert_rows(maps.legrad(grads), expected)
 
 
-def test_legrad_of_chosen_rows(grads, readout):
+def test_legrad_of_the_rows_that_the_readout_chooses(grads, readout):
     fused = [
         [[mean([max(0.0, float(v)) for v in grads[b, :, :, i, j].flatten()]) for j in range(T)] for i in range(T)]
         for b in range(B)
     ]
-    assert_rows(relevance.legrad(grads, readout), [read(row_of(readout, b), fused[b]) for b in range(B)])
+    assert_rows(maps.legrad(grads, readout), [read(row_of(readout, b), fused[b]) for b in range(B)])
 
 
 METHODS = {
-    "raw": lambda a, g: relevance.raw(a, READOUTS["CLS"]),
-    "rollout": lambda a, g: relevance.rollout(a, READOUTS["CLS"], discard_ratio=0.5),
-    "gradient rollout": lambda a, g: relevance.gradient_rollout(a, g, READOUTS["CLS"], 0.5),
-    "chefer": lambda a, g: relevance.chefer(a, g, READOUTS["CLS"]),
-    "legrad": lambda a, g: relevance.legrad(g),
+    "raw": lambda a, g: maps.raw(a, READOUTS["CLS"]),
+    "rollout": lambda a, g: maps.rollout(a, READOUTS["CLS"], discard_ratio=0.5),
+    "gradient rollout": lambda a, g: maps.gradient_rollout(a, g, READOUTS["CLS"], 0.5),
+    "chefer": lambda a, g: maps.chefer(a, g, READOUTS["CLS"]),
+    "legrad": lambda a, g: maps.legrad(g),
 }
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-def test_an_image_does_not_depend_on_its_batch_nor_on_how_blocks_are_given(attn, grads, method):
+def test_a_map_depends_neither_on_the_batch_nor_on_whether_blocks_come_stacked_or_listed(attn, grads, method):
     together = method(attn, grads)
     alone = torch.cat([method(attn[[b]], grads[[b]]) for b in range(B)])
     listed = method([*attn.unbind(1)], [*grads.unbind(1)])
@@ -173,24 +178,54 @@ def test_rollout_of_a_chain_follows_the_chain():
     first, last = torch.eye(T), torch.eye(T)
     first[P + 3] = torch.eye(T)[P + 5]
     last[0] = torch.eye(T)[P + 3]
-    found = relevance.rollout([m[None, None] for m in (first, last)], READOUTS["CLS"])[0]
+    found = maps.rollout([m[None, None] for m in (first, last)], READOUTS["CLS"])[0]
     assert found.nonzero().flatten().tolist() == [0, P + 3, P + 5]
     assert found[P + 3] == found[P + 5] == pytest.approx(0.25)
 
 
-def test_discarding_spares_prefix_columns(attn):
-    kept = relevance._discard(attn.mean(dim=2), 0.99, P)
+def test_discarding_zeroes_the_stated_share_of_patch_columns_and_no_prefix_column(attn):
+    kept = maps._discard(attn.mean(dim=2), 0.99, P)
     assert torch.equal(kept[..., :P], attn.mean(dim=2)[..., :P])
     assert ((kept[..., P:] > 0).sum(dim=(-1, -2)) == T * N - int(0.99 * T * N)).all()
 
 
-def test_errors_name_what_came(attn, grads):
+def test_wrong_arguments_are_refused_with_what_came(attn, grads):
     readout = READOUTS["CLS"]
     with pytest.raises(ValueError, match=r"expected attention \(B, L, H, T, T\); got \(2, 2, 8, 8\)"):
-        relevance.raw(attn[:, 0], readout)
+        maps.raw(attn[:, 0], readout)
     with pytest.raises(ValueError, match=r"must have one shape"):
-        relevance.chefer(attn, grads[:, :2], readout)
+        maps.chefer(attn, grads[:, :2], readout)
     with pytest.raises(ValueError, match=r"fused by 'min'; use 'mean' or 'max'"):
-        relevance.raw(attn, readout, "min")
+        maps.raw(attn, readout, "min")
     with pytest.raises(ValueError, match=r"discard_ratio is 1"):
-        relevance.rollout(attn, readout, discard_ratio=1)
+        maps.rollout(attn, readout, discard_ratio=1)
+
+
+def test_maps_of_the_readout_against_a_loop():
+    layout = token_layout(timm.create_model("vit_small_patch14_reg4_dinov2", img_size=(42, 70), **SMALL))
+    attn, readout = torch.rand(2, 2, 3, layout.tokens, layout.tokens), torch.rand(2, layout.tokens)
+    found = readout_maps(attn, layout, readout)
+    assert found.shape == (2, 2, 3, 3, 5)
+    for b, block, head, i, j in np.ndindex(*found.shape):
+        expected = (readout[b] * attn[b, block, head, :, 5 + 5 * i + j]).sum()
+        assert found[b, block, head, i, j] == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch14_reg4_dinov2", "vit_base_patch16_siglip_224"])
+def test_a_map_maker_follows_its_settings_in_batches_of_any_size(name):
+    model = build(name)
+    images, classes = pictures(model, 3), torch.tensor([1, 4, 0])
+    maker = MapMaker(model, "max", 0.9, batch_size=2)
+    found, layout = maker.maps(images, classes), token_layout(model)
+    gradients = maker.gradients(images, classes)
+    attn, grads, readout, prefix = gradients.attn, gradients.grads, maker.readout(gradients), len(layout.prefix)
+    expected = {
+        "last block": maps.raw(attn, readout, "max"),
+        "rollout": maps.rollout(attn, readout, "max", 0.9, prefix),
+        "gradient rollout": maps.gradient_rollout(attn, grads, readout, 0.9, prefix),
+        "relevance": maps.chefer(attn, grads, readout),
+        "LeGrad": maps.legrad(gradients.block_grads),
+    }
+    assert [*found] == [*expected] == [*maps.METHODS]
+    for method, values in expected.items():
+        torch.testing.assert_close(found[method], layout.to_grid(values), rtol=1e-3, atol=1e-6)

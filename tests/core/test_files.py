@@ -1,4 +1,4 @@
-"""Outputs are whole or absent, whatever ends the process; what is broken is told in one line."""
+"""Outputs are whole or absent, whatever ends the process; a broken file is one line that names it."""
 
 import json
 import os
@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vit_finetune.files import (
+from tests.project import ROOT
+from vit_finetune.core.errors import UserError
+from vit_finetune.core.files import (
     PARTIAL,
     digest,
     key_of,
@@ -22,12 +24,13 @@ from vit_finetune.files import (
     read_csv,
     read_json,
     read_split,
+    replace_folder,
+    write_bytes,
     write_csv,
     write_json,
     write_split,
+    write_text,
 )
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def tree(folder):
@@ -60,6 +63,23 @@ def test_a_new_folder_appears_whole_and_replaces_the_old_one(tmp_path):
     assert tree(tmp_path) == {"out/new": "new"}
 
 
+@pytest.mark.parametrize("before", [False, True])
+def test_a_folder_takes_the_place_of_another_one_or_of_none(tmp_path, before):
+    out, new = tmp_path / "deep" / "out", tmp_path / "new"
+    for folder in (out, new) if before else (new,):
+        folder.mkdir(parents=True)
+        (folder / folder.name).write_text("text")
+    replace_folder(out, new)
+    assert tree(tmp_path) == {"deep/out/new": "text"}
+
+
+def test_bytes_and_text_are_written_as_they_are(tmp_path):
+    write_bytes(tmp_path / "a" / "bytes", b"\x00\r\n")
+    write_text(tmp_path / "a" / "text", "é\r\n")
+    assert (tmp_path / "a" / "bytes").read_bytes() == b"\x00\r\n"
+    assert (tmp_path / "a" / "text").read_bytes() == "é\r\n".encode()
+
+
 def fill_file(partial):
     partial.write_text("half")
 
@@ -73,7 +93,7 @@ BOTH = pytest.mark.parametrize(("new", "fill"), [(new_file, fill_file), (new_fol
 
 @BOTH
 @pytest.mark.parametrize("error", [OSError, KeyError, KeyboardInterrupt, SystemExit])
-def test_an_exception_in_the_block_leaves_nothing_and_passes_on(tmp_path, new, fill, error):
+def test_an_exception_in_the_block_leaves_no_file_and_is_raised_on(tmp_path, new, fill, error):
     def fail():
         with new(tmp_path / "out") as partial:
             fill(partial)
@@ -98,7 +118,7 @@ def test_an_exception_in_the_block_keeps_what_was_there_before(tmp_path, new):
 
 
 @BOTH
-def test_nothing_of_a_killed_run_gets_into_the_next_one(tmp_path, new, fill):
+def test_what_a_killed_run_left_does_not_get_into_the_next_one(tmp_path, new, fill):
     partial = tmp_path / f"out{PARTIAL}"
     if new is new_folder:
         partial.mkdir()
@@ -110,7 +130,7 @@ def test_nothing_of_a_killed_run_gets_into_the_next_one(tmp_path, new, fill):
     assert set(tree(tmp_path).values()) == {"half"}
 
 
-def test_a_block_that_writes_nothing_does_not_take_a_leftover_for_its_file(tmp_path):
+def test_a_block_that_writes_nothing_is_an_error_even_if_a_killed_run_left_a_file(tmp_path):
     (tmp_path / f"out{PARTIAL}").write_text("stale")
     with pytest.raises(FileNotFoundError), new_file(tmp_path / "out"):
         pass
@@ -121,7 +141,7 @@ def test_a_block_that_writes_nothing_does_not_take_a_leftover_for_its_file(tmp_p
 def test_a_run_killed_in_the_middle_of_writing_leaves_no_output(tmp_path, kind):
     script = """
 import sys
-from vit_finetune.files import new_file, new_folder
+from vit_finetune.core.files import new_file, new_folder
 with {"file": new_file, "folder": new_folder}[sys.argv[1]](sys.argv[2]) as partial:
     (partial if sys.argv[1] == "file" else partial / "inner").write_text("half")
     print("writing", flush=True)
@@ -139,12 +159,12 @@ with {"file": new_file, "folder": new_folder}[sys.argv[1]](sys.argv[2]) as parti
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_run_killed_before_any_step_on_the_disk_leaves_the_old_the_new_or_nothing(tmp_path):
+def test_a_run_killed_at_any_moment_leaves_the_old_output_the_new_one_or_none(tmp_path):
     """A child is killed before its n-th change of the file system, for every n until one gets through."""
     script = """
 import os, shutil, signal, sys
 from pathlib import Path
-from vit_finetune.files import new_file, new_folder
+from vit_finetune.core.files import new_file, new_folder
 
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir"}
 remaining = None
@@ -203,8 +223,8 @@ WRITERS = """
 import sys
 import numpy as np
 from pathlib import Path
-from vit_finetune.files import new_folder, write_csv, write_json, write_split
-from vit_finetune.runtime import run_stage
+from vit_finetune.core.files import new_folder, write_csv, write_json, write_split
+from vit_finetune.core.process import run_stage
 
 def arrays():
     with new_folder("out") as folder:
@@ -219,7 +239,7 @@ run_stage("writer", {
 
 
 @pytest.mark.parametrize("kind", ["json", "csv", "npy"])
-def test_a_file_that_grows_over_the_limit_is_one_line_and_leaves_nothing(tmp_path, kind):
+def test_a_file_over_the_size_limit_of_the_system_is_one_line_and_leaves_no_file(tmp_path, kind):
     limit = 256 * 1024
     process = start(
         WRITERS, kind, cwd=tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -243,7 +263,7 @@ def own_mounts():
 @pytest.mark.parametrize(
     ("options", "reason"), [("size=64k", "No space left on device|is the disk full"), ("ro", "Read-only file system")]
 )
-def test_a_full_or_read_only_disk_is_one_line_and_leaves_nothing(tmp_path, kind, options, reason):
+def test_a_full_or_read_only_disk_is_one_line_and_leaves_no_file(tmp_path, kind, options, reason):
     if not own_mounts():
         pytest.skip("needs the right to mount a file system of its own (unshare -m)")
     script = f"""
@@ -264,7 +284,7 @@ exit $status
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 @pytest.mark.parametrize("new", [new_file, new_folder])
-def test_a_folder_without_permission_is_an_expected_error(tmp_path, new):
+def test_a_folder_without_permission_is_an_error_of_the_system(tmp_path, new):
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(PermissionError, match="out"), new(tmp_path / "out") as partial:
@@ -282,16 +302,21 @@ def test_json_comes_back_as_it_was_and_ends_in_a_newline(tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_json_refuses_numbers_that_are_none(tmp_path, value):
+def test_json_refuses_nan_and_infinity_and_leaves_no_file(tmp_path, value):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "out.json", {"loss": value})
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("content", [b"", b'{"a": 1', b"<html>", b'{"a": "\xff"}'])
-def test_a_broken_json_file_is_named_with_the_way_out(tmp_path, content):
+def test_a_broken_json_file_is_named_with_what_to_do(tmp_path, content):
     (tmp_path / "out.json").write_bytes(content)
-    with pytest.raises(OSError, match=r"out\.json is not readable \(.+\); delete it and run dvc repro"):
+    with pytest.raises(UserError, match=r"out\.json is not readable \(.+\); delete it and run dvc repro"):
+        read_json(tmp_path / "out.json")
+
+
+def test_a_missing_json_file_is_named_with_what_to_do(tmp_path):
+    with pytest.raises(UserError, match=r"out\.json is missing; run dvc repro$"):
         read_json(tmp_path / "out.json")
 
 
@@ -335,21 +360,23 @@ BROKEN_ARRAYS = {
 
 
 @pytest.mark.parametrize("kind", BROKEN_ARRAYS)
-def test_a_broken_array_is_an_expected_error_that_names_the_folder(tmp_path, kind):
+def test_a_broken_array_is_named_with_what_to_do_and_no_pickle_in_it_is_loaded(tmp_path, kind):
     write_split(tmp_path, "val", labels=np.arange(100))
     BROKEN_ARRAYS[kind](tmp_path / "val_labels.npy")
-    with pytest.raises(OSError, match=rf"{tmp_path}: val is not readable \(.+\); delete {tmp_path} and run dvc repro"):
+    with pytest.raises(
+        UserError, match=rf"{tmp_path}: val is not readable \(.+\); delete {tmp_path} and run dvc repro"
+    ):
         read_split(tmp_path, "val", "labels")
     assert not (tmp_path / "trap").exists()
 
 
-def test_the_trap_of_these_tests_would_spring(tmp_path):
+def test_the_pickle_of_these_tests_makes_its_file_where_it_is_loaded(tmp_path):
     pickle.loads(pickle.dumps(Trap(tmp_path / "trap")))
     assert (tmp_path / "trap").exists()
 
 
-def test_a_missing_array_is_an_expected_error_that_names_the_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"val_labels\.npy"):
+def test_a_missing_array_is_named_with_what_to_do(tmp_path):
+    with pytest.raises(UserError, match=r"val_labels\.npy is missing; run dvc repro$"):
         read_split(tmp_path, "val", "labels")
 
 
@@ -375,7 +402,7 @@ BASE = np.arange(6, dtype=np.int32).reshape(2, 3)
         [],
     ],
 )
-def test_the_digest_tells_dtype_shape_content_and_number_apart(other):
+def test_another_dtype_shape_content_or_number_of_arrays_gives_another_digest(other):
     assert digest(*other) != digest(BASE)
 
 
@@ -407,7 +434,7 @@ def test_keys_of_different_values_differ_and_are_fit_for_a_file_name():
 def test_the_key_of_the_same_values_is_the_same_in_another_process():
     script = """
 import json, sys
-from vit_finetune.files import key_of
+from vit_finetune.core.files import key_of
 print(*(key_of(*values) for values in json.load(sys.stdin)))
 """
     output, errors = start(script).communicate(json.dumps(KEYED))

@@ -6,17 +6,15 @@ import subprocess
 import sys
 from collections import Counter
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from vit_finetune.split import stratified, train_val_test
-
-ROOT = Path(__file__).resolve().parent.parent
-PROPERTY = settings(max_examples=150, deadline=None)
+from tests.project import ROOT
+from vit_finetune.core.errors import UserError
+from vit_finetune.data.split import require_every_class, stratified, train_val_test
 
 
 def labels_of(*counts, seed=0):
@@ -37,9 +35,8 @@ def labels_and_size(draw):
     return labels_of(*counts, seed=draw(st.integers(0, 99))), draw(st.integers(len(counts), sum(counts)))
 
 
-@PROPERTY
 @given(case=labels_and_size(), seed=st.integers(0, 2**32 - 1))
-def test_any_size_of_any_classes_is_in_proportion_and_disjoint_from_the_rest(case, seed):
+def test_any_subset_holds_the_classes_in_proportion_and_shares_no_image_with_the_rest(case, seed):
     labels, size = case
     chosen, rest = stratified(labels, size, seed)
     assert len(chosen) == size
@@ -50,11 +47,11 @@ def test_any_size_of_any_classes_is_in_proportion_and_disjoint_from_the_rest(cas
     assert_in_proportion(labels, rest)
 
 
-@pytest.mark.parametrize("size", range(5, 51))
-def test_every_size_of_equal_classes_holds_every_class(size):
+def test_a_subset_of_equal_classes_holds_as_many_of_each():
     labels = labels_of(10, 10, 10, 10, 10)
-    chosen, _ = stratified(labels, size, seed=3)
-    assert set(Counter(labels[chosen].tolist()).values()) <= {size // 5, -(-size // 5)}
+    for size in range(5, 51):
+        chosen, _ = stratified(labels, size, seed=3)
+        assert set(Counter(labels[chosen].tolist()).values()) <= {size // 5, -(-size // 5)}, size
 
 
 @pytest.mark.parametrize("size", [4, 5, 6])
@@ -78,7 +75,7 @@ def test_every_image_can_be_chosen():
     assert chosen == left_out == set(range(8))
 
 
-def test_no_global_generator_is_read_or_moved():
+def test_numpys_global_generator_is_neither_read_nor_moved():
     labels = labels_of(20, 20)
     np.random.seed(1)  # noqa: NPY002
     before = np.random.get_state()[1].tobytes()  # noqa: NPY002
@@ -93,7 +90,7 @@ def test_no_global_generator_is_read_or_moved():
 @pytest.mark.parametrize("key", ["size", "subset.val_size"])
 def test_fewer_than_one_per_class_or_more_than_there_are_is_an_error_that_names_the_key(size, key):
     message = f"{key} is {size}: there are 30 images to take from, of 3 classes; use 3 to 30"
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         stratified(labels_of(10, 10, 10), size, 0, **({} if key == "size" else {"key": key}))
 
 
@@ -102,7 +99,6 @@ VAL = labels_of(5, 10, 15, seed=2)
 TWO, THREE = {"train": TRAIN, "test": TEST}, {"train": TRAIN, "val": VAL, "test": TEST}
 
 
-@PROPERTY
 @given(
     train=st.integers(3, 90) | st.just("all"),
     val=st.integers(3, 30),
@@ -134,14 +130,13 @@ def test_the_validation_images_depend_on_the_seed_and_their_number_alone(train_s
     assert not np.array_equal(val(train_size, test_size), val(60, 12, seed=8))
 
 
-@PROPERTY
 @given(
     train=st.integers(3, 120) | st.just("all"),
     val=st.integers(3, 30) | st.just("all"),
     test=st.integers(3, 36) | st.just("all"),
     seed=st.integers(0, 1000),
 )
-def test_validation_images_of_their_own_are_taken_and_train_keeps_all_of_its_images(train, val, test, seed):
+def test_with_a_validation_part_its_images_are_taken_and_train_keeps_all_of_its_own(train, val, test, seed):
     sizes = {"train": train, "val": val, "test": test}
     split = train_val_test(THREE, **{f"{name}_size": size for name, size in sizes.items()}, seed=seed)
     assert list(split) == ["train", "val", "test"]
@@ -153,7 +148,7 @@ def test_validation_images_of_their_own_are_taken_and_train_keeps_all_of_its_ima
         assert_in_proportion(THREE[name], indices)
 
 
-def test_with_validation_images_of_their_own_no_part_depends_on_the_size_of_another():
+def test_with_a_validation_part_no_split_depends_on_the_size_of_another():
     def split(**sizes):
         return train_val_test(THREE, **{"train_size": 30, "val_size": 12, "test_size": 9, "seed": 3} | sizes)
 
@@ -163,15 +158,15 @@ def test_with_validation_images_of_their_own_no_part_depends_on_the_size_of_anot
         assert [part for part in before if not np.array_equal(before[part], after[part])] == [name]
 
 
-def test_all_validation_images_of_a_data_set_that_has_none_of_its_own_is_an_error():
+def test_all_validation_images_of_a_data_set_without_a_validation_part_is_an_error():
     message = "subset.val_size is all: the data set has no validation images of its own, use a number"
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         train_val_test(TWO, train_size=10, val_size="all", test_size=10, seed=0)
 
 
 @pytest.mark.parametrize("train_size", [3, "all"])
 def test_validation_that_leaves_no_image_to_train_on_is_an_error(train_size):
-    with pytest.raises(ValueError, match=r"^subset\.val_size is 120: no image is left to train on, use less$"):
+    with pytest.raises(UserError, match=r"^subset\.val_size is 120: no image is left to train on, use less$"):
         train_val_test(TWO, train_size=train_size, val_size=120, test_size=10, seed=0)
 
 
@@ -192,15 +187,23 @@ def test_validation_that_leaves_no_image_to_train_on_is_an_error(train_size):
         (THREE, {"val_size": 2}, "val_size is 2: there are 30 images to take from, of 3 classes; use 3 to 30"),
     ],
 )
-def test_sizes_that_do_not_fit_are_errors_that_name_the_key_and_the_range(labels, sizes, message):
-    with pytest.raises(ValueError, match=f"^subset.{re.escape(message)}$"):
+def test_sizes_out_of_range_are_errors_that_name_the_key_and_the_range(labels, sizes, message):
+    with pytest.raises(UserError, match=f"^subset.{re.escape(message)}$"):
         train_val_test(labels, **{"train_size": 10, "val_size": 20, "test_size": 10, "seed": 0} | sizes)
 
 
-def test_another_process_with_other_hashes_and_threads_chooses_the_same():
+def test_a_split_without_an_image_of_some_class_is_an_error_that_names_the_classes():
+    classes = ["ant", "bee", "cat", "dog"]
+    require_every_class("val", np.array([3, 2, 1, 0, 0]), classes)
+    message = "subset.val_size is 3: no image of ant, dog is among them; use more"
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        require_every_class("val", np.array([1, 2, 2]), classes)
+
+
+def test_another_process_with_other_hashes_and_threads_chooses_the_same_images():
     script = """
 import numpy as np
-from vit_finetune.split import stratified
+from vit_finetune.data.split import stratified
 labels = np.arange(300) % 7
 print([stratified(labels, size, 5)[0].tolist() for size in (7, 100, 298)])
 """

@@ -1,15 +1,16 @@
-"""What is trained is what the settings say, by name."""
+"""Training changes exactly the parameters that `freeze.trainable_blocks` and `freeze.parameters` name."""
 
 import pytest
 import timm
 import torch
 
-from vit_finetune.backbone import Suffix, run_prefix
-from vit_finetune.fit import make_optimizer, train_epoch
-from vit_finetune.freezing import count_parameters, freeze
+from tests.model.small import SMALL, randomised, split_model_of, store
+from tests.small_vits import pictures
+from vit_finetune.core.errors import UserError
+from vit_finetune.model.freezing import count_parameters, freeze
 from vit_finetune.params.train import Train
+from vit_finetune.training.loop import Trainer
 
-TINY = {"img_size": 32, "depth": 3, "embed_dim": 64, "num_heads": 4, "num_classes": 3}
 HEAD = {"head.weight", "head.bias"}
 PLAIN = Train(
     epochs=1,
@@ -34,12 +35,7 @@ PLAIN = Train(
 
 
 def build(name="vit_tiny_patch16_224", **options):
-    torch.manual_seed(0)
-    model = timm.create_model(name, **{**TINY, **options}).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape) * 0.05)
-    return model
+    return randomised(timm.create_model(name, **{**SMALL, "num_classes": 3, **options}))
 
 
 def trained(model):
@@ -50,7 +46,7 @@ def names_of(model, *prefixes):
     return {name for name, _ in model.named_parameters() if name.startswith(prefixes)}
 
 
-# How far
+# freeze.trainable_blocks
 
 
 @pytest.mark.parametrize(
@@ -62,16 +58,16 @@ def names_of(model, *prefixes):
         ("all", ("",)),
     ],
 )
-def test_all_that_lies_behind_the_boundary_is_trained_and_nothing_before_it(blocks, prefixes):
+def test_the_last_blocks_and_all_that_follows_them_are_trained_and_nothing_before(blocks, prefixes):
     model = build()
     freeze(model, blocks)
     assert trained(model) == names_of(model, *prefixes)
     freeze(model, 1)
-    freeze(model, blocks)  # what was asked before leaves nothing behind
+    freeze(model, blocks)  # the earlier call leaves no trace
     assert trained(model) == names_of(model, *prefixes)
 
 
-def test_the_last_of_more_than_ten_blocks_are_counted_as_numbers():
+def test_with_more_than_ten_blocks_block_ten_is_not_taken_for_block_one():
     model = build(depth=12)
     freeze(model, 2)
     assert trained(model) == names_of(model, "blocks.10.", "blocks.11.", "norm.", "head.")
@@ -113,7 +109,7 @@ def test_a_distilled_models_second_head_is_not_trained():
 
 
 def test_more_trainable_blocks_than_the_model_has_is_an_error(tiny_vit):
-    with pytest.raises(ValueError, match="trainable_blocks is 4: the model has 3 blocks; use 0 to 3 or all"):
+    with pytest.raises(UserError, match="trainable_blocks is 4: the model has 3 blocks; use 0 to 3 or all"):
         freeze(tiny_vit, 4)
 
 
@@ -129,7 +125,8 @@ def test_trainable_parameters_of_the_default_model_are_the_published_counts():
     assert {sum(pair) for pair in counts.values()} == {counts["all"][0]}
 
 
-# Which of these
+# freeze.parameters
+
 
 NORMS_OF_2 = {f"blocks.2.norm{i}.{kind}" for i in (1, 2) for kind in ("weight", "bias")}
 LAST_NORM = {"norm.weight", "norm.bias"}
@@ -176,7 +173,7 @@ NORM_MODULES = (torch.nn.LayerNorm, torch.nn.RMSNorm)
         ("beit_base_patch16_224", {}),
     ],
 )
-def test_norms_are_the_parameters_of_normalisations_in_every_family(name, options):
+def test_in_every_family_norms_are_the_parameters_of_normalisation_layers(name, options):
     model = build(name, **options)
     freeze(model, 2, "norms")
     behind = names_of(model, "blocks.1.", "blocks.2.", "norm.", "fc_norm.")
@@ -191,7 +188,7 @@ def test_norms_are_the_parameters_of_normalisations_in_every_family(name, option
     assert not {parameter for parameter in trained(model) - HEAD if model.get_parameter(parameter).ndim > 1}
 
 
-def test_biases_of_beit_are_those_of_query_and_value_too_and_not_those_of_positions():
+def test_biases_of_beit_include_those_of_query_and_value_but_not_the_position_biases():
     model = build("beit_base_patch16_224")
     freeze(model, 1, "biases")
     assert {"blocks.2.attn.q_bias", "blocks.2.attn.v_bias"} <= trained(model)
@@ -235,11 +232,12 @@ def test_patterns_add_and_take_away_in_their_order_and_the_head_always_learns(pa
 )
 def test_a_pattern_that_matches_nothing_behind_the_boundary_is_named(blocks, patterns, named):
     message = rf"freeze\.parameters: {named} matches no parameter behind .*freeze\.trainable_blocks\); there are \S+, "
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         freeze(build(), blocks, patterns)
 
 
-# That is what moves
+# An epoch of training
+
 
 STRATEGIES = ["all", "norms", "biases", ["blocks.*.attn.*", "!*.bias"]]
 
@@ -258,17 +256,13 @@ STRATEGIES = ["all", "norms", "biases", ["blocks.*.attn.*", "!*.bias"]]
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_an_epoch_moves_what_is_trained_and_keeps_the_bits_of_the_rest(name, options, parameters, blocks):
+def test_an_epoch_changes_the_trained_parameters_and_keeps_the_bits_of_all_others(name, options, parameters, blocks):
     model = build(name, **options)
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randn(16, 3, *model.patch_embed.img_size, generator=generator)
-    labels = torch.randint(3, (16,), generator=generator)
+    pixels, labels = pictures(model, 16), torch.randint(3, (16,), generator=torch.Generator().manual_seed(0))
     freeze(model, blocks, parameters)
-    with torch.no_grad():
-        stored = pixels if blocks == "all" else run_prefix(model, pixels, blocks)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    suffix = Suffix(model, blocks, lambda images: images, torch.device("cpu"), torch.float32)
-    train_epoch(suffix, make_optimizer(model, PLAIN, 0.8), [stored], labels, None, PLAIN, seed=0, epoch=1)
+    stored = store(model, pixels, blocks)
+    Trainer(split_model_of(model, blocks), [stored], labels, PLAIN, seed=0, layer_decay=0.8).run_epoch(1)
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert moved == trained(model)
     assert HEAD < moved < set(before) or (parameters, blocks) == ("all", "all")

@@ -1,5 +1,6 @@
 """What the documents say follows from the code, and every command in them works."""
 
+import ast
 import csv
 import hashlib
 import json
@@ -9,8 +10,9 @@ import sys
 import pytest
 
 from tests.documents import DOCUMENTS, blocks, commands
+from tests.graph import PACKAGE
 from tests.project import ROOT
-from vit_finetune.files import read_csv
+from vit_finetune.core.files import read_csv
 from vit_finetune.params import read_yaml
 
 sys.path.insert(0, str(ROOT / "tools"))
@@ -88,6 +90,31 @@ def test_files_and_links_that_a_document_names_exist(document):
         assert ((ROOT / document).parent / target).exists(), target
 
 
+def names_defined_in(path):
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Assign):
+            yield from (target.id for target in node.targets if isinstance(target, ast.Name))
+
+
+def test_functions_and_classes_that_a_document_names_are_where_it_says():
+    found = 0
+    for document, text in [*DOCUMENTS.items(), ("CONTRIBUTING.md", (ROOT / "CONTRIBUTING.md").read_text("utf-8"))]:
+        for names, file in re.findall(r"((?:`\w+`(?:, | and |; )*)+) in\s+`(src/[\w/]+\.py)`", text):
+            for name in re.findall(r"`(\w+)`", names):
+                found += 1
+                assert name in names_defined_in(ROOT / file), f"{document}: {name} in {file}"
+    assert found > 20
+
+
+def test_the_readme_and_contributing_have_a_line_for_each_room():
+    rooms = {f"{path.name}/" for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
+    assert rooms <= set(re.findall(r"^  (\w+/) ", README, flags=re.MULTILINE))
+    table = re.findall(r"^\| `(\w+/)` \|", (ROOT / "CONTRIBUTING.md").read_text("utf-8"), flags=re.MULTILINE)
+    assert rooms == set(table)
+
+
 def test_the_results_are_those_of_the_committed_run():
     evaluation = json.loads((ROOT / "metrics/evaluation.json").read_text())
     train = json.loads((ROOT / "metrics/train.json").read_text())
@@ -122,7 +149,7 @@ def test_metrics_and_plot_data_in_git_are_those_that_the_lock_names():
 
 
 def test_there_is_no_command_that_no_test_runs():
-    tests = "".join(path.read_text("utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    tests = "".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     run = re.findall(r'template\(\s*"([^"]+)"', tests)
     for name, text in DOCUMENTS.items():
         for block in blocks(text, "bash"):

@@ -4,18 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from tests.test_fit import PLAIN, losses_from_store, losses_without_cache
-from vit_finetune.backbone import Suffix, build_model, preprocessing, run_prefix
-from vit_finetune.freezing import freeze
+from tests.training.test_loop import PLAIN, losses_from_store, losses_without_cache
+from vit_finetune.core.errors import UserError
+from vit_finetune.model.boundary import SplitModel, run_prefix
+from vit_finetune.model.build import build_model, preprocessing
+from vit_finetune.model.freezing import freeze
 
 NAME = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 
 
 @pytest.fixture(scope="module")
 def images_and_labels(real_files):
-    from vit_finetune.datasets import load_dataset
+    from vit_finetune.data.cifar import load_cifar
 
-    dataset = load_dataset("cifar10")
+    dataset = load_cifar("cifar10")
     return torch.from_numpy(dataset.images["train"][:40]), torch.from_numpy(dataset.labels["train"][:40])
 
 
@@ -23,7 +25,7 @@ def pretrained_model():
     """With the head of zeros that `load_model` gives."""
     try:
         model = build_model(NAME, pretrained=True, image_size=None, seed=0)
-    except OSError as error:
+    except UserError as error:
         pytest.skip(f"needs the pretrained weights: {error}")
     model.reset_classifier(10)
     torch.nn.init.zeros_(model.head.weight)
@@ -45,7 +47,7 @@ def test_real_losses_from_stored_activations_are_those_of_the_full_network(
     freeze(model, blocks)
     with torch.no_grad():
         stored = torch.cat([run_prefix(model, some, blocks) for some in pixels.split(8)]).to(dtype)
-    suffix = Suffix(model, blocks, lambda x: x, torch.device("cpu"), torch.float32)
+    suffix = SplitModel(model, blocks, lambda x: x, torch.device("cpu"), torch.float32)
     found = losses_from_store(suffix, stored, labels, settings, 1, monkeypatch)
     assert len(found) == 20
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)

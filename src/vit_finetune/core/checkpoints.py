@@ -32,10 +32,11 @@ def forget_checkpoints(stage: str) -> None:
 
 
 def imported_code() -> dict[str, str]:
-    """SHA-256 of the source of each project module that is imported, by its name."""
-    modules = {name: module for name, module in sorted(sys.modules.items()) if name.split(".")[0] in OWN}
-    files = {name: getattr(module, "__file__", None) for name, module in modules.items()}
-    return {name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in files.items() if file}
+    """SHA-256 of the source of each project module that is imported, by its name; a stage runs as `__main__`."""
+    modules = [module for name, module in sys.modules.items() if name == "__main__" or name.split(".")[0] in OWN]
+    specs = [module.__spec__ for module in modules if module.__spec__]
+    files = {spec.name: spec.origin for spec in specs if spec.name.split(".")[0] in OWN and spec.origin}
+    return {name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in sorted(files.items())}
 
 
 def library_versions() -> dict[str, str]:

@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     import torch
 
 
-def set_up_torch(device: str, threads: int | None, local_rank: int = 0, local_size: int = 1) -> "torch.device":
+def set_up_torch(
+    device: str, threads: int | None, local_rank: int = 0, local_size: int = 1, key: str = "runtime.device"
+) -> "torch.device":
     """Fix the number of threads, ask for deterministic algorithms, and resolve the device (UserError).
 
     Of several processes on a machine, each gets its share of the threads, and a GPU of its own.
@@ -26,7 +28,7 @@ def set_up_torch(device: str, threads: int | None, local_rank: int = 0, local_si
         device = next(name for name, there in present.items() if there)
     if not present[device]:
         there = ", ".join(name for name, is_there in present.items() if is_there)
-        raise UserError(f"runtime.device is {device}, which this machine does not have; it has: {there}")
+        raise UserError(f"{key} is {device}, which this machine does not have; it has: {there}")
     if device != "cuda" or local_size == 1:
         return torch.device(device)
     if torch.cuda.device_count() < local_size:

@@ -93,8 +93,9 @@ def side_by_side(processes: int) -> Iterator[Ranks]:
     given = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
     ranks = Ranks(*(int(os.environ.get(name, default)) for name, default in given.items()))
     try:
-        meeting = os.environ.get(RANKS_VARIABLE, "env://")
-        dist.init_process_group(init_method=meeting, rank=ranks.rank, world_size=ranks.size, timeout=PATIENCE)
+        meeting = os.environ.get(RANKS_VARIABLE)  # a file, since a URL could not hold every path
+        store = dist.FileStore(meeting, ranks.size) if meeting else None
+        dist.init_process_group(store=store, rank=ranks.rank, world_size=ranks.size, timeout=PATIENCE)
         yield ranks
         ranks.wait()
     except Exception as error:
@@ -114,7 +115,7 @@ def _start(processes: int) -> list[subprocess.Popen[bytes]]:
     MEETING.parent.mkdir(exist_ok=True)
     MEETING.unlink(missing_ok=True)  # what an earlier run left
     os.environ |= {
-        RANKS_VARIABLE: MEETING.resolve().as_uri(),
+        RANKS_VARIABLE: str(MEETING.resolve()),
         "RANK": "0",
         "LOCAL_RANK": "0",
         "WORLD_SIZE": str(processes),

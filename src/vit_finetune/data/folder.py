@@ -46,32 +46,38 @@ def load_folder(
     files = _split_files(folder, test_share)
     classes = sorted({name for part in files.values() for name in part})
     listed = [(part, classes.index(name), path) for part in files for name in classes for path in files[part][name]]
-    paths = [path for _, _, path in listed]
     kept = np.empty((len(listed), image_size, image_size, 3), dtype=np.uint8)
-
-    def read(number: int) -> str | None:
-        try:
-            kept[number] = fit_image(open_image(paths[number]), (image_size, image_size), fit)
-        except UNREADABLE as error:
-            return f"{paths[number].relative_to(folder)} ({' '.join(str(error).split()) or type(error).__name__})"
-        return None
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        problems = [problem for _, problem in zip(bar(paths), pool.map(read, range(len(paths))), strict=True)]
-    unreadable = [problem for problem in problems if problem]
+    problems = _decode([path for _, _, path in listed], kept, fit, bar)
+    unreadable = [f"{listed[row][2].relative_to(folder)} ({reason})" for row, reason in problems.items()]
     if unreadable and broken != "skip":
         raise UserError(
-            f"{len(unreadable)} of {len(paths)} files in {folder} cannot be read as images: {_some(unreadable)}; "
+            f"{len(unreadable)} of {len(listed)} files in {folder} cannot be read as images: {_some(unreadable)}; "
             "remove them, or set data.broken to skip"
         )
-    good = np.array([problem is None for problem in problems])
     images, labels = {}, {}
     for part in files:
-        rows = good & np.array([of == part for of, _, _ in listed])
-        images[part], labels[part] = kept[rows], np.array([label for _, label, _ in listed], dtype=np.int64)[rows]
+        rows = [row for row, (of, _, _) in enumerate(listed) if of == part and row not in problems]
+        images[part], labels[part] = kept[rows], np.array([listed[row][1] for row in rows], dtype=np.int64)
     _require_enough(folder, labels, classes)
     ignored = [str(path.relative_to(folder)) for name in _folders(folder) for path in image_files(folder / name)[1]]
     return Dataset(classes, images, labels, broken=unreadable, ignored=ignored)
+
+
+def _decode(
+    paths: list[Path], images: NDArray[np.uint8], fit: str, bar: Callable[[list[Path]], Iterable[Path]]
+) -> dict[int, str]:
+    """Read files into images (N, H, W, 3), over all cores; returns the reason for each row that is not readable."""
+
+    def read(row: int) -> str | None:
+        try:
+            images[row] = fit_image(open_image(paths[row]), images.shape[1:3], fit)
+        except UNREADABLE as error:
+            return " ".join(str(error).split()) or type(error).__name__
+        return None
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        reasons = [reason for _, reason in zip(bar(paths), pool.map(read, range(len(paths))), strict=True)]
+    return {row: reason for row, reason in enumerate(reasons) if reason}
 
 
 def _split_files(folder: Path, test_share: float) -> dict[str, dict[str, list[Path]]]:

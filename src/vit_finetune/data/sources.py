@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from vit_finetune.core.copies import require_whole
 from vit_finetune.data.cifar import load_cifar
 from vit_finetune.data.dataset import Dataset
 from vit_finetune.data.digits import load_digits
@@ -22,5 +23,6 @@ def load_dataset(data: Data, bar: Callable[[list[Path]], Iterable[Path]] = iter)
         UserError: files are missing, damaged or out of reach; the message names them and the way out.
     """
     if data.name == "folder":
+        require_whole(IMAGES)
         return load_folder(IMAGES, **data.model_dump(exclude={"name"}), bar=bar)
     return load_digits() if data.name == "digits" else load_cifar(data.name)

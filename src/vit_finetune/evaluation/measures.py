@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import log_softmax, softmax
 from sklearn import metrics as sk
 
 from vit_finetune.intervals import wilson
@@ -34,13 +35,33 @@ def _checked(labels: Array, probabilities: Array) -> tuple[Array, Array]:
     return labels.astype(np.int64), probabilities / total
 
 
-def classification_summary(labels: Array, probabilities: Array, classes: Sequence[str], bins: int) -> Row:
-    """accuracy, its ci95, macro_f1, nll (nats), ece, n; per_class {name: precision, recall, f1, support}
+def negative_log_likelihood(labels: Array, logits: Array) -> float:
+    """Mean of -log p(label) in nats, from logits (N, K): probabilities would round a confident mistake to infinity."""
+    logits = np.asarray(logits, dtype=np.float64)
+    return plain(-log_softmax(logits, axis=1)[np.arange(len(labels)), labels].mean())
+
+
+def warning_signs(labels: Array, predicted: Array, classes: Sequence[str]) -> list[str]:
+    """Signs that the model did not learn, each with the key of params.yaml that is likely to blame."""
+    signs, hits = [], int((labels == predicted).sum())
+    largest = np.bincount(labels).max() / len(labels)
+    if len(np.unique(predicted)) == 1:
+        signs.append(f"every test image is predicted as {classes[predicted[0]]}: try a tenth of train.lr")
+    elif wilson(hits, len(labels))[0] <= largest:
+        signs.append(
+            f"the test accuracy, {hits / len(labels):.3f}, is not clearly above the share of the largest class, "
+            f"{largest:.3f}: try another train.lr, or more images"
+        )
+    return signs
+
+
+def classification_summary(labels: Array, logits: Array, classes: Sequence[str], bins: int) -> Row:
+    """accuracy, its ci95, macro_f1, nll (nats), ece, n; per_class {name: precision, recall, f1, support}; warnings
 
     A class that was never predicted has precision 0. A class without test images has support 0 and recall
     0, and macro_f1 leaves it out: a score that nothing could have earned would only dilute the mean.
     """
-    labels, probabilities = _checked(labels, probabilities)
+    labels, probabilities = _checked(labels, softmax(np.asarray(logits, dtype=np.float64), axis=1))
     if len(classes) != probabilities.shape[1]:
         raise ValueError(f"{len(classes)} class names for {probabilities.shape[1]} columns of probabilities")
     predicted, every = probabilities.argmax(axis=1), np.arange(len(classes))
@@ -50,13 +71,14 @@ def classification_summary(labels: Array, probabilities: Array, classes: Sequenc
         "accuracy": plain(hits / n),
         "accuracy_ci95": [plain(end) for end in wilson(hits, n)],
         "macro_f1": plain(table[2][table[3] > 0].mean()),
-        "nll": plain(sk.log_loss(labels, probabilities, labels=every)),
+        "nll": negative_log_likelihood(labels, logits),
         "ece": expected_calibration_error(reliability(labels, probabilities, bins)),
         "n": n,
         "per_class": {
             name: {"precision": plain(p), "recall": plain(r), "f1": plain(f1), "support": int(s)}
             for name, p, r, f1, s in zip(classes, *table, strict=True)
         },
+        "warnings": warning_signs(labels, predicted, classes),
     }
 
 

@@ -48,10 +48,10 @@ def build_model(name: str, *, pretrained: bool, image_size: int | None, seed: in
     patches = model.patch_embed
     if any(side % step for side, step in zip(patches.img_size, patches.patch_size, strict=True)):
         side, step = patches.img_size[0], patches.patch_size[0]
-        below, above = max(step, side // step * step), -(-side // step) * step
+        nearest = sorted({max(step, side // step * step), -(-side // step) * step})  # one, for less than a patch
         raise UserError(
-            f"model.image_size is {side}: the patches of {name} are {step} pixels; use a multiple such as {below} or "
-            f"{above}"
+            f"model.image_size is {side}: the patches of {name} are {step} pixels; use a multiple such as "
+            f"{' or '.join(map(str, nearest))}"
         )
     return model.eval()
 

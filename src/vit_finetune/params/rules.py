@@ -4,6 +4,7 @@ from vit_finetune.params.attention import Attention
 from vit_finetune.params.base import Section
 from vit_finetune.params.data import Data
 from vit_finetune.params.freeze import Freeze
+from vit_finetune.params.model import Model
 from vit_finetune.params.runtime import Runtime
 from vit_finetune.params.subset import Subset
 from vit_finetune.params.train import Train
@@ -17,29 +18,41 @@ DATASET_SIZES = {  # training part, test part, classes; those of a folder only `
 
 def broken(sections: dict[str, Section]) -> list[str]:
     """One sentence for each rule that does not hold."""
-    names = ("data", "subset", "freeze", "train", "attention", "runtime")
-    data, subset, freeze, train, attention, runtime = (sections[name] for name in names)
+    names = ("data", "subset", "model", "freeze", "train", "attention", "runtime")
+    data, subset, model, freeze, train, attention, runtime = (sections[name] for name in names)
     assert isinstance(data, Data)
     assert isinstance(subset, Subset)
+    assert isinstance(model, Model)
     assert isinstance(freeze, Freeze)
     assert isinstance(train, Train)
     assert isinstance(attention, Attention)
     assert isinstance(runtime, Runtime)
-    problems = _sizes(data, subset, attention) if data.name in DATASET_SIZES else []
-    if train.warmup_epochs > train.epochs:
-        problems.append(
-            f"train.warmup_epochs is {train.warmup_epochs}: train.epochs is {train.epochs}, use at most that"
-        )
-    if train.shards > train.batch_size:
-        problems.append(f"train.shards is {train.shards}: a batch has {train.batch_size} images, use at most that")
-    if train.shards % runtime.processes:
-        problems.append(
+    rules = (
+        (
+            model.name.startswith("local-dir:") and not model.name.startswith("local-dir:pretrained/"),
+            f"model.name is {model.name!r}: only below pretrained/ does a changed file rerun what it should; copy the "
+            "folder there and use local-dir:pretrained/<folder>",
+        ),
+        (
+            train.warmup_epochs > train.epochs,
+            f"train.warmup_epochs is {train.warmup_epochs}: train.epochs is {train.epochs}, use at most that",
+        ),
+        (
+            train.shards > train.batch_size,
+            f"train.shards is {train.shards}: a batch has {train.batch_size} images, use at most that",
+        ),
+        (
+            train.shards % runtime.processes > 0,
             f"runtime.processes is {runtime.processes}: it must divide train.shards ({train.shards}), whose parts of a "
-            "batch the processes share"
-        )
-    if freeze.trainable_blocks == 0 and freeze.parameters != "all":
-        problems.append("freeze.parameters must be all where freeze.trainable_blocks is 0, which leaves the head alone")
-    return problems
+            "batch the processes share",
+        ),
+        (
+            freeze.trainable_blocks == 0 and freeze.parameters != "all",
+            "freeze.parameters must be all where freeze.trainable_blocks is 0, which leaves the head alone",
+        ),
+    )
+    sizes = _sizes(data, subset, attention) if data.name in DATASET_SIZES else []
+    return sizes + [sentence for is_broken, sentence in rules if is_broken]
 
 
 def _sizes(data: Data, subset: Subset, attention: Attention) -> list[str]:

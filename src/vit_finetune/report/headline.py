@@ -20,6 +20,11 @@ def headline(metrics: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
+def warnings_of(metrics: dict[str, dict[str, Any]]) -> list[str]:
+    """Signs that the run did not work, as its stages found them."""
+    return [sign for stage in ("train", "evaluation") for sign in metrics[stage]["warnings"]]
+
+
 def interval(value: dict[str, Any], sign: str = "") -> str:
     """0.12 [0.05, 0.19]"""
     low, high = value["ci95"]

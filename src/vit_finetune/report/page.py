@@ -2,6 +2,7 @@
 
 import base64
 import html
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from string import Template
 from typing import Any
 
 from vit_finetune.core.errors import UserError
-from vit_finetune.report.headline import headline, maps_judged
+from vit_finetune.report.headline import headline, maps_judged, warnings_of
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 TEST = {
@@ -61,8 +62,9 @@ def compose(
     author = params["report"]["author"]
     subtitle = f"Images: {counts}. Trainable blocks: {params['freeze']['trainable_blocks']}."
     settings = [[name, _settings(block)] for name, block in params.items() if name != "report"]
+    signs = [f"Warning: {sign}" for sign in warnings_of(metrics)]
     sections = [
-        _section("The test images", [], [], TEST, pictures),
+        _section("The test images", signs, [], TEST, pictures),
         _section(
             "What the model looks at",
             [HOW_TO_READ, attention["faithfulness"]["verdict"]],
@@ -94,8 +96,12 @@ def locked_versions(lock: str, packages: Sequence[str]) -> dict[str, str]:
 
 
 def _settings(block: Mapping[str, Any]) -> str:
-    shown = {key: {None: "null", True: "true", False: "false"}.get(value, value) for key, value in block.items()}
-    return ", ".join(f"{key} {value}" for key, value in shown.items())
+    return ", ".join(f"{key} {in_yaml(value)}" for key, value in block.items())
+
+
+def in_yaml(value: Any) -> str:
+    """A value of params.yaml as it stands there."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _section(

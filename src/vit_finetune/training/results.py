@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from vit_finetune.core.process import progress
 from vit_finetune.model.freezing import count_parameters
@@ -42,4 +42,24 @@ def summary(history: History, data: TrainingData, model: nn.Module, manifest: di
         **best,
         "images": {"train": len(data.labels), "val": len(data.val_labels)},
         **{key: manifest[key] for key in ("precision", "storage", "boundary")},
+        "warnings": warning_signs(history, data.val_labels),
     }
+
+
+def warning_signs(history: History, val_labels: Tensor) -> list[str]:
+    """Signs that training did not work, each with the key of params.yaml that is likely to blame."""
+    rows, signs = history.rows, []
+    losses = [row["val_loss"] for row in rows]
+    largest = int(val_labels.bincount().max()) / len(val_labels)
+    if history.best["val_accuracy"] <= largest:
+        signs.append(
+            f"the best validation accuracy, {history.best['val_accuracy']:.3f}, is not above the share of the largest "
+            f"class, {largest:.3f}: try a tenth of train.lr"
+        )
+    if len(rows) > 2 and losses == sorted(losses) and losses[0] < losses[-1]:
+        signs.append(
+            f"the validation loss rose throughout, from {losses[0]:.3f} to {losses[-1]:.3f}: try a tenth of train.lr"
+        )
+    elif len(rows) > 2 and history.best_epoch == 1:
+        signs.append(f"the first of {len(rows)} epochs is the best one: try a smaller train.lr")
+    return signs

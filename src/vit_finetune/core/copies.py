@@ -1,0 +1,34 @@
+"""DVC runs experiments in copies of the project, which hold only what git or DVC tracks."""
+
+from pathlib import Path
+
+from vit_finetune.core.errors import UserError
+
+COPIES = (".dvc", "tmp", "exps")  # where DVC makes them, below the project
+
+
+def origin(folder: Path) -> Path | None:
+    """The project that DVC copied to `folder`, or None if `folder` is no copy of DVC's."""
+    parts = folder.parts
+    places = [i for i in range(len(parts)) if parts[i : i + 3] == COPIES]
+    return Path(*parts[: places[-1]]) if places else None
+
+
+def require_whole(name: str) -> None:
+    """UserError if this is a copy in which files below the folder `name` are missing that the project has."""
+    here = Path.cwd()
+    project = origin(here)
+    if project is None:
+        return
+    missing = sorted(_files(project / name) - _files(here / name))
+    if missing:
+        raise UserError(
+            f"{len(missing)} files of {name} are not in the copy that DVC made for this run, such as {missing[0]}: "
+            f"it copies what is tracked; dvc add the folder they are in, and git add the .dvc file that this writes"
+        )
+
+
+def _files(folder: Path) -> set[str]:
+    """Files below a folder by their path in it, without hidden ones and DVC's own."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.suffix != ".dvc")
+    return {path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts)}

@@ -1,0 +1,163 @@
+"""The pass over the images stores what the model computes, and goes on where it was interrupted."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from vit_finetune.activations import files, forward
+from vit_finetune.activations.files import map_activations, require_weights, split_model_of
+from vit_finetune.core.errors import UserError
+from vit_finetune.core.files import digest
+from vit_finetune.core.ranks import Ranks
+from vit_finetune.model.boundary import SplitModel
+from vit_finetune.model.build import preprocessing
+from vit_finetune.model.saved import weights_digest
+
+BATCH = 2
+VIEWS = ("train", "train_flip", "val", "test")
+
+
+@pytest.fixture(autouse=True)
+def short_segments_in_order(monkeypatch):
+    """Two batches in a segment; one thread, so that batches are computed in order."""
+    monkeypatch.setattr(files, "SEGMENT", 2)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = np.random.default_rng(0)
+    return {
+        split: rng.integers(256, size=(n, 24, 20, 3), dtype=np.uint8)
+        for split, n in {"train": 9, "val": 4, "test": 5}.items()
+    }
+
+
+def split_at(model, blocks):
+    return SplitModel(model, blocks, preprocessing(model, None), torch.device("cpu"), torch.float32)
+
+
+def describe(split_model, images, flip=True, storage="float32"):
+    return forward.describe(split_model, images, flip=flip, storage=storage, batch_size=BATCH)
+
+
+def write(split_model, images, manifest, folder, ranks=None):
+    return forward.write_views(
+        split_model, images, manifest, folder, batch_size=BATCH, workers=0, ranks=ranks or Ranks()
+    )
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("blocks", "boundary", "storage", "shape"),
+    [(0, "features", "float32", [32]), (1, "tokens", "float32", [17, 32]), ("all", "images", "uint8", [24, 20, 3])],
+)
+def test_the_manifest_says_of_which_model_and_images_the_views_are_and_in_which_form(
+    tiny_vit, images, blocks, boundary, storage, shape
+):
+    split_model = split_at(tiny_vit, blocks)
+    manifest = describe(split_model, images)
+    assert json.loads(json.dumps(manifest))["shapes"] == {
+        "train": [9, *shape], "train_flip": [9, *shape], "val": [4, *shape], "test": [5, *shape]
+    }  # fmt: skip
+    assert (manifest["trainable_blocks"], manifest["boundary"], manifest["storage"]) == (blocks, boundary, storage)
+    assert manifest["precision"] == "float32"
+    assert manifest["weights_sha256"] == weights_digest(tiny_vit)
+    assert manifest["images_sha256"] == {split: digest(array) for split, array in images.items()}
+    assert manifest["preprocessing"] == vars(split_model.preprocess)
+    assert list(describe(split_model, images, flip=False)["shapes"]) == ["train", "val", "test"]
+
+
+def test_automatic_storage_follows_from_the_first_batch(tiny_vit, images):
+    assert describe(split_at(tiny_vit, 1), images, storage="auto")["storage"] == "float16"
+    with torch.no_grad():
+        tiny_vit.patch_embed.proj.bias += 1e5
+    assert describe(split_at(tiny_vit, 1), images, storage="auto")["storage"] == "bfloat16"
+
+
+@pytest.mark.parametrize("blocks", [0, 1, "all"])
+def test_every_view_holds_what_the_model_computes_of_its_images(tiny_vit, images, tmp_path, blocks):
+    split_model = split_at(tiny_vit, blocks)
+    manifest = describe(split_model, images)
+    folder = write(split_model, images, manifest, tmp_path)
+    assert set(contents(folder)) == {f"{view}.bin" for view in VIEWS}
+    for view in VIEWS:
+        source = torch.from_numpy(images[view.removesuffix("_flip")])
+        source = source.flip(2) if view == "train_flip" else source
+        with torch.no_grad():
+            expected = source if blocks == "all" else split_model.tokens(source)
+        torch.testing.assert_close(map_activations(folder, manifest, view), expected, rtol=0, atol=1e-5)
+
+
+def images_confirmed(folder):
+    """Images of the segments that an interrupted pass need not repeat: of 4 images, or what is left of 9, 4 and 5."""
+    starts = [
+        (view, int(path.name)) for view in VIEWS if (folder / view).is_dir() for path in (folder / view).iterdir()
+    ]
+    return sum(min(4, {"val": 4, "test": 5}.get(view, 9) - start) for view, start in starts)
+
+
+@pytest.mark.parametrize("after", [0, 4, 8])
+def test_a_pass_cut_short_goes_on_to_the_same_bytes_and_repeats_no_confirmed_segment(
+    tiny_vit, images, tmp_path, monkeypatch, capsys, after
+):
+    split_model = split_at(tiny_vit, 1)
+    manifest = describe(split_model, images)
+    whole = contents(write(split_model, images, manifest, tmp_path / "whole"))
+    compute, seen = forward.activations, []
+
+    def counted(split_model, batch):
+        if len(seen) == limit:
+            raise KeyboardInterrupt
+        seen.append(len(batch))
+        return compute(split_model, batch)
+
+    monkeypatch.setattr(forward, "activations", counted)
+    limit = after
+    with pytest.raises(KeyboardInterrupt):
+        write(split_model, images, manifest, tmp_path / "resumed")
+    confirmed = images_confirmed(tmp_path / "resumed")
+    assert bool(confirmed) is (after >= 4)
+    seen.clear()
+    limit = None
+    capsys.readouterr()
+    assert contents(write(split_model, images, manifest, tmp_path / "resumed")) == whole
+    assert sum(seen) == 9 + 9 + 4 + 5 - confirmed
+    assert ("goes on after" in capsys.readouterr().out) is bool(confirmed)
+
+
+class OneOfTwo(Ranks):
+    """One of two processes that waits for nobody: here they run one after the other."""
+
+    def wait(self):
+        pass
+
+
+def test_two_processes_write_the_bytes_of_one(tiny_vit, images, tmp_path):
+    split_model = split_at(tiny_vit, 1)
+    manifest = describe(split_model, images)
+    whole = contents(write(split_model, images, manifest, tmp_path / "whole"))
+    half = contents(write(split_model, images, manifest, tmp_path / "shared", OneOfTwo(0, 2)))
+    assert half.keys() == whole.keys()
+    assert half != whole
+    assert contents(write(split_model, images, manifest, tmp_path / "shared", OneOfTwo(1, 2))) == whole
+
+
+def test_activations_are_used_with_the_model_that_made_them_split_where_they_were_stored(tiny_vit, images):
+    manifest = describe(split_at(tiny_vit, 2), images)
+    split_model = split_model_of(tiny_vit, manifest, torch.device("cpu"))
+    assert (split_model.trainable_blocks, split_model.precision) == (2, torch.float32)
+    assert vars(split_model.preprocess) == manifest["preprocessing"]
+    require_weights(tiny_vit, manifest)
+    with torch.no_grad():
+        tiny_vit.norm.bias[0] += 1
+    with pytest.raises(UserError, match="models/pretrained is not the model that data/embedded was made with"):
+        require_weights(tiny_vit, manifest)

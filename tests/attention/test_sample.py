@@ -1,0 +1,81 @@
+"""Images are drawn from the test part as asked, each with its own label and prediction."""
+
+import numpy as np
+import pytest
+import torch
+
+from vit_finetune.attention.sample import (
+    PredictedImages,
+    choose_gallery,
+    draw_mosaics,
+    draw_sample,
+    read_predicted_images,
+)
+from vit_finetune.core.errors import UserError
+from vit_finetune.core.files import write_csv, write_split
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def some_images(rng) -> PredictedImages:
+    """Twelve images of three classes; the first value of each image is its number."""
+    images = rng.integers(256, size=(12, 4, 6, 3), dtype=np.uint8)
+    images[:, 0, 0, 0] = np.arange(12)
+    return PredictedImages(images, np.arange(12) % 3, rng.integers(3, size=12))
+
+
+def as_pixels(images: torch.Tensor) -> torch.Tensor:
+    return images.permute(0, 3, 1, 2).float()
+
+
+def test_images_are_read_with_the_number_of_each_predicted_class(tmp_path, some_images):
+    names = ["owl", "ant", "cat"]
+    write_split(tmp_path, "test", images=some_images.images, labels=some_images.labels)
+    write_csv(tmp_path / "predictions.csv", [{"predicted": names[k]} for k in some_images.predicted])
+    found = read_predicted_images(str(tmp_path), str(tmp_path / "predictions.csv"), names)
+    for name in ("images", "labels", "predicted"):
+        assert np.array_equal(getattr(found, name), getattr(some_images, name))
+    with pytest.raises(UserError, match=r"test_images\.npy is missing; run dvc repro"):
+        read_predicted_images(str(tmp_path / "absent"), str(tmp_path / "predictions.csv"), names)
+
+
+def test_a_sample_is_of_different_images_in_their_order_with_their_labels_and_predictions(some_images, rng):
+    found = draw_sample(some_images, as_pixels, 5, rng)
+    assert len(found.rows) == 5
+    assert (np.diff(found.rows) > 0).all()
+    assert found.pixels[:, 0, 0, 0].tolist() == found.rows.tolist()
+    assert found.labels.tolist() == some_images.labels[found.rows].tolist()
+    assert found.predicted.tolist() == some_images.predicted[found.rows].tolist()
+    assert draw_sample(some_images, as_pixels, 5, rng).rows.tolist() != found.rows.tolist()
+
+
+def test_a_sample_of_more_images_than_there_are_is_all_of_them(some_images, rng):
+    assert draw_sample(some_images, as_pixels, 99, rng).rows.tolist() == [*range(12)]
+
+
+def test_a_mosaic_is_asked_for_the_class_of_the_image_in_its_quadrant(some_images, rng):
+    found = draw_mosaics(some_images, as_pixels, 20, rng)
+    assert found.pixels.shape == (20, 3, 8, 12)
+    assert len({*found.quadrants.tolist()}) == 4
+    for pixels, asked, quadrant in zip(found.pixels, found.classes, found.quadrants, strict=True):
+        numbers = pixels[0, ::4, ::6].flatten().int()  # the first value of each of the four images
+        assert some_images.labels[numbers[quadrant]] == asked
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "count", "wrong_shown"), [(20, 20, 8, 4), (20, 2, 8, 2), (2, 20, 8, 6), (20, 0, 8, 0)]
+)
+def test_half_of_the_gallery_is_wrong_as_far_as_there_are_so_many(right, wrong, count, wrong_shown, rng):
+    predicted = np.array([0] * right + [1] * wrong)
+    test = PredictedImages(np.zeros((len(predicted), 1, 1, 3), np.uint8), np.zeros_like(predicted), predicted)
+    rows = choose_gallery(test, count, rng)
+    assert len(set(rows)) == count
+    assert predicted[rows].sum() == wrong_shown
+
+
+def test_a_gallery_of_more_images_than_there_are_is_all_of_them(some_images, rng):
+    assert sorted(choose_gallery(some_images, 99, rng)) == [*range(12)]

@@ -1,0 +1,107 @@
+"""The device that is taken, its threads and its precision."""
+
+import pytest
+import torch
+
+from vit_finetune.core.device import resolve_precision, set_up_torch
+from vit_finetune.core.errors import UserError
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A function that makes torch see a machine with these devices; torch's global settings are put back."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(deterministic)  # the first call imports what must see the true functions
+
+    def with_devices(*names, capability=(0, 0), cpu_bfloat16=False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in names)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in names)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: cpu_bfloat16)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+
+    yield with_devices
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)
+
+
+@pytest.mark.parametrize(
+    ("asked", "devices", "there"),
+    [
+        ("cuda", ["cpu"], "cpu"),
+        ("mps", ["cpu"], "cpu"),
+        ("mps", ["cpu", "cuda"], "cuda, cpu"),
+        ("cuda", ["cpu", "mps"], "mps, cpu"),
+    ],
+)
+def test_a_device_that_is_not_there_is_an_error_that_names_what_is(machine, asked, devices, there):
+    machine(*devices)
+    message = f"^runtime.device is {asked}, which this machine does not have; it has: {there}$"
+    with pytest.raises(UserError, match=message):
+        set_up_torch(asked, None)
+
+
+@pytest.mark.parametrize(
+    ("asked", "devices", "found"),
+    [
+        ("auto", ["cpu"], "cpu"),
+        ("auto", ["cpu", "mps"], "mps"),
+        ("auto", ["cpu", "cuda"], "cuda"),
+        ("cpu", ["cpu", "cuda"], "cpu"),
+        ("cuda", ["cpu", "cuda"], "cuda"),
+    ],
+)
+def test_auto_takes_the_first_of_cuda_mps_cpu_and_a_name_is_obeyed(machine, asked, devices, found):
+    machine(*devices)
+    assert set_up_torch(asked, None) == torch.device(found)
+
+
+def test_the_threads_and_deterministic_algorithms_are_set(machine):
+    machine("cpu")
+    torch.use_deterministic_algorithms(False)
+    other = 1 if torch.get_num_threads() > 1 else 2
+    set_up_torch("cpu", other)
+    assert torch.get_num_threads() == other
+    assert torch.are_deterministic_algorithms_enabled()
+    set_up_torch("cpu", None)
+    assert torch.get_num_threads() == other
+
+
+@pytest.mark.parametrize(("threads", "processes", "own"), [(4, 2, 2), (3, 2, 1), (1, 4, 1)])
+def test_the_processes_on_a_machine_share_its_threads_and_each_has_one_at_least(machine, threads, processes, own):
+    machine("cpu")
+    set_up_torch("cpu", threads, 0, processes)
+    assert torch.get_num_threads() == own
+
+
+def test_each_process_takes_a_gpu_of_its_own_and_more_processes_than_gpus_are_refused(machine, monkeypatch):
+    machine("cpu", "cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    taken = []
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    assert set_up_torch("auto", None, 1, 2) == torch.device("cuda", 1)
+    assert taken == [1]
+    with pytest.raises(UserError, match=r"^3 processes want a GPU each, .+ has 2; set runtime\.processes to that$"):
+        set_up_torch("auto", None, 0, 3)
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "hardware", "found"),
+    [
+        ("float32", "cuda", {"capability": (9, 0)}, "float32"),
+        ("bfloat16", "cpu", {}, "bfloat16"),
+        ("auto", "cpu", {}, "float32"),
+        ("auto", "cpu", {"cpu_bfloat16": True}, "bfloat16"),
+        ("auto", "cuda", {"capability": (7, 5)}, "float32"),
+        ("auto", "cuda", {"capability": (8, 0)}, "bfloat16"),
+        ("auto", "mps", {}, "float32"),
+    ],
+)
+def test_precision_is_what_is_asked_for_or_what_the_hardware_is_fast_at(machine, precision, device, hardware, found):
+    machine("cpu", device, **hardware)
+    assert resolve_precision(precision, torch.device(device)) == getattr(torch, found)
+
+
+def test_auto_precision_of_this_machine_is_known():
+    assert resolve_precision("auto", torch.device("cpu")) in (torch.float32, torch.bfloat16)

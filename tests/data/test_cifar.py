@@ -1,0 +1,473 @@
+"""CIFAR-10 and CIFAR-100: checked before anything of them is loaded, and every error says what to do."""
+
+import hashlib
+import http.server
+import io
+import os
+import pickle
+import tarfile
+import tempfile
+import threading
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torchvision.datasets import CIFAR10, CIFAR100
+
+from vit_finetune.core.errors import UserError, user_message
+from vit_finetune.data.cifar import FOLDER_VARIABLE, _extract, load_cifar
+from vit_finetune.data.dataset import channel_statistics
+
+BATCHES, ARCHIVE = "cifar-10-batches-py", "cifar-10-python.tar.gz"
+BATCHES_100, ARCHIVE_100 = "cifar-100-python", "cifar-100-python.tar.gz"
+
+
+def md5(path):
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+# Small stand-ins for CIFAR-10: batches of 20 images, an archive of them, and checksums that fit
+
+
+def make_batches(folder):
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]:
+        data = rng.integers(256, size=(20, 3072), dtype=np.uint8)
+        (folder / name).write_bytes(pickle.dumps({"data": data, "labels": [*range(10)] * 2}))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"class {c}" for c in range(10)]}))
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory):
+    """A folder as the author would publish it: the batches and the archive of them."""
+    folder = tmp_path_factory.mktemp("originals")
+    make_batches(folder / BATCHES)
+    with tarfile.open(folder / ARCHIVE, "w:gz") as tar:
+        tar.add(folder / BATCHES, BATCHES)
+    return folder
+
+
+@pytest.fixture
+def cifar(originals, tmp_path, monkeypatch):
+    """torchvision's CIFAR10 that takes the stand-in for the original."""
+    return stand_in(CIFAR10, originals, tmp_path, monkeypatch)
+
+
+def stand_in(source, originals, tmp_path, monkeypatch):
+    """The source with the checksums of these files; caches, scratch files and proxies are those of this test alone."""
+    batches = originals / source.base_folder
+    for files in ("train_list", "test_list"):
+        monkeypatch.setattr(source, files, [[name, md5(batches / name)] for name, _ in getattr(source, files)])
+    monkeypatch.setattr(source, "meta", {**source.meta, "md5": md5(batches / source.meta["filename"])})
+    monkeypatch.setattr(source, "tgz_md5", md5(originals / source.filename))
+    monkeypatch.setattr(source, "url", "http://127.0.0.1:9/" + source.filename)
+    monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it remembers the proxies of its first use
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    return source
+
+
+@pytest.fixture
+def data_folder(tmp_path, monkeypatch):
+    """An empty folder that VIT_DATA_DIR names."""
+    folder = tmp_path / "given"
+    folder.mkdir()
+    monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
+    return folder
+
+
+def copy(originals, to, *names):
+    for name in names:
+        (to / name).parent.mkdir(parents=True, exist_ok=True)
+        (to / name).write_bytes((originals / name).read_bytes())
+
+
+def copy_batches(originals, to, batches=BATCHES):
+    copy(originals, to, *(f"{batches}/{path.name}" for path in (originals / batches).iterdir()))
+
+
+def assert_is_the_stand_in(dataset, originals):
+    assert dataset.classes == [f"class {c}" for c in range(10)]
+    assert {part: images.shape for part, images in dataset.images.items()} == {
+        "train": (100, 32, 32, 3),
+        "test": (20, 32, 32, 3),
+    }
+    raw = pickle.loads((originals / BATCHES / "test_batch").read_bytes())
+    for c in range(3):  # planes of red, green, blue in the file
+        assert np.array_equal(dataset.images["test"][0, ..., c].ravel(), raw["data"][0, c * 1024 : (c + 1) * 1024])
+    assert dataset.labels["test"].tolist() == raw["labels"]
+    assert dataset.labels["test"].dtype == np.int64
+    assert dataset.checksums == {path.name: md5(path) for path in (originals / BATCHES).iterdir()}
+
+
+def error_of_loading(name="cifar10"):
+    with pytest.raises(UserError, match=r".") as caught:
+        load_cifar(name)
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+def test_the_data_folder_may_hold_the_folder_of_batches(cifar, data_folder, originals):
+    copy_batches(originals, data_folder)
+    assert_is_the_stand_in(load_cifar("cifar10"), originals)
+
+
+def test_the_data_folder_may_be_the_folder_of_batches(cifar, data_folder, originals, monkeypatch):
+    copy_batches(originals, data_folder)
+    monkeypatch.setenv(FOLDER_VARIABLE, str(data_folder / BATCHES))
+    assert_is_the_stand_in(load_cifar("cifar10"), originals)
+
+
+def test_the_data_folder_may_hold_the_archive_and_nothing_is_unpacked_into_it(cifar, data_folder, originals, tmp_path):
+    copy(originals, data_folder, ARCHIVE)
+    assert_is_the_stand_in(load_cifar("cifar10"), originals)
+    assert [path.name for path in data_folder.iterdir()] == [ARCHIVE]
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["absent", "a file"])
+def test_a_data_folder_that_is_no_folder_is_named_with_what_to_do(cifar, tmp_path, monkeypatch, kind):
+    path = tmp_path / "given"
+    if kind == "a file":
+        path.write_text("")
+    monkeypatch.setenv(FOLDER_VARIABLE, str(path))
+    assert error_of_loading() == (
+        f"{FOLDER_VARIABLE} is '{path}', which is not a folder; it must hold {BATCHES}/ or {ARCHIVE} "
+        "(unset it to download them; `make demo` needs neither)"
+    )
+
+
+def remedy(batches, archive):
+    return (
+        f"; {FOLDER_VARIABLE} must name a folder with {batches}/ or {archive} as its author published them "
+        "(unset it to download them; `make demo` needs neither)"
+    )
+
+
+REMEDY = remedy(BATCHES, ARCHIVE)
+
+
+def test_an_empty_data_folder_names_the_missing_file_and_nothing_is_downloaded(cifar, data_folder, tmp_path):
+    assert error_of_loading() == f"{data_folder / BATCHES / 'data_batch_1'} is missing{REMEDY}"
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("name", ["data_batch_3", "test_batch", "batches.meta"])
+@pytest.mark.parametrize("damage", ["missing", "one byte", "cut", "empty"])
+def test_a_missing_or_damaged_file_is_named_with_what_to_do(cifar, data_folder, originals, name, damage):
+    copy_batches(originals, data_folder)
+    path = data_folder / BATCHES / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    good = md5(path)
+    if damage == "missing":
+        path.unlink()
+        assert error_of_loading() == f"{path} is missing{REMEDY}"
+        return
+    path.write_bytes({"one byte": content, "cut": content[:-1], "empty": b""}[damage])
+    problem = f"{path} has md5 {md5(path)}, not the published {good}: it is damaged or another file"
+    assert error_of_loading() == problem + REMEDY
+
+
+class Trap:
+    """Its pickle makes a file when it is loaded: proof that it was."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.parametrize("pattern", ["data_batch_1", "batches.meta", "*"])
+def test_a_file_with_another_checksum_is_never_unpickled(cifar, data_folder, originals, tmp_path, pattern):
+    copy_batches(originals, data_folder)
+    paths = list((data_folder / BATCHES).glob(pattern))
+    for path in paths:
+        path.write_bytes(pickle.dumps(Trap(tmp_path / "loaded")))
+    assert "it is damaged or another file" in error_of_loading()
+    assert not (tmp_path / "loaded").exists()
+    pickle.loads(paths[0].read_bytes())
+    assert (tmp_path / "loaded").exists()  # the trap does work
+
+
+def malicious_archive(path, outside, originals):
+    """The original files, and one more of a name that would put it elsewhere."""
+    with tarfile.open(path, "w:gz") as tar:
+        tar.add(originals / BATCHES, BATCHES)
+        member = tarfile.TarInfo(outside)
+        member.size = 4
+        tar.addfile(member, io.BytesIO(b"evil"))
+    return path
+
+
+BAD_ARCHIVES = {
+    "truncated": lambda path, originals: path.write_bytes((originals / ARCHIVE).read_bytes()[:-1000]),
+    "empty": lambda path, originals: path.write_bytes(b""),
+    "garbage": lambda path, originals: path.write_bytes(b"garbage" * 1000),
+    "outside": lambda path, originals: malicious_archive(path, "../evil", originals),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_ARCHIVES)
+def test_an_archive_with_another_checksum_is_refused_and_not_unpacked(cifar, data_folder, originals, tmp_path, kind):
+    BAD_ARCHIVES[kind](data_folder / ARCHIVE, originals)
+    assert error_of_loading() == (
+        f"{data_folder / ARCHIVE} has md5 {md5(data_folder / ARCHIVE)}, not the published {cifar.tgz_md5}: "
+        "it is truncated, damaged or another file"
+    )
+    assert list((tmp_path / "scratch").iterdir()) == []
+    assert not list(tmp_path.rglob("evil"))
+
+
+@pytest.mark.parametrize("name", ["../evil", "{outside}/evil", f"{BATCHES}/../../evil", f"{BATCHES}/evil"])
+def test_unpacking_writes_only_the_published_files_whatever_else_the_archive_holds(
+    cifar, originals, tmp_path, monkeypatch, name
+):
+    archive = malicious_archive(tmp_path / ARCHIVE, name.format(outside=tmp_path), originals)
+    monkeypatch.setattr(cifar, "tgz_md5", md5(archive))
+    _extract(cifar, archive, tmp_path / "target")
+    written = {path.name: path.read_bytes() for path in (tmp_path / "target").rglob("*") if path.is_file()}
+    assert written == {path.name: path.read_bytes() for path in (originals / BATCHES).iterdir()}
+    assert not list(tmp_path.rglob("evil"))
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE])
+def test_a_link_or_folder_in_the_archive_in_place_of_a_file_is_refused(cifar, tmp_path, monkeypatch, kind):
+    (tmp_path / "secret").write_text("not yours")
+    with tarfile.open(tmp_path / ARCHIVE, "w:gz") as tar:
+        entry = tarfile.TarInfo(f"{BATCHES}/data_batch_1")
+        entry.type, entry.linkname = kind, "../../secret"
+        tar.addfile(entry)
+    monkeypatch.setattr(cifar, "tgz_md5", md5(tmp_path / ARCHIVE))
+    with pytest.raises(UserError, match=f"{ARCHIVE} was not unpacked: "):
+        _extract(cifar, tmp_path / ARCHIVE, tmp_path / "target")
+    assert not [path for path in (tmp_path / "target").rglob("*") if path.is_file()]
+
+
+# A small CIFAR-100: 200 and 100 images, with coarse labels that must not be taken
+
+
+@pytest.fixture(scope="module")
+def originals_100(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("originals_100")
+    batches = folder / BATCHES_100
+    batches.mkdir()
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 200), ("test", 100)):
+        fine = rng.permutation(count) % 100
+        data = rng.integers(256, size=(count, 3072), dtype=np.uint8)
+        labels = {"fine_labels": fine.tolist(), "coarse_labels": (fine // 5).tolist()}
+        (batches / name).write_bytes(pickle.dumps({"data": data, **labels}))
+    names = {f"{kind}_label_names": [f"{kind} {c}" for c in range(n)] for kind, n in (("fine", 100), ("coarse", 20))}
+    (batches / "meta").write_bytes(pickle.dumps(names))
+    with tarfile.open(folder / ARCHIVE_100, "w:gz") as tar:
+        tar.add(batches, BATCHES_100)
+    return folder
+
+
+@pytest.fixture
+def cifar_100(originals_100, tmp_path, monkeypatch):
+    return stand_in(CIFAR100, originals_100, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("kind", ["batches", "archive"])
+def test_cifar_100_has_its_hundred_fine_labels_and_their_names(cifar_100, data_folder, originals_100, kind):
+    if kind == "batches":
+        copy_batches(originals_100, data_folder, BATCHES_100)
+    else:
+        copy(originals_100, data_folder, ARCHIVE_100)
+    dataset = load_cifar("cifar100")
+    assert dataset.classes == [f"fine {c}" for c in range(100)]
+    assert list(dataset.images) == list(dataset.labels) == ["train", "test"]
+    for part, images in dataset.images.items():
+        raw = pickle.loads((originals_100 / BATCHES_100 / part).read_bytes())
+        assert (images.dtype, dataset.labels[part].dtype) == (np.uint8, np.int64)
+        assert np.array_equal(images, raw["data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+        assert dataset.labels[part].tolist() == raw["fine_labels"]
+    assert dataset.checksums == {path.name: md5(path) for path in (originals_100 / BATCHES_100).iterdir()}
+
+
+@pytest.mark.parametrize("name", ["train", "test", "meta"])
+def test_a_file_of_cifar_100_with_another_checksum_is_named_and_never_unpickled(
+    cifar_100, data_folder, originals_100, tmp_path, name
+):
+    copy_batches(originals_100, data_folder, BATCHES_100)
+    path = data_folder / BATCHES_100 / name
+    good = md5(path)
+    path.write_bytes(pickle.dumps(Trap(tmp_path / "loaded")))
+    problem = f"{path} has md5 {md5(path)}, not the published {good}: it is damaged or another file"
+    assert error_of_loading("cifar100") == problem + remedy(BATCHES_100, ARCHIVE_100)
+    assert not (tmp_path / "loaded").exists()
+
+
+def test_the_files_of_cifar_10_are_not_taken_for_cifar_100(cifar_100, data_folder, originals):
+    copy_batches(originals, data_folder)
+    missing = f"{data_folder / BATCHES_100 / 'train'} is missing"
+    assert error_of_loading("cifar100") == missing + remedy(BATCHES_100, ARCHIVE_100)
+
+
+# The download
+
+
+@pytest.fixture
+def server(cifar, monkeypatch):
+    """A function that serves an answer on 127.0.0.1 as the archive's address, and returns the requests so far."""
+    started = []
+
+    def serve(answer):
+        requests = []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                requests.append(self.path)
+                answer(self)
+
+            def log_message(self, *arguments):
+                pass
+
+        started.append(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=started[-1].serve_forever, args=(0.01,), daemon=True).start()
+        monkeypatch.setattr(cifar, "url", f"http://127.0.0.1:{started[-1].server_port}/{ARCHIVE}")
+        return requests
+
+    yield serve
+    for one in started:
+        one.shutdown()
+        one.server_close()
+
+
+def send(request, body, *, status=200, length=None, **headers):
+    request.send_response(status)
+    request.send_header("Content-Length", str(len(body) if length is None else length))
+    for name, value in headers.items():
+        request.send_header(name, value)
+    request.end_headers()
+    request.wfile.write(body)
+
+
+def send_a_cut_chunk(request):
+    request.send_response(200)
+    request.send_header("Transfer-Encoding", "chunked")
+    request.end_headers()
+    request.wfile.write(b"1000\r\nonly this")
+
+
+def test_the_archive_is_downloaded_once_then_unpacked_and_removed(server, originals, tmp_path):
+    requests = server(lambda request: send(request, (originals / ARCHIVE).read_bytes()))
+    assert_is_the_stand_in(load_cifar("cifar10"), originals)
+    asked = len(requests)
+    assert asked > 0
+    assert [path.name for path in (tmp_path / "cache" / "vit_finetune").iterdir()] == [BATCHES]
+    assert_is_the_stand_in(load_cifar("cifar10"), originals)
+    assert len(requests) == asked
+
+
+@pytest.mark.parametrize("left", ["half of the archive", "half of the batches", "the whole archive"])
+def test_loading_succeeds_whatever_a_killed_download_left(server, originals, tmp_path, left):
+    requests = server(lambda request: send(request, (originals / ARCHIVE).read_bytes()))
+    cache = tmp_path / "cache" / "vit_finetune"
+    if left == "half of the batches":
+        copy(originals, cache, f"{BATCHES}/data_batch_1")
+        (cache / BATCHES / "data_batch_2").write_bytes(b"half")
+    else:
+        copy(originals, cache, ARCHIVE)
+        if left == "half of the archive":
+            (cache / ARCHIVE).write_bytes((cache / ARCHIVE).read_bytes()[:1000])
+    assert_is_the_stand_in(load_cifar("cifar10"), originals)
+    assert bool(requests) == (left != "the whole archive")
+    assert [path.name for path in cache.iterdir()] == [BATCHES]
+
+
+OTHER = "what came is not the published archive (cut off, or a page that a proxy made)"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (lambda request: send(request, b"<html>Please log in</html>", **{"Content-Type": "text/html"}), OTHER),
+        (lambda request: send(request, b""), OTHER),
+        (lambda request: send(request, b"\x1f\x8b half", length=1_000_000), OTHER),
+        (send_a_cut_chunk, "IncompleteRead("),
+        (lambda request: request.wfile.write(b"SSH-2.0-OpenSSH\r\n"), "SSH-2.0-OpenSSH"),
+        (lambda request: request.connection.close(), "Remote end closed connection without response"),
+        (lambda request: send(request, b"no", status=404), "HTTP Error 404: Not Found"),
+        (lambda request: send(request, b"no", status=503), "HTTP Error 503: Service Unavailable"),
+        (lambda request: send(request, b"", status=302, Location=request.path), "infinite loop"),
+    ],
+)
+def test_a_failed_download_is_one_line_and_leaves_no_file(server, cifar, tmp_path, answer, reason):
+    server(answer)
+    message = error_of_loading()
+    assert message.startswith(f"could not download {cifar.url}: ")
+    assert reason in message
+    assert f"Either set {FOLDER_VARIABLE} to a folder that holds {ARCHIVE} or {BATCHES}/, or run `make demo`" in message
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("dataset", "batches", "archive"), [("cifar10", BATCHES, ARCHIVE), ("cifar100", BATCHES_100, ARCHIVE_100)]
+)
+def test_without_a_network_the_error_names_the_address_the_reason_and_what_to_do(
+    tmp_path, monkeypatch, dataset, batches, archive
+):
+    monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(urllib.request, "_opener", None)
+    for scheme in ("http", "https"):
+        monkeypatch.setenv(f"{scheme}_proxy", "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    assert error_of_loading(dataset) == (
+        f"could not download https://www.cs.toronto.edu/~kriz/{archive}: "
+        "<urlopen error [Errno 111] Connection refused>. "
+        f"Either set {FOLDER_VARIABLE} to a folder that holds {archive} or {batches}/, "
+        "or run `make demo`, which downloads nothing"
+    )
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+
+
+def test_a_cache_folder_that_cannot_be_made_is_one_line(cifar, tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(OSError, match="Not a directory") as caught:
+        load_cifar("cifar10")
+    assert len(user_message(caught.value).splitlines()) == 1
+
+
+# The original files, where VIT_DATA_DIR names them
+
+
+@pytest.mark.slow
+def test_the_original_cifar_10_has_the_published_counts_classes_and_statistics(real_files):
+    real = load_cifar("cifar10")
+    assert real.classes == ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    assert {part: images.shape for part, images in real.images.items()} == {
+        "train": (50_000, 32, 32, 3),
+        "test": (10_000, 32, 32, 3),
+    }
+    for part, each in (("train", 5000), ("test", 1000)):
+        assert real.images[part].dtype == np.uint8
+        assert np.bincount(real.labels[part]).tolist() == [each] * 10
+    assert real.checksums["data_batch_1"] == "c99cafc152244af753f735de768cd75f"
+    assert len(real.checksums) == 7
+    mean, std = channel_statistics(real.images["train"])
+    assert mean == pytest.approx([0.4914, 0.4822, 0.4465], abs=5e-5)
+    assert std == pytest.approx([0.2470, 0.2435, 0.2616], abs=5e-5)
+    assert [real.classes[label] for label in real.labels["train"][:2]] == ["frog", "truck"]
+    assert real.images["train"][0, 0, 0].tolist() == [59, 62, 63]
+
+
+@pytest.mark.slow
+def test_the_original_cifar_100_has_the_published_counts_and_classes(real_files):
+    if not any(Path(os.environ[FOLDER_VARIABLE]).glob(f"{BATCHES_100}*")):
+        pytest.skip(f"needs the original CIFAR-100 files in the folder of {FOLDER_VARIABLE}")
+    real = load_cifar("cifar100")
+    assert len(real.classes) == 100
+    assert (real.classes[0], real.classes[-1]) == ("apple", "worm")
+    for part, each in (("train", 500), ("test", 100)):
+        assert np.bincount(real.labels[part]).tolist() == [each] * 100

@@ -1,0 +1,254 @@
+"""Image files: opened upright in RGB, fitted to a square, found in a folder; what is no image is an error."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from tests.data.broken import BOMB, BROKEN_FILES
+from vit_finetune.data.image_files import UNREADABLE, fit_image, image_files, open_image
+
+# Opening
+
+RANDOM = np.random.default_rng(0).integers(256, size=(12, 10, 4), dtype=np.uint8)
+GREY = RANDOM[..., 0]
+
+
+def opened(path):
+    """The image as an array; what a stream gives is the same."""
+    image = open_image(path)
+    assert image.mode == "RGB"
+    assert open_image(io.BytesIO(path.read_bytes())).tobytes() == image.tobytes()
+    return np.asarray(image)
+
+
+def over_white(colour, alpha):
+    """(H, W, 3) and (H, W) -> (H, W, 3) as floats."""
+    share = alpha[..., None] / 255
+    return colour * share + 255 * (1 - share)
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tiff", "webp", "gif"])
+def test_plain_colours_come_back_exactly_from_every_lossless_format(tmp_path, suffix):
+    colours = RANDOM[..., :3] // 64 * 64  # few enough for a palette
+    image = Image.fromarray(colours)
+    if suffix == "gif":
+        image = image.quantize(256)
+    image.save(tmp_path / f"a.{suffix}", **({"lossless": True} if suffix == "webp" else {}))
+    assert np.array_equal(opened(tmp_path / f"a.{suffix}"), colours)
+
+
+def test_greyscale_becomes_three_equal_channels(tmp_path):
+    Image.fromarray(GREY).save(tmp_path / "a.png")
+    assert np.array_equal(opened(tmp_path / "a.png"), np.stack([GREY] * 3, axis=-1))
+
+
+def test_black_and_white_becomes_0_and_255(tmp_path):
+    Image.fromarray(GREY > 99).save(tmp_path / "a.png")
+    assert np.array_equal(opened(tmp_path / "a.png"), np.stack([(GREY > 99) * 255] * 3, axis=-1))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_the_upper_8_of_16_bits_are_kept(tmp_path, suffix):
+    deep = np.random.default_rng(1).integers(65536, size=(12, 10)).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / f"a.{suffix}")
+    assert np.array_equal(opened(tmp_path / f"a.{suffix}"), np.stack([deep // 256] * 3, axis=-1))
+
+
+def test_a_16_bit_file_with_values_of_8_bits_is_not_darkened(tmp_path):
+    Image.fromarray(GREY.astype(np.uint16)).save(tmp_path / "a.png")
+    assert np.array_equal(opened(tmp_path / "a.png"), np.stack([GREY] * 3, axis=-1))
+
+
+def test_32_bit_values_out_of_range_become_black_or_white(tmp_path):
+    values = np.array([[-70_000, -1, 0, 256, 65_535, 65_536, 2**31 - 1]], dtype=np.int32)
+    Image.fromarray(values).save(tmp_path / "a.tiff")
+    assert opened(tmp_path / "a.tiff")[0, :, 0].tolist() == [0, 0, 0, 1, 255, 255, 255]
+
+
+def test_transparent_pixels_are_laid_over_white(tmp_path):
+    rgba = RANDOM.copy()
+    rgba[0, :, 3], rgba[1, :, 3] = 0, 255
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    seen = opened(tmp_path / "a.png")
+    assert np.allclose(seen, over_white(rgba[..., :3], rgba[..., 3]), atol=1)
+    assert (seen[0] == 255).all()
+    assert np.array_equal(seen[1], rgba[1, :, :3])
+
+
+def test_transparent_grey_is_laid_over_white(tmp_path):
+    Image.fromarray(RANDOM[..., :2]).save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.mode == "LA"
+    expected = over_white(np.stack([GREY] * 3, axis=-1), RANDOM[..., 1])
+    assert np.allclose(opened(tmp_path / "a.png"), expected, atol=1)
+
+
+@pytest.mark.parametrize("kind", ["one colour", "shares"])
+def test_a_transparent_palette_is_laid_over_white(tmp_path, kind):
+    palette = np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200]], dtype=np.uint8)
+    numbers = RANDOM[..., 0] % 3
+    image = Image.fromarray(numbers)
+    image.putpalette(palette.tobytes())
+    image.save(tmp_path / "a.png", transparency=1 if kind == "one colour" else bytes([0, 100, 255]))
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.mode == "P"
+    alpha = np.array([255, 0, 255] if kind == "one colour" else [0, 100, 255])
+    assert np.allclose(opened(tmp_path / "a.png"), over_white(palette[numbers], alpha[numbers]), atol=1)
+
+
+def test_the_one_colour_that_is_declared_transparent_becomes_white(tmp_path):
+    colours = RANDOM[..., :3].copy()
+    colours[2:4] = (10, 20, 30)
+    Image.fromarray(colours).save(tmp_path / "a.png", transparency=(10, 20, 30))
+    expected = colours.copy()
+    expected[2:4] = 255
+    assert np.array_equal(opened(tmp_path / "a.png"), expected)
+
+
+def test_a_cmyk_jpeg_becomes_the_rgb_colours_of_its_inks(tmp_path):
+    inks = [(0, 0, 0, 0), (255, 0, 0, 0), (0, 255, 0, 0), (0, 0, 255, 0), (0, 0, 0, 255), (100, 0, 50, 128)]
+    image = Image.new("CMYK", (16 * len(inks), 16))
+    for number, ink in enumerate(inks):
+        image.paste(ink, (16 * number, 0, 16 * (number + 1), 16))
+    image.save(tmp_path / "a.jpg", quality=100, subsampling=0)
+    seen = opened(tmp_path / "a.jpg")
+    for number, (*cmy, key) in enumerate(inks):
+        expected = [(255 - ink) * (255 - key) / 255 for ink in cmy]
+        assert seen[8, 16 * number + 8] == pytest.approx(expected, abs=3)
+
+
+UPRIGHT = np.zeros((32, 48, 3), dtype=np.uint8)  # no mirror image of itself; squares of 16 survive a JPEG
+UPRIGHT[:16, :16], UPRIGHT[:16, 16:32], UPRIGHT[16:, 32:] = (250, 20, 20), (20, 250, 20), (90, 90, 250)
+
+STORED = {  # what EXIF 2.3 says of each orientation: where row 0 and column 0 of the file belong in the upright image
+    1: lambda upright: upright,  # top, left
+    2: lambda upright: upright[:, ::-1],  # top, right
+    3: lambda upright: upright[::-1, ::-1],  # bottom, right
+    4: lambda upright: upright[::-1],  # bottom, left
+    5: lambda upright: upright.swapaxes(0, 1),  # left, top
+    6: lambda upright: upright[:, ::-1].swapaxes(0, 1),  # right, top
+    7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),  # right, bottom
+    8: lambda upright: upright[::-1].swapaxes(0, 1),  # left, bottom
+}
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("orientation", STORED)
+def test_an_image_is_turned_upright_as_its_exif_says(tmp_path, suffix, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](UPRIGHT)))
+    exact = {"jpg": {"quality": 100, "subsampling": 0}, "png": {}, "webp": {"lossless": True}}[suffix]
+    stored.save(tmp_path / f"a.{suffix}", exif=exif, **exact)
+    seen = opened(tmp_path / f"a.{suffix}")
+    assert seen.shape == UPRIGHT.shape
+    assert np.allclose(seen, UPRIGHT, atol=8 if suffix == "jpg" else 0)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_an_unknown_exif_orientation_is_ignored(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(UPRIGHT).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(opened(tmp_path / "a.png"), UPRIGHT)
+
+
+def test_the_first_frame_of_an_animation_is_the_image(tmp_path):
+    frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "lime", "blue")]
+    ImageDraw.Draw(frames[0]).point((2, 1), "yellow")
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=50)
+    with Image.open(tmp_path / "a.gif") as image:
+        assert image.n_frames == 3
+    assert np.array_equal(opened(tmp_path / "a.gif"), np.asarray(frames[0]))
+
+
+# Fitting to a square
+
+
+def fitted_by_hand(width, height, size, fit):
+    """What `fit_image` should make of a picture that is red by column and green by row, 5 levels each."""
+    rows, columns = size
+    across, down = width / columns, height / rows  # pixels of the picture to one of the result
+    if fit != "squash":
+        across = down = min(across, down) if fit == "crop" else max(across, down)
+    x = (width - 1) / 2 + (np.arange(columns) - (columns - 1) / 2) * across  # about the middle
+    y = (height - 1) / 2 + (np.arange(rows) - (rows - 1) / 2) * down
+    outside = ((y < 0) | (y > height - 1))[:, None] | ((x < 0) | (x > width - 1))[None]
+    picture = np.stack([*np.meshgrid(5 * x, 5 * y), np.full(size, 60.0)], axis=-1)
+    picture[outside] = 127
+    return picture
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+@pytest.mark.parametrize("size", [(8, 8), (8, 16)])
+@pytest.mark.parametrize(("width", "height"), [(16, 32), (32, 16), (20, 20), (48, 12)])
+def test_a_gradient_is_fitted_as_calculated_by_hand(width, height, size, fit):
+    red, green = np.meshgrid(5 * np.arange(width), 5 * np.arange(height))
+    picture = np.stack([red, green, np.full_like(red, 60)], axis=-1).astype(np.uint8)
+    result = fit_image(Image.fromarray(picture), size, fit)
+    assert result.dtype == np.uint8
+    expected = fitted_by_hand(width, height, size, fit)
+    assert result.shape == expected.shape
+    assert np.abs(result - expected).max() <= 2
+    padding = (expected == 127).all(axis=-1)
+    assert (result[padding] == 127).all()
+
+
+@pytest.mark.parametrize("turn", [False, True])
+def test_pixels_stay_exactly_as_they_are_where_no_scaling_is_needed(turn):
+    wide, tall = RANDOM[:8, :, :3], RANDOM[:8, :8, :3]
+    cases = {
+        "crop": (wide, wide[:, 1:9]),
+        "pad": (RANDOM[:6, :8, :3], np.pad(RANDOM[:6, :8, :3], ((1, 1), (0, 0), (0, 0)), constant_values=127)),
+        "squash": (tall, tall),
+    }
+    for fit, (picture, expected) in cases.items():
+        if turn:
+            picture, expected = picture.swapaxes(0, 1), expected.swapaxes(0, 1)
+        result = fit_image(Image.fromarray(np.ascontiguousarray(picture)), (8, 8), fit)
+        assert np.array_equal(result, expected), fit
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 1000), (1000, 1)])
+def test_images_one_pixel_wide_or_high_can_be_fitted(size, fit):
+    result = fit_image(Image.new("RGB", size, "red"), (8, 8), fit)
+    assert result.shape == (8, 8, 3)
+    if fit != "pad":
+        assert (result == (255, 0, 0)).all()
+
+
+# Files that are no images
+
+
+@pytest.mark.parametrize("name", BROKEN_FILES)
+def test_a_file_that_is_no_whole_image_raises_an_expected_error(few_pixels, name):
+    with pytest.raises(UNREADABLE):
+        open_image(io.BytesIO(BROKEN_FILES[name]))
+
+
+def test_the_decompression_bomb_of_these_tests_is_an_image_where_pillow_allows_it(tmp_path):
+    (tmp_path / "bomb.png").write_bytes(BOMB)
+    assert (opened(tmp_path / "bomb.png") == (255, 0, 0)).all()
+
+
+# Which files of a folder are images
+
+
+def test_images_are_found_by_their_suffix_at_any_depth_in_order_and_hidden_ones_are_not(tmp_path):
+    images = ["a.PNG", "b/c/d.Jpeg", "b/e.jpg", "f g.h.WebP"]
+    others = ["b/c/notes.txt", "i.png.xmp", "png"]
+    hidden = [".j.png", "._k.png", ".l/m.png", "b/.thumbnails/n.png", ".DS_Store"]
+    for name in [*images, *others, *hidden]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    assert image_files(tmp_path) == ([tmp_path / name for name in images], [tmp_path / name for name in others])
+
+
+def test_a_folder_may_lie_in_a_hidden_one(tmp_path):
+    (tmp_path / ".hidden" / "images").mkdir(parents=True)
+    (tmp_path / ".hidden" / "images" / "a.png").touch()
+    assert [path.name for path in image_files(tmp_path / ".hidden" / "images")[0]] == ["a.png"]

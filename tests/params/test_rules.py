@@ -1,0 +1,129 @@
+"""Rules between the sections of params.yaml: each broken one is a line that names the keys."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.params.edited import changed, complaint, read, value_of
+from tests.project import ROOT
+from vit_finetune.data.sources import load_dataset
+from vit_finetune.params import read_params, section_schema
+from vit_finetune.params.data import Data
+from vit_finetune.params.rules import DATASET_SIZES
+
+CIFAR, CIFAR_100, DIGITS, FOLDER = (("data.name", name) for name in ("cifar10", "cifar100", "digits", "folder"))
+
+
+def sizes(train, val, test, gallery=2, sample=8):
+    subset = [("subset.train_size", train), ("subset.val_size", val), ("subset.test_size", test)]
+    return [*subset, ("attention.gallery", gallery), ("attention.sample", sample)]
+
+
+@pytest.mark.parametrize(
+    ("edits", "message"),
+    [
+        ([CIFAR, *sizes(9, 10, 10)], "subset.train_size is 9: cifar10 has 10 classes, so use at least 10"),
+        ([CIFAR, *sizes("all", 9, 10)], "subset.val_size is 9: cifar10 has 10 classes, so use at least 10"),
+        ([CIFAR_100, *sizes(99, 100, 100)], "subset.train_size is 99: cifar100 has 100 classes, so use at least 100"),
+        ([DIGITS, *sizes(10, 10, 9)], "subset.test_size is 9: digits has 10 classes, so use at least 10"),
+        (
+            [CIFAR, *sizes(49_001, 1000, "all")],
+            "subset.train_size is 49001 and subset.val_size is 1000: "
+            "together they may be at most the 50000 training images of cifar10",
+        ),
+        (
+            [CIFAR_100, *sizes("all", 49_901, "all")],
+            "subset.train_size is all and subset.val_size is 49901: "
+            "together they may be at most the 50000 training images of cifar100",
+        ),
+        (
+            [DIGITS, *sizes("all", 892, "all")],
+            "subset.train_size is all and subset.val_size is 892: "
+            "together they may be at most the 901 training images of digits",
+        ),
+        ([CIFAR, *sizes(10, 10, 10_001)], "subset.test_size is 10001: cifar10 has 10000 test images; use `all`"),
+        ([DIGITS, *sizes(10, 10, 897)], "subset.test_size is 897: digits has 896 test images; use `all`"),
+        *(
+            (
+                [edit, *sizes(10, "all", 10)],
+                f"subset.val_size is all: {edit[1]} has no validation images of its own, use a number",
+            )
+            for edit in (CIFAR, CIFAR_100, DIGITS)
+        ),
+        (
+            [CIFAR, *sizes(10, 10, 10, gallery=11)],
+            "attention.gallery is 11: there are 10 test images (subset.test_size)",
+        ),
+        (
+            [DIGITS, *sizes(10, 10, "all", sample=897)],
+            "attention.sample is 897: there are 896 test images (subset.test_size)",
+        ),
+        (
+            [("train.epochs", 3), ("train.warmup_epochs", 3.5)],
+            "train.warmup_epochs is 3.5: train.epochs is 3, use at most that",
+        ),
+        (
+            [FOLDER, ("train.epochs", 3), ("train.warmup_epochs", 3.5)],
+            "train.warmup_epochs is 3.5: train.epochs is 3, use at most that",
+        ),
+        *(
+            (
+                [("freeze.trainable_blocks", 0), ("freeze.parameters", parameters)],
+                "freeze.parameters must be all where freeze.trainable_blocks is 0, which leaves the head alone",
+            )
+            for parameters in ("norms", "biases", ["*.bias"])
+        ),
+    ],
+)
+def test_a_rule_between_sections_names_the_keys_on_both_sides(edits, message):
+    assert complaint(changed(*edits)) == f"params.yaml: {message}"
+
+
+@pytest.mark.parametrize(
+    "edits",
+    [
+        [CIFAR, *sizes(10, 10, 10)],
+        [CIFAR, *sizes(49_000, 1000, 10_000)],
+        [CIFAR, *sizes("all", 49_990, "all")],
+        [CIFAR_100, *sizes(100, 49_900, 100)],
+        [DIGITS, *sizes(801, 100, 896, gallery=64, sample=896)],
+        [DIGITS, *sizes("all", 891, "all")],
+        [("train.epochs", 3), ("train.warmup_epochs", 3)],
+        [("freeze.trainable_blocks", 0), ("freeze.parameters", "all")],
+        [("freeze.trainable_blocks", 1), ("freeze.parameters", "norms")],
+        [("freeze.trainable_blocks", "all"), ("freeze.parameters", ["*.bias"])],
+        [("freeze.layer_decay", 1.0), ("data.image_size", 8), ("data.test_share", 0.999)],
+    ],
+)
+def test_values_at_the_limit_of_a_rule_are_allowed(edits):
+    params = read(changed(*edits))
+    for key, value in edits:
+        assert value_of(params, key) == value
+
+
+@pytest.mark.parametrize(
+    "subset", [sizes(1, 1, 1, gallery=64, sample=10_000), sizes(10**9, 10**9, 10**9), sizes("all", "all", "all")]
+)
+def test_the_sizes_of_a_folder_are_left_to_the_stage_that_counts_its_images(subset):
+    params = read(changed(FOLDER, *subset))
+    for key, value in [FOLDER, *subset]:
+        assert value_of(params, key) == value
+
+
+def original(name, folder):
+    """A data set that is only there where VIT_DATA_DIR names its files."""
+    there = any(Path(os.environ.get("VIT_DATA_DIR") or os.devnull).glob(f"{folder}*"))
+    reason = f"needs the original files of {name}: set VIT_DATA_DIR"
+    return pytest.param(name, marks=[pytest.mark.slow, pytest.mark.skipif(not there, reason=reason)])
+
+
+@pytest.mark.parametrize("name", ["digits", original("cifar10", "cifar-10-"), original("cifar100", "cifar-100-")])
+def test_the_rules_know_the_true_size_of_each_data_set(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    data = load_dataset(read_params().section(Data).model_copy(update={"name": name}))
+    assert DATASET_SIZES[name] == (len(data.labels["train"]), len(data.labels["test"]), len(data.classes))
+
+
+def test_the_rules_know_the_sizes_of_every_data_set_but_the_users_own():
+    assert [*DATASET_SIZES, "folder"] == section_schema("data").model_json_schema()["properties"]["name"]["enum"]

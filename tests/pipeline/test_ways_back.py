@@ -1,0 +1,36 @@
+"""The ways back that the documents teach, for someone who cloned the project and ran it."""
+
+import pytest
+
+from tests.project import Project
+
+
+@pytest.fixture
+def clone(finished, tmp_path):
+    """A fresh clone of a project whose results are in git, without the cache that holds the outputs."""
+    author = finished.copy(tmp_path / "author")
+    author.git("add", "-A")
+    author.git("commit", "-qm", "the author's run")
+    project = Project(tmp_path / "clone")
+    author.git("clone", "-q", str(author.folder), str(project.folder))
+    for name, value in (("user.name", "Test"), ("user.email", "test@example.org")):
+        project.git("config", name, value)
+    return project
+
+
+@pytest.mark.slow
+def test_a_run_that_was_committed_comes_back_after_another_was_applied(clone):
+    clone.set(**{"train.lr": 0.002})
+    clone.repro()
+    mine = clone.outputs()
+    clone.git("switch", "-qc", "mine")
+    clone.git("commit", "-qam", "My run")
+    other = clone.run("dvc", "exp", "run", "--temp", "-n", "other", "-S", "evaluate.mistakes=3")
+    assert other.returncode == 0, other.stderr
+    assert clone.run("dvc", "exp", "apply", "other").returncode == 0
+    assert clone.outputs() != mine
+    clone.git("restore", ".")
+    back = clone.run("dvc", "checkout")
+    assert back.returncode == 0, back.stderr
+    assert clone.outputs() == mine
+    assert clone.repro() == []

@@ -1,0 +1,70 @@
+"""The headline numbers say what the metrics say."""
+
+from vit_finetune.report.headline import headline, interval, maps_judged, table
+
+METRICS = {
+    "train": {
+        "parameters_trainable": 446_410,
+        "parameters_frozen": 5_080_000,
+        "best_epoch": 3,
+        "epochs": 20,
+        "val_accuracy": 0.91237,
+    },
+    "evaluation": {
+        "accuracy": 0.90318,
+        "accuracy_ci95": [0.8971, 0.909],
+        "n": 10_000,
+        "macro_f1": 0.90271,
+        "nll": 0.30019,
+        "ece": 0.01234,
+    },
+    "attention": {"selfcheck_max_rel_err": 1.149e-6, "blocks_total": 12},
+}
+
+
+def value(mean: float, low: float, high: float, n: int) -> dict:
+    return {"mean": mean, "ci95": [low, high], "n": n}
+
+
+def test_every_headline_number_is_that_of_the_metrics():
+    assert dict(headline(METRICS)) == {
+        "test accuracy": "0.9032  [0.8971, 0.9090], n = 10,000",
+        "macro F1": "0.9027",
+        "negative log-likelihood": "0.3002",
+        "calibration error": "0.0123",
+        "trained parameters": "446,410 of 5,526,410",
+        "best epoch": "3 of 20, validation accuracy 0.9124",
+        "attention self-check": "1.1e-06 relative, all 12 blocks",
+    }
+
+
+def test_an_interval_is_its_mean_and_both_ends_with_signs_where_asked():
+    assert interval(value(0.123, 0.051, 0.19, 9)) == "0.12 [0.05, 0.19]"
+    assert interval(value(0.123, -0.051, 0.19, 9), "+") == "+0.12 [-0.05, +0.19]"
+
+
+def test_each_map_has_a_row_with_its_four_numbers_and_says_of_how_many_images():
+    attention = {
+        "images": 48,
+        "faithfulness": {
+            "minus_random": {"rollout": value(0.2, 0.1, 0.3, 48), "LeGrad": value(0.4, 0.3, 0.5, 48)},
+            "minus_centre_prior": {"rollout": value(-0.1, -0.2, 0.1, 48), "LeGrad": value(0.1, 0.05, 0.2, 48)},
+        },
+        "mosaic_share": {
+            "chance": 0.25,
+            "rollout": value(0.25, 0.2, 0.3, 48),
+            "LeGrad": value(0.6, 0.5, 0.7, 48),
+        },
+        "sanity_correlation": {
+            "head_shuffled": {"rollout": value(1, 1, 1, 16), "LeGrad": value(0.3, 0.2, 0.4, 16)},
+        },
+    }
+    assert maps_judged(attention) == [
+        ["map (n = 48)", "minus random", "minus centre prior", "mosaic quadrant", "head shuffled (n = 16)"],
+        ["rollout", "+0.20 [+0.10, +0.30]", "-0.10 [-0.20, +0.10]", "0.25 [0.20, 0.30]", "1.00 [1.00, 1.00]"],
+        ["LeGrad", "+0.40 [+0.30, +0.50]", "+0.10 [+0.05, +0.20]", "0.60 [0.50, 0.70]", "0.30 [0.20, 0.40]"],
+    ]
+
+
+def test_the_values_of_a_printed_table_begin_in_one_column():
+    assert table([("a", "1"), ("longer", "2")]) == "a       1\nlonger  2"

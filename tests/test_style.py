@@ -1,0 +1,110 @@
+"""The style that all figures share: sharp pixels, texts that fit, and always the same bytes."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+
+from tests.project import ROOT
+from vit_finetune.core.files import write_bytes
+from vit_finetune.evaluation.figures import confusion_matrix
+from vit_finetune.style import canvas, fit_texts, place, png, shorten
+
+COUNTS = np.array([[3, 1], [0, 4]])
+
+
+def placed(picture, tall=1.0):
+    """The picture as drawn in a cell of a canvas."""
+    _, axes, _ = canvas(2, 2, "title")
+    place(axes, picture, 0, 0, tall)
+    return axes.images[0]
+
+
+def test_small_images_are_never_blurred():
+    assert placed(np.zeros((8, 8, 3), dtype=np.uint8)).get_interpolation() == "nearest"
+    assert placed(np.zeros((90, 160))).get_interpolation() == "nearest"  # a map, whatever its size
+    assert placed(np.zeros((90, 160, 3), dtype=np.uint8)).get_interpolation() == "auto"
+
+
+@pytest.mark.parametrize("shape", [(90, 160, 3), (160, 90, 3), (8, 8, 3)])
+@pytest.mark.parametrize("tall", [1.0, 0.5])
+def test_images_are_never_stretched_and_stay_in_their_cell(shape, tall):
+    left, right, bottom, top = placed(np.zeros(shape, dtype=np.uint8), tall).get_extent()
+    assert (right - left) / (bottom - top) == pytest.approx(shape[1] / shape[0])
+    assert min(left, top) > -1e-9
+    assert right < 1
+    assert bottom < tall
+
+
+@pytest.mark.parametrize("longest", [4, 7, 16])
+def test_a_long_name_is_shortened_in_its_middle(longest):
+    short = shorten("a rather long name 17", longest)
+    assert len(short) == longest
+    start, end = short.split("…")
+    assert "a rather long name 17".startswith(start)
+    assert end == "" or "a rather long name 17".endswith(end)
+    assert shorten("name", longest) == "name"
+
+
+def test_texts_become_smaller_before_they_are_cut():
+    assert fit_texts(["cat", "dog"], 1) == (["cat", "dog"], 9)
+    texts, size = fit_texts(["a rather long", "cat"], 1)
+    assert texts == ["a rather long", "cat"]
+    assert 6 <= size < 9
+    texts, size = fit_texts(["a name too long even for the smallest size", "cat"], 1)
+    assert "…" in texts[0]
+    assert texts[1] == "cat"
+    assert size >= 6
+    assert fit_texts([], 1) == ([], 9)
+
+
+def test_a_user_s_matplotlibrc_changes_nothing():
+    plain = png(confusion_matrix(COUNTS, ["a", "b"]))
+    with matplotlib.rc_context({"font.size": 20, "savefig.dpi": 40, "axes.facecolor": "red", "savefig.bbox": "tight"}):
+        before = dict(matplotlib.rcParams)
+        assert png(confusion_matrix(COUNTS, ["a", "b"])) == plain
+        assert dict(matplotlib.rcParams) == before
+
+
+SCRIPT = """
+import hashlib, sys
+import numpy as np
+import vit_finetune.data.figures, vit_finetune.report.figures
+from vit_finetune.evaluation.figures import confusion_matrix
+from vit_finetune.style import png
+for _ in range(2):
+    print(hashlib.sha256(png(confusion_matrix(np.array([[3, 1], [0, 4]]), ["a", "b"]))).hexdigest())
+assert not {"torch", "matplotlib.pyplot"} & set(sys.modules), "neither is needed"
+"""
+
+
+def test_the_bytes_of_a_figure_are_the_same_in_every_process_and_name_no_program():
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SCRIPT],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONHASHSEED": "7"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    data = png(confusion_matrix(COUNTS, ["a", "b"]))
+    assert set(done.stdout.split()) == {hashlib.sha256(data).hexdigest()}
+    assert not any(chunk in data for chunk in (b"tEXt", b"iTXt", b"tIME"))
+
+
+def test_a_figure_that_cannot_be_written_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    (tmp_path / "map.png").write_bytes(b"old")
+
+    def write_half(path, data):
+        with path.open("wb") as file:
+            file.write(data[: len(data) // 2])
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "write_bytes", write_half)
+    with pytest.raises(OSError, match="disk full"):
+        write_bytes(tmp_path / "map.png", png(confusion_matrix(COUNTS, ["a", "b"])))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"map.png": b"old"}

@@ -1,0 +1,85 @@
+"""What training shows and leaves: the bar, the history, the metrics."""
+
+import io
+
+import pytest
+import torch
+from tqdm import tqdm
+
+from vit_finetune.model.freezing import freeze
+from vit_finetune.training import results
+from vit_finetune.training.recipe import History, TrainingData
+
+ROWS = [
+    {"epoch": epoch, "train_loss": 1 / 3, "train_accuracy": 0.5, "lr": 0.1, "val_loss": 2 / 3, "val_accuracy": accuracy}
+    for epoch, accuracy in enumerate((0.25, 0.75, 0.5), start=1)
+]
+HISTORY = History(ROWS, best_epoch=2)
+
+
+def test_the_history_is_rounded_to_six_digits():
+    first = results.history_rows(HISTORY)[0]
+    assert first == {**ROWS[0], "train_loss": 0.333333, "val_loss": 0.666667}
+    assert list(first) == list(ROWS[0])
+
+
+def test_the_metrics_are_those_of_the_best_epoch_and_name_what_it_was_trained_on(tiny_vit):
+    freeze(tiny_vit, 0)
+    data = TrainingData([torch.zeros(7, 32)], torch.zeros(7), torch.zeros(3, 32), torch.arange(3))
+    manifest = {"precision": "float32", "storage": "float16", "boundary": "features", "shapes": {}}
+    found = results.summary(HISTORY, data, tiny_vit, manifest)
+    assert found == {
+        "parameters_trainable": 3 * 32 + 3,
+        "parameters_frozen": sum(p.numel() for p in tiny_vit.parameters()) - 99,
+        "epochs": 3,
+        "best_epoch": 2,
+        "train_loss": 0.333333,
+        "train_accuracy": 0.5,
+        "val_loss": 0.666667,
+        "val_accuracy": 0.75,
+        "images": {"train": 7, "val": 3},
+        "precision": "float32",
+        "storage": "float16",
+        "boundary": "features",
+        "warnings": [],
+    }
+
+
+def test_the_bar_counts_epochs_that_an_earlier_run_trained_as_done(monkeypatch):
+    shown = io.StringIO()
+    monkeypatch.setattr(
+        results, "progress", lambda items, label, unit, total: tqdm(items, total=total, file=shown, mininterval=0)
+    )
+    with results.epoch_bar(5) as show:
+        show(HISTORY)  # three epochs, of which two came from a checkpoint
+        assert "3/5" in shown.getvalue()
+        show(History([*ROWS, ROWS[0]], best_epoch=2))
+    last = shown.getvalue().split("\r")[-1]
+    assert "4/5" in last
+    assert "val_accuracy=0.250" in last
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "losses", "warnings"),
+    [
+        ((0.5, 0.9, 0.8), (1.0, 0.5, 0.6), []),
+        (
+            (0.5, 0.75, 0.7),
+            (1.0, 0.5, 0.6),
+            ["the best validation accuracy, 0.750, is not above the share of the large"],
+        ),
+        ((0.5, 0.9, 0.8), (0.5, 0.5, 0.6), ["the validation loss rose throughout, from 0.500 to 0.600"]),
+        ((0.9, 0.8, 0.8), (0.5, 0.6, 0.7), ["the validation loss rose throughout, from 0.500 to 0.700"]),
+        ((0.9, 0.8, 0.8), (0.5, 0.4, 0.6), ["the first of 3 epochs is the best one"]),
+        ((0.9, 0.8), (0.5, 0.6), []),  # too few epochs to tell
+        ((0.6, 0.5, 0.5), (0.5, 0.6, 0.7), ["the best validation accuracy, 0.600", "the validation loss rose"]),
+    ],
+)
+def test_signs_that_training_did_not_work_are_named_with_the_key_to_change(accuracies, losses, warnings):
+    rows = [{"val_accuracy": a, "val_loss": b} for a, b in zip(accuracies, losses, strict=True)]
+    best = accuracies.index(max(accuracies)) + 1
+    found = results.warning_signs(History(rows, best_epoch=best), torch.tensor([0, 0, 0, 1]))
+    assert len(found) == len(warnings)
+    for sign, start in zip(found, warnings, strict=True):
+        assert sign.startswith(start)
+        assert "train.lr" in sign
