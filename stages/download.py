@@ -9,16 +9,15 @@ from vit_finetune.data.sources import load_dataset
 from vit_finetune.params import read_params
 from vit_finetune.params.data import Data
 
+MORE = " and others, see data/raw/dataset.json"
+
 
 def main() -> None:
     data = read_params().section(Data)
     dataset = load_dataset(data, bar=partial(progress, label="download", unit="image"))
-    if dataset.broken:
-        print(
-            f"download: left out {len(dataset.broken)} files that cannot be read as images, see data/raw/dataset.json"
-        )
-    if dataset.ignored:
-        print(f"download: {len(dataset.ignored)} files are no images by their names, such as {dataset.ignored[0]}")
+    for left_out, why in ((dataset.broken, "cannot be read as images"), (dataset.ignored, "are no images of a class")):
+        if left_out:
+            print(f"download: left out {len(left_out)} that {why}: {left_out[0]}{MORE if len(left_out) > 1 else ''}")
     mean, std = channel_statistics(dataset.images["train"])
     description = {
         "name": data.name,
@@ -27,6 +26,7 @@ def main() -> None:
         "image_shape": list(dataset.images["train"].shape[1:]),
         "fit": data.fit if data.name == "folder" else "crop",
         "broken": dataset.broken,
+        "ignored": dataset.ignored,
         "channel_mean": mean,
         "channel_std": std,
         "md5": dataset.checksums,

@@ -21,7 +21,7 @@ def main() -> None:
     with new_folder("data/subset") as folder:
         for split, indices in chosen.items():
             images, labels = (array[indices] for array in parts.get(split, parts["train"]))
-            require_every_class(split, labels, classes)
+            require_every_class(split, labels, classes, labels_of.get(split, labels_of["train"]))
             write_split(folder, split, images=images, labels=labels, indices=indices)
             labels_by_split[split] = labels
             if split == "train":

@@ -1,7 +1,10 @@
 """Shared fixtures. Real files come from the variables that a user would set; what needs them skips without."""
 
+import fcntl
 import os
 import sys
+from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -50,11 +53,56 @@ def real_files():
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, tiny_model_folder):
-    """A project whose whole pipeline ran once. Tests take copies."""
+def run_folder(tmp_path_factory, worker_id):
+    """A folder that all workers of this test run share."""
+    base = tmp_path_factory.getbasetemp()
+    return base if worker_id == "master" else base.parent
+
+
+@contextmanager
+def locked(path):
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture(scope="session")
+def warm(run_folder):
+    """Projects start their stages with an interpreter that has imported the libraries already."""
+    from tests.project import Project
+    from tests.warm_python import warm_folder
+
+    with locked(run_folder / "warm.lock"):
+        Project.python = warm_folder(run_folder)
+
+
+@pytest.fixture(scope="session")
+def finished(run_folder, warm, tiny_model_folder):
+    """A project whose whole pipeline ran once, for all workers. Tests take copies, and change nothing in it."""
     from tests.graph import STAGES
     from tests.project import Project
 
-    project = Project.create(tmp_path_factory.mktemp("finished") / "p", tiny_model_folder)
-    assert project.repro() == list(STAGES)
+    project, done = Project(run_folder / "finished" / "p"), run_folder / "finished.done"
+    with locked(run_folder / "finished.lock"):
+        if not done.exists():
+            Project.create(project.folder, tiny_model_folder)
+            assert project.repro() == list(STAGES)
+            done.touch()
     return project
+
+
+SHARE = 3.0  # seconds that a test may take without being marked slow
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Tests that took longer than their share: to be made faster, or marked."""
+    seconds = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport) and "slow" not in report.keywords:
+                seconds[report.nodeid] += report.duration if report.when == "call" else 0
+    long = [(test, duration) for test, duration in seconds.most_common() if duration > SHARE]
+    if long:
+        terminalreporter.section(f"unmarked tests that took more than {SHARE:.0f} s (set-up apart)")
+        for test, duration in long:
+            terminalreporter.write_line(f"{duration:6.1f} s  {test}")

@@ -47,7 +47,12 @@ def save_tiny_model(folder, architecture="vit_tiny_patch16_224"):
 
 
 class Project:
-    """A work tree with its own git, DVC cache and parameters."""
+    """A work tree with its own git, DVC cache and parameters.
+
+    `python` is a folder with the `python` that stages start with: the warm one of the test run, or this interpreter's.
+    """
+
+    python = Path(sys.executable).parent
 
     def __init__(self, folder):
         self.folder = folder
@@ -99,9 +104,14 @@ class Project:
         with (self.folder / "params.yaml").open("w") as file:
             yaml.dump(values, file)
 
-    def start(self, *command, env=None):
-        """A command as a user would type it in the activated environment, in a process group of its own."""
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    def start(self, *command, env=None, real=True):
+        """A command as a user would type it in the activated environment, in a process group of its own.
+
+        Args:
+            real: stages start with a new interpreter; else with the warm one (tests/warm_python.py).
+        """
+        own = Path(sys.executable).parent
+        path = os.pathsep.join(map(str, (own if real else self.python, own, os.environ["PATH"])))
         variables = {**os.environ, "PATH": path, "PYTHONDONTWRITEBYTECODE": "1", **(env or {})}
         variables.pop("PYTHONPATH", None)
         return subprocess.Popen(
@@ -109,9 +119,9 @@ class Project:
             start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )  # fmt: skip
 
-    def run(self, *command, env=None):
+    def run(self, *command, env=None, real=False):
         """That command's exit status and output, when it has ended."""
-        process = self.start(*command, env=env)
+        process = self.start(*command, env=env, real=real)
         stdout, stderr = process.communicate()
         return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
@@ -125,9 +135,9 @@ class Project:
                     found.append(process)
         return found
 
-    def repro(self, *arguments, env=None):
+    def repro(self, *arguments, env=None, real=False):
         """`dvc repro`, which must succeed: the stages that ran, in order."""
-        result = self.run("dvc", "repro", *arguments, env=env)
+        result = self.run("dvc", "repro", *arguments, env=env, real=real)
         assert result.returncode == 0, result.stdout + result.stderr
         return stages_run(result.stdout)
 

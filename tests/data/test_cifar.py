@@ -5,17 +5,23 @@ import http.server
 import io
 import os
 import pickle
+import sys
 import tarfile
 import tempfile
 import threading
+import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from torchvision.datasets import CIFAR10, CIFAR100
+from zc.lockfile import LockFile
 
-from vit_finetune.core.errors import UserError, user_message
+from vit_finetune.core.errors import UserError
+from vit_finetune.core.process import QUIET_VARIABLE
+from vit_finetune.data import cifar as cifar_module
 from vit_finetune.data.cifar import FOLDER_VARIABLE, _extract, load_cifar
 from vit_finetune.data.dataset import channel_statistics
 
@@ -67,6 +73,7 @@ def stand_in(source, originals, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(urllib.request, "_opener", None)  # it remembers the proxies of its first use
+    monkeypatch.setattr(cifar_module, "PAUSE", 0.0)
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     return source
@@ -432,11 +439,127 @@ def test_without_a_network_the_error_names_the_address_the_reason_and_what_to_do
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
 
 
-def test_a_cache_folder_that_cannot_be_made_is_one_line(cifar, tmp_path):
-    (tmp_path / "cache").write_text("a file")
-    with pytest.raises(OSError, match="Not a directory") as caught:
-        load_cifar("cifar10")
-    assert len(user_message(caught.value).splitlines()) == 1
+@pytest.mark.parametrize("place", ["cache", "cache/vit_finetune"])
+def test_a_cache_folder_that_cannot_be_made_is_one_line_that_says_what_to_do(cifar, tmp_path, place):
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).write_text("a file")
+    message = error_of_loading()
+    assert message.startswith(f"could not download {cifar.url}: ")
+    assert f"'{tmp_path / place}" in message
+    assert message.endswith("or run `make demo`, which downloads nothing")
+
+
+def test_two_downloads_at_once_are_one_and_both_have_the_files(server, originals, tmp_path, capfd):
+    both = threading.Barrier(2)
+
+    def answer(request):
+        time.sleep(0.5)  # for the other to arrive
+        send(request, (originals / ARCHIVE).read_bytes())
+
+    def load(_):
+        both.wait()
+        return load_cifar("cifar10")
+
+    requests = server(answer)
+    with ThreadPoolExecutor(2) as pool:
+        for dataset in pool.map(load, range(2)):
+            assert_is_the_stand_in(dataset, originals)
+    assert len(requests) == 1
+    assert capfd.readouterr().out == f"waiting for another download to {tmp_path / 'cache' / 'vit_finetune'}\n"
+    assert [path.name for path in (tmp_path / "cache").rglob("*") if path.parent.name != BATCHES] == [
+        "vit_finetune",
+        BATCHES,
+    ]
+
+
+def test_a_lock_that_its_holder_removes_while_another_waits_for_it_is_not_taken_for_the_new_one(tmp_path):
+    path, opened = tmp_path / "cache.lock", []
+
+    class Removed(LockFile):
+        """The first one gets the lock of a file that is gone by then."""
+
+        def _on_lock(self):
+            super()._on_lock()
+            opened.append(self)
+            if len(opened) == 1:
+                path.unlink()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cifar_module, "LockFile", Removed)
+        with cifar_module._alone(tmp_path / "cache"):
+            assert path.is_file()
+    assert len(opened) == 2
+    assert not path.exists()
+
+
+def part_of(request, body, first=0):
+    """Say that the body comes, from this byte on, and send half of what remains."""
+    rest = body[first:]
+    request.send_response(206 if first else 200)
+    request.send_header("Content-Length", str(len(rest)))
+    if first:
+        request.send_header("Content-Range", f"bytes {first}-{len(body) - 1}/{len(body)}")
+    request.end_headers()
+    request.wfile.write(rest[: len(rest) // 2])
+    request.wfile.flush()
+
+
+@pytest.mark.parametrize("end", ["stalls", "is cut"])
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_download_that_ends_early_goes_on_from_where_it_was_or_starts_anew(
+    server, originals, monkeypatch, end, ranges
+):
+    body, asked, done = (originals / ARCHIVE).read_bytes(), [], threading.Event()
+
+    def answer(request):
+        asked.append(request.headers["Range"])
+        first = int(asked[-1].removeprefix("bytes=").removesuffix("-")) if asked[-1] and ranges else 0
+        if len(asked) == 3:
+            headers = {"Content-Range": f"bytes {first}-{len(body) - 1}/{len(body)}"} if first else {}
+            send(request, body[first:], status=206 if first else 200, **headers)
+            return
+        part_of(request, body, first)
+        if end == "stalls":
+            done.wait(20)
+
+    monkeypatch.setattr(cifar_module, "PATIENCE", 0.3)
+    server(answer)
+    assert_is_the_stand_in(load_cifar("cifar10"), originals)
+    done.set()
+    half = len(body) // 2
+    second = half + (len(body) - half) // 2 if ranges else half
+    assert asked == [None, f"bytes={half}-", f"bytes={second}-"]
+
+
+@pytest.mark.parametrize("sent", [True, False])
+def test_a_download_that_stalls_again_and_again_ends_with_an_error(server, originals, tmp_path, monkeypatch, sent):
+    done = threading.Event()
+
+    def answer(request):
+        if sent:
+            part_of(request, (originals / ARCHIVE).read_bytes())
+        done.wait(20)
+
+    monkeypatch.setattr(cifar_module, "PATIENCE", 0.2)
+    requests = server(answer)
+    assert "timed out. Either set" in error_of_loading()
+    done.set()
+    assert len(requests) == cifar_module.TRIES
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("quiet", ["", "1"])
+def test_the_progress_of_a_download_is_shown_in_a_terminal_and_nowhere_else(
+    server, originals, monkeypatch, capfd, quiet
+):
+    monkeypatch.setenv(QUIET_VARIABLE, quiet)
+    server(lambda request: send(request, (originals / ARCHIVE).read_bytes()))
+    shown = io.StringIO()
+    shown.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", shown)
+    load_cifar("cifar10")
+    assert (f"{ARCHIVE}: 100%" in shown.getvalue()) == (not quiet)
+    assert capfd.readouterr() == ("", "")
 
 
 # The original files, where VIT_DATA_DIR names them

@@ -6,6 +6,7 @@ The files are tiny, each of a colour that no other has, so that every image can 
 import os
 import re
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -193,18 +194,74 @@ def test_a_folder_named_train_among_other_classes_is_a_class(tmp_path):
     assert {len(paths) for paths in parts["train"].values()} == {3}
 
 
-def test_two_folders_of_validation_images_are_an_error(tmp_path):
-    parts = ("train", "val", "valid", "test")
-    make_tree(tmp_path, {f"{part}/{name}": 3 for part in parts for name in ("cat", "dog")})
-    assert error_of(tmp_path) == (
-        f"{tmp_path} has test, train, val, valid: beside training images it may have one folder of validation and one "
-        "of test images, and no other"
+def neither(folder, names):
+    return (
+        f"{folder} has {names}: it may hold a folder for each class; or train (training) and beside it one of val "
+        "(valid, validation), one of test (testing), and no other; rename or move what is neither"
     )
 
 
-def test_train_and_test_folders_beside_a_class_are_an_error(tmp_path):
-    make_tree(tmp_path, {"train/cat": 3, "train/dog": 3, "test/cat": 1, "test/dog": 1, "extra": 3})
-    assert error_of(tmp_path).startswith(f"{tmp_path} has extra, test, train: beside training images")
+@pytest.mark.parametrize(
+    ("top", "named"),
+    [
+        (("train", "val", "valid", "test"), "test, train, val, valid"),
+        (("train", "test", "extra"), "test, train, extra"),
+        (("train", "dev"), "train, dev"),
+        (("Training", "holdout", "eval"), "Training, eval, holdout"),
+        (("test", "training_set"), "test, training_set"),
+        (("validation", "test"), "test, validation"),
+        (("test", *(f"class {number}" for number in range(9))), "test, class 0, class 1, class 2, class 3 and 5 more"),
+    ],
+)
+def test_parts_that_are_not_known_by_their_names_are_no_classes_but_an_error(tmp_path, top, named):
+    make_tree(tmp_path, {f"{part}/{name}": 3 for part in top for name in ("cat", "dog")})
+    assert error_of(tmp_path) == neither(tmp_path, named)
+
+
+def test_a_folder_of_test_images_beside_classes_is_no_class_but_an_error(tmp_path):
+    make_tree(tmp_path, {"cat": 3, "dog": 3, "test": 3})
+    assert error_of(tmp_path) == neither(tmp_path, "test, cat, dog")
+
+
+@pytest.mark.parametrize("part", ["test", "val"])
+def test_given_images_without_class_folders_are_an_error_that_says_where_they_go(tmp_path, part):
+    make_tree(tmp_path, {"train/cat": 3, "train/dog": 3, part: 3})
+    given = tmp_path / part
+    assert error_of(tmp_path) == (
+        f"{given} has images outside class folders; put them in {given}/<class>/, or move {given} elsewhere if their "
+        "classes are not known"
+    )
+
+
+@pytest.mark.parametrize("name", ["ca\rt", "ca\nt", "\x1b[31mcat", "cat\u2028", os.fsdecode(b"caf\xe9")])
+@pytest.mark.parametrize("part", ["", "train/", "test/"])
+def test_a_class_whose_name_cannot_be_printed_is_an_error(tmp_path, name, part):
+    make_tree(tmp_path, {f"{part}{name}": 3, "train/cow" if part else "cow": 3, "train/dog" if part else "dog": 3})
+    where = f"{tmp_path}/{part}".rstrip("/")
+    assert error_of(tmp_path) == (
+        f"{where} holds a folder {name!a}: a class has a name that can be printed; rename the folder"
+    )
+
+
+@pytest.mark.parametrize("name", ["été", "猫", "big cat", "c++", "it's"])
+def test_a_class_may_have_any_name_that_can_be_printed(tmp_path, name):
+    make_tree(tmp_path, {name: 3, "dog": 3})
+    assert name in load(tmp_path).classes
+
+
+def test_a_file_whose_name_cannot_be_printed_is_read_and_where_it_is_named_stays_in_one_line(tmp_path):
+    make_tree(tmp_path, {"cat": 3, "dog": 3})
+    names = [os.fsdecode(b"caf\xe9"), "a\nb"]
+    for name in names:
+        paint(tmp_path / "cat" / f"{name}.png", 99)
+        (tmp_path / "dog" / f"{name}.png").write_bytes(b"")
+        (tmp_path / "dog" / f"{name}.txt").touch()
+    dataset = load(tmp_path, broken="skip")
+    assert sum(len(labels) for labels in dataset.labels.values()) == 8
+    assert dataset.ignored == [ascii(f"dog/{name}.txt") for name in reversed(names)]
+    assert [entry.partition(" (")[0] for entry in dataset.broken] == [
+        ascii(f"dog/{name}.png") for name in reversed(names)
+    ]
 
 
 def test_the_names_of_train_val_and_test_folders_may_be_spelt_in_other_ways(tmp_path):
@@ -220,6 +277,35 @@ def test_files_whose_names_are_not_those_of_images_are_listed_as_ignored(tmp_pat
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("no image")
     assert load(tmp_path).ignored == ["cat/phone.heic", "dog/deep/notes.txt"]
+
+
+@pytest.mark.parametrize("part", ["", "train/"])
+def test_loose_images_and_folders_that_programs_keep_are_listed_as_ignored(tmp_path, part):
+    make_tree(tmp_path, {f"{part}{name}": 3 for name in ("cat", "dog", "__MACOSX")})
+    for name in ("b.png", f"{part}a.JPG", f"{part}cat/notes.txt"):
+        paint(tmp_path / name, 99)
+    for name in ("labels.csv", f"{part}cat.dvc", ".gitignore"):
+        (tmp_path / name).write_text("no image")
+    listed = ["b.png", f"{part}__MACOSX/", f"{part}a.JPG", f"{part}cat/notes.txt"]
+    assert load(tmp_path).ignored == sorted(listed, key=Path)
+
+
+def test_manuals_and_films_are_ignored_and_not_broken(tmp_path):
+    make_tree(tmp_path, {"cat": 3, "dog": 3})
+    for name in ("cat/a.pdf", "dog/b.mpg", "dog/c.h5"):
+        (tmp_path / name).write_bytes(b"something else")
+    dataset = load(tmp_path)
+    assert (dataset.broken, dataset.ignored) == ([], ["cat/a.pdf", "dog/b.mpg", "dog/c.h5"])
+
+
+def test_folders_that_are_linked_into_a_class_are_read(tmp_path):
+    colours = make_tree(tmp_path / "images", {"cat": 3, "dog": 3})
+    colours |= make_tree(tmp_path, {"more": 4}, start=len(colours))
+    (tmp_path / "images" / "cat" / "more").symlink_to(tmp_path / "more")
+    (tmp_path / "images" / "cat" / "up").symlink_to("..")
+    labels = load(tmp_path / "images").labels
+    assert sum(part.tolist().count(0) for part in labels.values()) == 7
+    assert sum(part.tolist().count(1) for part in labels.values()) == 3
 
 
 def test_labels_number_the_classes_in_the_order_of_their_names_in_every_part(tmp_path):
@@ -309,6 +395,41 @@ def test_the_progress_bar_moves_on_only_as_files_are_read(tmp_path, monkeypatch)
     load(tmp_path, bar=bar)
     assert len(asked) == len(set(read)) == 20
     assert all(done >= number for number, done in enumerate(asked))
+
+
+# The range of 16-bit images
+
+
+def save_deep(folder, largest):
+    for number, value in enumerate(largest):
+        Image.fromarray(np.full((8, 8), value, dtype=np.uint16)).save(folder / f"deep {number}.png")
+
+
+@pytest.mark.parametrize("largest", [[4095, 0, 17], [255], [0]])
+def test_16_bit_images_that_would_all_be_nearly_black_are_an_error_that_says_how_to_convert(tmp_path, largest):
+    make_tree(tmp_path, {"cat": 4, "dog": 4})
+    save_deep(tmp_path / "dog", largest)
+    assert error_of(tmp_path) == (
+        f"the 16-bit images in {tmp_path} use only 0..{max(largest)} of 0..65535 and would be nearly black; save them "
+        "with 8 bits, or multiply their values by 16 if they have 12 bits"
+    )
+
+
+@pytest.mark.parametrize("largest", [[4096], [100, 65535]])
+def test_a_dark_16_bit_image_beside_brighter_ones_stays_dark(tmp_path, largest):
+    make_tree(tmp_path, {"train/cat": 2, "train/dog": 2, "test/cat": 1, "test/dog": 1})
+    save_deep(tmp_path / "train" / "cat", largest)
+    dataset = load(tmp_path)
+    deep = dataset.images["train"][2 : 2 + len(largest), 0, 0, 0].tolist()
+    assert deep == [round(value / 257) for value in largest]
+
+
+def test_an_image_of_no_known_range_is_unreadable_with_the_reason(tmp_path):
+    make_tree(tmp_path, {"cat": 4, "dog": 4})
+    Image.new("F", (8, 8), 0.5).save(tmp_path / "cat" / "float.tiff")
+    reason = "cat/float.tiff (32-bit floating point has no known range of brightness; convert it to 8 bits)"
+    assert reason in error_of(tmp_path)
+    assert load(tmp_path, broken="skip").broken == [reason]
 
 
 # Files that cannot be read

@@ -1,13 +1,21 @@
 """Image files: opened upright in RGB, fitted to a square, found in a folder; what is no image is an error."""
 
 import io
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from PIL.ImageFile import StubImageFile
 
 from tests.data.broken import BOMB, BROKEN_FILES
-from vit_finetune.data.image_files import UNREADABLE, fit_image, image_files, open_image
+from tests.project import ROOT
+from vit_finetune.data.image_files import LARGEST, UNREADABLE, fit_image, image_files, named_as_image, open_image
 
 # Opening
 
@@ -49,22 +57,72 @@ def test_black_and_white_becomes_0_and_255(tmp_path):
     assert np.array_equal(opened(tmp_path / "a.png"), np.stack([(GREY > 99) * 255] * 3, axis=-1))
 
 
-@pytest.mark.parametrize("suffix", ["png", "tiff"])
-def test_the_upper_8_of_16_bits_are_kept(tmp_path, suffix):
-    deep = np.random.default_rng(1).integers(65536, size=(12, 10)).astype(np.uint16)
-    Image.fromarray(deep).save(tmp_path / f"a.{suffix}")
-    assert np.array_equal(opened(tmp_path / f"a.{suffix}"), np.stack([deep // 256] * 3, axis=-1))
+DEEP = np.random.default_rng(1).integers(65536, size=(12, 10)).astype(np.uint16)
+DEEP[0, :2] = 0, 65535
 
 
-def test_a_16_bit_file_with_values_of_8_bits_is_not_darkened(tmp_path):
-    Image.fromarray(GREY.astype(np.uint16)).save(tmp_path / "a.png")
+def divided(values):
+    return np.stack([np.rint(values / 257)] * 3, axis=-1)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff", "pgm"])
+@pytest.mark.parametrize("brightness", [1, 16, 256])
+def test_16_bits_are_divided_by_257_however_dark_the_image_is(tmp_path, suffix, brightness):
+    values = DEEP // brightness
+    Image.fromarray(values).save(tmp_path / f"a.{suffix}")
+    assert np.array_equal(opened(tmp_path / f"a.{suffix}"), divided(values))
+
+
+def test_the_order_of_the_two_bytes_does_not_matter(tmp_path):
+    Image.frombytes("I;16B", (10, 12), DEEP.astype(">u2").tobytes()).save(tmp_path / "a.tiff")
+    assert np.array_equal(opened(tmp_path / "a.tiff"), divided(DEEP))
+
+
+def test_8_bits_saved_as_16_come_back_exactly(tmp_path):
+    Image.fromarray(GREY.astype(np.uint16) * 257).save(tmp_path / "a.png")
     assert np.array_equal(opened(tmp_path / "a.png"), np.stack([GREY] * 3, axis=-1))
 
 
-def test_32_bit_values_out_of_range_become_black_or_white(tmp_path):
-    values = np.array([[-70_000, -1, 0, 256, 65_535, 65_536, 2**31 - 1]], dtype=np.int32)
+@pytest.mark.parametrize(
+    ("values", "what"),
+    [
+        (np.array([[0, 0.5, 1]], dtype=np.float32), "32-bit floating point"),
+        (np.array([[-1, 0, 256, 2**31 - 1]], dtype=np.int32), "a signed or 32-bit integer"),
+    ],
+)
+def test_numbers_of_no_known_range_are_refused_with_what_to_do(tmp_path, values, what):
     Image.fromarray(values).save(tmp_path / "a.tiff")
-    assert opened(tmp_path / "a.tiff")[0, :, 0].tolist() == [0, 0, 0, 1, 255, 255, 255]
+    with pytest.raises(UNREADABLE, match=f"^{what} has no known range of brightness; convert it to 8 bits$"):
+        open_image(tmp_path / "a.tiff")
+
+
+def deep_colours(path, values):
+    """A TIFF of 16-bit RGB (H, W, 3), which Pillow reads and cannot write."""
+    pixels, (height, width, _) = values.astype("<u2").tobytes(), values.shape
+    numbers = {256: width, 257: height, 259: 1, 262: 2, 273: 8, 277: 3, 278: height}  # by tag
+    entries = {tag: struct.pack("<HHII", tag, 4, 1, number) for tag, number in numbers.items()}
+    entries[258] = struct.pack("<HHII", 258, 3, 3, 8 + len(pixels))  # bits of each channel: they lie after the pixels
+    head, bits = struct.pack("<2sHI", b"II", 42, 8 + len(pixels) + 6), struct.pack("<3H", 16, 16, 16)
+    directory = b"".join(entry for _, entry in sorted(entries.items()))
+    path.write_bytes(head + pixels + bits + struct.pack("<H", len(entries)) + directory + bytes(4))
+
+
+@pytest.mark.parametrize("largest", [100, 4095, 65535])
+def test_the_largest_of_16_bits_is_told_in_grey_and_to_8_bits_in_colour(tmp_path, largest):
+    values = np.minimum(DEEP, largest)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    assert open_image(tmp_path / "a.png").info[LARGEST] == largest
+    deep_colours(tmp_path / "a.tiff", np.stack([values] * 3, axis=-1))
+    assert open_image(tmp_path / "a.tiff").info[LARGEST] == largest | 255
+    assert np.array_equal(opened(tmp_path / "a.tiff"), np.stack([values // 256] * 3, axis=-1))
+    Image.fromarray(GREY).save(tmp_path / "b.png")
+    assert LARGEST not in open_image(tmp_path / "b.png").info
+
+
+def test_the_one_value_of_16_bits_that_is_declared_transparent_becomes_white(tmp_path):
+    values = np.array([[7000, 7001, 0]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png", transparency=7000)
+    assert opened(tmp_path / "a.png")[0, :, 0].tolist() == [255, 27, 0]
 
 
 def test_transparent_pixels_are_laid_over_white(tmp_path):
@@ -155,6 +213,24 @@ def test_an_unknown_exif_orientation_is_ignored(tmp_path, orientation):
     assert np.array_equal(opened(tmp_path / "a.png"), UPRIGHT)
 
 
+@pytest.mark.parametrize("exif", [b"Exif\0\0nonsense", b"II*\0\xff\xff\xff\xff", b"MM"])
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_a_damaged_exif_is_ignored_for_the_pixels_are_whole(tmp_path, suffix, exif):
+    Image.fromarray(UPRIGHT).save(
+        tmp_path / f"a.{suffix}", exif=exif, **({"lossless": True} if suffix == "webp" else {})
+    )
+    assert np.array_equal(opened(tmp_path / f"a.{suffix}"), UPRIGHT)
+
+
+def test_an_image_is_turned_upright_though_another_entry_of_its_exif_cannot_be_written_again(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.ascontiguousarray(STORED[6](UPRIGHT))).save(tmp_path / "a.png", exif=exif)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Image.Exif, "tobytes", lambda self: struct.pack("H", -1))
+        assert np.array_equal(opened(tmp_path / "a.png"), UPRIGHT)
+
+
 def test_the_first_frame_of_an_animation_is_the_image(tmp_path):
     frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "lime", "blue")]
     ImageDraw.Draw(frames[0]).point((2, 1), "yellow")
@@ -229,6 +305,44 @@ def test_a_file_that_is_no_whole_image_raises_an_expected_error(few_pixels, name
         open_image(io.BytesIO(BROKEN_FILES[name]))
 
 
+@pytest.mark.parametrize(("place", "value"), [(23, float("inf")), (26, 3.0), (26, float("nan"))])
+def test_whatever_pillow_raises_for_a_damaged_file_is_one_line(tmp_path, place, value):
+    Image.new("F", (8, 6)).save(tmp_path / "a.spi", "SPIDER")
+    content = bytearray((tmp_path / "a.spi").read_bytes())
+    content[4 * place : 4 * place + 4] = struct.pack("f", value)
+    with pytest.raises(UNREADABLE, match=r"^.{10,}$"):
+        open_image(io.BytesIO(content))
+
+
+def test_a_reason_without_a_sentence_begins_with_the_kind_of_the_error(monkeypatch):
+    for error, reason in [(KeyError(5), "KeyError 5"), (AssertionError(), "AssertionError")]:
+        monkeypatch.setattr(Image, "open", Mock(side_effect=error))
+        with pytest.raises(UNREADABLE, match=f"^{reason}$"):
+            open_image("a.png")
+
+
+def test_running_out_of_memory_is_no_fault_of_the_file(monkeypatch):
+    monkeypatch.setattr(Image, "open", Mock(side_effect=MemoryError))
+    with pytest.raises(MemoryError):
+        open_image("a.png")
+
+
+def test_a_large_image_is_read_without_a_warning(tmp_path):
+    (tmp_path / "large.png").write_bytes(BOMB)
+    script = """
+import sys
+from PIL import Image
+Image.MAX_IMAGE_PIXELS = 9000
+from vit_finetune.data.image_files import open_image
+print(open_image(sys.argv[1]).size)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "large.png"], check=True, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("(100, 100)\n", "")
+
+
 def test_the_decompression_bomb_of_these_tests_is_an_image_where_pillow_allows_it(tmp_path):
     (tmp_path / "bomb.png").write_bytes(BOMB)
     assert (opened(tmp_path / "bomb.png") == (255, 0, 0)).all()
@@ -252,3 +366,62 @@ def test_a_folder_may_lie_in_a_hidden_one(tmp_path):
     (tmp_path / ".hidden" / "images").mkdir(parents=True)
     (tmp_path / ".hidden" / "images" / "a.png").touch()
     assert [path.name for path in image_files(tmp_path / ".hidden" / "images")[0]] == ["a.png"]
+
+
+def test_what_pillow_cannot_open_as_an_image_is_none_and_all_the_rest_are():
+    suffixes = Image.registered_extensions()
+    opens = {
+        kind: Image.OPEN["JPEG" if kind == "MPO" else kind][0] for kind in set(suffixes.values()) & {*Image.OPEN, "MPO"}
+    }
+    stubs = {
+        kind for kind, factory in opens.items() if isinstance(factory, type) and issubclass(factory, StubImageFile)
+    }
+    for suffix, kind in suffixes.items():
+        readable = kind in opens and kind not in stubs and kind != "MPEG"
+        assert named_as_image(Path(f"a{suffix.upper()}")) == readable, suffix
+
+
+def test_manuals_films_and_data_are_no_images(tmp_path):
+    for name in ("a.pdf", "b.mpg", "c.h5", "d.hdf", "e.wmf", "f.mpo", "g.png"):
+        (tmp_path / name).touch()
+    assert [[path.name for path in paths] for paths in image_files(tmp_path)] == [
+        ["f.mpo", "g.png"],
+        ["a.pdf", "b.mpg", "c.h5", "d.hdf", "e.wmf"],
+    ]
+
+
+def test_links_to_folders_are_followed_once_and_in_no_circle(tmp_path):
+    folder, elsewhere = tmp_path / "images" / "cat", tmp_path / "elsewhere"
+    for name in (folder / "a.png", folder.parent / "dog" / "b.png", elsewhere / "deep" / "c.png"):
+        name.parent.mkdir(parents=True, exist_ok=True)
+        name.touch()
+    (elsewhere / "back").symlink_to(elsewhere / "deep")
+    for name, target in {"linked": elsewhere, "self": folder, "up": folder.parent, "twice": elsewhere}.items():
+        (folder / name).symlink_to(target)
+    assert image_files(folder) == ([folder / "a.png", folder / "linked" / "back" / "c.png"], [])
+    linked = tmp_path / "images" / "link to dog"
+    linked.symlink_to(tmp_path / "images" / "dog")
+    assert image_files(linked) == ([linked / "b.png"], [])
+
+
+def test_a_link_to_no_file_is_found_and_is_no_image_that_can_be_read(tmp_path):
+    (tmp_path / "a.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "b.png").symlink_to("b.png")
+    assert image_files(tmp_path)[0] == [tmp_path / "a.png", tmp_path / "b.png"]
+    for path in image_files(tmp_path)[0]:
+        with pytest.raises(UNREADABLE):
+            open_image(path)
+
+
+def test_a_folder_that_may_not_be_read_is_an_error_and_not_an_empty_one(tmp_path, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root may read everything
+    with pytest.raises(PermissionError, match="closed"):
+        image_files(tmp_path)

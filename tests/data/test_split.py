@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.model_selection import train_test_split
 
 from tests.project import ROOT
 from vit_finetune.core.errors import UserError
@@ -43,8 +44,9 @@ def test_any_subset_holds_the_classes_in_proportion_and_shares_no_image_with_the
     assert sorted([*chosen, *rest]) == list(range(len(labels)))
     assert list(chosen) == sorted(chosen)
     assert list(rest) == sorted(rest)
-    assert_in_proportion(labels, chosen)
-    assert_in_proportion(labels, rest)
+    if len(set(labels[drawn_in_proportion_alone(labels, size, seed)])) == len(set(labels)):
+        assert_in_proportion(labels, chosen)
+        assert_in_proportion(labels, rest)
 
 
 def test_a_subset_of_equal_classes_holds_as_many_of_each():
@@ -192,12 +194,58 @@ def test_sizes_out_of_range_are_errors_that_name_the_key_and_the_range(labels, s
         train_val_test(labels, **{"train_size": 10, "val_size": 20, "test_size": 10, "seed": 0} | sizes)
 
 
-def test_a_split_without_an_image_of_some_class_is_an_error_that_names_the_classes():
-    classes = ["ant", "bee", "cat", "dog"]
-    require_every_class("val", np.array([3, 2, 1, 0, 0]), classes)
-    message = "subset.val_size is 3: no image of ant, dog is among them; use more"
+def test_a_split_without_an_image_of_some_class_is_an_error_that_says_what_there_is_and_what_to_do():
+    classes, part = ["ant", "bee", "cat", "dog"], np.array([0, 1, 1, 2, 2, 2])
+    require_every_class("train", np.array([2, 1, 0, 0, 3]), classes, part)
+    message = (
+        "no image of ant (1 to take from), dog (0 to take from) is in train, and each class needs one in train, val "
+        "and test: add images of it, remove the class, or take fewer for validation (subset.val_size)"
+    )
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
-        require_every_class("val", np.array([1, 2, 2]), classes)
+        require_every_class("train", np.array([1, 2, 2]), classes, part)
+
+
+def drawn_in_proportion_alone(labels, size, seed):
+    """What `stratified` chose before it saw to it that no class is absent."""
+    classes, counts = np.unique(labels, return_counts=True)
+    if size <= len(labels) - len(classes) and counts.min() >= 2:
+        return np.sort(train_test_split(np.arange(len(labels)), train_size=size, stratify=labels, random_state=seed)[0])
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    return np.sort(by_class[(np.arange(size) * len(labels) + rng.integers(len(labels))) // size])
+
+
+@given(case=labels_and_size(), seed=st.integers(0, 2**32 - 1), keep=st.booleans())
+def test_a_draw_in_which_no_class_is_absent_is_the_one_in_proportion(case, seed, keep):
+    labels, size = case
+    before = drawn_in_proportion_alone(labels, size, seed)
+    counts, inside = np.bincount(labels), np.bincount(labels[before], minlength=labels.max() + 1)
+    absent = (inside == 0) | (keep & (counts > 1) & (inside == counts))
+    chosen = stratified(labels, size, seed, keep=keep)[0]
+    if not absent.any():
+        assert np.array_equal(chosen, before)
+    assert len(np.setdiff1d(chosen, before)) <= absent.sum()
+
+
+@given(case=labels_and_size(), seed=st.integers(0, 2**32 - 1))
+def test_every_class_is_in_what_is_drawn_and_if_wanted_in_the_rest(case, seed):
+    labels, size = case
+    counts = np.bincount(labels)
+    for keep in (False, True):
+        chosen, rest = stratified(labels, size, seed, keep=keep)
+        assert set(labels[chosen]) == set(labels)
+        assert sorted([*chosen, *rest]) == list(range(len(labels)))
+    if len(rest) >= (counts > 1).sum():
+        assert set(labels[rest]) >= set(np.flatnonzero(counts > 1))
+
+
+@given(small=st.lists(st.integers(2, 3), min_size=1, max_size=5), val=st.integers(7, 60), seed=st.integers(0, 99))
+def test_small_classes_are_in_the_validation_images_and_in_those_for_training(small, val, seed):
+    labels = labels_of(80, *small)
+    split = train_val_test({"train": labels, "test": labels}, train_size="all", val_size=val, test_size=10, seed=seed)
+    for name, indices in split.items():
+        assert set(labels[indices]) == set(range(1 + len(small))), name
 
 
 def test_another_process_with_other_hashes_and_threads_chooses_the_same_images():

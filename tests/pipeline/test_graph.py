@@ -68,7 +68,13 @@ def test_stages_never_import_each_other(stage):
 
 
 def test_stages_and_tools_that_need_no_tensors_never_import_torch():
-    names = ["stages.subset", "stages.report", "vit_finetune.profiles", "vit_finetune.summary", "vit_finetune.core.process"]
+    names = [
+        "stages.subset",
+        "stages.report",
+        "vit_finetune.profiles",
+        "vit_finetune.summary",
+        "vit_finetune.core.process",
+    ]
     script = "import importlib, sys; sys.path.insert(0, 'src')\n" + "\n".join(
         f"importlib.import_module({name!r}); assert 'torch' not in sys.modules, {name!r}" for name in names
     )

@@ -1,6 +1,6 @@
 """The headline numbers say what the metrics say."""
 
-from vit_finetune.report.headline import headline, interval, maps_judged, table
+from vit_finetune.report.headline import headline, interval, maps_judged, table, warnings_of
 
 METRICS = {
     "train": {
@@ -36,6 +36,11 @@ def test_every_headline_number_is_that_of_the_metrics():
         "best epoch": "3 of 20, validation accuracy 0.9124",
         "attention self-check": "1.1e-06 relative, all 12 blocks",
     }
+
+
+def test_warnings_are_those_of_training_then_those_of_the_evaluation():
+    metrics = {"evaluation": {"warnings": ["c"]}, "train": {"warnings": ["a", "b"]}}
+    assert warnings_of(metrics) == ["a", "b", "c"]
 
 
 def test_an_interval_is_its_mean_and_both_ends_with_signs_where_asked():

@@ -29,7 +29,8 @@ PARAMS = {
 @pytest.fixture(scope="module")
 def metrics():
     names = ("subset", "train", "evaluation", "attention")
-    return {name: json.loads((ROOT / f"metrics/{name}.json").read_text()) for name in names}
+    found = {name: json.loads((ROOT / f"metrics/{name}.json").read_text()) for name in names}
+    return found | {name: found[name] | {"warnings": []} for name in ("train", "evaluation")}
 
 
 def page(metrics, **report):
@@ -54,6 +55,12 @@ def test_title_and_author_are_text_and_never_markup(metrics):
     assert "<h1>&lt;script&gt;alert(1)&lt;/script&gt;</h1>" in text
     assert "A &amp; &lt;b&gt;B&lt;/b&gt; $title." in text
     assert "<h1>vit_&lt;tiny&gt;&amp;co on cifar10</h1>" in page(metrics)
+
+
+def test_warnings_of_the_stages_are_shown_as_text(metrics):
+    text = page({**metrics, "train": metrics["train"] | {"warnings": ["the loss of <train> rose"]}})
+    assert "Warning: the loss of &lt;train&gt; rose" in text
+    assert "Warning" not in page(metrics)
 
 
 def test_every_picture_is_inside_the_page_over_its_caption(metrics):

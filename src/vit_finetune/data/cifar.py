@@ -6,15 +6,26 @@ import os
 import shutil
 import tarfile
 import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from zc.lockfile import LockError, LockFile
 
 from vit_finetune.core.errors import UserError
+from vit_finetune.core.files import new_file, new_folder
+from vit_finetune.core.process import progress
 from vit_finetune.data.dataset import Dataset
 
 FOLDER_VARIABLE = "VIT_DATA_DIR"
+PATIENCE, TRIES, PAUSE = 30.0, 4, 1.0  # seconds without a byte, attempts, seconds between them
+NOT_PUBLISHED = "what came is not the published archive (cut off, or a page that a proxy made)"
 
 
 def load_cifar(name: str) -> Dataset:
@@ -79,23 +90,80 @@ def _broken_file(source: Any, root: Path) -> str | None:
 
 
 def _download(source: Any, root: Path) -> None:
-    """Fetch and unpack the archive; what does not match the published md5 is thrown away."""
-    from torchvision.datasets.utils import download_url
-
+    """Fetch and unpack the archive, unless another process just did; it is thrown away, whether it was good or not."""
     archive = root / source.filename
     try:
-        download_url(source.url, root, source.filename, source.tgz_md5)  # checks the md5, with a progress bar
-        _extract(source, archive, root)
-    except (UserError, OSError, RuntimeError, http.client.HTTPException) as error:
+        with _alone(root):
+            if not _broken_file(source, root):
+                return
+            try:
+                if not archive.is_file() or _md5(archive) != source.tgz_md5:
+                    with new_file(archive) as partial:
+                        _fetch(source.url, partial)
+                        if _md5(partial) != source.tgz_md5:
+                            raise UserError(NOT_PUBLISHED)
+                _extract(source, archive, root)
+            finally:
+                with suppress(OSError):  # what went wrong before says more
+                    archive.unlink()
+    except (UserError, OSError, http.client.HTTPException) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, RuntimeError) and archive.is_file():
-            reason = "what came is not the published archive (cut off, or a page that a proxy made)"
-        archive.unlink(missing_ok=True)
         raise UserError(
             f"could not download {source.url}: {reason}. Either set {FOLDER_VARIABLE} to a folder that holds "
             f"{source.filename} or {source.base_folder}/, or run `make demo`, which downloads nothing"
         ) from None
-    archive.unlink()  # the extracted batches have checksums of their own
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Hold the lock of a cache folder, once whoever has it is done; its file lies beside it, and goes with it."""
+    path = root.with_name(root.name + ".lock")
+    for attempt in count():
+        with suppress(LockError, FileNotFoundError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = LockFile(str(path))
+            if path.read_text().strip() == str(os.getpid()):
+                break
+            lock.close()  # of a file that its last holder has just removed
+        if not attempt:
+            print(f"waiting for another download to {root}", flush=True)
+        time.sleep(0.1)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.close()
+
+
+def _fetch(url: str, path: Path) -> None:
+    """Download to `path`, in a few attempts, each going on from where the last one ended."""
+    for left in reversed(range(TRIES)):
+        try:
+            if _go_on(url, path):
+                return
+        except (OSError, http.client.HTTPException) as error:
+            unreachable = isinstance(error, urllib.error.URLError) and not path.exists()
+            if not left or unreachable or isinstance(error, urllib.error.HTTPError):
+                raise
+        if left:
+            time.sleep(PAUSE)
+
+
+def _go_on(url: str, path: Path) -> bool:
+    """One attempt; whether everything came. A server that cannot send the rest alone sends all of it anew."""
+    have = path.stat().st_size if path.exists() else 0
+    headers = {"User-Agent": "vit-finetune", **({"Range": f"bytes={have}-"} if have else {})}
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=PATIENCE) as response:
+        rest = str(response.headers["Content-Range"]).startswith(f"bytes {have}-")
+        start = have if rest else 0
+        total = None if response.length is None else start + response.length
+        with path.open("ab" if rest else "wb") as file, progress(range(0), path.stem, "B", total) as bar:
+            bar.unit_scale = True
+            bar.update(start)
+            while data := response.read1(2**16):
+                file.write(data)
+                bar.update(len(data))
+            return total is None or file.tell() == total
 
 
 def _extract(source: Any, archive: Path, target: Path) -> None:
@@ -105,10 +173,8 @@ def _extract(source: Any, archive: Path, target: Path) -> None:
         raise UserError(
             f"{archive} has md5 {found}, not the published {source.tgz_md5}: it is truncated, damaged or another file"
         )
-    folder = target / source.base_folder
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with tarfile.open(archive) as tar:
+        with tarfile.open(archive) as tar, new_folder(target / source.base_folder) as folder:
             for name, _ in _files(source):
                 packed = tar.extractfile(f"{source.base_folder}/{name}")
                 if packed is None:

@@ -11,14 +11,16 @@ from numpy.typing import NDArray
 
 from vit_finetune.core.errors import UserError
 from vit_finetune.data.dataset import Dataset
-from vit_finetune.data.image_files import UNREADABLE, fit_image, image_files, open_image
+from vit_finetune.data.image_files import LARGEST, UNREADABLE, fit_image, image_files, named_as_image, open_image
 
 PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-NAMED = 5  # files or classes in one message  # files or classes in one message
+NAMED = 5  # files or classes in one message
+INNER = "__"  # what folders begin with that programs keep beside images, like __MACOSX
+FEW_LEVELS = 4096  # 16-bit images whose largest value is less would be nearly black
 
 
 def load_folder(
@@ -39,60 +41,64 @@ def load_folder(
         bar: shows progress over the files.
 
     Raises:
-        UserError: no class folders, classes with too few images, or files that are no images and `broken` is not
-            `skip`.
+        UserError: folders that are neither classes nor parts, classes with too few images, files that are no images
+            and `broken` is not `skip`, or 16-bit images that use a small part of their range.
     """
     folder = Path(folder)
-    files = _split_files(folder, test_share)
+    files, ignored = _split_files(folder, test_share)
     classes = sorted({name for part in files.values() for name in part})
     listed = [(part, classes.index(name), path) for part in files for name in classes for path in files[part][name]]
     kept = np.empty((len(listed), image_size, image_size, 3), dtype=np.uint8)
-    problems = _decode([path for _, _, path in listed], kept, fit, bar)
-    unreadable = [f"{listed[row][2].relative_to(folder)} ({reason})" for row, reason in problems.items()]
+    problems, largest = _decode([path for _, _, path in listed], kept, fit, bar)
+    unreadable = [f"{_name(listed[row][2], folder)} ({reason})" for row, reason in problems.items()]
     if unreadable and broken != "skip":
         raise UserError(
             f"{len(unreadable)} of {len(listed)} files in {folder} cannot be read as images: {_some(unreadable)}; "
             "remove them, or set data.broken to skip"
+        )
+    if largest is not None and largest < FEW_LEVELS:
+        raise UserError(
+            f"the 16-bit images in {folder} use only 0..{largest} of 0..65535 and would be nearly black; save them "
+            "with 8 bits, or multiply their values by 16 if they have 12 bits"
         )
     images, labels = {}, {}
     for part in files:
         rows = [row for row, (of, _, _) in enumerate(listed) if of == part and row not in problems]
         images[part], labels[part] = kept[rows], np.array([listed[row][1] for row in rows], dtype=np.int64)
     _require_enough(folder, labels, classes)
-    ignored = [str(path.relative_to(folder)) for name in _folders(folder) for path in image_files(folder / name)[1]]
-    return Dataset(classes, images, labels, broken=unreadable, ignored=ignored)
+    return Dataset(classes, images, labels, broken=unreadable, ignored=[_name(path, folder) for path in ignored])
 
 
 def _decode(
     paths: list[Path], images: NDArray[np.uint8], fit: str, bar: Callable[[list[Path]], Iterable[Path]]
-) -> dict[int, str]:
-    """Read files into images (N, H, W, 3), over all cores; returns the reason for each row that is not readable."""
+) -> tuple[dict[int, str], int | None]:
+    """Read files into images (N, H, W, 3), over all cores.
 
-    def read(row: int) -> str | None:
+    Returns:
+        The reason for each row that is not readable, and the largest value of all 16-bit images if there are any.
+    """
+
+    def read(row: int) -> tuple[str | None, int | None]:
         try:
-            images[row] = fit_image(open_image(paths[row]), images.shape[1:3], fit)
+            image = open_image(paths[row])
         except UNREADABLE as error:
-            return " ".join(str(error).split()) or type(error).__name__
-        return None
+            return str(error), None
+        images[row] = fit_image(image, images.shape[1:3], fit)
+        return None, image.info.get(LARGEST)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        reasons = [reason for _, reason in zip(bar(paths), pool.map(read, range(len(paths))), strict=True)]
-    return {row: reason for row, reason in enumerate(reasons) if reason}
+        found = [found for _, found in zip(bar(paths), pool.map(read, range(len(paths))), strict=True)]
+    problems = {row: reason for row, (reason, _) in enumerate(found) if reason}
+    return problems, max((largest for _, largest in found if largest is not None), default=None)
 
 
-def _split_files(folder: Path, test_share: float) -> dict[str, dict[str, list[Path]]]:
-    """Part -> class -> image files, in the order of their names."""
-    top = _folders(folder)
-    given = {name: PARTS[name.lower()] for name in top if name.lower() in PARTS}
-    folders = {"train": folder}
-    if "train" in given.values() and (len(given) > 1 or len(top) == 1):
-        folders = {part: folder / name for part in ("train", "val", "test") for name in given if given[name] == part}
-        if len(folders) < len(top):
-            raise UserError(
-                f"{folder} has {_some(top)}: beside training images it may have one folder of validation and one of "
-                "test images, and no other"
-            )
-    files = {part: _class_files(path) for part, path in folders.items()}
+def _split_files(folder: Path, test_share: float) -> tuple[dict[str, dict[str, list[Path]]], list[Path]]:
+    """Part -> class -> image files, in the order of their names; and what is left out."""
+    folders = _parts(folder)
+    found = {part: {path.name: image_files(path) for path in _folders(root)} for part, root in folders.items()}
+    ignored = {path for root in (folder, *folders.values()) for path in _loose(root)}
+    ignored.update(path for by_class in found.values() for _, others in by_class.values() for path in others)
+    files = {part: {name: images for name, (images, _) in by_class.items()} for part, by_class in found.items()}
     classes = set(files["train"])
     if len(classes) < 2:
         raise UserError(
@@ -100,26 +106,68 @@ def _split_files(folder: Path, test_share: float) -> dict[str, dict[str, list[Pa
             f"{folder}/<class>/, or in {folder}/train/<class>/ and {folder}/test/<class>/"
         )
     for part, by_class in files.items():
+        if not by_class and any(path.is_file() for path in _loose(folders[part])):
+            raise UserError(
+                f"{folders[part]} has images outside class folders; put them in {folders[part]}/<class>/, or move "
+                f"{folders[part]} elsewhere if their classes are not known"
+            )
         if unknown := sorted(set(by_class) - classes):
             raise UserError(f"{folders[part]} has classes that {folder}/train has not: {_some(unknown)}")
         for name in classes - set(by_class):
             by_class[name] = []
     if "test" not in files:
-        files["test"] = {}
-        for name, paths in files["train"].items():
-            by_hash = {hashlib.sha256(path.relative_to(folder).as_posix().encode()).digest(): path for path in paths}
-            drawn, count = [path for _, path in sorted(by_hash.items())], max(1, round(test_share * len(paths)))
-            files["test"][name], files["train"][name] = sorted(drawn[:count]), sorted(drawn[count:])
-    return files
+        files["test"] = {name: _draw(folder, paths, test_share) for name, paths in files["train"].items()}
+        files["train"] = {name: sorted({*paths} - {*files["test"][name]}) for name, paths in files["train"].items()}
+    return files, sorted(ignored)
 
 
-def _folders(folder: Path) -> list[str]:
-    hidden = (".", "__")  # of version control, notebooks, file managers
-    return sorted(path.name for path in folder.glob("*") if path.is_dir() and not path.name.startswith(hidden))
+def _draw(folder: Path, paths: list[Path], share: float) -> list[Path]:
+    """The share of the images of a class whose hashes are the lowest, and at least one, in the order of their names."""
+    by_hash = {hashlib.sha256(os.fsencode(path.relative_to(folder).as_posix())).digest(): path for path in paths}
+    return sorted([path for _, path in sorted(by_hash.items())][: max(1, round(share * len(paths)))])
 
 
-def _class_files(folder: Path) -> dict[str, list[Path]]:
-    return {name: image_files(folder / name)[0] for name in _folders(folder)}
+def _parts(folder: Path) -> dict[str, Path]:
+    """The folder of each part; where there are none, `folder` itself holds the classes of all."""
+    top = [path.name for path in _folders(folder)]
+    given = {name: PARTS[name.lower()] for name in top if name.lower() in PARTS}
+    nested = any(image_files(path)[0] for name in given for path in _folders(folder / name))
+    if not given or (set(given.values()) == {"train"} and len(top) > 1 and not nested):
+        return {"train": folder}  # a class may be called train
+    folders: dict[str, Path] = {
+        part: folder / name for part in ("train", "val", "test") for name in given if given[name] == part
+    }
+    if "train" not in folders or len(folders) < len(top):
+        raise UserError(
+            f"{folder} has {_some(sorted(top, key=lambda name: name not in given))}: it may hold a folder for each "
+            "class; or train (training) and beside it one of val (valid, validation), one of test (testing), and no "
+            "other; rename or move what is neither"
+        )
+    return folders
+
+
+def _folders(folder: Path) -> list[Path]:
+    """What may be classes or parts."""
+    folders = [path for path in _shown(folder) if path.is_dir() and not path.name.startswith(INNER)]
+    if odd := [path.name for path in folders if not path.name.isprintable()]:
+        raise UserError(
+            f"{folder} holds a folder {odd[0]!a}: a class has a name that can be printed; rename the folder"
+        )
+    return folders
+
+
+def _loose(folder: Path) -> list[Path]:
+    """Images outside the folders in it, and folders that are no classes."""
+    return [p for p in _shown(folder) if (p.name.startswith(INNER) if p.is_dir() else named_as_image(p))]
+
+
+def _shown(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.name[0] != ".") if folder.is_dir() else []
+
+
+def _name(path: Path, folder: Path) -> str:
+    name = str(path.relative_to(folder)) + ("/" if path.is_dir() else "")
+    return name if name.isprintable() else ascii(name)
 
 
 def _require_enough(folder: Path, labels: dict[str, NDArray[np.int64]], classes: list[str]) -> None:

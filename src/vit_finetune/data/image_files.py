@@ -1,31 +1,76 @@
 """Image files: found in a folder, opened upright in RGB, fitted to a square."""
 
+import os
+import re
+import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
-UNREADABLE = (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)  # what Pillow raises
 PAD = (127, 127, 127)
+LARGEST = "largest of 16 bits"  # key in `info` of an opened image
+NO_IMAGES = {"PDF", "PALM", "MPEG", "HDF5", "GRIB", "BUFR", "WMF"}  # Pillow knows the names and reads no pixels
+RGB_OF_16_BITS = re.compile(r"RGB[AXa]?;16[LBN]")
+UNKNOWN_RANGE = {"I": "a signed or 32-bit integer", "F": "32-bit floating point"}
+T = Image.Transpose
+TURNS = (T.FLIP_LEFT_RIGHT, T.ROTATE_180, T.FLIP_TOP_BOTTOM, T.TRANSPOSE, T.ROTATE_270, T.TRANSVERSE, T.ROTATE_90)
+
+warnings.filterwarnings("ignore", module=r"PIL\.")  # they name a line of Pillow and not the file
+
+
+class UnreadableImageError(Exception):
+    """A file is no image that can be read whole, or one of unknown brightness; the text is the reason, in one line."""
+
+
+UNREADABLE = UnreadableImageError
 
 
 def open_image(source: str | Path | IO[bytes]) -> Image.Image:
-    """An image file as upright RGB: rotated as its EXIF says, transparency over white, 16 bits down to 8.
+    """An image file as upright RGB: rotated as its EXIF says, transparency over white, 16 bits divided by 257.
+
+    Of an image with 16 bits, `info[LARGEST]` is the largest of the file's values.
 
     Raises:
-        OSError, SyntaxError, ValueError, RuntimeError, DecompressionBombError: it is no image that can be read whole.
+        UnreadableImageError: whatever Pillow raised for the file, except that memory ran out.
     """
-    with Image.open(source) as file:
-        image = ImageOps.exif_transpose(file)
-        if image.mode.startswith("I"):
-            grey = np.asarray(image)
-            image = Image.fromarray((grey >> (8 if grey.max(initial=0) > 255 else 0)).clip(0, 255).astype(np.uint8))
-        if image.has_transparency_data:
-            layer = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-        return image.convert("RGB")
+    try:
+        with Image.open(source) as file:
+            return _upright_rgb(file)
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise UNREADABLE(reason if " " in reason else f"{type(error).__name__} {reason}".strip()) from error
+
+
+def _upright_rgb(file: ImageFile.ImageFile) -> Image.Image:
+    coloured = any(RGB_OF_16_BITS.search(str(tile)) for tile in file.tile)  # Pillow keeps the upper 8 bits of these
+    file.load()
+    image: Image.Image = file
+    largest = None
+    if file.mode.startswith("I;16") or (file.mode == "I" and file.format == "PPM"):
+        grey = np.asarray(file).astype(np.uint32)
+        largest = int(grey.max())
+        grey[grey == file.info.get("transparency")] = 65535
+        image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+    elif file.mode in UNKNOWN_RANGE:
+        raise ValueError(f"{UNKNOWN_RANGE[file.mode]} has no known range of brightness; convert it to 8 bits")
+    elif coloured:
+        largest = int(np.asarray(file.convert("RGB")).max()) * 256 + 255
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    image = image.convert("RGB")
+    with suppress(Exception):  # a damaged EXIF; the pixels are whole
+        if (orientation := file.getexif().get(0x0112, 1)) in range(2, 9):
+            image = image.transpose(TURNS[orientation - 2])
+    if largest is not None:
+        image.info[LARGEST] = largest
+    return image
 
 
 def fit_image(image: Image.Image, size: tuple[int, int], fit: str) -> NDArray[np.uint8]:
@@ -39,12 +84,28 @@ def fit_image(image: Image.Image, size: tuple[int, int], fit: str) -> NDArray[np
 
 
 def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Files below a folder whose names are those of images, and the others, each in order; hidden ones are neither."""
-    known = Image.registered_extensions()
-    shown = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
-    images = [path for path in shown if path.suffix.lower() in known]
-    return images, [path for path in shown if path.suffix.lower() not in known]
+    """Files below a folder whose names are those of images, and the others, each in order; hidden ones are neither.
+
+    Links are followed, to a folder once, and never to one that the link lies in.
+    """
+    seen, shown = {parent.resolve() for parent in folder.absolute().parents}, []
+    for root, folders, names in os.walk(folder, onerror=_stop, followlinks=True):
+        here = Path(root)
+        if here.resolve() in seen:
+            folders.clear()
+            continue
+        seen.add(here.resolve())
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        shown += [here / name for name in names if not name.startswith(".")]
+    shown = sorted(path for path in shown if path.is_file() or not path.exists())  # a link to nothing is a broken file
+    images = [path for path in shown if named_as_image(path)]
+    return images, [path for path in shown if not named_as_image(path)]
+
+
+def named_as_image(path: Path) -> bool:
+    """Whether its name ends like those of images that Pillow can open."""
+    return Image.registered_extensions().get(path.suffix.lower(), "PDF") not in NO_IMAGES
+
+
+def _stop(error: OSError) -> None:
+    raise error
