@@ -1,5 +1,5 @@
 # Each line is a command that a user could type in the activated environment (. .venv/bin/activate).
-.PHONY: help setup repro demo test lint lock
+.PHONY: help setup repro demo test test-slow test-all lint lock
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,7 +9,8 @@ PROFILE ?= demo
 help:
 	@echo "make repro   set up, run the default pipeline on CIFAR-10, print the results"
 	@echo "make demo    set up, run it on data and weights that are already here (PROFILE=name for another overlay)"
-	@echo "make test    set up, run the tests"
+	@echo "make test    set up, run the quick tests of every room"
+	@echo "make test-all  the quick tests, then the slow ones"
 	@echo "make lint    ruff and mypy"
 	@echo "make lock    pin every package anew in requirements.lock"
 
@@ -32,8 +33,15 @@ repro: setup
 demo: setup
 	$(RUN) python -m vit_finetune.profiles $(PROFILE)
 
+TESTS := python -m pytest -n auto --maxprocesses 4 --dist worksteal
+
 test: setup
-	$(RUN) python -m pytest -n auto --maxprocesses 4
+	$(RUN) $(TESTS) -m "not slow"
+
+test-slow: setup
+	$(RUN) $(TESTS) -m slow
+
+test-all: test test-slow
 
 lint: setup
 	$(RUN) ruff check .

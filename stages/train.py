@@ -32,7 +32,8 @@ def train(params: Params, ranks: Ranks) -> None:
     require_weights(model, manifest)
     freeze(model, freezing.trainable_blocks, freezing.parameters)
     split_model = split_model_of(model, manifest, device)
-    for note in recipe.notes(split_model, data):
+    ignored = recipe.without_effect(split_model)
+    for note in [*ignored, *recipe.cost(split_model, data)]:
         print(f"train: {note}", flush=True)
 
     labels = digest(data.labels.numpy(), data.val_labels.numpy())
@@ -44,9 +45,9 @@ def train(params: Params, ranks: Ranks) -> None:
         with new_folder("models/finetuned") as folder:
             save_model(model.cpu(), folder, split_model.preprocess, dataset)
         write_csv("plots/history.csv", history_rows(history))
-        metrics = summary(history, data, model, manifest)
+        metrics = summary(history, data, model, manifest, ignored)
         write_json("metrics/train.json", metrics)
-        for sign in metrics["warnings"]:
+        for sign in metrics["warnings"][len(ignored) :]:
             print(f"train: warning: {sign}")
         forget_checkpoints("train")
 

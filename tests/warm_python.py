@@ -18,7 +18,9 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 LIBRARIES = (
     *("torch", "torch.distributed", "torchvision.transforms.v2", "torchvision.datasets", "timm", "timm.optim"),
@@ -26,6 +28,8 @@ LIBRARIES = (
     *("sklearn.datasets", "matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.colors", "PIL.Image"),
     *("pydantic", "ruamel.yaml", "safetensors.torch", "psutil", "tqdm", "zc.lockfile", "huggingface_hub"),
 )
+KILL_AT = "VIT_TEST_KILL_AT"  # number of a stage's change to the disk before which it is killed
+CHANGES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink")
 CLIENT = """#!{python} -SEs
 import array, json, os, socket, sys
 if not (len(sys.argv) > 2 and sys.argv[1] == "-m" and sys.argv[2].startswith("stages.")):
@@ -35,7 +39,8 @@ with socket.socket(socket.AF_UNIX) as server:
     request = json.dumps([sys.argv[2:], os.getcwd(), dict(os.environ)]).encode()
     server.sendmsg([len(request).to_bytes(8)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))])
     server.sendall(request)
-    os._exit(int(server.recv(16) or b"1"))
+    status = server.recv(16)
+    os._exit(int(status)) if status else os.kill(os.getpid(), 9)
 """
 
 
@@ -95,6 +100,8 @@ def _run(connection: socket.socket) -> None:
         os.environ.clear()
         os.environ.update(environment)
         os.chdir(folder)
+        if KILL_AT in environment:
+            sys.addaudithook(_killer(folder, int(environment[KILL_AT])))
         sys.path[0], sys.argv, sys.orig_argv = folder, [module, *arguments], [sys.executable, "-m", module, *arguments]
         status = _status_of(module)
         sys.stdout.flush()
@@ -102,6 +109,24 @@ def _run(connection: socket.socket) -> None:
     finally:
         connection.sendall(str(status).encode())
         os._exit(0)
+
+
+def _killer(folder: str, point: int) -> Callable[[str, tuple[Any, ...]], None]:
+    """An audit hook that kills this process right before its change number `point` to files below the folder."""
+    changes = 0
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal changes
+        if event not in CHANGES or not isinstance(arguments[0], str | bytes | os.PathLike):
+            return
+        path = os.path.abspath(os.fsdecode(arguments[0]))  # noqa: PTH100
+        writes = event != "open" or arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        if writes and path.startswith(folder):
+            changes += 1
+            if changes == point:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return hook
 
 
 def _status_of(module: str) -> int:

@@ -98,6 +98,18 @@ def require_history() -> None:
         raise UserError("this is a shallow clone, in which DVC cannot keep a run; git fetch --unshallow, then again")
 
 
+def require_ascii_cache() -> None:
+    """DVC fails to copy a project whose cache has a path with other characters than ASCII (UserError)."""
+    if str(Path.cwd()).isascii():
+        return
+    cache = subprocess.run(["dvc", "cache", "dir"], capture_output=True, text=True, check=True).stdout.strip()
+    if not str(Path(cache).resolve()).isascii():
+        raise UserError(
+            f"DVC cannot run a profile while its cache lies in {cache}, whose path is not plain ASCII; "
+            "move the project, or name another cache: dvc cache dir --local /a/path"
+        )
+
+
 def absolute_folders() -> dict[str, str]:
     """The folders that variables name, as seen from anywhere: the run has another working directory."""
     named = {name: os.environ.get(name) for name in FOLDERS}
@@ -129,6 +141,7 @@ def run(name: str) -> None:
     """Run a profile, then print its headline numbers and where to look."""
     words = [word for override in overrides(read_overlay(name)) for word in ("-S", override)]
     require_history()
+    require_ascii_cache()
     require_free(name)
     if git("status", "--porcelain", "--untracked-files=no").stdout:
         print(f"{name}: your uncommitted changes to tracked files are part of this run", flush=True)

@@ -164,12 +164,10 @@ METHODS = {
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-def test_a_map_depends_neither_on_the_batch_nor_on_whether_blocks_come_stacked_or_listed(attn, grads, method):
+def test_a_map_does_not_depend_on_the_batch(attn, grads, method):
     together = method(attn, grads)
     alone = torch.cat([method(attn[[b]], grads[[b]]) for b in range(B)])
-    listed = method([*attn.unbind(1)], [*grads.unbind(1)])
     assert torch.allclose(together, alone, atol=1e-6)
-    assert torch.equal(together, listed)
     assert not torch.allclose(together[0], together[1], atol=1e-3)
 
 
@@ -178,7 +176,7 @@ def test_rollout_of_a_chain_follows_the_chain():
     first, last = torch.eye(T), torch.eye(T)
     first[P + 3] = torch.eye(T)[P + 5]
     last[0] = torch.eye(T)[P + 3]
-    found = maps.rollout([m[None, None] for m in (first, last)], READOUTS["CLS"])[0]
+    found = maps.rollout(torch.stack([first, last])[None, :, None], READOUTS["CLS"])[0]
     assert found.nonzero().flatten().tolist() == [0, P + 3, P + 5]
     assert found[P + 3] == found[P + 5] == pytest.approx(0.25)
 
@@ -189,12 +187,8 @@ def test_discarding_zeroes_the_stated_share_of_patch_columns_and_no_prefix_colum
     assert ((kept[..., P:] > 0).sum(dim=(-1, -2)) == T * N - int(0.99 * T * N)).all()
 
 
-def test_wrong_arguments_are_refused_with_what_came(attn, grads):
+def test_wrong_arguments_are_refused_with_what_came(attn):
     readout = READOUTS["CLS"]
-    with pytest.raises(ValueError, match=r"expected attention \(B, L, H, T, T\); got \(2, 2, 8, 8\)"):
-        maps.raw(attn[:, 0], readout)
-    with pytest.raises(ValueError, match=r"must have one shape"):
-        maps.chefer(attn, grads[:, :2], readout)
     with pytest.raises(ValueError, match=r"fused by 'min'; use 'mean' or 'max'"):
         maps.raw(attn, readout, "min")
     with pytest.raises(ValueError, match=r"discard_ratio is 1"):

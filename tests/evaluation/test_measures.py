@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -23,13 +24,17 @@ def predictions(n=400, k=5, seed=0, sharpness=3.0):
     return labels, (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
+def logits_of(probabilities):
+    return np.log(np.asarray(probabilities, dtype=np.float64))
+
+
 def names(k):
     return [f"class {c}" for c in range(k)]
 
 
 def test_summary_agrees_with_plain_loops():
     labels, probabilities = predictions()
-    summary = measures.classification_summary(labels, probabilities, names(5), bins=10)
+    summary = measures.classification_summary(labels, logits_of(probabilities), names(5), bins=10)
     predicted = [int(max(range(5), key=row.__getitem__)) for row in probabilities]
     assert summary["n"] == 400
     assert summary["accuracy"] == pytest.approx(sum(map(int.__eq__, predicted, labels.tolist())) / 400)
@@ -55,7 +60,8 @@ def test_summary_agrees_with_plain_loops():
 
 
 def test_summary_is_plain_json_with_six_digits():
-    summary = measures.classification_summary(*predictions(), names(5), bins=10)
+    labels, probabilities = predictions()
+    summary = measures.classification_summary(labels, logits_of(probabilities), names(5), bins=10)
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     assert all(value == round(value, 6) for value in summary["per_class"]["class 3"].values())
 
@@ -64,7 +70,7 @@ def test_summary_is_plain_json_with_six_digits():
 @pytest.mark.parametrize("k", [2, 100])
 def test_perfect_predictions(k):
     labels = np.arange(k)
-    summary = measures.classification_summary(labels, np.eye(k), names(k), bins=15)
+    summary = measures.classification_summary(labels, 1000 * np.eye(k), names(k), bins=15)
     assert (summary["accuracy"], summary["macro_f1"], summary["nll"], summary["ece"]) == (1, 1, 0, 0)
     assert summary["accuracy_ci95"][1] == 1
 
@@ -72,23 +78,23 @@ def test_perfect_predictions(k):
 @pytest.mark.filterwarnings("error")
 def test_all_wrong_with_certainty():
     labels = np.array([0, 1, 2])
-    summary = measures.classification_summary(labels, np.eye(3)[[1, 2, 0]], names(3), bins=15)
+    summary = measures.classification_summary(labels, 100 * np.eye(3)[[1, 2, 0]], names(3), bins=15)
     assert (summary["accuracy"], summary["macro_f1"], summary["ece"]) == (0, 0, 1)
     assert summary["accuracy_ci95"][0] == 0
-    assert 30 < summary["nll"] < 50, "certain and wrong is dear, but a number"
+    assert summary["nll"] == 100  # from the logits: the probability of the true class has no digit left of it
 
 
 @pytest.mark.filterwarnings("error")
 def test_one_image():
-    summary = measures.classification_summary(np.array([1]), np.array([[0.4, 0.6]]), names(2), bins=5)
+    summary = measures.classification_summary(np.array([1]), logits_of([[0.4, 0.6]]), names(2), bins=5)
     assert summary["accuracy"] == summary["macro_f1"] == 1
     assert summary["ece"] == pytest.approx(0.4)
 
 
 @pytest.mark.filterwarnings("error")
 def test_a_class_without_test_images_has_a_row_but_no_weight_in_macro_f1():
-    labels, probabilities = np.array([0, 0, 1, 1]), np.eye(3)[[0, 0, 1, 2]]
-    summary = measures.classification_summary(labels, probabilities, names(3), bins=5)
+    labels, logits = np.array([0, 0, 1, 1]), 50 * np.eye(3)[[0, 0, 1, 2]]
+    summary = measures.classification_summary(labels, logits, names(3), bins=5)
     assert summary["per_class"]["class 2"] == {"precision": 0, "recall": 0, "f1": 0, "support": 0}
     assert summary["macro_f1"] == pytest.approx((1 + 2 / 3) / 2, abs=1e-6)
 
@@ -106,12 +112,31 @@ def test_a_class_without_test_images_has_a_row_but_no_weight_in_macro_f1():
 )
 def test_predictions_that_do_not_fit_are_refused(labels, probabilities, message):
     with pytest.raises(ValueError, match=message):
-        measures.classification_summary(np.array(labels), probabilities, names(2), bins=5)
+        measures.reliability(np.array(labels), probabilities, bins=5)
 
 
 def test_class_names_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="4 class names for 5 columns"):
         measures.classification_summary(*predictions(), names(4), bins=5)
+
+
+@pytest.mark.parametrize(
+    ("labels", "predicted", "sign"),
+    [
+        ([0, 1, 0, 1], [1, 1, 1, 1], r"^every test image is predicted as class 1: .*train\.lr"),
+        ([0, 0, 0, 1] * 20, [0, 0, 1, 0] * 20, r"^the test accuracy, 0\.500, is not clearly above .*class, 0\.750: "),
+        ([0, 1] * 4, [0, 1] * 3 + [1, 0], r"not clearly above"),  # 6 of 8 may be luck
+    ],
+)
+def test_a_model_that_did_not_learn_is_called_so(labels, predicted, sign):
+    (found,) = measures.warning_signs(np.array(labels), np.array(predicted), names(2))
+    assert re.search(sign, found)
+    logits = 9.0 * np.eye(2)[predicted]
+    assert measures.classification_summary(np.array(labels), logits, names(2), bins=5)["warnings"] == [found]
+
+
+def test_a_model_that_learned_is_not_warned_of():
+    assert measures.warning_signs(np.array([0, 1] * 40), np.array([0, 1] * 39 + [1, 0]), names(2)) == []
 
 
 @pytest.mark.parametrize("bins", [1, 10, 15])

@@ -158,6 +158,7 @@ def test_there_is_no_command_that_no_test_runs():
             assert not re.search(r"^\$|\b(dvc|git|make|pip|python|sbatch|torchrun) [\w-]+", block), f"{name}: {block}"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("document", [name for name, text in DOCUMENTS.items() if commands(text)])
 def test_every_command_works_as_it_is_written(finished, tmp_path, document):

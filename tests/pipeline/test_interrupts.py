@@ -3,10 +3,13 @@
 import shutil
 import signal
 import time
+from itertools import count, cycle
 
 import pytest
 
 from tests.faults import RWLOCK, RWLOCK_BROKEN, inject, plan, undisturbed
+from tests.graph import STAGES
+from tests.warm_python import KILL_AT
 
 
 def wait_for(found, process):
@@ -22,6 +25,7 @@ def checkpoint(project, pattern):
     return lambda: list((project.folder / ".checkpoints").glob(pattern))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", ["sh", "bash"])
 def test_a_stage_ends_itself_when_its_dvc_is_killed(finished, tmp_path, shell):
     path = shutil.which(shell)
@@ -41,6 +45,7 @@ def test_a_stage_ends_itself_when_its_dvc_is_killed(finished, tmp_path, shell):
     assert finished.outputs() == project.outputs()
 
 
+@pytest.mark.slow
 def test_the_embed_pass_goes_on_after_its_last_chunk_to_the_same_bytes(finished, tmp_path):
     project = finished.copy(tmp_path / "p")
     project.set(**{"subset.train_size": 800, "embed.batch_size": 1})
@@ -60,6 +65,7 @@ def test_the_embed_pass_goes_on_after_its_last_chunk_to_the_same_bytes(finished,
     assert not list((project.folder / ".checkpoints").glob("embed/*"))
 
 
+@pytest.mark.slow
 def test_training_goes_on_after_its_last_epoch_to_the_same_bytes(finished, tmp_path):
     project = finished.copy(tmp_path / "p")
     project.set(**{"train.epochs": 40})
@@ -76,6 +82,42 @@ def test_training_goes_on_after_its_last_epoch_to_the_same_bytes(finished, tmp_p
     assert not list((project.folder / ".checkpoints").glob("train/*"))
 
 
+def test_training_that_was_killed_after_an_epoch_goes_on_to_the_same_bytes(finished, tmp_path):
+    project = finished.copy(tmp_path / "p")
+    shutil.rmtree(project.folder / ".dvc/cache/runs")
+    killed = project.run("dvc", "repro", "--force", "--single-item", "train", env={KILL_AT: str(BEHIND_AN_EPOCH)})
+    assert killed.returncode != 0
+    assert checkpoint(project, "train/*/last.pt")()
+    assert project.repro()[:1] == ["train"]
+    assert project.outputs() == finished.outputs()
+    assert not checkpoint(project, "train/*")()
+
+
+BEHIND_AN_EPOCH = 12  # of the 30 changes to the disk that this stage makes in two epochs
+STRIDE = {"embed": 2, "train": 2}  # of the points at which a stage is killed; 8 for the others
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_killed_between_two_changes_to_the_disk_loses_nothing(finished, tmp_path, stage):
+    """Points from the first change to behind the last, under both shells in turn."""
+    project, before = finished.copy(tmp_path / "p"), finished.outputs()
+    shells = cycle(path for path in map(shutil.which, ("sh", "bash")) if path)
+    for point in count(1, STRIDE.get(stage, 8)):
+        shutil.rmtree(project.folder / ".dvc/cache/runs")  # else DVC would take the stage's outputs from there
+        variables = {KILL_AT: str(point), "SHELL": next(shells)}
+        killed = project.run("dvc", "repro", "--force", "--single-item", stage, env=variables).returncode != 0
+        project.repro()
+        after = project.outputs()
+        assert [name for name in before if before[name] != after.get(name)] == [], f"killed before change {point}"
+        assert not list(project.folder.rglob("*.partial"))
+        assert not list((project.folder / ".checkpoints").glob("*/*"))
+        if not killed:
+            break
+    assert point > 8
+
+
+@pytest.mark.slow
 def test_a_file_that_dvc_left_empty_when_killed_is_deleted_and_nothing_else_lost(finished, tmp_path):
     project = finished.copy(tmp_path / "p")
     (project.folder / RWLOCK).write_text("")
@@ -87,6 +129,7 @@ def test_a_file_that_dvc_left_empty_when_killed_is_deleted_and_nothing_else_lost
     assert project.outputs() == finished.outputs()
 
 
+@pytest.mark.slow
 def test_faults_at_random_moments_leave_the_outputs_of_an_undisturbed_run(finished, tmp_path):
     """A few of the many that `python -m tests.faults` injects."""
     faults = plan(5, seed=1)

@@ -102,6 +102,7 @@ def write_photographs(folder, classes=("cat", "dog", "horse"), count=20):
 THREE_LINES = {"data.name": "folder", "subset.train_size": "all", "subset.val_size": 12}
 
 
+@pytest.mark.slow
 def test_a_folder_of_ones_own_images_becomes_a_model_by_three_lines(project):
     write_photographs(project.folder / "data/images")
     project.set(**{"subset.test_size": "all", "attention.sample": 48})  # as params.yaml comes
@@ -141,6 +142,7 @@ def test_a_second_run_has_nothing_to_do_whatever_python_and_editors_left_in_the_
     assert project.repro() == []
 
 
+@pytest.mark.slow
 def test_a_new_file_in_a_room_reruns_the_stages_that_name_the_room(project):
     (project.folder / "src/vit_finetune/evaluation/idea.py").write_text("IDEA = 1\n")
     assert project.repro() == ["evaluate"]
@@ -164,11 +166,14 @@ def test_download_imports_torch_only_where_it_has_cifar_to_read(finished, tmp_pa
     assert "torch" not in imported
 
 
-ALWAYS = ("train.lr", "attention.discard_ratio", "subset.train_size", "evaluate.calibration_bins", "runtime.workers")
-EVERY_KEY = "VIT_EVERY_KEY"  # set it to try all: twenty minutes
+QUICK = "evaluate.calibration_bins"
+EVERY_KEY = "VIT_EVERY_KEY"  # set it to try all
+OTHERS = ("train.lr", "attention.discard_ratio", "subset.train_size", "runtime.workers")
+if os.environ.get(EVERY_KEY):
+    OTHERS = tuple(key for key in RERUNS if key != QUICK)
 
 
-@pytest.mark.parametrize("key", RERUNS if os.environ.get(EVERY_KEY) else ALWAYS)
+@pytest.mark.parametrize("key", [QUICK, *(pytest.param(key, marks=pytest.mark.slow) for key in OTHERS)])
 def test_a_changed_parameter_reruns_what_it_affects_and_changing_it_back_runs_nothing(project, key):
     value, expected = RERUNS[key]
     before = project.outputs()
@@ -180,6 +185,7 @@ def test_a_changed_parameter_reruns_what_it_affects_and_changing_it_back_runs_no
     assert project.outputs() == before
 
 
+@pytest.mark.slow
 def test_another_data_set_reruns_everything(project):
     if not os.environ.get("VIT_DATA_DIR"):
         pytest.skip("needs CIFAR-10: VIT_DATA_DIR")
@@ -198,6 +204,7 @@ FAMILIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_pipeline_runs_with_every_family_of_models(project, family):
     import numpy as np
@@ -232,6 +239,7 @@ def test_a_new_key_in_a_section_changes_the_code_of_no_other_sections_stages(sec
     assert users == keyed - {"report"}  # which prints every section, whatever is in it
 
 
+@pytest.mark.slow
 def test_one_thread_and_two_agree_to_rounding(project):
     import numpy as np
 
@@ -251,6 +259,7 @@ def test_one_thread_and_two_agree_to_rounding(project):
     np.testing.assert_allclose(list(found[0].values()), list(found[1].values()), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_forced_second_run_gives_the_same_bytes(project):
     before = project.outputs()
     assert project.repro("--force") == list(STAGES)
@@ -369,7 +378,7 @@ class Bad:
 
 
 CIFAR = {"data.name": "cifar10"}
-LARGE = {"model.image_size": 1024, "embed.batch_size": 4096}
+LARGE = {"model.image_size": 1024, "embed.batch_size": 4096, "subset.train_size": 800}  # 10 GB of pixels
 BAD_INPUT = {
     "corrupt batch": Bad("download", r"data_batch_1 has md5 \w+, not the published c99cafc1", CIFAR, broken_batch),
     "truncated archive": Bad("download", r"python.tar.gz has md5 \w+, not the publ", CIFAR, truncated_archive),
@@ -390,7 +399,11 @@ BAD_INPUT = {
 }
 
 
-@pytest.mark.parametrize("case", BAD_INPUT)
+SHOWN = "misspelt key"
+CASES = [case if case == SHOWN else pytest.param(case, marks=pytest.mark.slow) for case in BAD_INPUT]
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_bad_input_is_one_clear_line_and_undoing_it_brings_everything_back(project, tmp_path, case):
     bad = BAD_INPUT[case]
     if bad.within and subprocess.run([*bad.within, "true"], cwd=tmp_path, check=False).returncode:
@@ -427,6 +440,7 @@ def test_a_stage_by_itself_fails_with_exit_status_one(project):
     ]
 
 
+@pytest.mark.slow
 def test_a_failed_first_run_leaves_no_data_to_be_committed(tmp_path, tiny_model_folder):
     project = Project.create(tmp_path / "p", tiny_model_folder)
     project.set(**{"model.name": "vit_tiny_patch17"})
@@ -438,6 +452,7 @@ def test_a_failed_first_run_leaves_no_data_to_be_committed(tmp_path, tiny_model_
     assert ".png" not in staged
 
 
+@pytest.mark.slow
 def test_everything_runs_without_a_network_interface(tmp_path, tiny_model_folder):
     isolate = ["unshare", "--map-root-user", "--net"]
     if not shutil.which("unshare") or subprocess.run([*isolate, "true"], check=False, capture_output=True).returncode:

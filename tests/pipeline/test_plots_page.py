@@ -74,7 +74,7 @@ def open_page(project, *command, width=1280):
         return driver.execute_script(MARKS), pictures, severe
 
 
-@pytest.mark.parametrize("command", [("show",), ("diff", "HEAD")])
+@pytest.mark.parametrize("command", [("show",), pytest.param(("diff", "HEAD"), marks=pytest.mark.slow)])
 def test_every_plot_has_marks_in_it_without_a_network(shown, command):
     marks, pictures, severe = open_page(shown, *command)
     assert severe == []
@@ -88,6 +88,7 @@ def test_every_plot_has_marks_in_it_without_a_network(shown, command):
     assert marks["#plots_reliability_csv"] > 2  # the two ends of its diagonal, which is there without data
 
 
+@pytest.mark.slow
 def test_without_the_libraries_the_page_asks_the_network_for_them(shown, tmp_path):
     project = shown.copy(tmp_path / "p")
     (project.folder / ".dvc/plots/vega.js").unlink()
@@ -100,6 +101,7 @@ def test_without_the_libraries_the_page_asks_the_network_for_them(shown, tmp_pat
     assert [re.sub(r".*/npm/|@.*", "", url) for url in asked] == ["vega", "vega-lite", "vega-embed"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Loss", "Accuracy", "Learning rate", "Precision", "Deletion by map"])
 def test_a_plot_is_selected_by_its_name_alone(shown, name):
     result = shown.run("dvc", "plots", "show", name, "--json")

@@ -1,12 +1,14 @@
 """A profile runs as an experiment that leaves everything as it was."""
 
 import json
+import shutil
 
 import pytest
 
 from tests.project import ROOT, Project
+from vit_finetune.core.errors import UserError
 from vit_finetune.params import read_yaml
-from vit_finetune.profiles import absolute_folders, flatten, merge, read_overlay
+from vit_finetune.profiles import absolute_folders, flatten, merge, overrides, read_overlay
 
 OVERLAY = """\
 train:
@@ -37,6 +39,7 @@ def profile(project, name):
     return project.run("python", "-c", RUN, name)
 
 
+@pytest.mark.slow
 def test_a_profile_runs_beside_the_work_tree_and_again(project):
     tree = project.git("status", "--porcelain", "--untracked-files=all")
     params = (project.folder / "params.yaml").read_bytes()
@@ -85,10 +88,126 @@ def test_a_key_that_params_yaml_does_not_have_is_an_error_before_any_work(projec
     monkeypatch.chdir(project.folder)
     (project.folder / "profiles" / "bad.yaml").write_text(overlay)
     try:
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(UserError, match=message):
             read_overlay("bad")
     finally:
         (project.folder / "profiles" / "bad.yaml").unlink()
+
+
+VALUES = (
+    *(
+        "José",
+        "日本",
+        "C:\\data",
+        "C:\\\\data",
+        "ends in \\",
+        "\\'",
+        "${oc.env:HOME}",
+        "\\${x}",
+        "$",
+        "a'b",
+        'a"b',
+        "x=y",
+        "a: b",
+    ),
+    *(" spaces ", "null", "true", "1e-4", "[a, b]", "{a}", "tab\there"),
+)
+
+
+def test_every_value_of_an_overlay_arrives_as_it_is(project, monkeypatch):
+    monkeypatch.chdir(project.folder)
+    from dvc.utils.hydra import apply_overrides
+
+    overlay = {
+        "seed": 3,
+        "freeze.parameters": ["blocks.*.attn.*", "!*.bias"],
+        "train.lr": 1e-05,
+        "train.patience": None,
+        "train.grad_clip": 1.0,
+        "embed.flip": False,
+    }
+    for title in VALUES:
+        original = (project.folder / "params.yaml").read_text()
+        apply_overrides("params.yaml", overrides({**overlay, "report.title": title}))
+        arrived = dict(flatten(read_yaml("params.yaml")))
+        (project.folder / "params.yaml").write_text(original)
+        assert {key: arrived[key] for key in overlay} == overlay
+        assert arrived["report.title"] == title
+
+
+def test_a_value_that_would_be_changed_on_the_way_is_refused(project, monkeypatch):
+    monkeypatch.chdir(project.folder)
+    monkeypatch.setattr("vit_finetune.profiles._hydra", lambda value: str(value))
+    with pytest.raises(
+        UserError, match=r"^report.title is 'true': DVC would change it to True; write it in params.yaml$"
+    ):
+        overrides({"report.title": "true"})
+
+
+@pytest.mark.slow
+def test_an_experiment_of_the_users_own_is_never_replaced(project):
+    head = project.git("rev-parse", "HEAD").strip()
+    ref = f"refs/exps/{head[:2]}/{head[2:]}/other"
+    made = project.git("for-each-ref", "--format=%(objectname)", ref).strip()
+    project.git("update-ref", ref, head)  # as if the user had kept a run under this name
+    result = profile(project, "other")
+    assert result.returncode == 1
+    assert result.stderr == (
+        "profile: there is an experiment other that this profile did not make; keep it under another name first: "
+        "dvc exp rename other NEW-NAME\n"
+    )
+    assert project.git("rev-parse", ref).strip() == head
+    project.git("update-ref", *(["-d", ref] if not made else [ref, made]))
+
+
+@pytest.mark.slow
+def test_a_profile_that_fails_leaves_the_run_it_made_before(project):
+    if not project.git("for-each-ref", "refs/exps"):
+        assert profile(project, "other").returncode == 0
+    before = project.git("for-each-ref", "refs/exps")
+    overlay = project.folder / "profiles/other.yaml"
+    overlay.write_text("model:\n  name: local-dir:pretrained/absent\n")
+    result = profile(project, "other")
+    overlay.write_text(OVERLAY)
+    assert result.returncode == 1
+    assert result.stderr.endswith("profile: the run failed; DVC's and the stages' lines above say why\n")
+    assert project.git("for-each-ref", "refs/exps") == before
+
+
+def test_a_shallow_clone_is_refused_before_any_stage_runs(project, tmp_path):
+    project.git("commit", "--allow-empty", "-qm", "second")
+    project.git("clone", "-q", "--depth", "1", project.folder.as_uri(), str(tmp_path / "shallow"))
+    project.git("reset", "-q", "--soft", "HEAD~1")
+    result = profile(Project(tmp_path / "shallow"), "other")
+    assert result.returncode == 1
+    assert "this is a shallow clone" in result.stderr
+    assert "git fetch --unshallow" in result.stderr
+    assert "Running stage" not in result.stdout
+
+
+def test_a_cache_whose_path_is_not_ascii_is_refused_before_any_stage_runs(project, tmp_path):
+    elsewhere = project.copy(tmp_path / "é")
+    result = profile(elsewhere, "other")
+    assert result.returncode == 1
+    assert "profile: DVC cannot run a profile while its cache lies in " in result.stderr
+    assert "dvc cache dir --local /a/path" in result.stderr
+    assert "Running stage" not in result.stdout
+
+
+@pytest.mark.slow
+def test_the_project_may_be_a_folder_of_a_larger_repository(project, tmp_path):
+    part = Project(tmp_path / "larger" / "part")
+    part.folder.parent.mkdir()
+    part.git = Project(part.folder.parent).git
+    part.git("init", "-q")
+    project.git("worktree", "add", "-q", "--detach", str(tmp_path / "tree"))
+    shutil.copytree(tmp_path / "tree", part.folder, ignore=shutil.ignore_patterns(".git"))
+    part.git("add", "-A")
+    part.git("commit", "-qm", "all")
+    result = profile(part, "other")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "test accuracy" in result.stdout
+    assert (part.folder / ".run/other/report.html").stat().st_size > 10_000
 
 
 def test_an_unknown_profile_lists_the_known_ones(project):
@@ -98,8 +217,6 @@ def test_an_unknown_profile_lists_the_known_ones(project):
 
 
 def test_a_folder_without_a_commit_is_told_how_to_make_one(tmp_path, tiny_model_folder):
-    import shutil
-
     project = Project.create(tmp_path / "p", tiny_model_folder)
     shutil.rmtree(project.folder / ".git")
     for prepare in (None, "init"):

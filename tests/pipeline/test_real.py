@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training.test_loop import PLAIN, losses_from_store, losses_without_cache
+from tests.training.examples import PLAIN
+from tests.training.test_loop import losses_of_the_usual_loop, losses_of_trainer
 from vit_finetune.core.errors import UserError
 from vit_finetune.model.boundary import SplitModel, run_prefix
 from vit_finetune.model.build import build_model, preprocessing
@@ -43,11 +44,11 @@ def test_real_losses_from_stored_activations_are_those_of_the_full_network(
     model, naive = pretrained_model(), pretrained_model()
     pixels = preprocessing(model, 1.0)(images)
     freeze(naive, blocks)
-    expected = losses_without_cache(naive, pixels, labels, settings, seed=1)
+    expected = losses_of_the_usual_loop(naive, pixels, labels, settings, seed=1)
     freeze(model, blocks)
     with torch.no_grad():
         stored = torch.cat([run_prefix(model, some, blocks) for some in pixels.split(8)]).to(dtype)
     suffix = SplitModel(model, blocks, lambda x: x, torch.device("cpu"), torch.float32)
-    found = losses_from_store(suffix, stored, labels, settings, 1, monkeypatch)
+    found = losses_of_trainer(suffix, stored, labels, settings, 1, monkeypatch)
     assert len(found) == 20
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)

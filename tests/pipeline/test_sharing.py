@@ -22,6 +22,7 @@ def committed(project):
     return project
 
 
+@pytest.mark.slow
 def test_a_clone_that_can_reach_the_remote_computes_nothing(finished, tmp_path):
     project = finished.copy(tmp_path / "p")
     project.run("dvc", "remote", "add", "-d", "storage", str(tmp_path / "storage"))
@@ -35,6 +36,7 @@ def test_a_clone_that_can_reach_the_remote_computes_nothing(finished, tmp_path):
     assert Project(tmp_path / "vit").outputs() == finished.outputs()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", range(3))
 def test_other_storage_is_a_remote_of_dvc_and_its_secrets_stay_here(finished, tmp_path, line):
     project = committed(finished.copy(tmp_path / "p"))
@@ -55,6 +57,7 @@ while [[ $1 == --* ]]; do shift; done
 """
 
 
+@pytest.mark.slow
 def test_four_jobs_at_once_bring_four_experiments_and_none_embeds_again(finished, tmp_path):
     """Slurm is a script here that starts a job and does not wait for it."""
     project = committed(finished.copy(tmp_path / "p"))
@@ -92,6 +95,7 @@ def test_a_job_without_arguments_says_how_it_is_called():
     assert "sbatch" in said.stderr
 
 
+@pytest.mark.slow
 def test_a_queue_of_two_workers_trains_alone_and_with_the_code_that_was_queued(finished, tmp_path):
     project = committed(finished.copy(tmp_path / "p"))
     queued = project.run("dvc", "exp", "run", "--queue", "-S", "train.lr=0.001,0.002")

@@ -203,7 +203,7 @@ def test_no_token_is_left_out_where_the_attention_needs_positions_and_a_note_say
     for dropout in (0.0, 0.3):
         model.load_state_dict(start)
         recipe = Recipe(plain_settings(token_dropout=dropout, epochs=1), seed=0)
-        notes[dropout] = recipe.notes(split_model, data)
+        notes[dropout] = recipe.without_effect(split_model)
         recipe.train(split_model, data)
         weights[dropout] = copy_of_weights(model)
     assert notes[0.0] == []
@@ -233,7 +233,7 @@ def test_pooled_features_have_no_tokens_to_change_and_one_note_says_so(name, cha
     for settings in (plain_settings(epochs=1), plain_settings(epochs=1, **changes)):
         model.load_state_dict(start)
         recipe = Recipe(settings, seed=0)
-        notes = recipe.notes(split_model, data)
+        notes = recipe.without_effect(split_model)
         recipe.train(split_model, data)
         weights.append(copy_of_weights(model))
     assert_same_weights(*weights)
@@ -253,7 +253,7 @@ def test_a_note_says_what_changing_the_images_costs_all_processes_together(tiny_
     monkeypatch.setattr(recipe_module, "image_cost", half_a_second)
     data = TrainingData([torch.zeros(40, 1)], torch.zeros(40), torch.zeros(0), torch.zeros(0), np.zeros((40, 2, 2, 3)))
     recipe = Recipe(plain_settings(crop_scale=0.5, shards=4), seed=0, ranks=Ranks(0, processes))
-    (note,) = recipe.notes(split_at(tiny_vit, 1), data)
+    (note,) = recipe.cost(split_at(tiny_vit, 1), data)
     assert cost in note
     assert measured == [2]  # as many as a shard has: 8 in a batch, 4 shards
 

@@ -27,7 +27,7 @@ def test_the_metrics_are_those_of_the_best_epoch_and_name_what_it_was_trained_on
     freeze(tiny_vit, 0)
     data = TrainingData([torch.zeros(7, 32)], torch.zeros(7), torch.zeros(3, 32), torch.arange(3))
     manifest = {"precision": "float32", "storage": "float16", "boundary": "features", "shapes": {}}
-    found = results.summary(HISTORY, data, tiny_vit, manifest)
+    found = results.summary(HISTORY, data, tiny_vit, manifest, ["a setting has no effect"])
     assert found == {
         "parameters_trainable": 3 * 32 + 3,
         "parameters_frozen": sum(p.numel() for p in tiny_vit.parameters()) - 99,
@@ -41,7 +41,7 @@ def test_the_metrics_are_those_of_the_best_epoch_and_name_what_it_was_trained_on
         "precision": "float32",
         "storage": "float16",
         "boundary": "features",
-        "warnings": [],
+        "warnings": ["a setting has no effect"],
     }
 
 

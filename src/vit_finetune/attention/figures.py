@@ -11,31 +11,18 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from vit_finetune import style
 from vit_finetune.attention.faithfulness import FRACTIONS
 from vit_finetune.attention.gallery import Gallery, class_means, painted_maps
 from vit_finetune.attention.judge import Judgement
 from vit_finetune.attention.pixels import PixelGrid
 from vit_finetune.attention.sample import Sample
-from vit_finetune.style import (
-    BLUE,
-    QUIET,
-    SERIES,
-    VERMILION,
-    WIDTH,
-    Array,
-    Names,
-    canvas,
-    figure_of,
-    fit_texts,
-    place,
-    shorten,
-    styled,
-)
+from vit_finetune.style import Array, Names
 
 
 def heat_canvas(width: float, height: float, title: str, maps: Any, unit: str) -> tuple[Figure, Axes, dict[str, Any]]:
     """A canvas and the style to draw its maps in: one scale, which one attention sink cannot darken for the rest."""
-    figure, axes, _ = canvas(width, height, title, margin=1.25)
+    figure, axes, _ = style.canvas(width, height, title, margin=1.25)
     values = np.concatenate([m[np.isfinite(m)] for m in maps])
     norm = Normalize(0, max(float(np.percentile(values, 99.5) or values.max()), 1e-9) if values.any() else 1)
     figure.colorbar(
@@ -52,7 +39,7 @@ def heat_canvas(width: float, height: float, title: str, maps: Any, unit: str) -
     return figure, axes, {"cmap": "inferno", "norm": norm}
 
 
-@styled
+@style.styled
 def attention_montage(
     images: Sequence[Array],
     maps: Mapping[str, Sequence[Array]],
@@ -79,7 +66,7 @@ def attention_montage(
         axes.text(wide + column + 0.47, 0.2, name, ha="center")
     for i, image in enumerate(images):
         y, right = 0.3 + i * tall, labels[i] == predicted[i]
-        said, true = (shorten(classes[index[i]], 12) for index in (predicted, labels))
+        said, true = (style.shorten(classes[index[i]], 12) for index in (predicted, labels))
         axes.text(
             wide - 0.1,
             y + 0.47 * tall,
@@ -87,35 +74,35 @@ def attention_montage(
             ha="right",
             va="center",
             weight="normal" if right else "bold",
-            color=BLUE if right else VERMILION,
+            color=style.BLUE if right else style.VERMILION,
         )
-        place(axes, image, wide, y, tall)
+        style.place(axes, image, wide, y, tall)
         grey = image.mean(axis=2, keepdims=True).repeat(3, axis=2).astype(np.uint8)
         for column, method in enumerate(maps.values(), start=1):
-            place(axes, grey, wide + column, y, tall)
-            place(axes, method[i], wide + column, y, tall, alpha=0.6, **heat)
+            style.place(axes, grey, wide + column, y, tall)
+            style.place(axes, method[i], wide + column, y, tall, alpha=0.6, **heat)
     return figure
 
 
-@styled
+@style.styled
 def overlay(image: Array, painted: Array, title: str, unit: str = "attention") -> Figure:
     """An image (h, w, 3) and beside it, on its grey, a map painted on the same frame (h, w), NaN where none is."""
     tall = image.shape[0] / image.shape[1]
     figure, axes, heat = heat_canvas(2, tall, title, [painted], unit)
-    place(axes, image, 0, 0, tall)
-    place(axes, image.mean(axis=2, keepdims=True).repeat(3, axis=2).astype(np.uint8), 1, 0, tall)
-    place(axes, painted, 1, 0, tall, alpha=0.6, **heat)
+    style.place(axes, image, 0, 0, tall)
+    style.place(axes, image.mean(axis=2, keepdims=True).repeat(3, axis=2).astype(np.uint8), 1, 0, tall)
+    style.place(axes, painted, 1, 0, tall, alpha=0.6, **heat)
     return figure
 
 
-@styled
+@style.styled
 def block_head_grid(maps: Array, unit: str = "attention") -> Figure:
     """Maps (L, H, Gh, Gw) of one image: blocks from left to right, heads downwards, one colour scale."""
     blocks, heads, high, wide = maps.shape
     tall = high / wide
     figure, axes, heat = heat_canvas(blocks, heads * tall + 0.075 * blocks, "Every block and head", maps, unit)
     for block, head in np.ndindex(blocks, heads):
-        place(axes, maps[block, head], block, head * tall, tall, **heat)
+        style.place(axes, maps[block, head], block, head * tall, tall, **heat)
     axes.set(
         xlabel="block",
         ylabel="head",
@@ -128,39 +115,39 @@ def block_head_grid(maps: Array, unit: str = "attention") -> Figure:
     return figure
 
 
-@styled
+@style.styled
 def class_mean_maps(maps: Array, classes: Names, unit: str = "attention") -> Figure:
     """The mean map (K, Gh, Gw) of each class on one colour scale; a class without images is NaN and left empty."""
     columns, row = 5 if len(classes) <= 15 else 10, 0.3 + maps.shape[1] / maps.shape[2]
     height = row * math.ceil(len(classes) / columns)
     figure, axes, heat = heat_canvas(columns, height, "Mean map of each class", maps, unit)
-    names, size = fit_texts(classes, 0.88 * (WIDTH - 1.25) / columns)
+    names, size = style.fit_texts(classes, 0.88 * (style.WIDTH - 1.25) / columns)
     for c, name in enumerate(names):
         x, y = c % columns, row * (c // columns)
         axes.text(x, y + 0.2, name, fontsize=size)
-        place(axes, maps[c], x, y + 0.25, row - 0.3, **heat)
+        style.place(axes, maps[c], x, y + 0.25, row - 0.3, **heat)
     return figure
 
 
-@styled
+@style.styled
 def distance_plot(pretrained: Array, finetuned: Array, uniform: float | None = None) -> Figure:
     """Mean attention distance in pixels of heads (L, H), before and after; `uniform`: of evenly spread attention."""
-    figure, [[axes]] = figure_of(3.2, "How far each head looks (lines: mean of the heads)")
+    figure, [[axes]] = style.figure_of(3.2, "How far each head looks (lines: mean of the heads)")
     for values, shift, name, colour, marker in (
-        (pretrained, -0.12, "pretrained", QUIET, "s"),
-        (finetuned, 0.12, "fine-tuned", BLUE, "o"),
+        (pretrained, -0.12, "pretrained", style.QUIET, "s"),
+        (finetuned, 0.12, "fine-tuned", style.BLUE, "o"),
     ):
         at = np.arange(len(values)) + shift
         axes.plot(at, values, marker, color=colour, alpha=0.6, markeredgewidth=0)
         axes.plot(at, np.mean(values, axis=1), f"{marker}-", color=colour, markersize=6, mec="white", label=name)
     if uniform is not None:
-        axes.axhline(uniform, color=VERMILION, linestyle="--", linewidth=1, label="attention spread evenly")
+        axes.axhline(uniform, color=style.VERMILION, linestyle="--", linewidth=1, label="attention spread evenly")
     axes.set(xlabel="block", ylabel="mean attention distance (pixels)", ylim=(0, None), xticks=range(len(pretrained)))
     figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
-@styled
+@style.styled
 def curves_plot(
     fractions: Array,
     deletion: Mapping[str, Array],
@@ -168,9 +155,11 @@ def curves_plot(
     baselines: Sequence[str] = ("random", "centre"),
 ) -> Figure:
     """Class probability by the fraction (F,) of patches removed or shown: name -> (3, F), mean, low and high."""
-    figure, [panels] = figure_of(3.6, "Does the map point at what the model uses?", columns=2)
-    looks = dict(zip((name for name in insertion if name not in baselines), SERIES * 4, strict=False))
-    looks |= {name: {"color": QUIET, "linestyle": dash} for name, dash in zip(baselines, ["--", ":"] * 4, strict=False)}
+    figure, [panels] = style.figure_of(3.6, "Does the map point at what the model uses?", columns=2)
+    looks = dict(zip((name for name in insertion if name not in baselines), style.SERIES * 4, strict=False))
+    looks |= {
+        name: {"color": style.QUIET, "linestyle": dash} for name, dash in zip(baselines, ["--", ":"] * 4, strict=False)
+    }
     for axes, curves, title, done in (
         (panels[0], deletion, "deletion: lower is better", "removed"),
         (panels[1], insertion, "insertion: higher is better", "shown"),

@@ -1,12 +1,12 @@
 """From attention to maps: five published methods, each a pure function of tensors.
 
-`attn` and `grads` are (B, L, H, T, T), or a list of L tensors (B, H, T, T), first block first; row = query,
-column = key. `readout`, (T,) or (B, T), weights the rows the head reads: one-hot on CLS, uniform on the
-patches for average pooling, the pooling row for attention pooling. Every function returns (B, T), prefix tokens
-included. Rollout-like methods need one row of a product of matrices, so a row is carried from last to first.
+`attn` and `grads` are (B, L, H, T, T), first block first, row = query, column = key. `readout`, (T,) or (B, T), weights
+the rows that the head reads: one-hot on CLS, uniform on the patches for average pooling, the pooling row for attention
+pooling. Every function returns (B, T), prefix tokens included. Rollout-like methods need one row of a product of
+matrices, so a row is carried from last to first.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +17,6 @@ from vit_finetune.attention.capture import Gradients, attention_gradients
 from vit_finetune.model.families import token_layout
 from vit_finetune.model.tokens import TokenLayout
 
-Blocks = Tensor | Sequence[Tensor]
 Fusion = Literal["mean", "max"]
 Maps = dict[str, Tensor]  # method -> (B, G_h, G_w)
 
@@ -30,20 +29,6 @@ METHODS = {
     "LeGrad": "Positive gradients of a class score with respect to each block's attention (Bousselham et al. 2025).",
 }
 CLASS_AGNOSTIC = ("last block", "rollout")
-
-
-def _stack(blocks: Blocks) -> Tensor:
-    stacked = blocks if isinstance(blocks, Tensor) else torch.stack(list(blocks), dim=1)
-    if stacked.ndim != 5 or stacked.shape[-1] != stacked.shape[-2]:
-        raise ValueError(f"expected attention (B, L, H, T, T); got {tuple(stacked.shape)}")
-    return stacked
-
-
-def _pair(attn: Blocks, grads: Blocks) -> tuple[Tensor, Tensor]:
-    a, g = _stack(attn), _stack(grads)
-    if a.shape != g.shape:
-        raise ValueError(f"attention {tuple(a.shape)} and its gradients {tuple(g.shape)} must have one shape")
-    return a, g
 
 
 def fuse_heads(attn: Tensor, fusion: Fusion) -> Tensor:
@@ -82,61 +67,59 @@ def _with_residual(matrix: Tensor) -> Tensor:
     return mixed / mixed.sum(dim=-1, keepdim=True)
 
 
-def raw(attn: Blocks, readout: Tensor, fusion: Fusion = "mean", block: int | None = -1) -> Tensor:
+def raw(attn: Tensor, readout: Tensor, fusion: Fusion = "mean", block: int | None = -1) -> Tensor:
     """The readout's own attention, (B, T): r A_block, heads fused; `block` None = mean over all blocks.
 
     Caron et al. 2021 (DINO, arXiv:2104.14294) show the last block's CLS row.
     """
-    fused = fuse_heads(_stack(attn), fusion)
+    fused = fuse_heads(attn, fusion)
     return _read(fused.mean(dim=1) if block is None else fused[:, block], readout)
 
 
 def rollout(
-    attn: Blocks, readout: Tensor, fusion: Fusion = "mean", discard_ratio: float = 0.0, prefix: int = 1
+    attn: Tensor, readout: Tensor, fusion: Fusion = "mean", discard_ratio: float = 0.0, prefix: int = 1
 ) -> Tensor:
     """Attention rollout, (B, T): r A'_L ... A'_1 with A' = rownorm(0.5 fuse_h(A) + 0.5 I).
 
     Abnar & Zuidema 2020 (arXiv:2005.00928). Before the residual is added the lowest `discard_ratio` of each
     matrix's patch columns are set to zero, per image; the first `prefix` columns never are. Class-agnostic.
     """
-    fused = _discard(fuse_heads(_stack(attn), fusion), discard_ratio, prefix)
+    fused = _discard(fuse_heads(attn, fusion), discard_ratio, prefix)
     return _carry(reversed(_with_residual(fused).unbind(dim=1)), readout)
 
 
 def gradient_rollout(
-    attn: Blocks, grads: Blocks, readout: Tensor, discard_ratio: float = 0.0, prefix: int = 1
+    attn: Tensor, grads: Tensor, readout: Tensor, discard_ratio: float = 0.0, prefix: int = 1
 ) -> Tensor:
     """Gradient rollout, (B, T): rollout of max(0, mean_h(dy/dA * A)), A and gradient of the same block.
 
     Gildenblat 2020 (github.com/jacobgil/vit-explain), with gradients in forward order, any prefix, and the
     discard per image.
     """
-    a, g = _pair(attn, grads)
-    fused = _discard((a * g).mean(dim=2).clamp_min(0), discard_ratio, prefix)
+    fused = _discard((attn * grads).mean(dim=2).clamp_min(0), discard_ratio, prefix)
     return _carry(reversed(_with_residual(fused).unbind(dim=1)), readout)
 
 
-def chefer(attn: Blocks, grads: Blocks, readout: Tensor) -> Tensor:
+def chefer(attn: Tensor, grads: Tensor, readout: Tensor) -> Tensor:
     """Relevance of Chefer et al. ICCV 2021 (arXiv:2103.15679), self-attention rule, (B, T).
 
     R = I, then per block, first to last: R <- R + mean_h(max(0, dy/dA * A)) R; returned is r R.
     """
-    a, g = _pair(attn, grads)
-    relevance = (a * g).clamp_min(0).mean(dim=2)
-    eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+    relevance = (attn * grads).clamp_min(0).mean(dim=2)
+    eye = torch.eye(attn.shape[-1], dtype=attn.dtype, device=attn.device)
     return _carry(reversed((eye + relevance).unbind(dim=1)), readout)
 
 
-def legrad(grads: Blocks, readout: Tensor | None = None) -> Tensor:
+def legrad(grads: Tensor, readout: Tensor | None = None) -> Tensor:
     """LeGrad, (B, T): mean over blocks and heads of max(0, dy_l/dA_l), rows averaged.
 
     Bousselham et al. ICCV 2025 (arXiv:2404.03214): y_l is the class score read from block l's own output, and
     all rows weigh the same, which for CLS pooling leaves the CLS row alone, as no other has a gradient there.
     With gradients of the final score instead, give the `readout` whose rows are to be read.
     """
-    g = _stack(grads)
-    rows = torch.full((g.shape[-1],), 1 / g.shape[-1]) if readout is None else readout
-    return _read(g.clamp_min(0).mean(dim=(1, 2)), rows)
+    tokens = grads.shape[-1]
+    rows = torch.full((tokens,), 1 / tokens) if readout is None else readout
+    return _read(grads.clamp_min(0).mean(dim=(1, 2)), rows)
 
 
 def readout_maps(attn: Tensor, layout: TokenLayout, readout: Tensor) -> Tensor:

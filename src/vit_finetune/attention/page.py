@@ -84,16 +84,6 @@ def quantise(attn: Floats) -> tuple[Bytes, Floats]:
     return np.rint(TOP_LEVEL * np.sqrt(share)).astype(np.uint8), scale
 
 
-def dequantise(levels: Bytes, scale: Floats) -> tuple[Floats, Floats]:
-    """Values (..., T, T) and the quantisation step of each: the distance from its level to the next one up.
-
-    The exact value lies within one step of the returned one.
-    """
-    level = levels.astype(np.float32)
-    unit = scale[..., None] / TOP_LEVEL**2
-    return unit * level**2, unit * (2 * level + 1)
-
-
 def _layout(
     record: Record, number: int, classes: int, prefix: int, methods: Sequence[str]
 ) -> dict[str, tuple[int, ...]]:

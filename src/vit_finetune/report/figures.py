@@ -4,26 +4,20 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from vit_finetune.style import (
-    BLUE,
-    QUIET,
-    VERMILION,
-    Rows,
-    figure_of,
-    styled,
-)
+from vit_finetune import style
+from vit_finetune.style import Rows
 
 
-@styled
+@style.styled
 def training_curves(history: Rows) -> Figure:
     """Rows with epoch, train_loss, val_loss, train_accuracy, val_accuracy and lr: numbers, or the texts of a CSV."""
     column = {key: np.array([float(row[key]) for row in history]) for key in history[0]}
-    figure, [panels] = figure_of(2.9, "Training", 3)
+    figure, [panels] = style.figure_of(2.9, "Training", 3)
     best = column["epoch"][column["val_accuracy"].argmax()]
     for ax, what, title in zip(panels, ("loss", "accuracy", "lr"), ("loss", "accuracy", "learning rate"), strict=True):
         keys = [key for key in (f"train_{what}", f"val_{what}", what) if key in column]
-        ax.axvline(best, color=VERMILION, linewidth=1, linestyle=":", label="best epoch")
-        for key, colour, marker in zip(keys, (QUIET, BLUE), "so", strict=False):
+        ax.axvline(best, color=style.VERMILION, linewidth=1, linestyle=":", label="best epoch")
+        for key, colour, marker in zip(keys, (style.QUIET, style.BLUE), "so", strict=False):
             ax.plot(column["epoch"], column[key], color=colour, marker=marker, label=key.split("_")[0])
         top = max(column[key].max() for key in keys)
         ax.set(title=title, xlabel="epoch", ylim=(None, 1) if what == "accuracy" else (0, 1.08 * top))

@@ -136,26 +136,29 @@ class Recipe:
         model.load_state_dict(history.best_state, strict=False)
         return history
 
-    def notes(self, split_model: SplitModel, data: TrainingData) -> list[str]:
-        """What a user should know before training starts: settings without effect, and an expensive one."""
-        settings, notes = self.settings, []
+    def without_effect(self, split_model: SplitModel) -> list[str]:
+        """A sentence for each setting that this model and number of trainable blocks ignore."""
+        settings = self.settings
         if split_model.trainable_blocks == 0 and (settings.token_dropout or settings.brightness):
-            notes.append(
-                "token_dropout and brightness have no effect on pooled features (freeze.trainable_blocks is 0)"
-            )
-        elif self._possible_settings(split_model) != settings:
-            notes.append(
+            return ["token_dropout and brightness have no effect on pooled features (freeze.trainable_blocks is 0)"]
+        if self._possible_settings(split_model) != settings:
+            return [
                 f"token_dropout {settings.token_dropout} has no effect: the attention of a "
                 f"{type(split_model.model).__name__} needs every token's position, so none is left out"
-            )
-        if settings.changes_images:
-            images = changing_views(data)[0][range(min(len(data.labels), settings.batch_size // settings.shards))]
-            seconds = image_cost(split_model, images, settings) * len(data.labels) / self.ranks.size
-            notes.append(
-                "train.crop_scale and train.randaugment change the images in every epoch, so the frozen blocks run "
-                f"again each time: about {seconds:.0f} s an epoch, {seconds * settings.epochs / 60:.1f} min in all"
-            )
-        return notes
+            ]
+        return []
+
+    def cost(self, split_model: SplitModel, data: TrainingData) -> list[str]:
+        """What settings cost that change the images in every epoch, measured on one batch."""
+        settings = self.settings
+        if not settings.changes_images:
+            return []
+        images = changing_views(data)[0][range(min(len(data.labels), settings.batch_size // settings.shards))]
+        seconds = image_cost(split_model, images, settings) * len(data.labels) / self.ranks.size
+        return [
+            "train.crop_scale and train.randaugment change the images in every epoch, so the frozen blocks run "
+            f"again each time: about {seconds:.0f} s an epoch, {seconds * settings.epochs / 60:.1f} min in all"
+        ]
 
     def _possible_settings(self, split_model: SplitModel) -> Train:
         """The settings; without token dropout where the attention needs every token's position."""

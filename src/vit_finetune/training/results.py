@@ -30,8 +30,14 @@ def history_rows(history: History) -> list[dict[str, float]]:
     return [{key: round(value, 6) for key, value in row.items()} for row in history.rows]
 
 
-def summary(history: History, data: TrainingData, model: nn.Module, manifest: dict[str, Any]) -> dict[str, Any]:
-    """metrics/train.json: what was trained, on what, and the epoch that was kept."""
+def summary(
+    history: History, data: TrainingData, model: nn.Module, manifest: dict[str, Any], ignored: list[str]
+) -> dict[str, Any]:
+    """metrics/train.json: what was trained, on what, the epoch that was kept, and what a reader should know.
+
+    Args:
+        ignored: settings without effect.
+    """
     trainable, frozen = count_parameters(model)
     best = {key: round(history.best[key], 6) for key in ("train_loss", "train_accuracy", "val_loss", "val_accuracy")}
     return {
@@ -42,7 +48,7 @@ def summary(history: History, data: TrainingData, model: nn.Module, manifest: di
         **best,
         "images": {"train": len(data.labels), "val": len(data.val_labels)},
         **{key: manifest[key] for key in ("precision", "storage", "boundary")},
-        "warnings": warning_signs(history, data.val_labels),
+        "warnings": [*ignored, *warning_signs(history, data.val_labels)],
     }
 
 
