@@ -9,6 +9,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
+from vit_finetune.core.device import share_cores
 from vit_finetune.core.process import end_with_dvc
 
 end_with_dvc()
+share_cores()

@@ -1,8 +1,15 @@
 """The device that is taken, its threads and its precision."""
 
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 import torch
 
+from tests.project import ROOT
 from vit_finetune.core.device import resolve_precision, set_up_torch
 from vit_finetune.core.errors import UserError
 
@@ -105,3 +112,37 @@ def test_precision_is_what_is_asked_for_or_what_the_hardware_is_fast_at(machine,
 
 def test_auto_precision_of_this_machine_is_known():
     assert resolve_precision("auto", torch.device("cpu")) in (torch.float32, torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("running", "given", "policy"),
+    [
+        ([True, True, True], None, "PASSIVE"),
+        ([True, False], None, None),  # a process that has ended meanwhile
+        ([False], None, None),
+        ([True, True, True], "ACTIVE", "ACTIVE"),  # the user's own word
+    ],
+)
+def test_waiting_threads_sleep_where_other_processes_keep_running(monkeypatch, running, given, policy):
+    from vit_finetune.core import device
+
+    samples = iter(running)
+    monkeypatch.setattr(device, "_others_running", lambda: next(samples))
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    device.share_cores()
+    assert os.environ.get("OMP_WAIT_POLICY") == policy
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+
+
+@pytest.mark.skipif(not Path("/proc/loadavg").exists(), reason="only Linux says what is running")
+def test_beside_a_busy_process_a_stage_waits_passively_and_decides_so_before_it_imports_torch():
+    script = "import os, sys, stages; print('torch' in sys.modules, os.environ.get('OMP_WAIT_POLICY'))"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        time.sleep(0.2)
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        busy.kill()
+    assert done.stdout == "False PASSIVE\n", done.stderr

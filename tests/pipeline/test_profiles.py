@@ -126,13 +126,15 @@ def test_every_value_of_an_overlay_arrives_as_it_is(project, monkeypatch):
         "train.grad_clip": 1.0,
         "embed.flip": False,
     }
-    for title in VALUES:
+    for title, author in zip(VALUES, reversed(VALUES), strict=True):  # two at a time, in turn under both keys
+        if VALUES.index(title) > VALUES.index(author):
+            break
         original = (project.folder / "params.yaml").read_text()
-        apply_overrides("params.yaml", overrides({**overlay, "report.title": title}))
+        apply_overrides("params.yaml", overrides({**overlay, "report.title": title, "report.author": author}))
         arrived = dict(flatten(read_yaml("params.yaml")))
         (project.folder / "params.yaml").write_text(original)
         assert {key: arrived[key] for key in overlay} == overlay
-        assert arrived["report.title"] == title
+        assert (arrived["report.title"], arrived["report.author"]) == (title, author)
 
 
 def test_a_value_that_would_be_changed_on_the_way_is_refused(project, monkeypatch):

@@ -34,6 +34,7 @@ def pretrained_model():
     return model.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 1e-4)])
 @pytest.mark.parametrize("blocks", [0, 1, 2])
 def test_real_losses_from_stored_activations_are_those_of_the_full_network(
