@@ -3,8 +3,8 @@
 from vit_finetune.activations.files import MANIFEST
 from vit_finetune.activations.forward import describe, write_views
 from vit_finetune.core.checkpoints import checkpoint_folder, forget_checkpoints
-from vit_finetune.core.copies import require_whole
 from vit_finetune.core.device import resolve_precision, set_up_torch
+from vit_finetune.core.experiment_copies import require_whole
 from vit_finetune.core.files import new_folder, read_split, replace_folder, write_json
 from vit_finetune.core.process import run_stage
 from vit_finetune.core.ranks import Ranks, side_by_side

@@ -75,7 +75,7 @@ class Project:
         for name in ("tiny", "other"):
             shutil.copytree(model_folder, folder / "pretrained" / name)
         project = cls(folder)
-        for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
+        for command in (["init", "-q"], ["add", "-A"], ["add", "-f", "pretrained"], ["commit", "-qm", "start"]):
             project.git(*command)
         project.set(**TINY)
         return project

@@ -23,6 +23,11 @@ def sizes(train, val, test, gallery=2, sample=8):
 @pytest.mark.parametrize(
     ("edits", "message"),
     [
+        (
+            [("model.name", "local-dir:/elsewhere/vit")],
+            "model.name is 'local-dir:/elsewhere/vit': only below pretrained/ does a changed file rerun what it "
+            "should; copy the folder there and use local-dir:pretrained/<folder>",
+        ),
         ([CIFAR, *sizes(9, 10, 10)], "subset.train_size is 9: cifar10 has 10 classes, so use at least 10"),
         ([CIFAR, *sizes("all", 9, 10)], "subset.val_size is 9: cifar10 has 10 classes, so use at least 10"),
         ([CIFAR_100, *sizes(99, 100, 100)], "subset.train_size is 99: cifar100 has 100 classes, so use at least 100"),

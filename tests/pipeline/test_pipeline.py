@@ -148,6 +148,21 @@ def test_a_new_file_in_a_room_reruns_the_stages_that_name_the_room(project):
     assert project.repro() == ["evaluate"]
 
 
+@pytest.mark.slow
+def test_an_experiment_in_a_copy_refuses_to_train_on_fewer_classes(project):
+    write_photographs(project.folder / "data/images", classes=("cat", "dog", "emu", "horse"))
+    for name in ("cat", "dog", "emu"):  # horse is not tracked by DVC
+        added = project.run("dvc", "add", f"data/images/{name}")
+        assert added.returncode == 0, added.stderr
+    project.git("add", "-A")
+    project.git("commit", "-qm", "images")
+    settings = [word for key, value in THREE_LINES.items() for word in ("-S", f"{key}={value}")]
+    done = project.run("dvc", "exp", "run", "--temp", "-n", "fewer", *settings)
+    assert done.returncode != 0
+    assert "download: 20 files of data/images are not in the copy that DVC made" in done.stderr
+    assert "such as horse/0.jpg" in done.stderr
+
+
 def test_git_stays_free_of_data(finished):
     changed = finished.git("status", "--porcelain", "--untracked-files=all")
     assert not [line for line in changed.splitlines() if ".npy" in line or ".bin" in line or ".png" in line]

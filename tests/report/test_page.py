@@ -6,12 +6,13 @@ import json
 import re
 
 import pytest
+from ruamel.yaml import YAML
 
 from tests.browser import chromium
 from tests.project import ROOT
 from vit_finetune.core.errors import UserError
 from vit_finetune.report.figures import training_curves
-from vit_finetune.report.page import ATTENTION, TEST, TRAINING, compose, locked_versions
+from vit_finetune.report.page import ATTENTION, TEST, TRAINING, compose, in_yaml, locked_versions
 from vit_finetune.style import png
 
 HISTORY = [{"epoch": 1, "train_loss": 1.0, "val_loss": 0.9, "train_accuracy": 0.5, "val_accuracy": 0.6, "lr": 0.1}]
@@ -96,3 +97,16 @@ def test_it_fits_a_screen_and_a_phone_and_asks_the_network_for_nothing(metrics, 
             loaded = driver.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
             assert [name for name in loaded if not name.startswith("data:")] == []
         assert driver.get_log("browser") == []
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0, "0"), (1, "1"), (False, "false"), (True, "true"), (None, "null"), (0.0, "0.0"), (1.0, "1.0"),
+        (1e-05, "1e-05"), ("all", "all"), ("José", "José"), (["blocks.*.attn.*", "!*.bias"], '["blocks.*.attn.*", "!*.bias"]'),
+    ],
+)  # fmt: skip
+def test_a_parameter_of_any_type_reads_as_in_params_yaml(value, shown):
+    assert in_yaml(value) == shown
+    assert YAML(typ="safe").load(shown) == value
+    assert type(YAML(typ="safe").load(shown)) is type(value)

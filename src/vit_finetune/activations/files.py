@@ -1,6 +1,6 @@
 """Stored activations: one raw file for each split and view.
 
-A raw file is written one batch at a time, each where it belongs, and read by mapping it into memory: no activation is
+A raw file is written one batch at a time, each at its position, and read by mapping it into memory: no activation is
 copied into the process before it is used, and memory stays bounded by the batch. Several processes can write to one
 file, and the bytes do not depend on how many. numpy has no bfloat16, hence torch.
 """

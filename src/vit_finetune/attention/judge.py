@@ -1,4 +1,4 @@
-"""Asks each question once: every map of a sample of images, and what the maps are worth, with n and a 95 % interval.
+"""Computes every map of a sample of images and runs each test of them once, with n and a 95 % interval.
 
 B images, L blocks, H heads, T tokens, a grid of G_h x G_w patches. `Maps` is method -> (B, G_h, G_w).
 """

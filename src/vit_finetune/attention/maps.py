@@ -3,7 +3,7 @@
 `attn` and `grads` are (B, L, H, T, T), first block first, row = query, column = key. `readout`, (T,) or (B, T), weights
 the rows that the head reads: one-hot on CLS, uniform on the patches for average pooling, the pooling row for attention
 pooling. Every function returns (B, T), prefix tokens included. Rollout-like methods need one row of a product of
-matrices, so a row is carried from last to first.
+matrices, so this row is multiplied through the blocks, last block first, instead of whole matrices.
 """
 
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""The process of a stage: alone, never an orphan, errors that are understood, progress."""
+"""The process of a stage: one at a time, ended with its DVC, errors in plain words, progress bars."""
 
 import os
 import sys

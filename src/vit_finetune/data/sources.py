@@ -1,9 +1,9 @@
-"""The sources of images, by the name that params.yaml gives them. A new one is a module and a line here."""
+"""The sources of images by their name in params.yaml. A new one: a module, a line here, its name in params/data.py."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from vit_finetune.core.copies import require_whole
+from vit_finetune.core.experiment_copies import require_whole
 from vit_finetune.data.cifar import load_cifar
 from vit_finetune.data.dataset import Dataset
 from vit_finetune.data.digits import load_digits

@@ -1,4 +1,4 @@
-"""What every section of params.yaml shares: strict types, no unknown key, no later change."""
+"""What every section of params.yaml shares: strict types, no unknown key, read-only after loading."""
 
 from pydantic import BaseModel, ConfigDict
 

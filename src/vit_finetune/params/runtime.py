@@ -1,4 +1,4 @@
-"""`runtime`: how fast, not what. No stage is keyed on it."""
+"""`runtime`: how fast, not what. Changing it reruns no stage."""
 
 from typing import Annotated, Literal
 
