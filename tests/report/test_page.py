@@ -103,7 +103,8 @@ def test_it_fits_a_screen_and_a_phone_and_asks_the_network_for_nothing(metrics, 
     ("value", "shown"),
     [
         (0, "0"), (1, "1"), (False, "false"), (True, "true"), (None, "null"), (0.0, "0.0"), (1.0, "1.0"),
-        (1e-05, "1e-05"), ("all", "all"), ("José", "José"), (["blocks.*.attn.*", "!*.bias"], '["blocks.*.attn.*", "!*.bias"]'),
+        (1e-05, "1e-05"), ("all", "all"), ("José", "José"),
+        (["blocks.*.attn.*", "!*.bias"], '["blocks.*.attn.*", "!*.bias"]'),
     ],
 )  # fmt: skip
 def test_a_parameter_of_any_type_reads_as_in_params_yaml(value, shown):
