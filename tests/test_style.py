@@ -9,8 +9,10 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.font_manager import fontManager
 
 from tests.project import ROOT
+from vit_finetune import style
 from vit_finetune.core.files import write_bytes
 from vit_finetune.evaluation.figures import confusion_matrix
 from vit_finetune.style import canvas, fit_texts, place, png, shorten
@@ -108,3 +110,21 @@ def test_a_figure_that_cannot_be_written_leaves_the_old_file_and_nothing_else(tm
     with pytest.raises(OSError, match="disk full"):
         write_bytes(tmp_path / "map.png", png(confusion_matrix(COUNTS, ["a", "b"])))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"map.png": b"old"}
+
+
+def test_names_in_scripts_that_no_installed_font_has_are_said_in_one_line_once(capsys, recwarn, monkeypatch):
+    monkeypatch.setattr(style, "_boxes", set())
+    private = "\ue123\ue124"  # of Unicode's private area: no font of text has them
+    for _ in range(2):
+        figure, [[axes]] = style.figure_of(2, f"cat {private}")
+        axes.set_xlabel(private)
+        assert style.png(figure).startswith(b"\x89PNG")
+    said = capsys.readouterr().out
+    assert said == f"pictures: no installed font has {private}; install one, such as Noto Sans CJK\n"
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+
+
+def test_the_first_font_is_the_one_that_comes_with_matplotlib_and_only_installed_ones_follow():
+    first, *others = style.STYLE["font.family"]
+    assert first == "DejaVu Sans"
+    assert set(others) <= {font.name for font in fontManager.ttflist} & set(style.FALLBACKS)

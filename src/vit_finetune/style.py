@@ -7,6 +7,8 @@ names. Every figure is 8 inches wide, the width of a README. Meaning never rests
 
 import io
 import math
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +16,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 
 Array = np.ndarray[Any, Any]
 Names = Sequence[str]
@@ -25,7 +28,16 @@ SERIES: list[dict[str, Any]] = [
     {"color": colour, "marker": marker, "markevery": 0.12}
     for colour, marker in zip([BLUE, VERMILION, "#009e73", "#cc79a7", "#56b4e9", ORANGE], "osD^vP", strict=True)
 ]
+FALLBACKS = (  # fonts with the characters that DejaVu Sans lacks, where they are installed
+    *("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans JP", "Noto Sans SC", "Noto Sans KR", "WenQuanYi Zen Hei"),
+    *("IPAexGothic", "Hiragino Sans", "PingFang SC", "Yu Gothic", "Microsoft YaHei", "Malgun Gothic", "NanumGothic"),
+    *("Noto Sans Arabic", "Noto Sans Hebrew", "Noto Sans Devanagari", "Noto Sans Thai", "Noto Emoji", "Symbola"),
+)
 STYLE: dict[Any, Any] = {
+    "font.family": [
+        "DejaVu Sans",
+        *(name for name in FALLBACKS if name in {font.name for font in fontManager.ttflist}),
+    ],
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
@@ -54,10 +66,25 @@ styled = matplotlib.rc_context({k: v for k, v in matplotlib.rcParamsDefault.item
 
 @styled
 def png(figure: Figure) -> bytes:
-    """The figure as PNG, always with the same bytes: no date, no program version."""
+    """The figure as PNG, always with the same bytes: no date, no program version.
+
+    Characters that no installed font has become boxes; they are said once, in one line.
+    """
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+    codes = {int(code) for warning in caught for code in re.findall(r"^Glyph (\d+) ", str(warning.message))}
+    if missing := sorted(codes - _boxes):
+        _boxes.update(missing)
+        print(
+            f"pictures: no installed font has {''.join(map(chr, missing))}; install one, such as Noto Sans CJK",
+            flush=True,
+        )
     return buffer.getvalue()
+
+
+_boxes: set[int] = set()  # characters that were said to be missing
 
 
 def figure_of(height: float, title: str, columns: int = 1) -> tuple[Figure, Any]:

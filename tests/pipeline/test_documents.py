@@ -84,7 +84,7 @@ def test_make_targets_that_the_documents_name_exist():
 def test_files_and_links_that_a_document_names_exist(document):
     text = DOCUMENTS[document]
     for name in re.findall(r"`((?:profiles|pretrained|tools|benchmarks|docs|src|stages|tests)/[\w./-]+)`", text):
-        if name not in ("profiles/name.yaml", "profiles/quick.yaml"):  # which the reader is to write
+        if name not in ("profiles/name.yaml", "profiles/quick.yaml", "pretrained/mine.dvc"):  # the reader writes them
             assert (ROOT / name.rstrip("/")).exists(), name
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
         assert ((ROOT / document).parent / target).exists(), target
