@@ -33,12 +33,13 @@ TRAINING = {
     "class_balance": "How many images of each class each split has.",
 }
 HOW_TO_READ = (
-    "Attention shows where a block reads from; whether a map explains a prediction has to be measured. Patches are left "
-    "out in the order of a map. The score is the area under the insertion curve (the probability of the predicted class "
-    "as the map's best patches come first) minus the area under the deletion curve (as they go first). The table "
-    "subtracts the score of a random order, and of a Gaussian in the centre. Mosaic: the share of the map in the quadrant "
-    "that shows the class, 0.25 by chance. Head shuffled: with the weights of the classification head shuffled, a map "
-    "that explains the prediction must change; a correlation of 1 says that it did not."
+    "Attention shows where a block reads from; whether a map explains a prediction has to be measured. Patches are "
+    "left out in the order of a map. The score is the area under the insertion curve (the probability of the "
+    "predicted class as the map's best patches come first) minus the area under the deletion curve (as they go "
+    "first). The table subtracts the score of a random order, and of a Gaussian in the centre. Mosaic: the share of "
+    "the map in the quadrant that shows the class, 0.25 by chance. Head shuffled: with the weights of the "
+    "classification head shuffled, a map that explains the prediction must change; a correlation of 1 says that it "
+    "did not."
 )
 
 Rows = Sequence[Sequence[str]]
