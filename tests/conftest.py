@@ -91,6 +91,11 @@ def finished(run_folder, warm, tiny_model_folder):
     return project
 
 
+def pytest_collection_modifyitems(items):
+    """The longest tests first, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: "test_every_command_works" not in item.nodeid)
+
+
 SHARE = 3.0  # seconds that a test may take without being marked slow
 
 

@@ -69,7 +69,7 @@ class Project:
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, target)
-        for name in ("data/.gitignore", "models/.gitignore", "plots/.gitignore"):
+        for name in ("data/.gitignore", "models/.gitignore", "plots/.gitignore", "pretrained/.gitignore"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
         for name in ("tiny", "other"):

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from vit_finetune import intervals
 from vit_finetune.intervals import bootstrap, wilson
 
 Z = 1.959963984540054  # of a 95 % interval
@@ -74,3 +75,12 @@ def test_bootstrap_of_one_value_is_that_value_and_the_same_seed_gives_the_same_i
 def test_bootstrap_refuses_values_that_have_no_mean(values, rng):
     with pytest.raises(ValueError, match="list of finite values"):
         bootstrap(np.array(values), rng)
+
+
+@pytest.mark.parametrize("hits", [0, 3, 8])
+def test_a_share_of_few_images_has_wilsons_interval_and_never_one_without_width(hits):
+    right = np.array([1.0] * hits + [0.0] * (8 - hits))
+    found = intervals.share(right)
+    assert (found.mean, found.n) == (hits / 8, 8)
+    assert (found.low, found.high) == intervals.wilson(hits, 8)
+    assert found.high - found.low > 0.25

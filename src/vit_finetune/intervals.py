@@ -29,6 +29,11 @@ class Interval(NamedTuple):
     n: int
 
 
+def share(right: NDArray[Any]) -> Interval:
+    """Share of ones among values (n,) of 0 and 1: a bootstrap of these has no width where all are the same."""
+    return Interval(float(np.mean(right)), *wilson(int(np.sum(right)), len(right)), len(right))
+
+
 def bootstrap(values: NDArray[Any], rng: np.random.Generator, resamples: int = 2000) -> Interval:
     """Percentile bootstrap of the mean (Efron 1979) of values (n,); paired if the values are differences.
 

@@ -163,6 +163,15 @@ def test_an_experiment_in_a_copy_refuses_to_train_on_fewer_classes(project):
     assert "such as horse/0.jpg" in done.stderr
 
 
+def test_weights_of_ones_own_stay_out_of_git_and_of_what_an_experiment_keeps(project):
+    weights = project.folder / "pretrained/mine/model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"large")
+    assert "pretrained/mine" not in project.git("status", "--porcelain", "--untracked-files=all")
+    tracked = project.git("ls-files", "pretrained")
+    assert "pretrained/.gitignore" in tracked
+
+
 def test_git_stays_free_of_data(finished):
     changed = finished.git("status", "--porcelain", "--untracked-files=all")
     assert not [line for line in changed.splitlines() if ".npy" in line or ".bin" in line or ".png" in line]

@@ -1,6 +1,7 @@
 """Many machines: a remote that others pull from, and jobs of a cluster that run side by side."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -93,6 +94,28 @@ def test_a_job_without_arguments_says_how_it_is_called():
     assert said.returncode == 2
     assert "tools/job.sh REPOSITORY CACHE NAME" in said.stderr
     assert "sbatch" in said.stderr
+
+
+def test_a_job_finds_the_project_in_a_folder_of_the_repository_or_says_how_to_name_it(tmp_path):
+    repository = Project(tmp_path / "larger")
+    (repository.folder / "part").mkdir(parents=True)
+    (repository.folder / "part/dvc.yaml").write_text("stages: {}\n")
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
+        repository.git(*command)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/dvc").write_text('#!/bin/sh\necho "$PWD"\n')
+    (tmp_path / "bin/dvc").chmod(0o755)
+
+    def job(**variables):
+        path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+        command = [ROOT / "tools/job.sh", repository.folder, tmp_path / "cache", "name"]
+        environment = {**os.environ, **variables, "PATH": path}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    lost = job()
+    assert lost.returncode == 1
+    assert lost.stderr.endswith("has no dvc.yaml; name the project's folder there in JOB_FOLDER\n")
+    assert {line.rpartition("/")[2] for line in job(JOB_FOLDER="part").stdout.splitlines()} == {"part"}
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ FRACTIONS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)
 
 
 def centre_prior(grid: tuple[int, int], sigma: float = 0.25) -> Tensor:
-    """A Gaussian blob in the middle, (G_h, G_w); `sigma` in widths of the image."""
+    """A Gaussian in the centre, (G_h, G_w); `sigma` in widths of the image."""
     down, across = (((torch.arange(n) + 0.5) / n - 0.5) ** 2 for n in grid)
     return torch.exp(-(down[:, None] + across[None]) / (2 * sigma**2))
 
@@ -109,8 +109,8 @@ def verdict(over_centre: Mapping[str, Interval]) -> str:
     n = max(m.n for m in over_centre.values())
     same = [name for name, m in over_centre.items() if m.low <= 0 <= m.high]
     worse = [name for name, m in over_centre.items() if m.high < 0]
-    told = f"not distinguishable from a centre prior: {', '.join(same) or 'none'}"
-    return f"On {n} images, {told}" + (f"; worse than it: {', '.join(worse)}." if worse else ".")
+    equal = f"not distinguishable from a centre prior: {', '.join(same) or 'none'}"
+    return f"On {n} images, {equal}" + (f"; worse than it: {', '.join(worse)}." if worse else ".")
 
 
 def kept_correct(

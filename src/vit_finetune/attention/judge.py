@@ -19,7 +19,7 @@ from vit_finetune.attention.pointing import quadrant_share
 from vit_finetune.attention.sample import Mosaics, Sample
 from vit_finetune.attention.sanity import randomised, rank_correlation
 from vit_finetune.attention.shape import attention_distance, corner_share, effective_patches, prefix_mass
-from vit_finetune.intervals import Interval, bootstrap
+from vit_finetune.intervals import Interval, bootstrap, share
 from vit_finetune.model.families import family_of
 
 Rng = np.random.Generator
@@ -96,7 +96,7 @@ def region_report(maker: MapMaker, pixels: Tensor, labels: Tensor, maps: Tensor,
     kept = faithfulness.kept_correct(maker.model, pixels, labels, maps, rng)
     whole = faithfulness.kept_probabilities(maker.model, pixels, torch.arange(maps[0].numel()).expand(len(maps), -1))
     kept = {"all patches": (whole.argmax(1) == labels).numpy().astype(float), **kept}
-    return per_method(kept, rng)
+    return {name: rounded(share(right)) for name, right in kept.items()}
 
 
 @torch.no_grad()
