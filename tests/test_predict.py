@@ -178,7 +178,7 @@ def test_an_image_of_another_size_is_seen_as_the_training_images_were(model, tmp
 
 def test_the_overlay_shows_the_map_of_the_predicted_class(model, images, tmp_path, call):
     """The file's name has a part of the image's, which may be too long for a file in another folder."""
-    photograph = tmp_path / f"{'ö' * 100}.png"
+    photograph = tmp_path / f"{'ö' * 120}.png"
     photograph.write_bytes((images / "0.png").read_bytes())
     status, lines, _ = call("predict", "--model", model, "--json", "--attention", tmp_path / "maps", photograph)
     assert status == 0

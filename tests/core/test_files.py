@@ -171,7 +171,10 @@ remaining = None
 
 def kill_at_zero(event, arguments):
     global remaining
-    if remaining is not None and (event in CHANGES or event == "open" and arguments[2] & os.O_WRONLY):
+    writes = event == "open" and arguments[2] & os.O_WRONLY
+    if remaining is not None and writes and ".partial" not in str(arguments[0]):
+        os._exit(3)  # an output that is written in place is half-written for a while
+    if remaining is not None and (event in CHANGES or writes):
         if remaining == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         remaining -= 1

@@ -24,6 +24,10 @@ def sizes(train, val, test, gallery=2, sample=8):
     ("edits", "message"),
     [
         (
+            [("train.shards", 4), ("runtime.processes", 3)],
+            "runtime.processes is 3: it must divide train.shards (4), whose parts of a batch the processes share",
+        ),
+        (
             [("model.name", "local-dir:/elsewhere/vit")],
             "model.name is 'local-dir:/elsewhere/vit': only below pretrained/ does a changed file rerun what it "
             "should; copy the folder there and use local-dir:pretrained/<folder>",
