@@ -6,31 +6,14 @@ import torch
 
 from tests.model.small import SMALL, randomised, split_model_of, store
 from tests.small_vits import pictures
+from tests.training.examples import plain_settings
 from vit_finetune.core.errors import UserError
 from vit_finetune.model.freezing import count_parameters, freeze
-from vit_finetune.params.train import Train
 from vit_finetune.training.loop import Trainer
 
 HEAD = {"head.weight", "head.bias"}
-PLAIN = Train(
-    epochs=1,
-    batch_size=8,
-    shards=1,
-    optimizer="adamw",
-    lr=0.003,
-    weight_decay=0.0,  # what moves, moves by its gradient
-    warmup_epochs=0,
-    label_smoothing=0.0,
-    class_weights="none",
-    grad_clip=None,
-    token_dropout=0.0,
-    brightness=0.0,
-    crop_scale=1.0,
-    randaugment=0,
-    mixup=0.0,
-    head_init="zeros",
-    probe_c=1.0,
-    patience=None,
+PLAIN = plain_settings(  # what moves, moves by its gradient
+    epochs=1, weight_decay=0.0, warmup_epochs=0, label_smoothing=0.0, grad_clip=None
 )
 
 
