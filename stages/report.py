@@ -4,7 +4,7 @@ from pathlib import Path
 
 from vit_finetune.core.files import read_csv, read_json, write_text
 from vit_finetune.core.process import run_stage
-from vit_finetune.params import read_params
+from vit_finetune.params import read_params, read_yaml
 from vit_finetune.report.figures import training_curves
 from vit_finetune.report.page import ATTENTION, TEST, TRAINING, compose, locked_versions
 from vit_finetune.style import png
@@ -14,13 +14,13 @@ PACKAGES = ("dvc", "torch", "torchvision", "timm", "numpy", "scikit-learn", "mat
 
 
 def main() -> None:
-    params = read_params()
+    params, written = read_params(), read_yaml("params.yaml")  # checked; and as it stands in the file
     pictures = {
         name: Path(f"plots/{name}.png").read_bytes() for name in (*TEST, *ATTENTION, *TRAINING) if name != "training"
     }
     pictures["training"] = png(training_curves(read_csv("plots/history.csv")))
     page = compose(
-        {"seed": {"seed": params.seed}, **params.tracked()},
+        {"seed": {"seed": params.seed}, **{section: written[section] for section in params.tracked()}},
         {name: read_json(f"metrics/{name}.json") for name in METRICS},
         pictures,
         locked_versions(Path("requirements.lock").read_text(encoding="utf-8"), PACKAGES),

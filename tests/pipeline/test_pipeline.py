@@ -314,6 +314,9 @@ def test_outputs_are_what_the_contract_says(finished):
     assert attention["blocks_captured"] == attention["blocks_total"] == 3
     assert attention["selfcheck_max_rel_err"] <= 1e-5
     assert not list(folder.rglob("*.partial"))
+    report = (folder / "report.html").read_text("utf-8")
+    assert "warmup_epochs 1, " in report  # as in params.yaml, not as the number that it becomes
+    assert "probe_c 10.0, " in report
     for name in ("metrics", "plots", "data/raw", "models/finetuned"):
         for path in (folder / name).rglob("*.*"):
             assert str(folder).encode() not in path.read_bytes(), path
