@@ -205,6 +205,7 @@ def test_the_project_may_be_a_folder_of_a_larger_repository(project, tmp_path):
     project.git("worktree", "add", "-q", "--detach", str(tmp_path / "tree"))
     shutil.copytree(tmp_path / "tree", part.folder, ignore=shutil.ignore_patterns(".git"))
     part.git("add", "-A")
+    part.git("add", "-f", "part/pretrained")
     part.git("commit", "-qm", "all")
     result = profile(part, "other")
     assert result.returncode == 0, result.stdout + result.stderr
