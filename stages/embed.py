@@ -30,7 +30,8 @@ def embed(params: Params, ranks: Ranks) -> None:
     blocks = params.section(Freeze).trainable_blocks
     device = set_up_torch(runtime.device, runtime.threads, ranks.local_rank, ranks.local_size)
     precision = resolve_precision(options.precision, device)
-    require_whole("pretrained")
+    if options.name.startswith("local-dir:"):
+        require_whole(options.name.removeprefix("local-dir:"))
     model = build_model(options.name, pretrained=options.pretrained, image_size=options.image_size, seed=params.seed)
     freeze(model, blocks)  # an error here, before the work, if there are fewer blocks
     preprocess = preprocessing(model, options.crop_pct)
