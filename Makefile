@@ -1,5 +1,5 @@
 # Each line is a command that a user could type in the activated environment (. .venv/bin/activate).
-.PHONY: help setup repro demo test test-slow test-all lint lock
+.PHONY: help setup repro demo open clean test test-slow test-all lint lock
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,6 +9,8 @@ PROFILE ?= demo
 help:
 	@echo "make repro   set up, run the default pipeline on CIFAR-10, print the results"
 	@echo "make demo    set up, run it on data and weights that are already here (PROFILE=name for another overlay)"
+	@echo "make open    show the report and the page of attention in a browser"
+	@echo "make clean   remove what interrupted runs and tools left; results and DVC's cache stay"
 	@echo "make test    set up, run the quick tests of every room"
 	@echo "make test-all  the quick tests, then the slow ones"
 	@echo "make lint    ruff and mypy"
@@ -20,6 +22,7 @@ setup: .venv/.complete
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.lock
+	@echo "installing the packages of requirements.lock; on Linux several GB, which takes a few minutes"
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	$(BIN)/python -c 'import pathlib, vl_convert; pathlib.Path(".dvc/plots/vega.js").write_text(vl_convert.javascript_bundle(vl_version="5.21"))'
@@ -32,6 +35,14 @@ repro: setup
 
 demo: setup
 	$(RUN) python -m vit_finetune.profiles $(PROFILE)
+
+open: setup
+	$(BIN)/python -m webbrowser -t "file://$(CURDIR)/report.html"
+	$(BIN)/python -m webbrowser -t "file://$(CURDIR)/attention/index.html"
+
+clean:
+	rm -rf .checkpoints .run dvc_plots .pytest_cache .mypy_cache .ruff_cache
+	find src stages tests benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 TESTS := python -m pytest -n auto --maxprocesses 4 --dist worksteal
 

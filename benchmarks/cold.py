@@ -3,7 +3,7 @@
 Four ways, each in processes of its own, one after the other, on the same model, images, blocks, batch size, learning
 rate and epochs, one plain view, without what only one of them has (token dropout, mixing):
 
-    here     python -m stages.embed, then python -m stages.train
+    here     python -m stages.adapt (without adaptation), stages.embed and stages.train
     float32  the same without bfloat16
     loop     a DataLoader with workers, timm's PIL transform, frozen parameters without gradients, AdamW, a cosine
     trainer  the Trainer of Hugging Face on the same module and transform (pip install 'transformers' 'accelerate')
@@ -183,7 +183,13 @@ def prepare(folder, settings, changes):
     os.chdir(folder)
     wanted = {"subset.train_size": settings["images"], "subset.val_size": settings["val"], "subset.test_size": 10}
     wanted |= {"freeze.trainable_blocks": settings["blocks"], "train.epochs": settings["epochs"]}
-    wanted |= {"train.warmup_epochs": 0, "attention.sample": 8, "attention.gallery": 2}
+    wanted |= {
+        "train.warmup": 0,
+        "train.min_steps": 0,
+        "adapt.epochs": 0,
+        "attention.sample": 8,
+        "attention.gallery": 2,
+    }
     values = write_params(SETTINGS | wanted | changes)
     timed("-m", "stages.subset")
     return {**settings, "batch_size": values["train"]["batch_size"], "lr": values["train"]["lr"]}
@@ -193,7 +199,7 @@ def seconds_of(way, settings):
     """From the images to a saved model in models/finetuned (here) or models/<way>."""
     if way in OWN:
         write_params({"model.precision": OWN[way]})
-        return timed("-m", "stages.embed")[0] + timed("-m", "stages.train")[0]
+        return sum(timed("-m", f"stages.{stage}")[0] for stage in ("adapt", "embed", "train"))
     seconds, epochs = timed(str(ROOT / "benchmarks/cold.py"), "--run", way, json.dumps(settings))
     left_out = settings["epochs"] * settings["images"] / settings["images_run"] - settings["epochs_run"]
     return seconds + left_out * epochs[-1]

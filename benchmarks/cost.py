@@ -53,6 +53,7 @@ def measured(line):
     settings = {"val": 500, **line}
     with tempfile.TemporaryDirectory() as place:
         prepare(Path(place), settings, {"model.image_size": line["image_size"]})
+        seconds_and_mib("adapt")  # without adaptation: what loads the model
         embed, train = seconds_and_mib("embed"), seconds_and_mib("train")
         stored = sum(path.stat().st_size for path in Path("data/embedded").glob("train*"))
         os.chdir(ROOT)

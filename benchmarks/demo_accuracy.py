@@ -8,50 +8,37 @@ test images are always the same.
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
-import torch
+from in_process import ROOT, prepare, run_stages
 from sklearn.linear_model import LogisticRegression
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "src"))
+from vit_finetune.core.device import set_up_torch
+from vit_finetune.core.files import read_csv
+from vit_finetune.data.digits import load_digits
+from vit_finetune.data.split import train_val_test
+from vit_finetune.intervals import mean, wilson
+from vit_finetune.params import check_params, read_yaml
+from vit_finetune.params.freeze import Freeze
+from vit_finetune.params.subset import Subset
+from vit_finetune.profiles import merge
 
-from vit_finetune.core.device import set_up_torch  # noqa: E402
-from vit_finetune.data.digits import load_digits  # noqa: E402
-from vit_finetune.data.split import train_val_test  # noqa: E402
-from vit_finetune.intervals import bootstrap, wilson  # noqa: E402
-from vit_finetune.model.boundary import SplitModel  # noqa: E402
-from vit_finetune.model.build import build_model, preprocessing  # noqa: E402
-from vit_finetune.model.freezing import freeze  # noqa: E402
-from vit_finetune.params import Params, check_params, read_yaml  # noqa: E402
-from vit_finetune.params.freeze import Freeze  # noqa: E402
-from vit_finetune.params.model import Model  # noqa: E402
-from vit_finetune.params.subset import Subset  # noqa: E402
-from vit_finetune.params.train import Train  # noqa: E402
-from vit_finetune.profiles import merge  # noqa: E402
-from vit_finetune.training.recipe import Recipe, TrainingData  # noqa: E402
+ALONE = {"adapt": {"epochs": 0}}  # frozen as it came
 
 
-def fine_tuned(params: Params, seed: int, data, indices, *, pretrained: bool, blocks: int) -> np.ndarray:
-    """Predicted classes of the test images."""
-    model_params = params.section(Model)
-    model = build_model(model_params.name, pretrained=pretrained, image_size=model_params.image_size, seed=seed)
-    preprocess = preprocessing(model, model_params.crop_pct)
-    model.reset_classifier(len(data.classes))
-    torch.nn.init.zeros_(model.head.weight)
-    torch.nn.init.zeros_(model.head.bias)
-    freeze(model, blocks)
-    split_model = SplitModel(model, blocks, preprocess, torch.device("cpu"), torch.float32)
-    stored, labels = {}, {}
+def fine_tuned(overlay, seed: int, data, indices, changes) -> np.ndarray:
+    """Predicted classes of the test images, of the pipeline's own stages."""
+    splits = {}
     for split, rows in indices.items():
         part = "test" if split == "test" else "train"
-        images = torch.from_numpy(data.images[part][rows])
-        stored[split] = torch.cat([split_model.tokens(some) for some in images.split(64)])
-        labels[split] = torch.from_numpy(data.labels[part][rows])
-    recipe = Recipe(params.section(Train), seed, params.section(Freeze).layer_decay)
-    recipe.train(split_model, TrainingData([stored["train"]], labels["train"], stored["val"], labels["val"]))
-    return split_model.predict(stored["test"]).argmax(1).numpy()
+        splits[split] = data.images[part][rows], data.labels[part][rows]
+    with tempfile.TemporaryDirectory() as place:
+        prepare(Path(place), splits, data.classes, merge(merge(overlay, {"seed": seed}), changes))
+        run_stages(Path(place), "adapt", "embed", "train", "evaluate")
+        rows = read_csv(Path(place) / "plots/predictions.csv")
+    return np.array([data.classes.index(row["predicted"]) for row in rows])
 
 
 def pixel_regression(data, indices) -> np.ndarray:
@@ -75,9 +62,9 @@ def main() -> None:
     sizes, blocks = params.section(Subset), int(params.section(Freeze).trainable_blocks)
     data = load_digits()
     methods = {
-        f"shipped ViT, {blocks} blocks and head trained": {"pretrained": True, "blocks": blocks},
-        "shipped ViT, head alone": {"pretrained": True, "blocks": 0},
-        "random frozen ViT, head alone": {"pretrained": False, "blocks": 0},
+        f"shipped ViT, last {blocks} blocks trained": {},
+        "shipped ViT, head alone": {"freeze": {"trainable_blocks": 0}, **ALONE},
+        "random frozen ViT, head alone": {"freeze": {"trainable_blocks": 0}, "model": {"pretrained": False}, **ALONE},
         "logistic regression on pixels": None,
     }
     hits: dict[str, list[np.ndarray]] = {name: [] for name in methods}
@@ -88,7 +75,7 @@ def main() -> None:
             found = (
                 pixel_regression(data, indices)
                 if options is None
-                else fine_tuned(params, seed, data, indices, **options)
+                else fine_tuned(overlay, seed, data, indices, options)
             )
             hits[name].append(found == truth)
             print(f"seed {seed}: {name}: {hits[name][-1].mean():.4f}", file=sys.stderr, flush=True)
@@ -100,7 +87,7 @@ def main() -> None:
     for name, found in hits.items():
         by_seed, by_image = np.mean(found, axis=1), np.mean(found, axis=0)
         low, high = wilson(round(by_image.mean() * n), n)
-        change = bootstrap(by_image - bar, np.random.default_rng(0))
+        change = mean(by_image - bar)
         margin = f"{change.mean:+.3f} [{change.low:+.3f}, {change.high:+.3f}]"
         spread = f"{by_seed.min():.4f} to {by_seed.max():.4f}"
         print(f"| {name} | {by_image.mean():.4f} | [{low:.3f}, {high:.3f}] | {spread} | {margin} |")

@@ -28,6 +28,7 @@ from vit_finetune.model.saved import load_model
 from vit_finetune.params import read_params
 from vit_finetune.params.train import Train
 from vit_finetune.training.loop import Trainer, make_optimizer
+from vit_finetune.training.settings import Settings
 
 PLAIN = {"batch_size": 64, "token_dropout": 0.0, "mixup": 0.0, "label_smoothing": 0.0, "grad_clip": None}
 CPU = torch.device("cpu")
@@ -79,7 +80,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="here")
     args = parser.parse_args()
-    settings = read_params().section(Train).model_copy(update=PLAIN)
+    settings = Settings("train", epochs=1, lr=read_params().section(Train).lr, **PLAIN)
     images, labels = (
         np.array(array[: args.images]) for array in read_split("data/subset", "train", "images", "labels")
     )
@@ -94,7 +95,7 @@ def main():
         transform = create_transform(**resolve_model_data_config(model), is_training=False)
         data = Photographs(images, torch.from_numpy(labels), transform)
         loader = DataLoader(data, settings.batch_size, shuffle=True, num_workers=2, persistent_workers=True)
-        loop = partial(loop_epoch, model, loader, make_optimizer(model, settings, 1.0))
+        loop = partial(loop_epoch, model, loader, make_optimizer(model, settings))
 
         stored = None
 

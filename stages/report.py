@@ -15,10 +15,14 @@ PACKAGES = ("dvc", "torch", "torchvision", "timm", "numpy", "scikit-learn", "mat
 
 def main() -> None:
     params, written = read_params(), read_yaml("params.yaml")  # checked; and as it stands in the file
-    pictures = {
-        name: Path(f"plots/{name}.png").read_bytes() for name in (*TEST, *ATTENTION, *TRAINING) if name != "training"
+    curves = {
+        "training": training_curves(read_csv("plots/history.csv"), "Training from stored activations"),
     }
-    pictures["training"] = png(training_curves(read_csv("plots/history.csv")))
+    if adaptation := read_csv("plots/adaptation.csv"):
+        curves["adaptation"] = training_curves(adaptation, "Adaptation of the whole backbone")
+    drawn = {"training", "adaptation"}
+    pictures = {name: Path(f"plots/{name}.png").read_bytes() for name in {*TEST, *ATTENTION, *TRAINING} - drawn}
+    pictures |= {name: png(picture) for name, picture in curves.items()}
     page = compose(
         {"seed": {"seed": params.seed}, **{section: written[section] for section in params.tracked()}},
         {name: read_json(f"metrics/{name}.json") for name in METRICS},

@@ -1,4 +1,4 @@
-"""train: data/embedded, models/pretrained, labels -> models/finetuned, metrics/train.json, plots/history.csv"""
+"""train: data/embedded, models/adapted, labels -> models/finetuned, metrics/train.json, plots/history.csv"""
 
 from vit_finetune.activations.files import MANIFEST, require_weights, split_model_of
 from vit_finetune.core.checkpoints import checkpoint_folder, forget_checkpoints
@@ -11,8 +11,10 @@ from vit_finetune.model.saved import load_model, save_model
 from vit_finetune.params import Params, read_params
 from vit_finetune.params.freeze import Freeze
 from vit_finetune.params.train import Train
+from vit_finetune.training.adaptation import RECORD
 from vit_finetune.training.recipe import Recipe, read_training_data
 from vit_finetune.training.results import epoch_bar, history_rows, summary
+from vit_finetune.training.settings import Settings
 
 
 def main() -> None:
@@ -24,11 +26,12 @@ def main() -> None:
 def train(params: Params, ranks: Ranks) -> None:
     """What each of the processes does: its own shards of every batch; the first one writes."""
     settings, freezing, runtime = params.section(Train), params.section(Freeze), params.runtime
-    recipe = Recipe(settings, params.seed, freezing.layer_decay, ranks)
+    options = Settings("train", layer_decay=freezing.layer_decay, **settings.model_dump())
+    recipe = Recipe(options, params.seed, ranks)
     device = set_up_torch(runtime.device, runtime.threads, ranks.local_rank, ranks.local_size)
     manifest, dataset = read_json(f"data/embedded/{MANIFEST}"), read_json("data/subset/dataset.json")
     data = read_training_data("data/embedded", "data/subset", manifest)
-    model = load_model("models/pretrained", num_classes=len(dataset["classes"]))
+    model = load_model("models/adapted", num_classes=len(dataset["classes"]))
     require_weights(model, manifest)
     freeze(model, freezing.trainable_blocks, freezing.parameters)
     split_model = split_model_of(model, manifest, device)
@@ -38,14 +41,14 @@ def train(params: Params, ranks: Ranks) -> None:
 
     labels = digest(data.labels.numpy(), data.val_labels.numpy())
     checkpoint = checkpoint_folder("train", params.seed, freezing.model_dump(), settings.model_dump(), manifest, labels)
-    with epoch_bar(settings.epochs) as show:
-        history = recipe.train(split_model, data, checkpoint=checkpoint / "last.pt", after_epoch=show)
+    with epoch_bar(options, len(data.labels)) as show:
+        history = recipe.train(split_model, data, checkpoint / "last.pt", show)
     ranks.wait()
     if ranks.first:
         with new_folder("models/finetuned") as folder:
             save_model(model.cpu(), folder, split_model.preprocess, dataset)
         write_csv("plots/history.csv", history_rows(history))
-        metrics = summary(history, data, model, manifest, ignored)
+        metrics = summary(history, data, model, manifest, read_json(f"models/adapted/{RECORD}"), ignored)
         write_json("metrics/train.json", metrics)
         for sign in metrics["warnings"][len(ignored) :]:
             print(f"train: warning: {sign}")

@@ -21,10 +21,14 @@ TINY = {
     "subset.test_size": 40,
     "model.name": "local-dir:pretrained/tiny",
     "model.precision": "float32",  # the same on every machine
+    "adapt.epochs": 1,
+    "adapt.min_steps": 0,
+    "adapt.batch_size": 20,
     "freeze.trainable_blocks": 1,
     "train.epochs": 2,
+    "train.min_steps": 0,
     "train.batch_size": 20,
-    "train.probe_c": 10.0,  # so that a random network predicts with some confidence
+    "train.probe_c": 1.0,  # so that a random network predicts with some confidence
     "attention.gallery": 4,
     "attention.sample": 8,
 }

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import runpy
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,7 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.documents import template
 from tests.project import ROOT
+from vit_finetune.attention import figures
+from vit_finetune.attention.figures import contrast
+from vit_finetune.attention.maps import MapMaker
 from vit_finetune.model.build import preprocessing
 from vit_finetune.model.saved import load_model, save_model
 from vit_finetune.predict import Predictor
@@ -191,6 +196,89 @@ def test_the_overlay_shows_the_map_of_the_predicted_class(model, images, tmp_pat
     assert written == of_class[CLASSES.index(row["label"])]
     assert len(set(of_class)) == len(CLASSES)
     assert min(Image.open(io.BytesIO(written)).size) > 200
+
+
+def test_the_overlay_shows_the_class_that_is_named_alone_or_against_another(model, images, tmp_path, call):
+    def asked(*options):
+        status, lines, errors = call(
+            "predict", "--model", model, "--json", "--attention", tmp_path, *options, images / "0.png"
+        )
+        assert (status, len(lines)) == (0, 1), errors
+        return Path(json.loads(lines[0])["attention"]).read_bytes()
+
+    predictor = Predictor(model, "cpu")
+    read = predictor.read("0", images / "0.png", draw=True)
+    first, second, third = predictor.probabilities([read.pixels])[0].argsort(descending=True).tolist()
+    names = [CLASSES[k] for k in (first, second, third)]
+    assert asked("--class", names[2]) == predictor.overlay(read, third)
+    assert asked("--class", names[2], "--against", names[1]) == predictor.overlay(read, third, second)
+    assert asked("--against", names[2]) == predictor.overlay(read, first, third)
+    assert asked("--against", names[0]) == predictor.overlay(read, second, first)  # not against itself
+    assert len({predictor.overlay(read, *pair) for pair in ((0,), (0, 1), (1, 0), (0, 2))}) == 4
+
+
+def test_the_command_of_the_how_to_draws_one_class_against_another(model, images, tmp_path, call):
+    (line,) = template("--against dog", {"photo.png": images / "0.png", "overlays": tmp_path / "maps"})
+    python, flag, module, *options = shlex.split(line)
+    assert [python, flag, module] == ["python", "-m", "vit_finetune.predict"]
+    status, _, errors = call("predict", "--model", model, *options)
+    assert status == 0, errors
+    predictor = Predictor(model, "cpu")
+    read = predictor.read("0", images / "0.png", draw=True)
+    assert (tmp_path / "maps/0000-0.png").read_bytes() == predictor.overlay(read, 0, 1)
+
+
+def test_what_is_drawn_of_two_classes_is_the_first_against_the_second(model, images, monkeypatch):
+    seen = {}
+
+    def draw(image, painted, label, against):
+        seen[label, against] = np.unique(painted[np.isfinite(painted)])
+        return contrast(image, painted, label, against)
+
+    monkeypatch.setattr(figures, "contrast", draw)
+    predictor = Predictor(model, "cpu")
+    read = predictor.read("0", images / "0.png", draw=True)
+    predictor.overlay(read, 2, 1)
+    maps = MapMaker(predictor.model).maps(predictor.pixels([read.pixels]), torch.tensor([2]), torch.tensor([1]))
+    np.testing.assert_allclose(seen["owl", "dog"], np.unique(maps["relevance"].numpy()), rtol=1e-5)
+
+
+def test_the_picture_of_a_contrast_names_both_classes_and_has_one_scale_for_both():
+    painted = np.full((8, 8), np.nan)
+    painted[2:6, 2:4], painted[2:6, 4:6] = 2.0, -1.0
+    figure = contrast(np.zeros((8, 8, 3), np.uint8), painted, "cat", "dog")
+    axes, bar = figure.axes
+    assert figure.get_suptitle() == "Yellow speaks for cat, blue for dog"
+    assert [label.get_text() for label in bar.get_yticklabels()] == ["dog", "neither", "cat"]
+    shown = axes.images[-1]
+    assert (shown.norm.vmin, shown.norm.vmax) == (-1, 1)
+    np.testing.assert_allclose(shown.get_array().filled(np.nan), painted / 2)
+
+
+def test_a_contrast_of_nothing_is_drawn_as_nothing():
+    shown = contrast(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8)), "cat", "dog").axes[0].images[-1]
+    assert not shown.get_array().any()
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (["--class", "cow"], "--class is cow, which is no class of the model; use one of: cat, dog, owl"),
+        (["--against", "cow"], "--against is cow, which is no class of the model; use one of: cat, dog, owl"),
+        (["--class", "owl", "--against", "owl"], "--class and --against are both owl; name two classes"),
+    ],
+)
+def test_a_class_that_cannot_be_drawn_is_one_line(model, images, tmp_path, call, options, error):
+    status, lines, errors = call("predict", "--model", model, "--attention", tmp_path / "maps", *options, images)
+    assert (status, lines, errors) == (1, [], [f"predict: {error}"])
+    assert not (tmp_path / "maps").exists()
+
+
+@pytest.mark.parametrize("option", ["--class", "--against"])
+def test_a_class_without_a_folder_to_draw_to_is_one_line(model, images, call, option):
+    status, lines, errors = call("predict", "--model", model, option, "owl", images)
+    assert (status, lines) == (1, [])
+    assert errors == ["predict: --class and --against say what --attention draws; name a folder with --attention"]
 
 
 @pytest.mark.slow

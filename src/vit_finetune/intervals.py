@@ -30,19 +30,25 @@ class Interval(NamedTuple):
 
 
 def share(right: NDArray[Any]) -> Interval:
-    """Share of ones among values (n,) of 0 and 1: a bootstrap of these has no width where all are the same."""
+    """Share of ones among values (n,) of 0 and 1: Student's has no width where all are the same."""
     return Interval(float(np.mean(right)), *wilson(int(np.sum(right)), len(right)), len(right))
 
 
-def bootstrap(values: NDArray[Any], rng: np.random.Generator, resamples: int = 2000) -> Interval:
-    """Percentile bootstrap of the mean (Efron 1979) of values (n,); paired if the values are differences.
+def mean(values: NDArray[Any]) -> Interval:
+    """Mean of values (n,) with Student's t interval (Student 1908); paired if the values are differences.
+
+    The values are independent. If few and skewed, it holds less often than LEVEL (`benchmarks/intervals.py`). The
+    ends may lie outside the range of the values. Equal values give a width of zero, which says only that no two of
+    them differed; for ones and zeros take `share`.
 
     Raises:
-        ValueError: no values, or one that is not finite.
+        ValueError: fewer than two values, which say nothing of their spread, or one that is not finite.
     """
+    from scipy.special import stdtrit
+
     values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1 or not values.size or not np.isfinite(values).all():
-        raise ValueError(f"an interval needs a list of finite values; got shape {values.shape}")
-    means = values[rng.integers(len(values), size=(resamples, len(values)))].mean(axis=1)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(values.mean()), float(low), float(high), len(values))
+    if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
+        raise ValueError(f"an interval needs a list of two or more finite values; got shape {values.shape}")
+    n, centre = len(values), float(values.mean())
+    half = float(stdtrit(n - 1, (1 + LEVEL) / 2) * values.std(ddof=1) / np.sqrt(n))
+    return Interval(centre, centre - half, centre + half, n)

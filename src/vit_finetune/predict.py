@@ -61,9 +61,18 @@ class Predictor:
         """(B, K), on the CPU."""
         return self.model(self.pixels(images)).softmax(dim=1).cpu()
 
-    def overlay(self, photograph: Photograph, label: int) -> bytes:
-        """A picture (PNG) of the image as the model saw it and of what speaks for a class (Chefer et al. 2021)."""
-        from vit_finetune.attention.figures import overlay
+    def index(self, key: str, name: str | None) -> int | None:
+        """The class of that name, None for None (UserError that names the key)."""
+        if name is not None and name not in self.classes:
+            raise UserError(f"{key} is {name}, which is no class of the model; use one of: {', '.join(self.classes)}")
+        return None if name is None else self.classes.index(name)
+
+    def overlay(self, photograph: Photograph, label: int, against: int | None = None) -> bytes:
+        """A picture (PNG) of the image as the model saw it and of what speaks for a class (Chefer et al. 2021).
+
+        With `against`, a second class: of what speaks for the one and for the other.
+        """
+        from vit_finetune.attention.figures import contrast, overlay
         from vit_finetune.attention.gallery import painted_share
         from vit_finetune.attention.maps import MapMaker
         from vit_finetune.attention.pixels import PixelGrid
@@ -71,8 +80,13 @@ class Predictor:
 
         assert photograph.seen is not None
         maker, size = MapMaker(self.model), photograph.seen.shape[:2]
-        relevance = maker.maps(self.pixels([photograph.pixels]), torch.tensor([label]))["relevance"][0]
-        painted = painted_share(relevance, PixelGrid(size, size, self.preprocess.input_size, maker.layout.grid))
+        asked = [torch.tensor([k], device=self.device) for k in (label, against) if k is not None]
+        relevance = maker.maps(self.pixels([photograph.pixels]), *asked)["relevance"][0]
+        grid = PixelGrid(size, size, self.preprocess.input_size, maker.layout.grid)
+        if against is not None:
+            painted = grid.paint(relevance.cpu().numpy(), size=grid.resized)
+            return png(contrast(photograph.seen, painted, self.classes[label], self.classes[against]))
+        painted = painted_share(relevance, grid)
         return png(overlay(photograph.seen, painted, self.classes[label], unit="share of its maximum"))
 
 
@@ -113,10 +127,31 @@ def describe(name: str, probabilities: torch.Tensor, classes: Sequence[str], top
     return {"image": name, **ranked[0], "top": ranked}
 
 
+def explained_class(probabilities: torch.Tensor, label: int | None, against: int | None) -> int:
+    """The class of which a picture is drawn: `label`, or of (K,) the most probable that is not `against`."""
+    if label is not None:
+        return label
+    others = probabilities.clone()
+    if against is not None:
+        others[against] = -1
+    return int(others.argmax())
+
+
+def asked_classes(args: argparse.Namespace, predictor: Predictor) -> tuple[int | None, int | None]:
+    """The classes of --class and --against (UserError for a name that is wrong, or equal ones)."""
+    label, against = predictor.index("--class", args.label), predictor.index("--against", args.against)
+    if label is not None and label == against:
+        raise UserError(f"--class and --against are both {args.label}; name two classes")
+    return label, against
+
+
 def run(args: argparse.Namespace) -> list[str]:
     """Print a line for each image, and return what could not be read."""
     unreadable: list[str] = []
+    if not args.attention and (args.label or args.against):
+        raise UserError("--class and --against say what --attention draws; name a folder with --attention")
     predictor = Predictor(Path(args.model), args.device)
+    label, against = asked_classes(args, predictor)
     images, number = read_images(predictor, args.images, bool(args.attention), unreadable), count()
     while batch := list(islice(images, BATCH)):
         probabilities = predictor.probabilities([image.pixels for image in batch])
@@ -125,7 +160,8 @@ def run(args: argparse.Namespace) -> list[str]:
             if args.attention:
                 stem = Path(image.name).stem[:LONGEST_STEM]
                 answer["attention"] = str(Path(args.attention) / f"{next(number):04}-{stem}.png")
-                write_bytes(answer["attention"], predictor.overlay(image, int(row.argmax())))
+                drawn = explained_class(row, label, against)
+                write_bytes(answer["attention"], predictor.overlay(image, drawn, against))
             shown = ", ".join(f"{entry['label']} {entry['probability']:.3f}" for entry in answer["top"])
             print(json.dumps(answer) if args.json else f"{image.name}: {shown}", flush=True)
     return unreadable
@@ -144,7 +180,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--model", default="models/finetuned", help="folder of the trained model (%(default)s)")
     made.add_argument("--top", type=at_least_one, default=3, help="classes to show, most probable first (%(default)s)")
     made.add_argument("--json", action="store_true", help="a JSON object for each image, one to a line")
-    made.add_argument("--attention", metavar="FOLDER", help="also draw there what speaks for the predicted class")
+    made.add_argument("--attention", metavar="FOLDER", help="also draw there what speaks for a class")
+    made.add_argument("--class", dest="label", metavar="NAME", help="class that is drawn (default: the predicted one)")
+    made.add_argument("--against", metavar="NAME", help="a second class: also draw what speaks for it instead")
     made.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="(%(default)s)")
     return made
 

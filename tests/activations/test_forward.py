@@ -159,5 +159,5 @@ def test_activations_are_used_with_the_model_that_made_them_split_where_they_wer
     require_weights(tiny_vit, manifest)
     with torch.no_grad():
         tiny_vit.norm.bias[0] += 1
-    with pytest.raises(UserError, match="models/pretrained is not the model that data/embedded was made with"):
+    with pytest.raises(UserError, match="models/adapted is not the model that data/embedded was made with"):
         require_weights(tiny_vit, manifest)

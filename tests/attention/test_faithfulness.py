@@ -236,7 +236,7 @@ def test_margins_are_paired_by_image(rng):
         name: Curves((0.0, 1.0), np.zeros((50, 2)), np.stack([base + more] * 2, axis=1))
         for name, more in (("centre", 0.0), ("better", 0.1))
     }
-    found = margins(curves, "centre", rng)
+    found = margins(curves, "centre")
     assert [*found] == ["better"]
     assert (found["better"].low, found["better"].high) == pytest.approx((0.1, 0.1))
 

@@ -30,7 +30,7 @@ def maker() -> MapMaker:
 def test_bands_hold_mean_and_interval_at_each_fraction():
     values = np.random.default_rng(0).random((30, len(FRACTIONS)))
     curves = {"rollout": Curves(FRACTIONS, values, 1 - values)}
-    bands = curve_bands(curves, np.random.default_rng(1))
+    bands = curve_bands(curves)
     np.testing.assert_allclose(bands["deletion"]["rollout"][0], values.mean(0))
     np.testing.assert_allclose(bands["insertion"]["rollout"][0], 1 - values.mean(0))
     assert (bands["deletion"]["rollout"][1] < values.mean(0)).all()
@@ -45,7 +45,7 @@ def test_bands_hold_mean_and_interval_at_each_fraction():
 
 def test_the_mosaic_share_is_that_of_the_class_and_the_quadrant_asked_for(maker):
     mosaics = Mosaics(pictures(maker.model, 7), torch.arange(7) % 3, torch.tensor([3, 0, 2, 1, 1, 2, 3]))
-    found = mosaic_report(maker, mosaics, np.random.default_rng(0))
+    found = mosaic_report(maker, mosaics)
     assert set(found) == set(METHODS)
     for name in ("relevance", "LeGrad", "rollout"):
         shares = []

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import timm
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tests.small_vits import SMALL, build, pictures
 from vit_finetune.attention import maps
+from vit_finetune.attention.capture import attention_gradients, capture
 from vit_finetune.attention.maps import MapMaker, readout_maps
 from vit_finetune.model.families import token_layout
 
@@ -223,3 +225,85 @@ def test_a_map_maker_follows_its_settings_in_batches_of_any_size(name):
     assert [*found] == [*expected] == [*maps.METHODS]
     for method, values in expected.items():
         torch.testing.assert_close(found[method], layout.to_grid(values), rtol=1e-3, atol=1e-6)
+
+
+# One class against another
+
+
+class Averager(nn.Module):
+    """One block, one head: token 0 reads the values (1, 3, T, 2) of three tokens, and the head weighs what it read."""
+
+    weights = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-1.0, 1.0]])  # of classes 0, 1, 2
+
+    class Block(nn.Module):
+        def forward(self, values: Tensor) -> Tensor:
+            return F.scaled_dot_product_attention(torch.zeros_like(values), values, values)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(self.Block())
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.blocks(values)[:, 0, 0] @ self.weights.T
+
+
+@pytest.fixture(scope="module")
+def maker() -> MapMaker:
+    return MapMaker(build("vit_small_patch14_reg4_dinov2"), batch_size=2)
+
+
+def test_the_gradient_of_a_contrast_worked_out_by_hand():
+    """d logit_k / d P[0, j] = w_k . v_j, so class 0 against class 1 has v_j0 - 2 v_j1; P is uniform."""
+    values = torch.tensor([[1.0, 2.0], [5.0, 1.0], [4.0, 2.0]]).expand(1, 1, 3, 2)
+    found = attention_gradients(Averager(), values, torch.tensor([0]), torch.tensor([1]))
+    expected = torch.tensor([[-3.0, 3.0, 0.0], [0.0] * 3, [0.0] * 3])
+    torch.testing.assert_close(found.grads[0, 0, 0], expected)
+    torch.testing.assert_close(found.attn, torch.full_like(found.attn, 1 / 3))
+    readout = torch.eye(3)[0]
+    signed = maps.chefer(found.attn, found.grads, readout) - maps.chefer(found.attn, -found.grads, readout)
+    torch.testing.assert_close(signed, torch.tensor([[-1.0, 1.0, 0.0]]))
+
+
+def test_the_gradient_of_a_contrast_is_the_difference_of_those_of_its_classes(maker):
+    images, one, other = pictures(maker.model, 3), torch.tensor([1, 4, 0]), torch.tensor([2, 0, 3])
+    both, first, second = (maker.gradients(images, *asked) for asked in ((one, other), (one,), (other,)))
+    assert both.grads.abs().amax() > 1e-3
+    torch.testing.assert_close(both.grads, first.grads - second.grads, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(both.block_grads, first.block_grads - second.block_grads, rtol=1e-3, atol=1e-6)
+
+
+def test_a_contrast_is_signed_by_the_order_of_its_classes_and_nothing_for_a_class_against_itself(maker):
+    images, one, other = pictures(maker.model, 3), torch.tensor([1, 4, 0]), torch.tensor([2, 0, 3])
+    found, swapped, same = (maker.maps(images, *asked) for asked in ((one, other), (other, one), (one, one)))
+    for method, signed in found.items():
+        assert torch.equal(signed, -swapped[method])
+        assert not same[method].any()
+        if method in maps.CLASS_AGNOSTIC:
+            assert not signed.any()
+        else:
+            assert (signed > 0).flatten(1).any(dim=1).all()
+            assert (signed < 0).flatten(1).any(dim=1).all()
+
+
+def test_a_contrast_is_the_map_of_one_side_minus_that_of_the_other(maker):
+    images, one, other = pictures(maker.model), torch.tensor([1, 4]), torch.tensor([2, 0])
+    found, layout = maker.maps(images, one, other), maker.layout
+    sides = [maker.gradients(images, *asked) for asked in ((one, other), (other, one))]
+    relevance, other_relevance = (layout.to_grid(maps.chefer(s.attn, s.grads, maker.readout(s))) for s in sides)
+    torch.testing.assert_close(found["relevance"], relevance - other_relevance)
+    legrad = layout.to_grid(sides[0].block_grads.mean(dim=(1, 2, 3)))  # positive part minus negative part
+    torch.testing.assert_close(found["LeGrad"], legrad, rtol=1e-3, atol=1e-6)
+
+
+def test_without_a_second_class_a_map_is_that_of_the_one_logit_to_the_last_bit(maker):
+    images, classes = pictures(maker.model), torch.tensor([1, 4])
+    with torch.enable_grad(), capture(maker.model, "replace") as seen:
+        logit = maker.model(images).gather(1, classes[:, None]).sum()
+        grads = torch.stack(torch.autograd.grad(logit, seen.attn), dim=1)
+    relevance = maps.chefer(seen.stacked().detach(), grads, maker.layout.readout(None))
+    assert torch.equal(maker.maps(images, classes)["relevance"], maker.layout.to_grid(relevance))
+
+
+def test_a_contrast_needs_a_second_class_for_each_image(maker):
+    with pytest.raises(ValueError, match=r"against: shape \(1,\); use one class per image, \(2,\)"):
+        maker.gradients(pictures(maker.model), torch.tensor([1, 4]), torch.tensor([2]))

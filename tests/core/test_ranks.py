@@ -24,9 +24,8 @@ from vit_finetune.core.ranks import Ranks, side_by_side
 from vit_finetune.model.boundary import SplitModel
 from vit_finetune.model.build import preprocessing
 from vit_finetune.model.freezing import freeze
-from vit_finetune.params import read_params
-from vit_finetune.params.train import Train
-from vit_finetune.training.loop import Trainer, sum_gradients
+from vit_finetune.training.loop import Trainer
+from vit_finetune.training.settings import Settings
 
 slow = pytest.mark.slow
 
@@ -40,11 +39,16 @@ def test_the_shares_of_the_processes_are_together_everything_once_and_in_order(s
 
 
 def test_gradients_are_added_in_the_order_of_their_shards():
-    shards = [torch.tensor([1e8, 1.0, 0.5]), torch.tensor([1.0, 1.0, 0.5]), torch.tensor([-1e8, 1.0, 1.0])]
-    parameters = [nn.Parameter(torch.zeros(1, 2)), nn.Parameter(torch.zeros(1))]
-    sum_gradients(parameters, shards, Ranks())
-    assert parameters[0].grad.tolist() == [[0.0, 3.0]]  # 1e8 + 1 - 1e8 in float32; any other order gives 1
-    assert parameters[1].grad.tolist() == [2.0]
+    shards = [([[1e8, 1.0]], [0.5]), ([[1.0, 1.0]], [0.5]), ([[-1e8, 1.0]], [1.0])]
+    trainer = Trainer.__new__(Trainer)
+    unused = nn.Parameter(torch.zeros(3))
+    trainer.parameters, trainer.ranks = [nn.Parameter(torch.zeros(1, 2)), unused, nn.Parameter(torch.zeros(1))], Ranks()
+    gradients = [(torch.tensor(first), None, torch.tensor(last)) for first, last in shards]
+    losses, hits = trainer._sum_gradients((torch.tensor(0.5), torch.tensor(2), some) for some in gradients)
+    assert trainer.parameters[0].grad.tolist() == [[0.0, 3.0]]  # 1e8 + 1 - 1e8 in float32; any other order gives 1
+    assert trainer.parameters[2].grad.tolist() == [2.0]
+    assert unused.grad is None
+    assert (losses.tolist(), hits.tolist()) == ([0.5] * 3, [2] * 3)
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class ThreadRanks(Ranks):
 @pytest.mark.parametrize("size", [2, 4])
 def test_training_shared_by_several_gives_the_bits_of_one(size):
     changes = {"epochs": 2, "batch_size": 8, "shards": 4, "class_weights": "balanced", "token_dropout": 0.5}
-    settings = read_params(ROOT / "params.yaml").section(Train).model_copy(update=changes)
+    settings = Settings("train", lr=0.0004, **changes)
     sizes = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
     model = timm.create_model("vit_tiny_patch16_224", num_classes=3, **sizes)
     freeze(model, 1)

@@ -4,8 +4,9 @@ import threading
 import time
 
 import pytest
+import torch
 
-from vit_finetune.core.threads import ordered_map
+from vit_finetune.core.threads import ordered_map, side_by_side_on
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -77,3 +78,22 @@ def test_ordered_map_stops_when_its_reader_does():
     results.close()
     assert len(done) <= 5
     assert threading.active_count() < 50
+
+
+@pytest.mark.parametrize(("threads", "items", "each"), [(4, None, 1), (4, 2, 2), (3, 2, 1), (2, 8, 1), (4, 1, 4)])
+def test_cores_are_shared_out_among_the_items_of_a_cpu_and_given_back(threads, items, each):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with side_by_side_on(torch.device("cpu"), items) as mapped:
+            assert torch.get_num_threads() == each
+            assert [*mapped(str, range(9))] == list("012345678")
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_gpu_takes_one_item_after_the_other():
+    with side_by_side_on(torch.device("meta"), 5) as mapped:
+        names = {*mapped(lambda _: threading.current_thread().name, range(5))}
+    assert names == {threading.current_thread().name}

@@ -13,7 +13,7 @@ from vit_finetune.training.loop import Trainer
 
 HEAD = {"head.weight", "head.bias"}
 PLAIN = plain_settings(  # what moves, moves by its gradient
-    epochs=1, weight_decay=0.0, warmup_epochs=0, label_smoothing=0.0, grad_clip=None
+    epochs=1, weight_decay=0.0, warmup=0.0, layer_decay=0.8, label_smoothing=0.0, grad_clip=None
 )
 
 
@@ -245,7 +245,7 @@ def test_an_epoch_changes_the_trained_parameters_and_keeps_the_bits_of_all_other
     freeze(model, blocks, parameters)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     stored = store(model, pixels, blocks)
-    Trainer(split_model_of(model, blocks), [stored], labels, PLAIN, seed=0, layer_decay=0.8).run_epoch(1)
+    Trainer(split_model_of(model, blocks), [stored], labels, PLAIN, seed=0).run_epoch(1)
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert moved == trained(model)
     assert HEAD < moved < set(before) or (parameters, blocks) == ("all", "all")

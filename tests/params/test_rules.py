@@ -24,7 +24,7 @@ def sizes(train, val, test, gallery=2, sample=8):
     ("edits", "message"),
     [
         (
-            [("train.shards", 4), ("runtime.processes", 3)],
+            [("adapt.shards", 3), ("train.shards", 4), ("runtime.processes", 3)],
             "runtime.processes is 3: it must divide train.shards (4), whose parts of a batch the processes share",
         ),
         (
@@ -68,13 +68,21 @@ def sizes(train, val, test, gallery=2, sample=8):
             [DIGITS, *sizes(10, 10, "all", sample=897)],
             "attention.sample is 897: there are 896 test images (subset.test_size)",
         ),
-        (
-            [("train.epochs", 3), ("train.warmup_epochs", 3.5)],
-            "train.warmup_epochs is 3.5: train.epochs is 3, use at most that",
+        *(
+            (
+                [*edit, (f"{section}.batch_size", 3), (f"{section}.shards", 4)],
+                f"{section}.shards is 4: a batch has 3 images, use at most that",
+            )
+            for section in ("adapt", "train")
+            for edit in ([], [FOLDER])
         ),
-        (
-            [FOLDER, ("train.epochs", 3), ("train.warmup_epochs", 3.5)],
-            "train.warmup_epochs is 3.5: train.epochs is 3, use at most that",
+        *(
+            (
+                [("runtime.processes", 2), (f"{section}.shards", 3)],
+                f"runtime.processes is 2: it must divide {section}.shards (3), whose parts of a batch the processes "
+                "share",
+            )
+            for section in ("adapt", "train")
         ),
         *(
             (
@@ -98,7 +106,7 @@ def test_a_rule_between_sections_names_the_keys_on_both_sides(edits, message):
         [CIFAR_100, *sizes(100, 49_900, 100)],
         [DIGITS, *sizes(801, 100, 896, gallery=64, sample=896)],
         [DIGITS, *sizes("all", 891, "all")],
-        [("train.epochs", 3), ("train.warmup_epochs", 3)],
+        [("adapt.batch_size", 4), ("adapt.shards", 4), ("runtime.processes", 4)],
         [("freeze.trainable_blocks", 0), ("freeze.parameters", "all")],
         [("freeze.trainable_blocks", 1), ("freeze.parameters", "norms")],
         [("freeze.trainable_blocks", "all"), ("freeze.parameters", ["*.bias"])],

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training.examples import PLAIN
+from tests.training.examples import plain_settings
 from tests.training.test_loop import losses_of_the_usual_loop, losses_of_trainer
 from vit_finetune.core.errors import UserError
 from vit_finetune.model.boundary import SplitModel, run_prefix
@@ -41,7 +41,7 @@ def test_real_losses_from_stored_activations_are_those_of_the_full_network(
     images_and_labels, blocks, dtype, tolerance, monkeypatch
 ):
     images, labels = images_and_labels
-    settings = PLAIN.model_copy(update={"lr": 0.0003})
+    settings = plain_settings(lr=0.0003)
     model, naive = pretrained_model(), pretrained_model()
     pixels = preprocessing(model, 1.0)(images)
     freeze(naive, blocks)

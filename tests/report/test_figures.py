@@ -23,12 +23,12 @@ def history(epochs):
 
 @pytest.mark.parametrize("epochs", [1, 4, 100])
 def test_the_curves_draw_for_few_and_many_epochs(epochs):
-    assert_draws(training_curves(history(epochs)))
+    assert_draws(training_curves(history(epochs), "Training"))
 
 
 def test_the_curves_mark_the_best_epoch_and_are_drawn_from_the_texts_of_a_csv_too():
     rows = [{key: str(value) for key, value in row.items()} for row in history(6)]
-    axes = training_curves(rows).axes
+    axes = training_curves(rows, "Training").axes
     best, train, val = axes[1].lines
     assert set(best.get_xdata()) == {3}
     assert val.get_ydata() == pytest.approx([row["val_accuracy"] for row in history(6)])

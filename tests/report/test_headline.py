@@ -4,11 +4,13 @@ from vit_finetune.report.headline import headline, interval, maps_judged, table,
 
 METRICS = {
     "train": {
+        "parameters_adapted": 5_000,
         "parameters_trainable": 446_410,
         "parameters_frozen": 5_080_000,
         "best_epoch": 3,
         "epochs": 20,
         "val_accuracy": 0.91237,
+        "probe_accuracy": 0.9,
     },
     "evaluation": {
         "accuracy": 0.90318,
@@ -32,8 +34,9 @@ def test_every_headline_number_is_that_of_the_metrics():
         "macro F1": "0.9027",
         "negative log-likelihood": "0.3002",
         "calibration error": "0.0123",
+        "adapted parameters": "5,000 of 5,526,410, before they were frozen",
         "trained parameters": "446,410 of 5,526,410",
-        "best epoch": "3 of 20, validation accuracy 0.9124",
+        "best epoch": "3 of 20, validation accuracy 0.9124, of the probe before it 0.9000",
         "attention self-check": "1.1e-06 relative, all 12 blocks",
     }
 

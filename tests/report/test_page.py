@@ -16,7 +16,7 @@ from vit_finetune.report.page import ATTENTION, TEST, TRAINING, compose, in_yaml
 from vit_finetune.style import png
 
 HISTORY = [{"epoch": 1, "train_loss": 1.0, "val_loss": 0.9, "train_accuracy": 0.5, "val_accuracy": 0.6, "lr": 0.1}]
-PICTURE = png(training_curves(HISTORY))
+PICTURE = png(training_curves(HISTORY, "Training"))
 PICTURES = dict.fromkeys([*TEST, *ATTENTION, *TRAINING], PICTURE)
 PARAMS = {
     "seed": {"seed": 0},

@@ -1,38 +1,31 @@
 """Settings, data and models that the tests of training share. Images are already pixels: nothing preprocesses them."""
 
+from dataclasses import replace
+
 import timm
 import torch
 
 from vit_finetune.model.boundary import SplitModel, run_prefix
 from vit_finetune.model.freezing import freeze
-from vit_finetune.params.train import Train
 from vit_finetune.training.recipe import TrainingData
+from vit_finetune.training.settings import Settings
 
-PLAIN = Train(
+PLAIN = Settings(
+    section="train",
     epochs=4,
     batch_size=8,
     shards=1,
-    optimizer="adamw",
     lr=0.003,
-    weight_decay=0.05,
-    warmup_epochs=1,
-    label_smoothing=0.1,
-    class_weights="none",
-    grad_clip=1.0,
-    token_dropout=0.0,
-    brightness=0.0,
-    crop_scale=1.0,
-    randaugment=0,
+    warmup=0.25,
     mixup=0.0,
     head_init="zeros",
     probe_c=1.0,
-    patience=None,
 )
 
 
 def plain_settings(**changes):
     """`PLAIN` but for some keys."""
-    return PLAIN.model_copy(update=changes)
+    return replace(PLAIN, **changes)
 
 
 def make_data(n=40, seed=0, size=32):

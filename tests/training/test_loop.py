@@ -3,6 +3,7 @@
 import copy
 import gc
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from vit_finetune.training.loop import Trainer, balanced_weights, learning_rate,
 
 def losses_of_the_usual_loop(model, pixels, labels, settings, seed):
     """The loop that everyone writes: the whole network on every batch of every epoch."""
-    optimizer = make_optimizer(model, settings, 1.0)
+    optimizer = make_optimizer(model, settings)
     trainable = [p for p in model.parameters() if p.requires_grad]
     per_epoch = -(-len(labels) // settings.batch_size)
     losses = []
@@ -30,8 +31,8 @@ def losses_of_the_usual_loop(model, pixels, labels, settings, seed):
         order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(labels)))
         for batch in order.split(settings.batch_size):
             for group in optimizer.param_groups:
-                warmup, steps = round(settings.warmup_epochs * per_epoch), settings.epochs * per_epoch
-                group["lr"] = learning_rate(len(losses), steps, warmup, settings.lr)
+                steps = settings.epochs * per_epoch
+                group["lr"] = learning_rate(len(losses), steps, round(settings.warmup * steps), settings.lr)
             loss = F.cross_entropy(model(pixels[batch]), labels[batch], label_smoothing=settings.label_smoothing)
             optimizer.zero_grad()
             loss.backward()
@@ -227,7 +228,7 @@ def test_the_learning_rate_warms_up_then_follows_a_cosine_to_zero():
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_biases_and_norms_do_not_decay(tiny_vit, optimizer):
     freeze(tiny_vit, "all")
-    groups = make_optimizer(tiny_vit, plain_settings(optimizer=optimizer), 0.5).param_groups
+    groups = make_optimizer(tiny_vit, plain_settings(optimizer=optimizer, layer_decay=0.5)).param_groups
     for group in groups:
         assert {p.ndim > 1 for p in group["params"]} == {group["weight_decay"] == 0.05}
         assert group["weight_decay"] in (0.05, 0.0)
@@ -247,11 +248,11 @@ def distance(name):
 @pytest.mark.parametrize("blocks", [1, 2, "all"])
 def test_each_block_learns_at_the_rate_of_the_next_one_times_the_layer_decay(tiny_vit, blocks, optimizer):
     pixels, labels = make_data()
-    settings = plain_settings(optimizer=optimizer, epochs=3)
+    settings = plain_settings(optimizer=optimizer, epochs=3, layer_decay=0.6)
     stored = store(tiny_vit, pixels, blocks)
-    trainer = Trainer(split_at(tiny_vit, blocks), [stored], labels, settings, seed=0, layer_decay=0.6)
+    trainer = Trainer(split_at(tiny_vit, blocks), [stored], labels, settings, seed=0)
     row = trainer.run_epoch(2)
-    assert row["lr"] == learning_rate(9, 15, 5, settings.lr)  # the last of the second epoch's 5 steps
+    assert row["lr"] == learning_rate(9, 15, 4, settings.lr)  # the last of the second epoch's 5 steps
     rates = {id(p): group["lr"] for group in trainer.optimizer.param_groups for p in group["params"]}
     trained = {name: p for name, p in tiny_vit.named_parameters() if p.requires_grad}
     assert len(rates) == len(trained)
@@ -266,13 +267,14 @@ def with_random_head(folder):
 
 
 def test_one_step_of_plain_descent_is_shorter_by_the_layer_decay(tiny_model_folder):
-    settings = plain_settings(optimizer="sgd", epochs=1, batch_size=40, warmup_epochs=0, weight_decay=0.0)
+    settings = plain_settings(optimizer="sgd", epochs=1, batch_size=40, warmup=0.0, weight_decay=0.0)
     pixels, labels = make_data()
     steps = []
     for decay in (1.0, 0.5):
         model = with_random_head(tiny_model_folder)
         before = copy_of_weights(model)
-        Trainer(split_at(model, "all"), [pixels], labels, settings, seed=0, layer_decay=decay).run_epoch(1)
+        decayed_settings = replace(settings, layer_decay=decay)
+        Trainer(split_at(model, "all"), [pixels], labels, decayed_settings, seed=0).run_epoch(1)
         steps.append({name: p.detach() - before[name] for name, p in model.named_parameters()})
     whole, decayed = steps
     for name, step in whole.items():
@@ -317,7 +319,7 @@ def test_without_layer_decay_training_is_that_of_an_optimiser_with_two_groups(ti
 def test_layer_decay_counts_the_blocks_of_other_families_too(name, options, first):
     model = small(name, **options)
     freeze(model, "all")
-    groups = make_optimizer(model, PLAIN, 0.5).param_groups
+    groups = make_optimizer(model, plain_settings(layer_decay=0.5)).param_groups
     scales = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and name.startswith(("head.", "blocks.", first)):

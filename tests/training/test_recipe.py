@@ -1,12 +1,13 @@
 """The recipe: its probe, its epochs, the epoch it keeps, and that it goes on where it was stopped."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from tests.training.examples import (
-    PLAIN,
     copy_of_weights,
     make_data,
     plain_settings,
@@ -19,11 +20,14 @@ from vit_finetune.core.errors import UserError
 from vit_finetune.core.ranks import Ranks
 from vit_finetune.model.saved import load_model
 from vit_finetune.training import recipe as recipe_module
-from vit_finetune.training.recipe import Recipe, TrainingData, changing_views, image_cost, probe_head
+from vit_finetune.training.loop import learning_rate
+from vit_finetune.training.probe import fit_probes
+from vit_finetune.training.recipe import History, Recipe, TrainingData, changing_views, image_cost
 
 # Each epoch differs from the next in what is drawn; the rate is so high that the last epoch is not the best one.
 RANDOM = plain_settings(
-    epochs=5, lr=0.1, token_dropout=0.25, brightness=0.2, mixup=0.4, class_weights="balanced", head_init="probe"
+    **{"epochs": 5, "lr": 0.1, "token_dropout": 0.25, "brightness": 0.2, "mixup": 0.4, "layer_decay": 0.7},
+    **{"class_weights": "balanced", "head_init": "probe", "probe_c": 1e-9},  # a probe that is easily beaten
 )
 
 
@@ -44,11 +48,11 @@ def train(model, settings, *, checkpoint=None, stop_after=None):
     epochs = []
 
     def after_epoch(history):
-        epochs.append(len(history.rows))
+        epochs.append(history.epochs)
         if epochs[-1] == stop_after:
             raise Stopped
 
-    recipe = Recipe(settings, seed=3, layer_decay=0.7)
+    recipe = Recipe(settings, seed=3)
     history = recipe.train(split_at(model, 1), data_of(model), checkpoint=checkpoint, after_epoch=after_epoch)
     return history, copy_of_weights(model), epochs
 
@@ -68,7 +72,7 @@ def test_training_stopped_after_any_epoch_goes_on_to_the_same_weights_and_histor
 ):
     """Also after the last epoch, when its checkpoint was written and the process ended before the model was."""
     whole, weights, _ = train(load_model(tiny_model_folder, 3), RANDOM)
-    assert whole.best_epoch < len(whole.rows) == 5  # so the weights of the last epoch would be the wrong ones
+    assert 0 < whole.best_epoch < whole.epochs == 5  # so the weights of the last epoch would be the wrong ones
     checkpoint = tmp_path / "c" / "last.pt"
     with pytest.raises(Stopped):
         train(load_model(tiny_model_folder, 3), RANDOM, checkpoint=checkpoint, stop_after=stop_after)
@@ -81,12 +85,12 @@ def test_training_stopped_after_any_epoch_goes_on_to_the_same_weights_and_histor
 def test_a_run_stopped_after_patience_ran_out_trains_no_further_epoch_and_ends_with_the_same_model(
     tiny_model_folder, tmp_path
 ):
-    settings = RANDOM.model_copy(update={"epochs": 50, "patience": 1})
+    settings = replace(RANDOM, epochs=50, patience=1)
     whole, weights, epochs = train(load_model(tiny_model_folder, 3), settings)
-    assert len(epochs) == whole.best_epoch + 1 < 50
+    assert epochs[-1] == whole.best_epoch + 1 < 50
     checkpoint = tmp_path / "last.pt"
     with pytest.raises(Stopped):
-        train(load_model(tiny_model_folder, 3), settings, checkpoint=checkpoint, stop_after=len(epochs))
+        train(load_model(tiny_model_folder, 3), settings, checkpoint=checkpoint, stop_after=epochs[-1])
     resumed, resumed_weights, trained_again = train(load_model(tiny_model_folder, 3), settings, checkpoint=checkpoint)
     assert trained_again == []
     assert resumed.rows == whole.rows
@@ -100,7 +104,8 @@ def test_the_best_epoch_by_validation_accuracy_is_kept(tiny_vit):
     settings = plain_settings(lr=0.3, epochs=6, grad_clip=None)  # wild enough to get worse
     history, weights, _ = train(tiny_vit, settings)
     accuracies = [row["val_accuracy"] for row in history.rows]
-    assert history.best_epoch == accuracies.index(max(accuracies)) + 1
+    best = max(range(len(accuracies)), key=lambda epoch: (accuracies[epoch], -history.rows[epoch]["val_loss"]))
+    assert history.best_epoch == best
     assert min(accuracies) < max(accuracies)
     assert all(torch.equal(weights[name], value) for name, value in history.best_state.items())
     val, labels = make_data(24, seed=1)
@@ -110,7 +115,7 @@ def test_the_best_epoch_by_validation_accuracy_is_kept(tiny_vit):
 def test_patience_stops_after_so_many_epochs_without_a_better_one(tiny_vit):
     settings = plain_settings(lr=1e-9, epochs=50, patience=2)
     history, _, _ = train(tiny_vit, settings)
-    assert len(history.rows) == history.best_epoch + 2
+    assert history.epochs == history.best_epoch + 2
 
 
 def test_the_validation_loss_counts_every_image_the_same_even_with_class_weights(tiny_vit):
@@ -120,7 +125,7 @@ def test_the_validation_loss_counts_every_image_the_same_even_with_class_weights
     history = Recipe(settings, seed=0).train(split_at(tiny_vit, 0), same_for_both(stored, labels))
     with torch.no_grad():
         expected = F.cross_entropy(tiny_vit.head(stored), labels).item()
-    assert history.rows[0]["val_loss"] == pytest.approx(expected, rel=1e-5)
+    assert history.best["val_loss"] == pytest.approx(expected, rel=1e-5)
 
 
 # What is trained
@@ -139,29 +144,9 @@ def test_frozen_parameters_keep_their_bits_and_all_others_move(tiny_vit, blocks,
     split_model, stored = split_at(tiny_vit, blocks, parameters), store(tiny_vit, pixels, blocks)
     before = copy_of_weights(tiny_vit)
     settings = plain_settings(epochs=2, weight_decay=0.0)  # what moves, moves by its gradient
-    Recipe(settings, seed=0, layer_decay=0.5).train(split_model, same_for_both(stored, labels))
+    Recipe(replace(settings, layer_decay=0.5), seed=0).train(split_model, same_for_both(stored, labels))
     moved = {name for name, p in tiny_vit.named_parameters() if not torch.equal(p, before[name])}
     assert moved == {name for name, p in tiny_vit.named_parameters() if p.requires_grad}
-
-
-@pytest.mark.parametrize("class_weights", ["none", "balanced"])
-@pytest.mark.parametrize("classes", [2, 3])
-def test_the_first_head_predicts_what_scikit_learns_logistic_regression_predicts(
-    tiny_model_folder, classes, class_weights
-):
-    from sklearn.linear_model import LogisticRegression
-
-    model, generator = load_model(tiny_model_folder, num_classes=classes), np.random.default_rng(0)
-    labels = np.repeat(np.arange(classes), (50, 8, 12)[:classes])
-    features = (generator.normal(size=(len(labels), 32)) + 0.3 * labels[:, None]).astype(np.float32)
-    probe_head(model, torch.from_numpy(features), labels, c=0.5, class_weights=class_weights)
-    predicted = {}
-    for weight in (None, "balanced"):
-        regression = LogisticRegression(C=0.5, max_iter=1000, class_weight=weight)
-        predicted[weight] = regression.fit(features.astype(np.float64), labels).predict_proba(features)
-    found = model.head(torch.from_numpy(features)).softmax(1).detach()
-    np.testing.assert_allclose(found, predicted[None if class_weights == "none" else "balanced"], atol=1e-5)
-    assert np.abs(predicted[None] - predicted["balanced"]).max() > 0.05
 
 
 def test_training_starts_from_the_head_that_head_init_names(tiny_model_folder):
@@ -169,13 +154,49 @@ def test_training_starts_from_the_head_that_head_init_names(tiny_model_folder):
     heads = {}
     for head_init in ("probe", "zeros"):
         model = load_model(tiny_model_folder, 3)
-        train(model, plain_settings(epochs=1, lr=1e-9, head_init=head_init))
-        heads[head_init] = model.head.weight.detach()
-    assert heads["zeros"].abs().max() < 1e-6
+        split_model, data = split_at(model, 1), data_of(model)
+        settings = plain_settings(epochs=1, lr=1e-9, head_init=head_init, probe_c=0.02)
+        Recipe(settings, seed=0)._start(split_model, data)
+        heads[head_init] = model.head.weight.detach().clone()
+    assert heads["zeros"].abs().max() == 0
+    features = split_model.predict(data.views[0], features=True), split_model.predict(data.val, features=True)
+    _, start = fit_probes((features[0], data.labels), (features[1], data.val_labels), 0.02, "none")
+    torch.testing.assert_close(heads["probe"], start.weight, rtol=0, atol=1e-6)
+
+
+def test_epoch_0_is_the_best_probe_and_is_kept_where_training_makes_it_worse(tiny_model_folder):
     model = load_model(tiny_model_folder, 3)
     split_model, data = split_at(model, 1), data_of(model)
-    probe_head(model, split_model.predict(data.views[0], features=True), data.labels.numpy(), PLAIN.probe_c, "none")
-    torch.testing.assert_close(heads["probe"], model.head.weight.detach(), rtol=0, atol=1e-6)
+    features = split_model.predict(data.views[0], features=True), split_model.predict(data.val, features=True)
+    best, start = fit_probes((features[0], data.labels), (features[1], data.val_labels), "auto", "none")
+    assert best.c != start.c
+    before = copy_of_weights(model)
+    wrong = replace(data, labels=data.labels.roll(1))  # whatever is learned is wrong
+    recipe = Recipe(plain_settings(epochs=2, lr=0.01, head_init="probe", probe_c="auto"), seed=0)
+    history = recipe._start(split_model, data)
+    trained = recipe.train(split_model, wrong)
+    expected = (best.logits(features[1]).argmax(1) == data.val_labels).double().mean().item()
+    assert history.rows[0]["val_accuracy"] == expected
+    assert history.probe_c == best.c.item()
+    assert trained.best_epoch == 0
+    assert_same_weights({k: v for k, v in copy_of_weights(model).items() if "head" not in k},
+                        {k: v for k, v in before.items() if "head" not in k})  # fmt: skip
+
+
+def test_of_epochs_with_the_same_accuracy_the_one_with_the_lower_loss_is_kept(tiny_vit):
+    history = History()
+    for accuracy, loss in ((0.5, 1.0), (0.8, 0.9), (0.8, 0.7), (0.8, 0.7), (0.7, 0.1)):
+        history.add({"val_accuracy": accuracy, "val_loss": loss}, tiny_vit)
+    assert history.best_epoch == 2
+    assert [row["epoch"] for row in history.rows] == [0, 1, 2, 3, 4]
+
+
+def test_few_images_are_trained_for_as_many_epochs_as_make_min_steps(tiny_vit):
+    pixels, labels = make_data(12)  # two steps of eight and four images
+    stored, settings = store(tiny_vit, pixels, 1), plain_settings(epochs=2, min_steps=9)
+    history = Recipe(settings, seed=0).train(split_at(tiny_vit, 1), same_for_both(stored, labels))
+    assert history.epochs == 5
+    assert history.rows[-1]["lr"] == pytest.approx(learning_rate(9, 10, round(0.25 * 10), settings.lr))
 
 
 # Token dropout, and what the user is told

@@ -6,15 +6,16 @@ import pytest
 import torch
 from tqdm import tqdm
 
+from tests.training.examples import plain_settings
 from vit_finetune.model.freezing import freeze
 from vit_finetune.training import results
 from vit_finetune.training.recipe import History, TrainingData
 
 ROWS = [
     {"epoch": epoch, "train_loss": 1 / 3, "train_accuracy": 0.5, "lr": 0.1, "val_loss": 2 / 3, "val_accuracy": accuracy}
-    for epoch, accuracy in enumerate((0.25, 0.75, 0.5), start=1)
+    for epoch, accuracy in enumerate((0.25, 0.75, 0.5))
 ]
-HISTORY = History(ROWS, best_epoch=2)
+HISTORY = History(ROWS, best_epoch=1, probe_c=0.5)
 
 
 def test_the_history_is_rounded_to_six_digits():
@@ -27,16 +28,20 @@ def test_the_metrics_are_those_of_the_best_epoch_and_name_what_it_was_trained_on
     freeze(tiny_vit, 0)
     data = TrainingData([torch.zeros(7, 32)], torch.zeros(7), torch.zeros(3, 32), torch.arange(3))
     manifest = {"precision": "float32", "storage": "float16", "boundary": "features", "shapes": {}}
-    found = results.summary(HISTORY, data, tiny_vit, manifest, ["a setting has no effect"])
+    adapted = {"parameters_adapted": 77}
+    found = results.summary(HISTORY, data, tiny_vit, manifest, adapted, ["a setting has no effect"])
     assert found == {
+        "val_accuracy": 0.75,
+        "probe_accuracy": 0.25,
+        "probe_c": 0.5,
+        "parameters_adapted": 77,
         "parameters_trainable": 3 * 32 + 3,
         "parameters_frozen": sum(p.numel() for p in tiny_vit.parameters()) - 99,
-        "epochs": 3,
-        "best_epoch": 2,
+        "epochs": 2,
+        "best_epoch": 1,
         "train_loss": 0.333333,
         "train_accuracy": 0.5,
         "val_loss": 0.666667,
-        "val_accuracy": 0.75,
         "images": {"train": 7, "val": 3},
         "precision": "float32",
         "storage": "float16",
@@ -50,13 +55,19 @@ def test_the_bar_counts_epochs_that_an_earlier_run_trained_as_done(monkeypatch):
     monkeypatch.setattr(
         results, "progress", lambda items, label, unit, total: tqdm(items, total=total, file=shown, mininterval=0)
     )
-    with results.epoch_bar(5) as show:
-        show(HISTORY)  # three epochs, of which two came from a checkpoint
-        assert "3/5" in shown.getvalue()
-        show(History([*ROWS, ROWS[0]], best_epoch=2))
+    with results.epoch_bar(plain_settings(epochs=4), 40) as show:
+        show(HISTORY)  # the start and two epochs, which came from a checkpoint
+        assert "2/4" in shown.getvalue()
+        show(History([*ROWS, ROWS[0]], best_epoch=1))
     last = shown.getvalue().split("\r")[-1]
-    assert "4/5" in last
+    assert "3/4" in last
     assert "val_accuracy=0.250" in last
+
+
+def test_off_a_terminal_each_epoch_is_a_line(capsys):
+    with results.epoch_bar(plain_settings(epochs=4), 40) as show:
+        show(HISTORY)
+    assert capsys.readouterr().out == "train: epoch 2 of 4: train_loss 0.333, val_loss 0.667, val_accuracy 0.500\n"
 
 
 @pytest.mark.parametrize(
@@ -70,13 +81,14 @@ def test_the_bar_counts_epochs_that_an_earlier_run_trained_as_done(monkeypatch):
         ),
         ((0.5, 0.9, 0.8), (0.5, 0.5, 0.6), ["the validation loss rose throughout, from 0.500 to 0.600"]),
         ((0.9, 0.8, 0.8), (0.5, 0.6, 0.7), ["the validation loss rose throughout, from 0.500 to 0.700"]),
-        ((0.9, 0.8, 0.8), (0.5, 0.4, 0.6), ["the first of 3 epochs is the best one"]),
+        ((0.9, 0.8, 0.8), (0.5, 0.4, 0.6), []),
         ((0.9, 0.8), (0.5, 0.6), []),  # too few epochs to tell
         ((0.6, 0.5, 0.5), (0.5, 0.6, 0.7), ["the best validation accuracy, 0.600", "the validation loss rose"]),
     ],
 )
 def test_signs_that_training_did_not_work_are_named_with_the_key_to_change(accuracies, losses, warnings):
-    rows = [{"val_accuracy": a, "val_loss": b} for a, b in zip(accuracies, losses, strict=True)]
+    start = {"val_accuracy": 0.4, "val_loss": 0.1}  # of the probe, whose loss says nothing about the epochs
+    rows = [start, *({"val_accuracy": a, "val_loss": b} for a, b in zip(accuracies, losses, strict=True))]
     best = accuracies.index(max(accuracies)) + 1
     found = results.warning_signs(History(rows, best_epoch=best), torch.tensor([0, 0, 0, 1]))
     assert len(found) == len(warnings)

@@ -8,7 +8,7 @@ file, and the bytes do not depend on how many. numpy has no bfloat16, hence torc
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vit_finetune.activations.views import View
 from vit_finetune.core.errors import UserError
 from vit_finetune.model.boundary import SplitModel, to_device
 from vit_finetune.model.build import preprocessing
@@ -118,11 +119,12 @@ def map_activations(folder: str | Path, manifest: dict[str, Any], view: str) -> 
     return torch.from_file(str(path), shared=False, size=items, dtype=dtype).view(shape)
 
 
-def resident(views: list[Tensor], device: torch.device) -> list[Tensor]:
-    """The views in a GPU's memory where they take up to half of what is free there; else as they are."""
-    if device.type != "cuda" or sum(view.nbytes for view in views) > torch.cuda.mem_get_info(device)[0] / 2:
+def resident(views: Sequence[View], device: torch.device) -> Sequence[View]:
+    """Activations in a GPU's memory where they take up to half of what is free there; else, and images, as they are."""
+    stored = [view for view in views if isinstance(view, Tensor)]
+    if device.type != "cuda" or sum(view.nbytes for view in stored) > torch.cuda.mem_get_info(device)[0] / 2:
         return views
-    return [view.to(device) for view in views]
+    return [view.to(device) if isinstance(view, Tensor) else view for view in views]
 
 
 def split_model_of(model: Any, manifest: dict[str, Any], device: torch.device) -> SplitModel:
@@ -135,4 +137,4 @@ def split_model_of(model: Any, manifest: dict[str, Any], device: torch.device) -
 def require_weights(model: nn.Module, manifest: dict[str, Any]) -> None:
     """UserError unless the model has the weights that the activations of the manifest were computed with."""
     if weights_digest(model) != manifest["weights_sha256"]:
-        raise UserError("models/pretrained is not the model that data/embedded was made with; run dvc repro")
+        raise UserError("models/adapted is not the model that data/embedded was made with; run dvc repro")

@@ -14,7 +14,7 @@ from vit_finetune.activations.views import ImageView, image_loader
 from vit_finetune.core.files import digest
 from vit_finetune.core.process import progress
 from vit_finetune.core.ranks import Ranks
-from vit_finetune.core.threads import ordered_map
+from vit_finetune.core.threads import side_by_side_on
 from vit_finetune.model.boundary import SplitModel, boundary_of
 from vit_finetune.model.saved import weights_digest
 
@@ -65,10 +65,8 @@ def write_views(
     """Compute every view that the manifest names, from where an interrupted run stopped; returns their folder.
 
     Each of the processes computes its own segments of every view. On a CPU each core takes a batch of its own, on one
-    thread: this is faster than all cores on one batch, and gives the same bits on any number of cores.
+    thread, which gives the same bits on any number of cores.
     """
-    threads = torch.get_num_threads() if split_model.device.type == "cpu" else 1
-    torch.set_num_threads(1)
     folder = checkpoint / "embedded"
     files = {
         view: ActivationFile(
@@ -83,12 +81,13 @@ def write_views(
             if kept := file.shape[0] - sum(map(len, file.missing(file.segments()))):
                 print(f"embed: {view} goes on after {kept} images", flush=True)
     ranks.wait()
-    for view, file in files.items():
-        missing = file.missing(file.segments()[ranks.rank :: ranks.size])
-        batches = [batch for segment in missing for batch in file.batches(segment)]
-        source = ImageView(images[view.removesuffix("_flip")], MIRRORED[view])
-        loader = image_loader(source, batches, workers)
-        results = ordered_map(partial(activations, split_model), loader, threads)
-        file.write(missing, iter(progress(results, f"embed {view}", "batch", total=len(loader))))
+    with side_by_side_on(split_model.device) as each:
+        for view, file in files.items():
+            missing = file.missing(file.segments()[ranks.rank :: ranks.size])
+            batches = [batch for segment in missing for batch in file.batches(segment)]
+            source = ImageView(images[view.removesuffix("_flip")], MIRRORED[view])
+            loader = image_loader(source, batches, workers)
+            results = each(partial(activations, split_model), loader)
+            file.write(missing, iter(progress(results, f"embed {view}", "batch", total=len(loader))))
     ranks.wait()
     return folder

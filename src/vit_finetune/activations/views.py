@@ -17,10 +17,16 @@ class ImageView:
     images: NDArray[np.uint8]
     mirrored: bool
 
-    def __getitem__(self, rows: Sequence[int] | Tensor) -> Tensor:
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows: slice | Sequence[int] | Tensor) -> Tensor:
         """A copy, (B, H, W, 3)."""
-        taken = torch.from_numpy(self.images[np.asarray(rows)])
+        taken = torch.from_numpy(self.images[rows].copy() if isinstance(rows, slice) else self.images[np.asarray(rows)])
         return taken.flip(2) if self.mirrored else taken
+
+
+View = Tensor | ImageView  # what rows are taken from: stored activations, or images
 
 
 def image_loader(view: ImageView, batches: Sequence[range], workers: int) -> DataLoader[Tensor]:

@@ -192,7 +192,10 @@ def check(seen: Capture, tolerance: float = TOLERANCE) -> dict[str, Any]:
 
 
 class Gradients(NamedTuple):
-    """Attention and its gradients for one class per image, from one forward pass; all detached."""
+    """Attention and its gradients for one class per image, from one forward pass; all detached.
+
+    Of a contrast, the gradients are those of the difference of two logits.
+    """
 
     attn: Tensor  # (B, L, H, T, T)
     grads: Tensor  # (B, L, H, T, T), of the class logit
@@ -202,17 +205,21 @@ class Gradients(NamedTuple):
     checked: dict[str, Any]  # what `check` returns
 
 
-def attention_gradients(model: nn.Module, images: Tensor, classes: Tensor, per_block: bool = False) -> Gradients:
+def attention_gradients(
+    model: nn.Module, images: Tensor, classes: Tensor, against: Tensor | None = None, *, per_block: bool = False
+) -> Gradients:
     """Attention and the gradient of one logit with respect to it. The parameters' .grad stay as they are.
 
     Args:
         images: (B, 3, h, w).
         classes: the logit of each image, (B,); ValueError if there is not one for each.
+        against: a second class of each image, (B,), whose logit is subtracted from the first.
         per_block: also what LeGrad needs: the final norm and head read every block's own output, and the gradient of
             this early logit is taken with respect to that block's attention.
     """
-    if classes.shape != images.shape[:1]:
-        raise ValueError(f"classes are {tuple(classes.shape)}; use one class per image, ({len(images)},)")
+    for name, given in (("classes", classes), ("against", against)):
+        if given is not None and given.shape != images.shape[:1]:
+            raise ValueError(f"{name}: shape {tuple(given.shape)}; use one class per image, ({len(images)},)")
     outputs: list[Tensor] = []
     with torch.enable_grad(), capture(model, "replace") as seen, ExitStack() as hooks:
         if per_block:
@@ -223,7 +230,10 @@ def attention_gradients(model: nn.Module, images: Tensor, classes: Tensor, per_b
         checked, pooling = check(seen), seen.pooling_row()
 
         def chosen(scores: Tensor) -> Tensor:
-            return scores.gather(1, classes[:, None]).sum()  # images do not mix, so one sum serves all
+            targets = scores.gather(1, classes[:, None])
+            if against is not None:
+                targets = targets - scores.gather(1, against[:, None])
+            return targets.sum()  # images do not mix, so one sum serves all
 
         head: Any = model
         early = [

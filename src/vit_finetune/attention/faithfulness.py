@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from vit_finetune.intervals import Interval, bootstrap
+from vit_finetune.intervals import Interval, mean
 from vit_finetune.model.families import family_of
 
 Array = npt.NDArray[Any]
@@ -98,10 +98,10 @@ def deletion_insertion(
     return curves
 
 
-def margins(curves: Mapping[str, Curves], baseline: str, rng: Rng) -> dict[str, Interval]:
+def margins(curves: Mapping[str, Curves], baseline: str) -> dict[str, Interval]:
     """Score of every other map minus the score of the map `baseline`, paired by image."""
     reference = curves[baseline].score
-    return {name: bootstrap(c.score - reference, rng) for name, c in curves.items() if name != baseline}
+    return {name: mean(c.score - reference) for name, c in curves.items() if name != baseline}
 
 
 def verdict(over_centre: Mapping[str, Interval]) -> str:

@@ -85,6 +85,27 @@ def attention_montage(
 
 
 @style.styled
+def contrast(image: Array, painted: Array, label: str, against: str) -> Figure:
+    """An image (h, w, 3) and, on its grey, a signed map (h, w): light for one class, dark for the other, NaN for none.
+
+    Cividis is grey in its middle, and its ends differ on a grey printer too. As in `heat_canvas`, the scale is one that
+    a single attention sink cannot set.
+    """
+    one, other = (style.shorten(name, 24) for name in (label, against))
+    tall = image.shape[0] / image.shape[1]
+    figure, axes, _ = style.canvas(2, tall, f"Yellow speaks for {one}, blue for {other}", margin=1.25)
+    sizes = np.abs(painted[np.isfinite(painted)])
+    largest = max(float(np.percentile(sizes, 99.5) or sizes.max()), 1e-12)
+    scale = ScalarMappable(Normalize(-1, 1), "cividis")
+    bar = figure.colorbar(scale, ax=axes, extend="both", panchor=(0, 1), pad=0.015, shrink=0.8, aspect=30)
+    bar.set_ticks([-1, 0, 1], labels=[style.shorten(other, 12), "neither", style.shorten(one, 12)])
+    style.place(axes, image, 0, 0, tall)
+    style.place(axes, image.mean(axis=2, keepdims=True).repeat(3, axis=2).astype(np.uint8), 1, 0, tall)
+    style.place(axes, painted / largest, 1, 0, tall, alpha=0.6, cmap=scale.cmap, norm=scale.norm)
+    return figure
+
+
+@style.styled
 def overlay(image: Array, painted: Array, title: str, unit: str = "attention") -> Figure:
     """An image (h, w, 3) and beside it, on its grey, a map painted on the same frame (h, w), NaN where none is."""
     tall = image.shape[0] / image.shape[1]

@@ -19,7 +19,7 @@ from vit_finetune.attention.pointing import quadrant_share
 from vit_finetune.attention.sample import Mosaics, Sample
 from vit_finetune.attention.sanity import randomised, rank_correlation
 from vit_finetune.attention.shape import attention_distance, corner_share, effective_patches, prefix_mass
-from vit_finetune.intervals import Interval, bootstrap, share
+from vit_finetune.intervals import Interval, mean, share
 from vit_finetune.model.families import family_of
 
 Rng = np.random.Generator
@@ -33,8 +33,8 @@ def rounded(interval: Interval) -> dict[str, Any]:
     return {"mean": round(mean, 4), "ci95": [round(low, 4), round(high, 4)], "n": n}
 
 
-def per_method(values: Mapping[str, NDArray[Any]], rng: Rng) -> dict[str, Any]:
-    return {name: rounded(bootstrap(value, rng)) for name, value in values.items()}
+def per_method(values: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    return {name: rounded(mean(value)) for name, value in values.items()}
 
 
 def faithfulness_report(
@@ -47,12 +47,10 @@ def faithfulness_report(
         "centre": faithfulness.centre_prior(grid).expand(len(pixels), *grid),
     }
     curves = faithfulness.deletion_insertion(maker.model, pixels, targets, {**maps, **baselines}, rng)
-    over_random = faithfulness.margins(curves, "random", rng)
-    over_centre = {
-        name: margin for name, margin in faithfulness.margins(curves, "centre", rng).items() if name != "random"
-    }
+    over_random = faithfulness.margins(curves, "random")
+    over_centre = {name: margin for name, margin in faithfulness.margins(curves, "centre").items() if name != "random"}
     return {
-        "score": per_method({name: curve.score for name, curve in curves.items()}, rng),
+        "score": per_method({name: curve.score for name, curve in curves.items()}),
         "minus_random": {name: rounded(margin) for name, margin in over_random.items()},
         "minus_centre_prior": {name: rounded(margin) for name, margin in over_centre.items()},
         "verdict": faithfulness.verdict(over_centre),
@@ -62,12 +60,10 @@ def faithfulness_report(
 Bands = dict[str, dict[str, NDArray[Any]]]  # `deletion` and `insertion` -> map -> (3, F)
 
 
-def curve_bands(curves: Mapping[str, faithfulness.Curves], rng: Rng) -> Bands:
+def curve_bands(curves: Mapping[str, faithfulness.Curves]) -> Bands:
     """Mean, low and high, (3, F), of every map's curve: `deletion` and `insertion` -> map -> band."""
     return {
-        kind: {
-            name: np.array([bootstrap(v, rng)[:3] for v in getattr(curve, kind).T]).T for name, curve in curves.items()
-        }
+        kind: {name: np.clip([mean(v)[:3] for v in getattr(curve, kind).T], 0, 1).T for name, curve in curves.items()}
         for kind in ("deletion", "insertion")
     }
 
@@ -85,10 +81,10 @@ def band_rows(bands: Mapping[str, NDArray[Any]]) -> list[dict[str, float]]:
     ]
 
 
-def mosaic_report(maker: MapMaker, mosaics: Mosaics, rng: Rng) -> dict[str, Any]:
+def mosaic_report(maker: MapMaker, mosaics: Mosaics) -> dict[str, Any]:
     """Share of the positive relevance in the quadrant of the asked-for class; chance is 0.25."""
     maps = maker.maps(mosaics.pixels, mosaics.classes)
-    return per_method({name: quadrant_share(values, mosaics.quadrants) for name, values in maps.items()}, rng)
+    return per_method({name: quadrant_share(values, mosaics.quadrants) for name, values in maps.items()})
 
 
 def region_report(maker: MapMaker, pixels: Tensor, labels: Tensor, maps: Tensor, rng: Rng) -> dict[str, Any]:
@@ -123,7 +119,7 @@ def shapes_of(maker: MapMaker, pixels: Tensor) -> tuple[dict[str, Tensor], dict[
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}, checks[-1]
 
 
-def shape_report(maker: MapMaker, pretrained: nn.Module, pixels: Tensor, rng: Rng) -> tuple[dict[str, Any], Tensor]:
+def shape_report(maker: MapMaker, pretrained: nn.Module, pixels: Tensor) -> tuple[dict[str, Any], Tensor]:
     """How wide, how far and where the attention goes, block by block, and the self-check of both models.
 
     Returns the report, and the distances per head before and after, (2, L, H) in pixels of the model's input.
@@ -138,13 +134,13 @@ def shape_report(maker: MapMaker, pretrained: nn.Module, pixels: Tensor, rng: Rn
         "distance_px_minus_pretrained": (distances[1] - distances[0]).mean(dim=2),
     }
     report = {
-        name: {f"block_{b}": rounded(bootstrap(values[:, b].numpy(), rng)) for b in range(values.shape[1])}
+        name: {f"block_{b}": rounded(mean(values[:, b].numpy())) for b in range(values.shape[1])}
         for name, values in by_block.items()
     }
     return {**checked_before, "selfcheck_max_rel_err": worst, **report}, torch.stack([d.mean(dim=0) for d in distances])
 
 
-def sanity_report(maker: MapMaker, pixels: Tensor, targets: Tensor, maps: Maps, seed: int, rng: Rng) -> dict[str, Any]:
+def sanity_report(maker: MapMaker, pixels: Tensor, targets: Tensor, maps: Maps, seed: int) -> dict[str, Any]:
     """Rank correlation of each map with that of the same model after its weights are shuffled."""
     pixels, targets = pixels[:SANITY_IMAGES], targets[:SANITY_IMAGES]
     heads = family_of(maker.model).heads
@@ -153,7 +149,7 @@ def sanity_report(maker: MapMaker, pixels: Tensor, targets: Tensor, maps: Maps, 
         shuffled = randomised(maker.model, parts, torch.Generator().manual_seed(seed))
         others = replace(maker, model=shuffled).maps(pixels, targets)
         correlations = {m: rank_correlation(maps[m][:SANITY_IMAGES], others[m]) for m in METHODS}
-        report[f"{name}_shuffled"] = per_method(correlations, rng)
+        report[f"{name}_shuffled"] = per_method(correlations)
     return report
 
 
@@ -177,16 +173,16 @@ def judge(
 ) -> Judgement:
     """The whole analysis; `step` is called STEPS times, for a progress bar."""
     rng = np.random.default_rng(seed)
-    shape, distances = shape_report(maker, pretrained, sample.pixels, rng)
+    shape, distances = shape_report(maker, pretrained, sample.pixels)
     step()
     maps = maker.maps(sample.pixels, sample.predicted)
     step()
     faithful, curves = faithfulness_report(maker, sample.pixels, sample.predicted, maps, rng)
     step()
-    pointing = mosaic_report(maker, mosaics, rng)
+    pointing = mosaic_report(maker, mosaics)
     step()
     regions = region_report(maker, sample.pixels, sample.labels, maps["relevance"], rng)
-    sanity = sanity_report(maker, sample.pixels, sample.predicted, maps, seed, rng)
+    sanity = sanity_report(maker, sample.pixels, sample.predicted, maps, seed)
     step()
     report = {
         "images": len(sample.pixels),
@@ -196,7 +192,7 @@ def judge(
         "accuracy_from_patches": regions,
         "sanity_correlation": sanity,
     }
-    return Judgement(report, maps, curve_bands(curves, rng), distances)
+    return Judgement(report, maps, curve_bands(curves), distances)
 
 
 STEPS = 5

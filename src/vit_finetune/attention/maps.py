@@ -141,9 +141,9 @@ class MapMaker:
     def layout(self) -> TokenLayout:
         return token_layout(self.model)
 
-    def gradients(self, pixels: Tensor, classes: Tensor) -> Gradients:
-        """Of one batch (B, 3, h, w), for one class each, (B,)."""
-        return attention_gradients(self.model, pixels, classes, per_block=True)
+    def gradients(self, pixels: Tensor, classes: Tensor, against: Tensor | None = None) -> Gradients:
+        """Of one batch (B, 3, h, w), for one class each, (B,), or for its logit minus that of `against`, (B,)."""
+        return attention_gradients(self.model, pixels, classes, against, per_block=True)
 
     def readout(self, gradients: Gradients) -> Tensor:
         return self.layout.readout(gradients.pooling)
@@ -162,8 +162,28 @@ class MapMaker:
         }
         return {name: layout.to_grid(values) for name, values in tokens.items()}
 
-    def maps(self, pixels: Tensor, classes: Tensor) -> Maps:
-        """Every method's map of images (B, 3, h, w) for one class each, (B,), batch by batch."""
-        batches = zip(pixels.split(self.batch_size), classes.split(self.batch_size), strict=True)
-        parts = [self.maps_of(self.gradients(*batch)) for batch in batches]
+    def contrast_of(self, gradients: Gradients) -> Maps:
+        """Every method's signed map of one batch: what speaks for the class minus what speaks for the other.
+
+        The gradients are those of y = logit[class] - logit[against]. Gradient rollout, relevance (Chefer et al. 2021)
+        and LeGrad (Bousselham et al. 2025) keep positive parts, so a map of y shows the class's side alone. The map of
+        -y, whose gradients are the negated ones, shows the other's. The contrast is the first minus the second: it
+        changes its sign with the order of the classes, and is 0 for a class against itself. What raises both logits
+        alike is in neither side. As max(0, g) - max(0, -g) = g, LeGrad's contrast is the mean gradient itself. A map
+        that knows no class is 0.
+        """
+        assert gradients.block_grads is not None
+        negated = gradients._replace(grads=-gradients.grads, block_grads=-gradients.block_grads)
+        of_class, of_other = self.maps_of(gradients), self.maps_of(negated)
+        return {name: of_class[name] - of_other[name] for name in METHODS}
+
+    def maps(self, pixels: Tensor, classes: Tensor, against: Tensor | None = None) -> Maps:
+        """Every method's map of images (B, 3, h, w) for one class each, (B,), batch by batch.
+
+        With `against`, a second class each, (B,), the maps are signed: see `contrast_of`.
+        """
+        given = (pixels, classes) if against is None else (pixels, classes, against)
+        made = self.maps_of if against is None else self.contrast_of
+        batches = zip(*(values.split(self.batch_size) for values in given), strict=True)
+        parts = [made(self.gradients(*batch)) for batch in batches]
         return {name: torch.cat([part[name] for part in parts]) for name in METHODS}

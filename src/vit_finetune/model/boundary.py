@@ -17,12 +17,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from vit_finetune.core.threads import side_by_side_on
 from vit_finetune.model.families import family_of
 from vit_finetune.model.last_block import cls_of_block
 from vit_finetune.model.preprocessing import Preprocessing
 
 Boundary = Literal["features", "tokens", "images"]
-EVAL_BATCH = 64  # images; the result does not depend on it
 EXPLICIT_TOKENS = 1024  # up to so many, see `to_device`
 
 
@@ -94,6 +94,11 @@ class SplitModel:
     device: torch.device
     precision: torch.dtype
 
+    @property
+    def batch_size(self) -> int:
+        """Images of one pass without gradients, of which each core of a CPU takes its own. No result depends on it."""
+        return 16 if self.device.type == "cpu" else 256
+
     def tokens(self, stored: Tensor) -> Tensor:
         """A batch -> what the first trainable layer takes: tokens (B, T, D), or features (B, D).
 
@@ -122,8 +127,20 @@ class SplitModel:
         """Tokens -> logits (B, K) in float32."""
         return self.model.head(self.features(tokens))
 
-    @torch.no_grad()
-    def predict(self, stored: Tensor, features: bool = False) -> Tensor:
-        """Logits (N, K), or pooled features (N, D), of all stored activations, on the CPU in float32."""
-        apply = self.features if features else self.logits
-        return torch.cat([apply(self.tokens(batch)).cpu() for batch in stored.split(EVAL_BATCH)])
+    def predict(self, stored: Any, features: bool = False, rows: range | None = None) -> Tensor:
+        """Logits (N, K), or pooled features (N, D), of stored activations or of images, on the CPU in float32.
+
+        Args:
+            stored: a tensor, or what gives one for a slice, so that no more is read than one pass needs.
+            rows: which of them; all without it.
+        """
+        apply, size = self.features if features else self.logits, self.batch_size
+        first, end = (0, len(stored)) if rows is None else (rows.start, min(rows.stop, len(stored)))
+        starts = range(first, max(end, first + 1), size)  # also where there are no rows: an empty batch has a shape
+
+        @torch.no_grad()
+        def predicted(start: int) -> Tensor:
+            return apply(self.tokens(stored[start : min(start + size, end)])).cpu()
+
+        with side_by_side_on(self.device, len(starts)) as each:
+            return torch.cat([*each(predicted, starts)])

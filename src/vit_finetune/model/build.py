@@ -9,11 +9,12 @@ import torch
 from timm.data import resolve_model_data_config
 
 from vit_finetune.core.errors import UserError
+from vit_finetune.core.experiment_copies import require_whole
 from vit_finetune.model.families import token_layout
 from vit_finetune.model.preprocessing import Preprocessing
 from vit_finetune.model.torchvision import torchvision_model
 
-TORCHVISION = "torchvision/"  # how the names of its models begin
+TORCHVISION, LOCAL = "torchvision/", "local-dir:"  # how the names of its models begin, and of those in a folder
 WORKS = (
     "vit_*, deit_*, deit3_*, vit_*_reg*, vit_*_dinov2, vit_*_dinov3, vit_*_clip_*, vit_*_siglip_*, eva02_*, beit_*, "
     "beitv2_* of timm, or torchvision/vit_*"
@@ -29,6 +30,8 @@ def build_model(name: str, *, pretrained: bool, image_size: int | None, seed: in
         UserError: no such model or weights, weights out of reach, an image size that the patches do not divide, or a
             model that no family can carry to the end.
     """
+    if name.startswith(LOCAL):
+        require_whole(name.removeprefix(LOCAL))
     options = {} if image_size is None else {"img_size": image_size}
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it warns in several lines at each retry
     try:
@@ -65,7 +68,7 @@ def _building_failed(name: str, pretrained: bool, image_size: int | None, error:
                 f"the weights of {name} could not be loaded: {reason} (torchvision keeps them in TORCH_HOME)"
             )
         return UserError(f"model.name is {name!r}: {reason}")
-    if name.startswith("local-dir:"):
+    if name.startswith(LOCAL):
         return UserError(f"model.name is {name!r}, but that folder has no usable model: {reason}")
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):

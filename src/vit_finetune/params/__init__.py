@@ -22,7 +22,19 @@ from vit_finetune.params.base import Section
 if TYPE_CHECKING:
     from vit_finetune.params.runtime import Runtime
 
-SECTIONS = ("data", "subset", "model", "embed", "freeze", "train", "evaluate", "attention", "report", "runtime")
+SECTIONS = (
+    "data",
+    "subset",
+    "model",
+    "adapt",
+    "embed",
+    "freeze",
+    "train",
+    "evaluate",
+    "attention",
+    "report",
+    "runtime",
+)
 MAX_SEED = 2**32 - 1  # what numpy and scikit-learn take
 SEED = {"type": "integer", "minimum": 0, "maximum": MAX_SEED, "description": "where all random numbers start from"}
 

@@ -1,5 +1,6 @@
-"""Rules between the sections of params.yaml. What only the built model can tell, `embed` checks."""
+"""Rules between the sections of params.yaml. What only the built model can tell, `adapt` checks."""
 
+from vit_finetune.params.adapt import Adapt
 from vit_finetune.params.attention import Attention
 from vit_finetune.params.base import Section
 from vit_finetune.params.data import Data
@@ -18,11 +19,12 @@ DATASET_SIZES = {  # training part, test part, classes; those of a folder only `
 
 def broken(sections: dict[str, Section]) -> list[str]:
     """One sentence for each rule that does not hold."""
-    names = ("data", "subset", "model", "freeze", "train", "attention", "runtime")
-    data, subset, model, freeze, train, attention, runtime = (sections[name] for name in names)
+    names = ("data", "subset", "model", "adapt", "freeze", "train", "attention", "runtime")
+    data, subset, model, adapt, freeze, train, attention, runtime = (sections[name] for name in names)
     assert isinstance(data, Data)
     assert isinstance(subset, Subset)
     assert isinstance(model, Model)
+    assert isinstance(adapt, Adapt)
     assert isinstance(freeze, Freeze)
     assert isinstance(train, Train)
     assert isinstance(attention, Attention)
@@ -33,18 +35,20 @@ def broken(sections: dict[str, Section]) -> list[str]:
             f"model.name is {model.name!r}: only below pretrained/ does a changed file rerun what it should; copy the "
             "folder there and use local-dir:pretrained/<folder>",
         ),
-        (
-            train.warmup_epochs > train.epochs,
-            f"train.warmup_epochs is {train.warmup_epochs}: train.epochs is {train.epochs}, use at most that",
-        ),
-        (
-            train.shards > train.batch_size,
-            f"train.shards is {train.shards}: a batch has {train.batch_size} images, use at most that",
-        ),
-        (
-            train.shards % runtime.processes > 0,
-            f"runtime.processes is {runtime.processes}: it must divide train.shards ({train.shards}), whose parts of a "
-            "batch the processes share",
+        *(
+            rule
+            for name, section in (("adapt", adapt), ("train", train))
+            for rule in (
+                (
+                    section.shards > section.batch_size,
+                    f"{name}.shards is {section.shards}: a batch has {section.batch_size} images, use at most that",
+                ),
+                (
+                    section.shards % runtime.processes > 0,
+                    f"runtime.processes is {runtime.processes}: it must divide {name}.shards ({section.shards}), whose "
+                    "parts of a batch the processes share",
+                ),
+            )
         ),
         (
             freeze.trainable_blocks == 0 and freeze.parameters != "all",

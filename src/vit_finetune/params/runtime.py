@@ -15,7 +15,7 @@ class Runtime(Section):
         description="CPU threads of a stage, all its processes together; `null`: one per core"
     )
     processes: Annotated[int, Field(ge=1, le=1024)] = Field(
-        description="that embed and train run side by side; with `cuda`, one for each GPU"
+        description="that adapt, embed and train run side by side; with `cuda`, one for each GPU"
     )
     workers: Annotated[int, Field(ge=0, le=256)] = Field(
         description="processes that prepare image batches beside the model; 0: none"

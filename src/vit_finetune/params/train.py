@@ -12,7 +12,10 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 class Train(Section):
     """Optimiser, schedule, regularisation."""
 
-    epochs: Annotated[int, Field(ge=1, le=10_000)] = Field(description="passes over the training images, at most")
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = Field(description="passes over the training images")
+    min_steps: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        description="optimiser steps at least: where `epochs` are fewer, more epochs follow"
+    )
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = Field(description="images in one optimiser step")
     shards: Annotated[int, Field(ge=1, le=1024)] = Field(
         description="parts that each batch is computed in: as many processes as divide it give the same weights"
@@ -22,7 +25,7 @@ class Train(Section):
     weight_decay: Annotated[float, Field(ge=0, le=10)] = Field(
         description="decoupled for adamw; matrices only, not biases and norms"
     )
-    warmup_epochs: Annotated[float, Field(ge=0)] = Field(description="linear warm-up from 0; a cosine to 0 follows")
+    warmup: Share = Field(description="share of the steps in which the learning rate rises; a cosine to 0 follows")
     label_smoothing: Share = Field(description="share of the target spread over all classes")
     class_weights: Literal["none", "balanced"] = Field(
         description="`balanced`: an image counts in the loss by how rare its class is; `none`: all count the same"
@@ -49,14 +52,10 @@ class Train(Section):
     head_init: Literal["probe", "zeros"] = Field(
         description="`probe`: start the head from a logistic regression on the frozen features (LP-FT); or `zeros`"
     )
-    probe_c: Annotated[float, Field(gt=0)] = Field(
-        description="inverse L2 strength of that regression (scikit-learn's C)"
+    probe_c: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        description="inverse L2 strength of that regression (scikit-learn's C) on features of unit variance; `auto`: "
+        "chosen on the validation images"
     )
     patience: Annotated[int, Field(ge=1)] | None = Field(
         description="stop after so many epochs without a better validation accuracy; `null`: never"
     )
-
-    @property
-    def changes_images(self) -> bool:
-        """Whether images differ from epoch to epoch, so that nothing stored stands for them."""
-        return self.crop_scale < 1 or self.randaugment > 0

@@ -9,11 +9,11 @@ from vit_finetune.style import Rows
 
 
 @style.styled
-def training_curves(history: Rows) -> Figure:
+def training_curves(history: Rows, title: str) -> Figure:
     """Rows with epoch, train_loss, val_loss, train_accuracy, val_accuracy and lr: numbers, or the texts of a CSV."""
     column = {key: np.array([float(row[key]) for row in history]) for key in history[0]}
-    figure, [panels] = style.figure_of(2.9, "Training", 3)
-    best = column["epoch"][column["val_accuracy"].argmax()]
+    figure, [panels] = style.figure_of(2.9, title, 3)
+    best = column["epoch"][np.lexsort((-column["val_loss"], column["val_accuracy"]))[-1]]
     for ax, what, title in zip(panels, ("loss", "accuracy", "lr"), ("loss", "accuracy", "learning rate"), strict=True):
         keys = [key for key in (f"train_{what}", f"val_{what}", what) if key in column]
         ax.axvline(best, color=style.VERMILION, linewidth=1, linestyle=":", label="best epoch")

@@ -13,8 +13,10 @@ def headline(metrics: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
         ("macro F1", f"{test['macro_f1']:.4f}"),
         ("negative log-likelihood", f"{test['nll']:.4f}"),
         ("calibration error", f"{test['ece']:.4f}"),
+        ("adapted parameters", f"{train['parameters_adapted']:,} of {total:,}, before they were frozen"),
         ("trained parameters", f"{train['parameters_trainable']:,} of {total:,}"),
-        ("best epoch", f"{train['best_epoch']} of {train['epochs']}, validation accuracy {train['val_accuracy']:.4f}"),
+        ("best epoch", f"{train['best_epoch']} of {train['epochs']}, validation accuracy {train['val_accuracy']:.4f}, "
+                       f"of the probe before it {train['probe_accuracy']:.4f}"),
         ("attention self-check", f"{attention['selfcheck_max_rel_err']:.1e} relative, all "
                                  f"{attention['blocks_total']} blocks"),
     ]  # fmt: skip

@@ -28,7 +28,8 @@ ATTENTION = {
     "attention_distance": "Heads that look near and heads that look far, before and after fine-tuning.",
 }
 TRAINING = {
-    "training": "The dotted line is the epoch that was kept.",
+    "adaptation": "The whole backbone, before it was frozen. Epoch 0 is a probe of the pretrained one.",
+    "training": "What follows the frozen part. Epoch 0 is a probe; the dotted line is the epoch that was kept.",
     "samples": "Some of the training images.",
     "class_balance": "How many images of each class each split has.",
 }
@@ -56,7 +57,7 @@ def compose(
     Args:
         params: the sections of params.yaml as plain values, and the seed as {"seed": {"seed": 0}}.
         metrics: {"train": metrics/train.json, ...}.
-        pictures: a PNG for each name in TEST, ATTENTION and TRAINING.
+        pictures: a PNG for each name in TEST, ATTENTION and TRAINING; "adaptation" only where the backbone was adapted.
         versions: package -> version.
     """
     images, attention = metrics["subset"]["images"], metrics["attention"]
@@ -65,6 +66,7 @@ def compose(
     subtitle = f"Images: {counts}. Trainable blocks: {params['freeze']['trainable_blocks']}."
     settings = [[name, _settings(block)] for name, block in params.items() if name != "report"]
     signs = [f"Warning: {sign}" for sign in warnings_of(metrics)]
+    training = {name: caption for name, caption in TRAINING.items() if name in pictures or name != "adaptation"}
     sections = [
         _section("The test images", signs, [], TEST, pictures),
         _section(
@@ -74,7 +76,7 @@ def compose(
             ATTENTION,
             pictures,
         ),
-        _section("Training and data", [], [], TRAINING, pictures),
+        _section("Training and data", [], [], training, pictures),
         _section(
             "What was run", [], [[["section", "parameters"], *settings], [["package", "version"], *versions.items()]]
         ),

@@ -8,6 +8,9 @@ are added in their order. So one process gives the same weights as several, to t
 """
 
 import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,15 +18,16 @@ import torch.nn.functional as F
 from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
-from vit_finetune.activations.views import ImageView
+from vit_finetune.activations.views import View
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.ranks import Ranks
+from vit_finetune.core.threads import side_by_side_on
 from vit_finetune.model.boundary import SplitModel
-from vit_finetune.params.train import Train
 from vit_finetune.training.augmentation import augment, drop_tokens, shift_brightness, to_device_of
+from vit_finetune.training.settings import Settings
 
 ALONE = Ranks()
-View = Tensor | ImageView  # what rows are taken from: stored activations, or images
+Grads = tuple[Tensor | None, ...]
 
 
 def learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:
@@ -38,15 +42,15 @@ def balanced_weights(labels: Tensor, classes: int) -> Tensor:
     return len(labels) / (classes * torch.bincount(labels, minlength=classes).clamp_min(1))
 
 
-def make_optimizer(model: nn.Module, train: Train, layer_decay: float) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
     """AdamW or SGD over what is trainable; biases, norms and other vectors do not decay.
 
     Each group's `lr_scale` is the factor on the learning rate of its block (BEiT, arXiv:2106.08254).
     """
-    groups = param_groups_layer_decay(model, weight_decay=train.weight_decay, layer_decay=layer_decay)
-    if train.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=train.lr, momentum=0.9)
-    return torch.optim.AdamW(groups, lr=train.lr, fused=True)
+    groups = param_groups_layer_decay(model, weight_decay=settings.weight_decay, layer_decay=settings.layer_decay)
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9)
+    return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
 
 
 def training_loss(
@@ -54,51 +58,39 @@ def training_loss(
     stored: Tensor,
     labels: Tensor,
     weights: Tensor | None,
-    train: Train,
+    settings: Settings,
     rng: np.random.Generator,
 ) -> tuple[Tensor, Tensor]:
     """Summed cross-entropy of augmented images, and how many it gets right (by the larger share of a mix).
 
+    Images are mixed before tokens are left out, so that a mixed token is of one place.
+
     Args:
         weights: of each class, (K,).
     """
-    if train.changes_images:
-        stored = augment(stored, train.crop_scale, train.randaugment, int(rng.integers(2**63)))
+    if settings.changes_images:
+        stored = augment(stored, settings.crop_scale, settings.randaugment, int(rng.integers(2**63)))
     tokens = split_model.tokens(stored)
+    if settings.brightness and tokens.ndim == 3:
+        tokens = shift_brightness(tokens, settings.brightness, rng)
+    share, partner = 1.0, torch.arange(len(labels))
+    if settings.mixup:
+        share = float(rng.beta(settings.mixup, settings.mixup))
+        share, partner = max(share, 1 - share), torch.from_numpy(rng.permutation(len(labels)))
+        partner = to_device_of(tokens, partner)
+        tokens = torch.lerp(tokens[partner], tokens, share)
+    if settings.token_dropout and tokens.ndim == 3:
+        tokens = drop_tokens(tokens, split_model.model.num_prefix_tokens, settings.token_dropout, rng)
+    logits = split_model.logits(tokens)
 
-    def loss(logits: Tensor, of: Tensor) -> Tensor:
-        return F.cross_entropy(logits, of, weights, label_smoothing=train.label_smoothing, reduction="sum")
+    def loss(of: Tensor) -> Tensor:
+        return F.cross_entropy(logits, of, weights, label_smoothing=settings.label_smoothing, reduction="sum")
 
-    if train.token_dropout and tokens.ndim == 3:
-        tokens = drop_tokens(tokens, split_model.model.num_prefix_tokens, train.token_dropout, rng)
-    if train.brightness and tokens.ndim == 3:
-        tokens = shift_brightness(tokens, train.brightness, rng)
-    if not train.mixup:
-        logits = split_model.logits(tokens)
-        return loss(logits, labels), (logits.argmax(1) == labels).sum()
-    share = float(rng.beta(train.mixup, train.mixup))
-    share = max(share, 1 - share)
-    partner = to_device_of(tokens, torch.from_numpy(rng.permutation(len(labels))))
-    logits = split_model.logits(torch.lerp(tokens[partner], tokens, share))
-    mixed = share * loss(logits, labels) + (1 - share) * loss(logits, labels[partner])
-    return mixed, (logits.argmax(1) == labels).sum()
-
-
-def sum_gradients(parameters: list[nn.Parameter], shards: list[Tensor], ranks: Ranks) -> None:
-    """Set each gradient to the sum over the shards of all processes, taken in their order.
-
-    Args:
-        shards: of this process, the gradients of all parameters one after another, (P,) each.
-    """
-    total, *others = ranks.gather(torch.stack(shards))
-    for shard in others:
-        total += shard
-    sizes = [p.numel() for p in parameters]
-    for parameter, gradient in zip(parameters, total.split(sizes), strict=True):
-        parameter.grad = gradient.view_as(parameter)
+    total = loss(labels) if share == 1 else share * loss(labels) + (1 - share) * loss(labels[partner])
+    return total, (logits.argmax(1) == labels).sum()
 
 
-def take(views: list[View], view_of: Tensor, rows: Tensor) -> Tensor:
+def take(views: Sequence[View], view_of: Tensor, rows: Tensor) -> Tensor:
     """Some images (B, ...), each from its own view.
 
     Args:
@@ -123,30 +115,30 @@ class Trainer:
         views: activations (N, ...) of the same images each, or the images if `settings` changes them; in each epoch
             one view is drawn for each image.
         labels: (N,).
-        layer_decay: factor on the learning rate from each block to the one before it.
         ranks: the processes that share the shards of each batch.
     """
 
     def __init__(
         self,
         split_model: SplitModel,
-        views: list[View],
+        views: Sequence[View],
         labels: Tensor,
-        settings: Train,
+        settings: Settings,
         *,
         seed: int,
-        layer_decay: float = 1.0,
         ranks: Ranks = ALONE,
     ) -> None:
         if split_model.trainable_blocks == 0 and not settings.changes_images:  # too little work to share
-            settings, ranks = settings.model_copy(update={"shards": 1}), ALONE
+            settings, ranks = replace(settings, shards=1), ALONE
         self.split_model, self.views, self.settings, self.seed, self.ranks = split_model, views, settings, seed, ranks
         self.labels = labels.to(split_model.device)
         self.class_weights = None
         if settings.class_weights == "balanced":
             self.class_weights = balanced_weights(labels, split_model.model.num_classes).to(split_model.device)
-        self.optimizer = make_optimizer(split_model.model, settings, layer_decay)
-        self.steps_per_epoch = math.ceil(len(labels) / settings.batch_size)
+        self.optimizer = make_optimizer(split_model.model, settings)
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.steps_per_epoch = settings.steps_per_epoch(len(labels))
+        self.steps = settings.epochs_over(len(labels)) * self.steps_per_epoch
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the training images; returns mean loss, accuracy and the last learning rate.
@@ -162,54 +154,63 @@ class Trainer:
         # Filled in place: a tensor kept from each step would scatter over the heap, which then grows with the images.
         losses = torch.zeros(len(own), self.steps_per_epoch, device=self.split_model.device)
         hits = torch.zeros_like(losses, dtype=torch.int64)
-        for step, batch in enumerate(order.split(self.settings.batch_size), start=first):
-            lr = self._set_learning_rate(step)
-            losses[:, step - first], hits[:, step - first] = self._accumulate_gradients(batch, view_of, epoch, step)
-            if self.settings.grad_clip is not None:
-                nn.utils.clip_grad_norm_(self._parameters(), self.settings.grad_clip)
-            self.optimizer.step()
+        with side_by_side_on(self.split_model.device, len(own)) as each:
+            for step, batch in enumerate(order.split(self.settings.batch_size), start=first):
+                lr = self._set_learning_rate(step)
+                shards = each(partial(self._shard, batch, view_of, epoch, step), own)
+                losses[:, step - first], hits[:, step - first] = self._sum_gradients(shards)
+                if self.settings.grad_clip is not None:
+                    nn.utils.clip_grad_norm_(self.parameters, self.settings.grad_clip)
+                self.optimizer.step()
         # Read once an epoch: reading each step would stall a GPU. (own shards, steps) of each process -> (steps,)
         summed = self.ranks.gather(losses).T.cpu().double().sum(1)
         if not summed.isfinite().all():
             step = first + int(summed.isfinite().logical_not().nonzero()[0]) + 1
             raise UserError(
-                f"the loss is not finite at step {step} of {self.settings.epochs * self.steps_per_epoch} (epoch "
-                f"{epoch}); train.lr {self.settings.lr} is the likely cause: try a tenth of it, or set train.grad_clip"
+                f"the loss is not finite at step {step} of {self.steps} (epoch {epoch}); {self.settings.section}.lr "
+                f"{self.settings.lr} is the likely cause: try a tenth of it"
             )
         accuracy = self.ranks.gather(hits).sum().item() / len(self.labels)
         return {"train_loss": summed.sum().item() / len(self.labels), "train_accuracy": accuracy, "lr": lr}
 
-    def _parameters(self) -> list[nn.Parameter]:
-        return [p for group in self.optimizer.param_groups for p in group["params"]]
-
     def _set_learning_rate(self, step: int) -> float:
-        steps, warmup = (
-            round(epochs * self.steps_per_epoch) for epochs in (self.settings.epochs, self.settings.warmup_epochs)
-        )
-        lr = learning_rate(step, steps, warmup, self.settings.lr)
+        lr = learning_rate(step, self.steps, round(self.settings.warmup * self.steps), self.settings.lr)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
         return lr
 
-    def _accumulate_gradients(self, batch: Tensor, view_of: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-        """Set the gradients of a step; returns summed loss and right predictions of each own shard."""
-        parts, shards = batch.tensor_split(self.settings.shards), self.ranks.own(range(self.settings.shards))
-        losses = torch.zeros(len(shards), device=self.split_model.device)
-        hits, gradients = torch.zeros_like(losses, dtype=torch.int64), []
-        self.optimizer.zero_grad(set_to_none=True)
-        for place, shard in enumerate(shards):
-            rows = parts[shard]
-            empty = not len(rows)
-            rows = batch[:1] if empty else rows  # counted as nothing: every shard has gradients, if only zeros
-            draws = np.random.default_rng([self.seed, epoch, step, shard])
-            stored, labels = take(self.views, view_of, rows), self.labels[to_device_of(self.labels, rows)]
-            loss, right = training_loss(self.split_model, stored, labels, self.class_weights, self.settings, draws)
-            (loss * 0 if empty else loss / len(batch)).backward()
-            if self.ranks.size > 1:
-                present = [p for p in self._parameters() if p.grad is not None]
-                gradients.append(torch.cat([p.grad.flatten() for p in present if p.grad is not None]))
-                self.optimizer.zero_grad(set_to_none=True)
-            losses[place], hits[place] = loss.detach() * (not empty), right * (not empty)
-        if self.ranks.size > 1:
-            sum_gradients(present, gradients, self.ranks)
-        return losses, hits
+    def _shard(self, batch: Tensor, view_of: Tensor, epoch: int, step: int, shard: int) -> tuple[Tensor, Tensor, Grads]:
+        """Summed loss, right predictions, and the gradient of each parameter, of one shard of a batch."""
+        rows = batch.tensor_split(self.settings.shards)[shard]
+        empty = not len(rows)
+        rows = batch[:1] if empty else rows  # counted as nothing: every shard has gradients, if only zeros
+        draws = np.random.default_rng([self.seed, epoch, step, shard])
+        stored, labels = take(self.views, view_of, rows), self.labels[to_device_of(self.labels, rows)]
+        loss, right = training_loss(self.split_model, stored, labels, self.class_weights, self.settings, draws)
+        mean = loss * 0 if empty else loss / len(batch)
+        gradients = torch.autograd.grad(mean, self.parameters, allow_unused=True)
+        return loss.detach() * (not empty), right * (not empty), gradients
+
+    def _sum_gradients(self, shards: Iterator[tuple[Tensor, Tensor, Grads]]) -> tuple[Tensor, Tensor]:
+        """Set the gradient of each parameter to the sum over the shards of all processes, taken in their order.
+
+        Returns:
+            Summed loss and right predictions of each own shard.
+        """
+        losses, hits = [], []
+        sums: list[Tensor] = []
+        for loss, right, gradients in shards:
+            losses.append(loss)
+            hits.append(right)
+            present = [(p, g) for p, g in zip(self.parameters, gradients, strict=True) if g is not None]
+            flat = torch.cat([gradient.flatten() for _, gradient in present])
+            if sums and self.ranks.size == 1:
+                sums[0] += flat
+            else:
+                sums.append(flat)
+        total, *others = self.ranks.gather(torch.stack(sums))
+        for other in others:
+            total += other
+        for (parameter, _), gradient in zip(present, total.split([p.numel() for p, _ in present]), strict=True):
+            parameter.grad = gradient.view_as(parameter)
+        return torch.stack(losses), torch.stack(hits)

@@ -1,27 +1,27 @@
-"""The recipe of fine-tuning: a probe as the first head, epochs, the best epoch."""
+"""The recipe of fine-tuning: a first head, epochs, the best epoch."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vit_finetune.activations.files import map_activations, resident
-from vit_finetune.activations.views import ImageView
+from vit_finetune.activations.views import ImageView, View
 from vit_finetune.core.errors import UserError
-from vit_finetune.core.files import new_file, read_split
+from vit_finetune.core.files import digest, new_file, read_split
 from vit_finetune.core.ranks import Ranks
-from vit_finetune.model.boundary import EVAL_BATCH, SplitModel
+from vit_finetune.model.boundary import SplitModel
 from vit_finetune.model.families import family_of
-from vit_finetune.params.train import Train
 from vit_finetune.training.augmentation import augment
-from vit_finetune.training.loop import ALONE, Trainer, View
+from vit_finetune.training.loop import ALONE, Trainer
+from vit_finetune.training.probe import Probe, Score, fit_probes, score
+from vit_finetune.training.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -29,18 +29,28 @@ class TrainingData:
     """What is trained from, and what chooses the epoch.
 
     Attributes:
-        views: stored activations (N, ...) of the training images, as they are and, if so stored, mirrored.
+        views: stored activations (N, ...) of the training images, or these images, as they are and, if that is wanted,
+            mirrored.
         labels: (N,).
-        val: stored activations (M, ...) of the validation images.
+        val: the same of the validation images, (M, ...).
         val_labels: (M,).
         images: the training images (N, H, W, 3) uint8, needed where the settings change them in every epoch.
     """
 
-    views: list[Tensor]
+    views: Sequence[View]
     labels: Tensor
-    val: Tensor
+    val: View
     val_labels: Tensor
     images: NDArray[np.uint8] | None = None
+
+
+def read_training_images(subset: str | Path, flip: bool) -> tuple[TrainingData, str]:
+    """The images and labels of the training and validation part, and their SHA-256; `flip` adds the mirrored view."""
+    images, labels = read_split(subset, "train", "images", "labels")
+    val, val_labels = read_split(subset, "val", "images", "labels")
+    views = [ImageView(images, mirrored) for mirrored in (False, True)[: 1 + flip]]
+    data = TrainingData(views, torch.tensor(labels), ImageView(val, False), torch.tensor(val_labels), images)
+    return data, digest(images, labels, val, val_labels)
 
 
 def read_training_data(embedded: str | Path, subset: str | Path, manifest: dict[str, Any]) -> TrainingData:
@@ -58,41 +68,56 @@ def read_training_data(embedded: str | Path, subset: str | Path, manifest: dict[
 
 @dataclass
 class History:
-    """Where training stands: a row for each epoch, and the weights of the best one."""
+    """Where training stands: a row for the start, which is epoch 0, and for each epoch; the weights of the best one.
+
+    The best epoch has the highest validation accuracy; of equal ones, the lowest validation loss.
+    """
 
     rows: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     best_state: dict[str, Tensor] = field(default_factory=dict)
+    probe_c: float | None = None
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that are done."""
+        return len(self.rows) - 1
 
     @property
     def best(self) -> dict[str, float]:
-        return self.rows[self.best_epoch - 1]
+        return self.rows[self.best_epoch]
 
     def add(self, row: dict[str, float], model: nn.Module) -> None:
-        """Append an epoch's row; its weights are kept if its validation accuracy is the best so far."""
-        self.rows.append(row)
-        if not self.best_epoch or row["val_accuracy"] > self.best["val_accuracy"]:
-            self.best_epoch, self.best_state = len(self.rows), _trainable_state(model)
+        """Append an epoch's row; its weights are kept if it is the best so far."""
+        self.rows.append({"epoch": len(self.rows), **row})
+        if not self.epochs or _score(row) > _score(self.best):
+            self.best_epoch, self.best_state = self.epochs, _trainable_state(model)
 
-    def finished(self, settings: Train) -> bool:
+    def finished(self, epochs: int, patience: int | None) -> bool:
         """Whether no epoch is left, or `patience` has run out."""
-        waited = len(self.rows) - self.best_epoch
-        return len(self.rows) >= settings.epochs or (settings.patience is not None and waited >= settings.patience)
+        return self.epochs >= epochs or (patience is not None and self.epochs - self.best_epoch >= patience)
+
+
+def _score(row: dict[str, float]) -> Score:
+    return row["val_accuracy"], -row["val_loss"]
+
+
+def _validation(found: Score) -> dict[str, float]:
+    return {"val_loss": -found[1], "val_accuracy": found[0]}
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Settings of fine-tuning, and the processes that share it."""
 
-    settings: Train
+    settings: Settings
     seed: int
-    layer_decay: float = 1.0
     ranks: Ranks = ALONE
 
     def __post_init__(self) -> None:
         if self.settings.shards % self.ranks.size:
             raise UserError(
-                f"there are {self.ranks.size} processes: their number must divide train.shards "
+                f"there are {self.ranks.size} processes: their number must divide {self.settings.section}.shards "
                 f"({self.settings.shards}), whose parts of a batch they share"
             )
 
@@ -100,7 +125,6 @@ class Recipe:
         self,
         split_model: SplitModel,
         data: TrainingData,
-        *,
         checkpoint: Path | None = None,
         after_epoch: Callable[[History], None] = lambda history: None,
     ) -> History:
@@ -109,32 +133,59 @@ class Recipe:
         Args:
             checkpoint: a file to which each epoch is saved. If it is there, training goes on after its last epoch, to
                 the same weights as without an interruption.
-            after_epoch: called after each epoch that is trained here.
+            after_epoch: called after the start and after each epoch that is trained here.
 
         Raises:
-            UserError: the loss is not finite.
+            UserError: the weights, or the loss, are not finite.
         """
         settings, model = self._possible_settings(split_model), split_model.model
-        if settings.head_init == "probe":
-            features = predict(split_model, data.views[0], self.ranks, features=True)
-            if self.ranks.first:
-                probe_head(model, features, data.labels.numpy(), settings.probe_c, settings.class_weights)
-            self.ranks.share(model.head.weight.data, model.head.bias.data)
-        views: list[View] = [*resident(data.views, split_model.device)]
-        if settings.changes_images:
-            views = changing_views(data)
-        trainer = Trainer(
-            split_model, views, data.labels, settings, seed=self.seed, layer_decay=self.layer_decay, ranks=self.ranks
-        )
-        history = _resume(checkpoint, trainer) if checkpoint and checkpoint.is_file() else History()
-        while not history.finished(settings):
-            row = {"epoch": len(history.rows) + 1, **trainer.run_epoch(len(history.rows) + 1)}
-            history.add(row | validate(split_model, data, self.ranks), model)
+        views = changing_views(data) if settings.changes_images else resident(data.views, split_model.device)
+        trainer = Trainer(split_model, views, data.labels, settings, seed=self.seed, ranks=self.ranks)
+        if checkpoint and checkpoint.is_file():
+            history = _resume(checkpoint, trainer)
+        else:
+            history = self._start(split_model, data)
+            after_epoch(history)
+        while not history.finished(settings.epochs_over(len(data.labels)), settings.patience):
+            history.add(self._run_epoch(trainer, data, len(history.rows)), model)
             if checkpoint and self.ranks.first:
                 _save_checkpoint(checkpoint, trainer, history)
             after_epoch(history)
         model.load_state_dict(history.best_state, strict=False)
         return history
+
+    def _start(self, split_model: SplitModel, data: TrainingData) -> History:
+        """Epoch 0, the best probe of the images as they are. The model gets the head that training starts from."""
+        model, settings, labels = split_model.model, self.settings, (data.labels, data.val_labels)
+        classes, width = model.head.weight.shape
+        if settings.head_init == "zeros":
+            features = [torch.zeros(len(some), width) for some in labels]
+            best = start = Probe.zeros(classes, width)
+        else:
+            features = [self._predict(split_model, part, features=True) for part in (data.views[0], data.val)]
+            if not all(part.isfinite().all() for part in features):
+                raise UserError("the model gives NaN for the training images: its weights are damaged")
+            best, start = Probe.zeros(classes, width), Probe.zeros(classes, width)
+            if self.ranks.first:
+                pairs = (features[0], data.labels), (features[1], data.val_labels)
+                best, start = fit_probes(*pairs, settings.probe_c, settings.class_weights)
+            self.ranks.share(*(tensor for probe in (best, start) for tensor in vars(probe).values()))
+        (accuracy, loss), val = (score(best.logits(x), y) for x, y in zip(features, labels, strict=True))
+        history = History(probe_c=best.c.item())
+        best.place(model.head)
+        history.add({"train_loss": -loss, "train_accuracy": accuracy, "lr": 0.0, **_validation(val)}, model)
+        start.place(model.head)
+        return history
+
+    def _run_epoch(self, trainer: Trainer, data: TrainingData, epoch: int) -> dict[str, float]:
+        """One pass over the training images; every validation image counts the same."""
+        row = trainer.run_epoch(epoch)
+        return row | _validation(score(self._predict(trainer.split_model, data.val), data.val_labels))
+
+    def _predict(self, split_model: SplitModel, stored: View, features: bool = False) -> Tensor:
+        """`SplitModel.predict`, shared by the processes in the same batches; each has all of the result."""
+        own = self.ranks.own(range(0, len(stored), split_model.batch_size))
+        return self.ranks.gather(split_model.predict(stored, features, own))
 
     def without_effect(self, split_model: SplitModel) -> list[str]:
         """A sentence for each setting that this model and number of trainable blocks ignore."""
@@ -155,35 +206,16 @@ class Recipe:
             return []
         images = changing_views(data)[0][range(min(len(data.labels), settings.batch_size // settings.shards))]
         seconds = image_cost(split_model, images, settings) * len(data.labels) / self.ranks.size
+        minutes = seconds * settings.epochs_over(len(data.labels)) / 60
         return [
             "train.crop_scale and train.randaugment change the images in every epoch, so the frozen blocks run "
-            f"again each time: about {seconds:.0f} s an epoch, {seconds * settings.epochs / 60:.1f} min in all"
+            f"again each time: about {seconds:.0f} s an epoch, {minutes:.1f} min in all"
         ]
 
-    def _possible_settings(self, split_model: SplitModel) -> Train:
+    def _possible_settings(self, split_model: SplitModel) -> Settings:
         """The settings; without token dropout where the attention needs every token's position."""
         whole = split_model.trainable_blocks != 0 and family_of(split_model.model).knows_positions
-        return self.settings.model_copy(update={"token_dropout": 0.0}) if whole else self.settings
-
-
-def probe_head(model: Any, features: Tensor, labels: NDArray[np.int64], c: float, class_weights: str) -> None:
-    """Start the head from a logistic regression on the frozen features (LP-FT, arXiv:2202.10054).
-
-    Args:
-        features: (N, D).
-        c: inverse L2 strength.
-        class_weights: `none` or `balanced`.
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    weights = None if class_weights == "none" else class_weights
-    probe = LogisticRegression(C=c, max_iter=1000, class_weight=weights).fit(features.double().numpy(), labels)
-    weight, bias = probe.coef_, probe.intercept_
-    if len(weight) == 1:  # two classes: scikit-learn keeps one row, the log-odds of the second class
-        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    with torch.no_grad():
-        model.head.weight.copy_(torch.from_numpy(weight))
-        model.head.bias.copy_(torch.from_numpy(bias))
+        return replace(self.settings, token_dropout=0.0) if whole else self.settings
 
 
 def changing_views(data: TrainingData) -> list[View]:
@@ -192,7 +224,7 @@ def changing_views(data: TrainingData) -> list[View]:
     return [ImageView(data.images, mirrored) for mirrored in (False, True)[: len(data.views)]]
 
 
-def image_cost(split_model: SplitModel, images: Tensor, train: Train) -> float:
+def image_cost(split_model: SplitModel, images: Tensor, train: Settings) -> float:
     """Seconds that `crop_scale` and `randaugment` add for each image: to change it, and to run the frozen blocks."""
 
     def once() -> float:
@@ -204,21 +236,6 @@ def image_cost(split_model: SplitModel, images: Tensor, train: Train) -> float:
 
     once()
     return once() / len(images)
-
-
-def predict(split_model: SplitModel, stored: Tensor, ranks: Ranks, features: bool = False) -> Tensor:
-    """`SplitModel.predict` in the same batches, shared by the processes; (N, K) logits or (N, D) features on each."""
-    own = ranks.own(range(0, len(stored), EVAL_BATCH))
-    return ranks.gather(split_model.predict(stored[own.start : own.stop], features))
-
-
-def validate(split_model: SplitModel, data: TrainingData, ranks: Ranks = ALONE) -> dict[str, float]:
-    """Mean cross-entropy and accuracy on the validation images; every image counts the same."""
-    logits = predict(split_model, data.val, ranks)
-    return {
-        "val_loss": F.cross_entropy(logits, data.val_labels).item(),
-        "val_accuracy": (logits.argmax(1) == data.val_labels).double().mean().item(),
-    }
 
 
 def _trainable_state(model: nn.Module) -> dict[str, Tensor]:

@@ -1,0 +1,53 @@
+"""Run the pipeline's own stages in this process, in a folder of their own, without their start-up."""
+
+import contextlib
+import importlib
+import os
+import sys
+import time
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "src")]
+
+from vit_finetune.core.files import write_json, write_split  # noqa: E402
+from vit_finetune.params import check_params, read_yaml  # noqa: E402
+from vit_finetune.profiles import merge  # noqa: E402
+
+
+def prepare(folder, splits, classes, changes):
+    """A folder in which `adapt` and what follows can run.
+
+    Args:
+        splits: {"train", "val", "test": (images (N, H, W, 3) uint8, labels (N,))}.
+        changes: of params.yaml, {"section": {"key": value}}.
+    """
+    values = merge(read_yaml(ROOT / "params.yaml"), changes)
+    check_params(values)
+    (folder / "data/subset").mkdir(parents=True, exist_ok=True)
+    if not (folder / "pretrained").exists():
+        (folder / "pretrained").symlink_to(ROOT / "pretrained")
+    with (folder / "params.yaml").open("w") as file:
+        YAML().dump(values, file)
+    for split, (images, labels) in splits.items():
+        arrays = {"images": images, "labels": labels, "indices": range(len(labels))}
+        write_split(folder / "data/subset", split, **arrays)
+    shape = list(splits["train"][0].shape[1:])
+    write_json(folder / "data/subset/dataset.json", {"classes": list(classes), "image_shape": shape, "fit": "squash"})
+
+
+def run_stages(folder, *stages):
+    """CPU seconds of each stage. What they print goes to a file beside their outputs."""
+    seconds, here = {}, Path.cwd()
+    os.chdir(folder)
+    try:
+        with open("log.txt", "a") as log, contextlib.redirect_stdout(log):  # noqa: PTH123  # relative to the folder
+            for stage in stages:
+                start = time.process_time()
+                importlib.import_module(f"stages.{stage}").main()
+                seconds[stage] = time.process_time() - start
+    finally:
+        os.chdir(here)
+    return seconds
