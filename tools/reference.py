@@ -161,25 +161,9 @@ def models_table() -> str:
     return "\n".join(rows)
 
 
-def accuracy_table() -> str:
-    """benchmarks/accuracy.csv, as far as it has come."""
-    lines = ["| images | epochs of adaptation | trained blocks | epochs | validation, n = 3,000 | test, n = 2,000 | "
-             "adapt, pass, train: CPU s | together |", "|" + "---|" * 8]  # fmt: skip
-    for row in read_csv(ROOT / "benchmarks/accuracy.csv"):
-        val, test = (
-            f"{float(row[split]):.4f} [{float(row[f'{split}_low']):.3f}, {float(row[f'{split}_high']):.3f}]"
-            for split in ("val", "test")
-        )
-        seconds = [float(row[f"{part}_s"]) for part in ("adapt", "pass", "train")]
-        parts = ", ".join(f"{value:,.0f}" for value in seconds)
-        what = f"{int(row['images']):,} | {row['adapt']} | {row['blocks']} | {row['epochs']}"
-        lines.append(f"| {what} | {val} | {test} | {parts} | {sum(seconds):,.0f} |")
-    return "\n".join(lines)
-
-
 def small_data_table() -> str:
     """benchmarks/small_data.csv: means over the seeds; the interval is of the paired difference over test images."""
-    lines = ["| data | test images | regression | pipeline | difference | CPU s |", "|---|---|---|---|---|---|"]
+    lines = ["| data | seeds | test images | regression | pipeline | difference | CPU s |", "|" + "---|" * 7]
     margins = []
     for name, group in itertools.groupby(read_csv(ROOT / "benchmarks/small_data.csv"), key=lambda row: row["data"]):
         runs = list(group)
@@ -188,7 +172,7 @@ def small_data_table() -> str:
         seconds = np.mean([float(run["cpu_s"]) for run in runs])
         margins += [margin.mean] if theirs.mean() < 0.98 else []
         lines.append(
-            f"| {name} | {ours.shape[1]:,} | {theirs.mean():.3f} | {ours.mean():.3f} | "
+            f"| {name} | {len(runs)} | {ours.shape[1]:,} | {theirs.mean():.3f} | {ours.mean():.3f} | "
             f"{margin.mean:+.3f} [{margin.low:+.3f}, {margin.high:+.3f}] | {seconds:.0f} |"
         )
     return "\n".join(
@@ -218,7 +202,6 @@ def generated(text: str) -> str:
         "results": results_table,
         "attention": attention_table,
         "models": models_table,
-        "accuracy": accuracy_table,
         "small data": small_data_table,
         "cost": cost_table,
     }

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -149,10 +150,10 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 @slow
 def test_four_processes_give_the_bytes_of_one(single, tmp_path):
     project = again(single, tmp_path / "p", 4)
-    for stage in ("embed", "train"):
+    for stage in ("adapt", "embed", "train"):
         done = project.run(*RUN, stage)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count(f"{stage}: ") == 1  # its time, told once
+        assert len(re.findall(rf"^{stage}: [\d.]+ s$", done.stdout, re.MULTILINE)) == 1  # its time, told once
     assert project.outputs() == single.outputs()
     assert not list((project.folder / ".checkpoints").glob("*/*"))
 
@@ -248,7 +249,7 @@ def test_an_expected_error_in_all_processes_ends_them_without_a_traceback(single
 @slow
 def test_torchrun_on_one_machine_gives_the_same_bytes(single, tmp_path):
     project = again(single, tmp_path / "p", 1)
-    for stage in ("embed", "train"):
+    for stage in ("adapt", "embed", "train"):
         done = project.run(*TORCHRUN, "2", "-m", f"stages.{stage}", env=ONE_THREAD)
         assert done.returncode == 0, done.stderr
     assert project.outputs() == single.outputs()

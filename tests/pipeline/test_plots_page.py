@@ -78,7 +78,7 @@ def open_page(project, *command, width=1280):
 def test_every_plot_has_marks_in_it_without_a_network(shown, command):
     marks, pictures, severe = open_page(shown, *command)
     assert severe == []
-    assert len(marks) == 16
+    assert len(marks) == 17
     assert {id: count for id, count in marks.items() if not count} == {}
     revisions = 1 if command == ("show",) else 2
     assert len(pictures) == 12 * revisions

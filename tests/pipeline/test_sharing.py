@@ -11,8 +11,9 @@ from importlib.metadata import requires
 import pytest
 
 from tests.documents import template
-from tests.graph import STAGES
 from tests.project import ROOT, Project, stages_run
+
+TRAINED = ["train", "report"]  # which ends with the probe, as the tiny model always does: the same model
 
 
 def committed(project):
@@ -73,7 +74,7 @@ def test_four_jobs_at_once_bring_four_experiments_and_none_embeds_again(finished
     assert project.run("bash", "-ec", submit).returncode == 0  # returns when the last job has closed its output
     logs = {job.name: job.read_text() for job in jobs.iterdir()}
     assert {name: stages_run(log) for name, log in logs.items()} == {
-        f"lr-{rate}": [] if rate == "0.0004" else [*STAGES[STAGES.index("train") :]]  # 0.0004 was run: the default
+        f"lr-{rate}": [] if rate == "0.0004" else TRAINED  # 0.0004 was run: the default
         for rate in ("0.0001", "0.0002", "0.0004", "0.0008")
     }, logs
     assert "failed" not in "".join(logs.values())
@@ -133,7 +134,7 @@ def test_a_queue_of_two_workers_trains_alone_and_with_the_code_that_was_queued(f
         time.sleep(2)
     for name in names:
         log = project.run("dvc", "queue", "logs", name).stdout
-        assert stages_run(log) == [*STAGES[STAGES.index("train") :]]
+        assert stages_run(log) == TRAINED
     project.run("dvc", "queue", "stop", "--kill")
     shown = json.loads(project.run("dvc", "exp", "show", "--json").stdout)
     rates = {

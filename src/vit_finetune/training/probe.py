@@ -34,9 +34,9 @@ class Probe:
 
     @classmethod
     def of(cls, weight: Array, bias: Array, c: float) -> "Probe":
-        return cls(
-            torch.from_numpy(weight).float(), torch.from_numpy(bias).float(), torch.tensor([c], dtype=torch.float64)
-        )
+        """From scikit-learn's arrays, which may be transposed: processes share memory as it lies."""
+        weights, biases = (torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)) for array in (weight, bias))
+        return cls(weights, biases, torch.tensor([c], dtype=torch.float64))
 
     @classmethod
     def zeros(cls, classes: int, features: int) -> "Probe":

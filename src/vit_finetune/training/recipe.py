@@ -171,7 +171,7 @@ class Recipe:
                 best, start = fit_probes(*pairs, settings.probe_c, settings.class_weights)
             self.ranks.share(*(tensor for probe in (best, start) for tensor in vars(probe).values()))
         (accuracy, loss), val = (score(best.logits(x), y) for x, y in zip(features, labels, strict=True))
-        history = History(probe_c=best.c.item())
+        history = History(probe_c=round(best.c.item(), 9))
         best.place(model.head)
         history.add({"train_loss": -loss, "train_accuracy": accuracy, "lr": 0.0, **_validation(val)}, model)
         start.place(model.head)
