@@ -21,7 +21,6 @@ from vit_finetune.data.digits import load_digits
 from vit_finetune.data.split import train_val_test
 from vit_finetune.intervals import mean, wilson
 from vit_finetune.params import check_params, read_yaml
-from vit_finetune.params.freeze import Freeze
 from vit_finetune.params.subset import Subset
 from vit_finetune.profiles import merge
 
@@ -59,7 +58,7 @@ def main() -> None:
     set_up_torch("cpu", None)
     overlay = read_yaml(ROOT / "profiles" / f"{args.profile}.yaml")
     params = check_params(merge(read_yaml(ROOT / "params.yaml"), overlay))
-    sizes, blocks = params.section(Subset), int(params.section(Freeze).trainable_blocks)
+    sizes = params.section(Subset)
     data = load_digits()
     methods = {
         "shipped ViT, as the profile trains it": {},
