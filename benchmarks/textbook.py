@@ -13,7 +13,7 @@ from vit_finetune.core.files import read_json, read_split, write_json
 from vit_finetune.params import read_yaml
 
 EVALUATION = ("accuracy", "accuracy_ci95", "macro_f1", "nll", "ece", "n")
-TRAIN = ("val_accuracy", "probe_accuracy", "best_epoch", "epochs", "parameters_adapted", "parameters_trainable")
+TRAIN = ("val_accuracy", "probe_accuracy", "best_epoch", "epochs", "parameters_adapted", "parameters_trained")
 
 
 def main():

@@ -35,6 +35,11 @@ def adapt(params: Params, ranks: Ranks) -> None:
     preprocess = preprocessing(backbone, options.crop_pct)
     model = with_head(backbone, len(read_json("data/subset/dataset.json")["classes"]))
     notes, history = check_later_stages(model, params), History()
+
+    def write(history: History) -> None:
+        if ranks.first:
+            write_csv("plots/adaptation.csv", history_rows(history), COLUMNS)
+
     if adaptation.epochs:
         freeze(model, "all", adaptation.parameters)
         split_model = SplitModel(to_device(model, device, precision), "all", preprocess, device, precision)
@@ -42,8 +47,9 @@ def adapt(params: Params, ranks: Ranks) -> None:
         for note in notes + recipe.without_effect(split_model):
             print(f"adapt: {note}", flush=True)
         keys = adaptation.model_dump(), str(precision), images, len(data.views), weights_digest(backbone)
-        with epoch_bar(recipe.settings, len(data.labels)) as show:
-            history = recipe.train(split_model, data, checkpoint_folder("adapt", params.seed, *keys) / "last.pt", show)
+        checkpoint = checkpoint_folder("adapt", params.seed, *keys) / "last.pt"
+        with epoch_bar(recipe.settings, len(data.labels), write) as show:
+            history = recipe.train(split_model, data, checkpoint, show)
     if ranks.first:
         with new_folder("models/pretrained") as folder:
             save_model(backbone, folder, preprocess)
@@ -51,7 +57,7 @@ def adapt(params: Params, ranks: Ranks) -> None:
         with new_folder("models/adapted") as folder:
             save_model(backbone, folder, preprocess)
             write_json(folder / RECORD, facts)
-        write_csv("plots/adaptation.csv", history_rows(history), COLUMNS)
+        write(history)
         forget_checkpoints("adapt")
 
 

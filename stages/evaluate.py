@@ -1,11 +1,11 @@
-"""evaluate: models/finetuned, test activations and labels -> metrics/evaluation.json, predictions, mistakes"""
+"""evaluate: models/finetuned, test activations and labels -> metrics/evaluation.json, tables, pictures"""
 
 from vit_finetune.activations.files import MANIFEST, map_activations, split_model_of
 from vit_finetune.core.device import set_up_torch
 from vit_finetune.core.files import read_json, read_split, write_bytes, write_csv, write_json
 from vit_finetune.core.process import run_stage
 from vit_finetune.evaluation import figures
-from vit_finetune.evaluation.measures import classification_summary, reliability
+from vit_finetune.evaluation.measures import classification_summary, per_class, reliability, warning_signs
 from vit_finetune.evaluation.predictions import confusion, most_confused, prediction_rows, worst_mistakes
 from vit_finetune.model.saved import class_names, load_model
 from vit_finetune.params import read_params
@@ -28,22 +28,24 @@ def main() -> None:
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
 
     summary = classification_summary(labels, logits.numpy(), classes, bins=evaluate.calibration_bins)
+    rows, signs = per_class(labels, predicted, classes), warning_signs(labels, predicted, classes)
     bins = reliability(labels, probabilities, bins=evaluate.calibration_bins)
     counts = confusion(labels, predicted, len(classes))
     worst = worst_mistakes(labels, probabilities, evaluate.mistakes)
     pairs = most_confused(counts, classes, CONFUSED_PAIRS)
     pictures = {
         "confusion": figures.confusion_matrix(counts, classes),
-        "per_class": figures.per_class_bars(summary["per_class"]),
+        "per_class": figures.per_class_bars({row["class"]: row for row in rows}),
         "reliability": figures.reliability_diagram(bins),
         "mistakes": figures.mistakes(images[worst], labels[worst], predicted[worst], confidence[worst], classes),
         "confused_pairs": figures.most_confused_pairs(pairs, images, labels, predicted, classes),
     }
     write_json("metrics/evaluation.json", summary)
-    for sign in summary["warnings"]:
+    for sign in signs:
         print(f"evaluate: warning: {sign}")
     write_csv("plots/predictions.csv", prediction_rows(indices, labels, predicted, confidence, classes))
-    write_csv("plots/per_class.csv", [{"class": name, **row} for name, row in summary["per_class"].items()])
+    write_csv("plots/per_class.csv", rows)
+    write_csv("plots/evaluation_facts.csv", [{"fact": "warning", "value": sign} for sign in signs], ("fact", "value"))
     write_csv("plots/reliability.csv", bins)
     for name, picture in pictures.items():
         write_bytes(f"plots/{name}.png", png(picture))

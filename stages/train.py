@@ -1,4 +1,4 @@
-"""train: data/embedded, models/adapted, labels -> models/finetuned, metrics/train.json, plots/history.csv"""
+"""train: data/embedded, models/adapted, labels -> models/finetuned, metrics/train.json, history, facts"""
 
 from vit_finetune.activations.files import MANIFEST, require_weights, split_model_of
 from vit_finetune.core.checkpoints import checkpoint_folder, forget_checkpoints
@@ -12,8 +12,8 @@ from vit_finetune.params import Params, read_params
 from vit_finetune.params.freeze import Freeze
 from vit_finetune.params.train import Train
 from vit_finetune.training.adaptation import RECORD
-from vit_finetune.training.recipe import Recipe, read_training_data
-from vit_finetune.training.results import epoch_bar, history_rows, summary
+from vit_finetune.training.recipe import History, Recipe, read_training_data
+from vit_finetune.training.results import epoch_bar, facts_of, history_rows, metrics_of, warning_signs
 from vit_finetune.training.settings import Settings
 
 
@@ -41,16 +41,23 @@ def train(params: Params, ranks: Ranks) -> None:
 
     labels = digest(data.labels.numpy(), data.val_labels.numpy())
     checkpoint = checkpoint_folder("train", params.seed, freezing.model_dump(), settings.model_dump(), manifest, labels)
-    with epoch_bar(options, len(data.labels)) as show:
+    adapted, planned = read_json(f"models/adapted/{RECORD}"), options.epochs_over(len(data.labels))
+
+    def write(history: History) -> None:
+        if ranks.first:
+            write_csv("plots/history.csv", history_rows(history))
+            write_json("metrics/train.json", metrics_of(history, planned, model, adapted, manifest["precision"]))
+
+    with epoch_bar(options, len(data.labels), write) as show:
         history = recipe.train(split_model, data, checkpoint / "last.pt", show)
     ranks.wait()
     if ranks.first:
+        write(history)
+        signs = warning_signs(history, data.val_labels)
+        write_csv("plots/training_facts.csv", facts_of(history, data, model, manifest, [*ignored, *signs]))
         with new_folder("models/finetuned") as folder:
             save_model(model.cpu(), folder, split_model.preprocess, dataset)
-        write_csv("plots/history.csv", history_rows(history))
-        metrics = summary(history, data, model, manifest, read_json(f"models/adapted/{RECORD}"), ignored)
-        write_json("metrics/train.json", metrics)
-        for sign in metrics["warnings"][len(ignored) :]:
+        for sign in signs:
             print(f"train: warning: {sign}")
         forget_checkpoints("train")
 

@@ -89,7 +89,8 @@ def metrics(name: str) -> dict[str, Any]:
 def results_table() -> str:
     """The committed run beside the textbook recipe on the same images."""
     train, textbook = metrics("train"), json.loads((ROOT / "benchmarks/textbook.json").read_text(encoding="utf-8"))
-    total = train["parameters_trainable"] + train["parameters_frozen"]
+    facts = {row["fact"]: row["value"] for row in read_csv(ROOT / "plots/training_facts.csv")}
+    total = train["parameters_trained"] + int(facts["parameters_frozen"])
     runs = metrics("evaluation") | train, textbook
 
     def row(name: str, form: Callable[[dict[str, Any]], str]) -> str:
@@ -99,7 +100,7 @@ def results_table() -> str:
         low, high = run["accuracy_ci95"]
         return f"**{run['accuracy']:.4f}**, 95 % interval [{low:.4f}, {high:.4f}]"
 
-    n, val = f"{runs[0]['n']:,}", f"{train['images']['val']:,}"
+    n, val = f"{runs[0]['n']:,}", f"{int(facts['validation_images']):,}"
     return "\n".join(
         [
             "| | default | textbook recipe |",
@@ -109,8 +110,8 @@ def results_table() -> str:
             row("negative log-likelihood", lambda run: f"{run['nll']:.4f}"),
             row("calibration error", lambda run: f"{run['ece']:.4f}"),
             row("adapted, then frozen", lambda run: f"{run['parameters_adapted']:,} of {total:,} parameters"),
-            row("trained from stored activations", lambda run: f"{run['parameters_trainable']:,} parameters"),
-            row("best epoch", lambda run: f"{run['best_epoch']} of {run['epochs']}"),
+            row("trained from stored activations", lambda run: f"{run['parameters_trained']:,} parameters"),
+            row("best epoch", lambda run: f"{run['best_epoch']} of {run['epochs'][0]}"),
             row(f"its validation accuracy, n = {val}", lambda run: f"{run['val_accuracy']:.4f}"),
             row("of the probe before it", lambda run: f"{run['probe_accuracy']:.4f}"),
         ]

@@ -13,7 +13,7 @@ from vit_finetune.evaluation.figures import (
     per_class_bars,
     reliability_diagram,
 )
-from vit_finetune.evaluation.measures import classification_summary, reliability
+from vit_finetune.evaluation.measures import per_class, reliability
 from vit_finetune.evaluation.predictions import confusion, most_confused, worst_mistakes
 
 
@@ -27,7 +27,7 @@ def test_every_figure_draws_for_few_and_many_classes(k):
     assert_draws(mistakes(IMAGES[worst], labels[worst], predicted[worst], confidence[worst], classes))
     assert_draws(most_confused_pairs(most_confused(counts, classes, 4), IMAGES, labels, predicted, classes))
     assert_draws(confusion_matrix(counts, classes))
-    assert_draws(per_class_bars(classification_summary(labels, shares, classes, 10)["per_class"]))
+    assert_draws(per_class_bars({row["class"]: row for row in per_class(labels, predicted, classes)}))
     assert_draws(reliability_diagram(reliability(labels, shares, 10)))
 
 

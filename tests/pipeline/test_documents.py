@@ -109,7 +109,7 @@ def test_the_results_are_those_of_the_committed_run():
     low, high = evaluation["accuracy_ci95"]
     assert f"{evaluation['accuracy']:.4f}" in README
     assert f"[{low:.4f}, {high:.4f}]" in README
-    assert f"{train['parameters_trainable']:,}" in README
+    assert f"{train['parameters_trained']:,}" in README
 
 
 def test_the_tutorial_reads_the_attention_of_the_committed_run():

@@ -5,10 +5,9 @@ from vit_finetune.report.headline import headline, interval, maps_judged, table,
 METRICS = {
     "train": {
         "parameters_adapted": 5_000,
-        "parameters_trainable": 446_410,
-        "parameters_frozen": 5_080_000,
+        "parameters_trained": 446_410,
         "best_epoch": 3,
-        "epochs": 20,
+        "epochs": [5, 20],
         "val_accuracy": 0.91237,
         "probe_accuracy": 0.9,
     },
@@ -20,7 +19,7 @@ METRICS = {
         "nll": 0.30019,
         "ece": 0.01234,
     },
-    "attention": {"selfcheck_max_rel_err": 1.149e-6, "blocks_total": 12},
+    "attention": {"selfcheck_max_rel_err": 1.149e-6},
 }
 
 
@@ -34,16 +33,19 @@ def test_every_headline_number_is_that_of_the_metrics():
         "macro F1": "0.9027",
         "negative log-likelihood": "0.3002",
         "calibration error": "0.0123",
-        "adapted parameters": "5,000 of 5,526,410, before they were frozen",
-        "trained parameters": "446,410 of 5,526,410",
-        "best epoch": "3 of 20, validation accuracy 0.9124, of the probe before it 0.9000",
-        "attention self-check": "1.1e-06 relative, all 12 blocks",
+        "adapted parameters": "5,000, then frozen",
+        "trained parameters": "446,410",
+        "best epoch": "3 of 5 (20 planned)",
+        "validation accuracy": "0.9124; probe, before training: 0.9000",
+        "attention self-check": "largest relative error 1.1e-06, every block",
     }
+    whole = {**METRICS, "train": METRICS["train"] | {"epochs": [20, 20]}}
+    assert dict(headline(whole))["best epoch"] == "3 of 20"
 
 
 def test_warnings_are_those_of_training_then_those_of_the_evaluation():
-    metrics = {"evaluation": {"warnings": ["c"]}, "train": {"warnings": ["a", "b"]}}
-    assert warnings_of(metrics) == ["a", "b", "c"]
+    training = [{"fact": "probe_c", "value": "1"}, *({"fact": "warning", "value": text} for text in "ab")]
+    assert warnings_of(training, [{"fact": "warning", "value": "c"}]) == ["a", "b", "c"]
 
 
 def test_an_interval_is_its_mean_and_both_ends_with_signs_where_asked():

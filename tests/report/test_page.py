@@ -30,12 +30,11 @@ PARAMS = {
 @pytest.fixture(scope="module")
 def metrics():
     names = ("subset", "train", "evaluation", "attention")
-    found = {name: json.loads((ROOT / f"metrics/{name}.json").read_text()) for name in names}
-    return found | {name: found[name] | {"warnings": []} for name in ("train", "evaluation")}
+    return {name: json.loads((ROOT / f"metrics/{name}.json").read_text()) for name in names}
 
 
-def page(metrics, **report):
-    return compose({**PARAMS, "report": {**PARAMS["report"], **report}}, metrics, PICTURES, {"torch": "2.0"})
+def page(metrics, warnings=(), **report):
+    return compose({**PARAMS, "report": {**PARAMS["report"], **report}}, metrics, warnings, PICTURES, {"torch": "2.0"})
 
 
 def test_the_numbers_are_those_of_the_metrics_and_parameters(metrics):
@@ -43,7 +42,7 @@ def test_the_numbers_are_those_of_the_metrics_and_parameters(metrics):
     text = page({**metrics, "evaluation": test})
     assert "0.1235  [0.1000, 0.2000], n = 54,321" in text
     assert metrics["attention"]["faithfulness"]["verdict"] in text
-    assert f"{metrics['train']['parameters_trainable']:,}" in text
+    assert f"{metrics['train']['parameters_trained']:,}" in text
     assert "trainable_blocks 2" in text
     assert "image_size null, pretrained true" in text
     assert "<td>torch</td><td>2.0</td>" in text

@@ -24,30 +24,37 @@ def test_the_history_is_rounded_to_six_digits():
     assert list(first) == list(ROWS[0])
 
 
-def test_the_metrics_are_those_of_the_best_epoch_and_name_what_it_was_trained_on(tiny_vit):
+def test_the_metrics_are_those_of_the_best_epoch_and_say_how_many_epochs_are_done(tiny_vit):
+    freeze(tiny_vit, 0)
+    assert results.metrics_of(HISTORY, 8, tiny_vit, {"parameters_adapted": 77}, "float32") == {
+        "val_accuracy": 0.75,
+        "probe_accuracy": 0.25,
+        "best_epoch": 1,
+        "epochs": [2, 8],
+        "parameters_adapted": 77,
+        "parameters_trained": 3 * 32 + 3,
+        "precision": "float32",
+    }
+
+
+def test_the_facts_name_what_was_trained_on_and_each_warning(tiny_vit):
     freeze(tiny_vit, 0)
     data = TrainingData([torch.zeros(7, 32)], torch.zeros(7), torch.zeros(3, 32), torch.arange(3))
     manifest = {"precision": "float32", "storage": "float16", "boundary": "features", "shapes": {}}
-    adapted = {"parameters_adapted": 77}
-    found = results.summary(HISTORY, data, tiny_vit, manifest, adapted, ["a setting has no effect"])
-    assert found == {
-        "val_accuracy": 0.75,
-        "probe_accuracy": 0.25,
-        "probe_c": 0.5,
-        "parameters_adapted": 77,
-        "parameters_trainable": 3 * 32 + 3,
-        "parameters_frozen": sum(p.numel() for p in tiny_vit.parameters()) - 99,
-        "epochs": 2,
-        "best_epoch": 1,
-        "train_loss": 0.333333,
-        "train_accuracy": 0.5,
-        "val_loss": 0.666667,
-        "images": {"train": 7, "val": 3},
-        "precision": "float32",
-        "storage": "float16",
-        "boundary": "features",
-        "warnings": ["a setting has no effect"],
-    }
+    rows = results.facts_of(HISTORY, data, tiny_vit, manifest, ["a setting has no effect", "the loss rose"])
+    assert [tuple(row.values()) for row in rows] == [
+        ("parameters_frozen", sum(p.numel() for p in tiny_vit.parameters()) - 99),
+        ("probe_c", 0.5),
+        ("train_loss", 0.333333),
+        ("train_accuracy", 0.5),
+        ("val_loss", 0.666667),
+        ("training_images", 7),
+        ("validation_images", 3),
+        ("storage", "float16"),
+        ("boundary", "features"),
+        ("warning", "a setting has no effect"),
+        ("warning", "the loss rose"),
+    ]
 
 
 def test_the_bar_counts_epochs_that_an_earlier_run_trained_as_done(monkeypatch):
@@ -62,6 +69,13 @@ def test_the_bar_counts_epochs_that_an_earlier_run_trained_as_done(monkeypatch):
     last = shown.getvalue().split("\r")[-1]
     assert "3/4" in last
     assert "val_accuracy=0.250" in last
+
+
+def test_what_can_be_looked_at_is_written_before_the_bar_moves():
+    order = []
+    with results.epoch_bar(plain_settings(epochs=4), 40, lambda history: order.append(history)) as show:
+        show(HISTORY)
+        assert order == [HISTORY]
 
 
 def test_off_a_terminal_each_epoch_is_a_line(capsys):

@@ -83,7 +83,7 @@ def confusion_matrix(counts: Array, classes: Names) -> Figure:
 
 @style.styled
 def per_class_bars(per_class: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Precision and recall of each class, from 0 to 1: `measures.classification_summary(...)["per_class"]`."""
+    """Precision and recall of each class, from 0 to 1: {class: row of `measures.per_class`}."""
     height = min(11.0, 0.3 + 0.4 * len(per_class))
     figure, [[axes]] = style.figure_of(height + 1.0, "Precision and recall per class")
     for key, offset, colour in (("precision", -0.2, style.BLUE), ("recall", 0.2, style.ORANGE)):

@@ -56,30 +56,38 @@ def warning_signs(labels: Array, predicted: Array, classes: Sequence[str]) -> li
 
 
 def classification_summary(labels: Array, logits: Array, classes: Sequence[str], bins: int) -> Row:
-    """accuracy, its ci95, macro_f1, nll (nats), ece, n; per_class {name: precision, recall, f1, support}; warnings
+    """accuracy, its ci95, macro_f1, nll (nats), ece, n, from `labels` (N,) and `logits` (N, K).
 
-    A class that was never predicted has precision 0. A class without test images has support 0 and recall
-    0, and macro_f1 leaves it out: a score that nothing could have earned would only dilute the mean.
+    macro_f1 is the mean over the classes that have test images: a score that nothing could have earned would only
+    dilute it.
     """
     labels, probabilities = _checked(labels, softmax(np.asarray(logits, dtype=np.float64), axis=1))
     if len(classes) != probabilities.shape[1]:
         raise ValueError(f"{len(classes)} class names for {probabilities.shape[1]} columns of probabilities")
-    predicted, every = probabilities.argmax(axis=1), np.arange(len(classes))
-    table = sk.precision_recall_fscore_support(labels, predicted, labels=every, zero_division=0)
+    predicted = probabilities.argmax(axis=1)
+    scores = [row["f1"] for row in per_class(labels, predicted, classes) if row["support"]]
     hits, n = int((predicted == labels).sum()), labels.size
     return {
         "accuracy": plain(hits / n),
         "accuracy_ci95": [plain(end) for end in wilson(hits, n)],
-        "macro_f1": plain(table[2][table[3] > 0].mean()),
+        "macro_f1": plain(np.mean(scores)),
         "nll": negative_log_likelihood(labels, logits),
         "ece": expected_calibration_error(reliability(labels, probabilities, bins)),
         "n": n,
-        "per_class": {
-            name: {"precision": plain(p), "recall": plain(r), "f1": plain(f1), "support": int(s)}
-            for name, p, r, f1, s in zip(classes, *table, strict=True)
-        },
-        "warnings": warning_signs(labels, predicted, classes),
     }
+
+
+def per_class(labels: Array, predicted: Array, classes: Sequence[str]) -> list[Row]:
+    """class, precision, recall, f1 and support (its test images), a row for each class.
+
+    A class that was never predicted has precision 0; one without test images has support 0 and recall 0.
+    """
+    every = np.arange(len(classes))
+    table = sk.precision_recall_fscore_support(labels, predicted, labels=every, zero_division=0)
+    return [
+        {"class": name, "precision": plain(p), "recall": plain(r), "f1": plain(f1), "support": int(s)}
+        for name, p, r, f1, s in zip(classes, *table, strict=True)
+    ]
 
 
 def reliability(labels: Array, probabilities: Array, bins: int) -> list[Row]:

@@ -1,30 +1,32 @@
 """The headline numbers of a run, in words and as rows of a table."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+FACTS = ("plots/training_facts.csv", "plots/evaluation_facts.csv")  # what else a reader should know, with warnings
 
 
 def headline(metrics: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
     """Name and value of each headline number, from {"train": metrics/train.json, ...}."""
     train, test, attention = (metrics[name] for name in ("train", "evaluation", "attention"))
     low, high = test["accuracy_ci95"]
-    total = train["parameters_trainable"] + train["parameters_frozen"]
+    done, planned = train["epochs"]
     return [
         ("test accuracy", f"{test['accuracy']:.4f}  [{low:.4f}, {high:.4f}], n = {test['n']:,}"),
         ("macro F1", f"{test['macro_f1']:.4f}"),
         ("negative log-likelihood", f"{test['nll']:.4f}"),
         ("calibration error", f"{test['ece']:.4f}"),
-        ("adapted parameters", f"{train['parameters_adapted']:,} of {total:,}, before they were frozen"),
-        ("trained parameters", f"{train['parameters_trainable']:,} of {total:,}"),
-        ("best epoch", f"{train['best_epoch']} of {train['epochs']}, validation accuracy {train['val_accuracy']:.4f}, "
-                       f"of the probe before it {train['probe_accuracy']:.4f}"),
-        ("attention self-check", f"{attention['selfcheck_max_rel_err']:.1e} relative, all "
-                                 f"{attention['blocks_total']} blocks"),
-    ]  # fmt: skip
+        ("adapted parameters", f"{train['parameters_adapted']:,}, then frozen"),
+        ("trained parameters", f"{train['parameters_trained']:,}"),
+        ("best epoch", f"{train['best_epoch']} of {done}" + (f" ({planned} planned)" if done < planned else "")),
+        ("validation accuracy", f"{train['val_accuracy']:.4f}; probe, before training: {train['probe_accuracy']:.4f}"),
+        ("attention self-check", f"largest relative error {attention['selfcheck_max_rel_err']:.1e}, every block"),
+    ]
 
 
-def warnings_of(metrics: dict[str, dict[str, Any]]) -> list[str]:
-    """Signs that the run did not work, as its stages found them."""
-    return [sign for stage in ("train", "evaluation") for sign in metrics[stage]["warnings"]]
+def warnings_of(*tables: Iterable[Mapping[str, str]]) -> list[str]:
+    """Signs that the run did not work, as its stages found them: the rows of the tables FACTS."""
+    return [row["value"] for table in tables for row in table if row["fact"] == "warning"]
 
 
 def interval(value: dict[str, Any], sign: str = "") -> str:

@@ -16,12 +16,19 @@ SHOWN = ("train_loss", "val_loss", "val_accuracy")
 
 
 @contextmanager
-def epoch_bar(settings: Settings, images: int) -> Iterator[Callable[[History], None]]:
-    """A progress bar over epochs; off a terminal, a line for each. Gives what is to be called after each epoch."""
+def epoch_bar(
+    settings: Settings, images: int, write: Callable[[History], None] = lambda history: None
+) -> Iterator[Callable[[History], None]]:
+    """A progress bar over epochs; off a terminal, a line for each. Gives what is to be called after each epoch.
+
+    Args:
+        write: called first after each epoch, to write what can be looked at while training runs.
+    """
     epochs = settings.epochs_over(images)
     with progress(range(epochs), settings.section, "epoch", total=epochs) as bar:
 
         def show(history: History) -> None:
+            write(history)
             numbers = {key: f"{history.rows[-1][key]:.3f}" for key in SHOWN}
             bar.set_postfix(numbers)
             bar.update(history.epochs - bar.n)
@@ -37,36 +44,40 @@ def history_rows(history: History) -> list[dict[str, float]]:
     return [{key: round(row[key], 6) for key in COLUMNS} for row in history.rows]
 
 
-def summary(
-    history: History,
-    data: TrainingData,
-    model: nn.Module,
-    manifest: dict[str, Any],
-    adapted: dict[str, Any],
-    ignored: list[str],
+def metrics_of(
+    history: History, planned: int, model: nn.Module, adapted: dict[str, Any], precision: str
 ) -> dict[str, Any]:
-    """metrics/train.json: what was trained, on what, the epoch that was kept, and what a reader should know.
+    """metrics/train.json after an epoch: the epoch to keep so far, and what is trained.
 
     Args:
+        planned: epochs that the settings ask for.
         adapted: the record of `adapt`.
-        ignored: settings without effect.
     """
-    trainable, frozen = count_parameters(model)
-    best = {key: round(history.best[key], 6) for key in ("train_loss", "train_accuracy", "val_loss", "val_accuracy")}
     return {
-        "val_accuracy": best.pop("val_accuracy"),
+        "val_accuracy": round(history.best["val_accuracy"], 6),
         "probe_accuracy": round(history.rows[0]["val_accuracy"], 6),
         "best_epoch": history.best_epoch,
-        "epochs": history.epochs,
+        "epochs": [history.epochs, planned],
         "parameters_adapted": adapted["parameters_adapted"],
-        "parameters_trainable": trainable,
-        "parameters_frozen": frozen,
-        **best,
-        "probe_c": history.probe_c,
-        "images": {"train": len(data.labels), "val": len(data.val_labels)},
-        **{key: manifest[key] for key in ("precision", "storage", "boundary")},
-        "warnings": [*ignored, *warning_signs(history, data.val_labels)],
+        "parameters_trained": count_parameters(model)[0],
+        "precision": precision,
     }
+
+
+def facts_of(
+    history: History, data: TrainingData, model: nn.Module, manifest: dict[str, Any], warnings: list[str]
+) -> list[dict[str, Any]]:
+    """plots/training_facts.csv: what else a reader should know of the training, a fact a row."""
+    facts = {
+        "parameters_frozen": count_parameters(model)[1],
+        "probe_c": history.probe_c,
+        **{key: round(history.best[key], 6) for key in ("train_loss", "train_accuracy", "val_loss")},
+        "training_images": len(data.labels),
+        "validation_images": len(data.val_labels),
+        **{key: manifest[key] for key in ("storage", "boundary")},
+    }
+    rows = [{"fact": fact, "value": value} for fact, value in facts.items()]
+    return [*rows, *({"fact": "warning", "value": warning} for warning in warnings)]
 
 
 def warning_signs(history: History, val_labels: Tensor) -> list[str]:
