@@ -2,7 +2,7 @@
 
 from vit_finetune.core.checkpoints import checkpoint_folder, forget_checkpoints
 from vit_finetune.core.device import resolve_precision, set_up_torch
-from vit_finetune.core.files import new_folder, read_json, write_csv, write_json
+from vit_finetune.core.files import new_folder, read_json, write_json
 from vit_finetune.core.process import run_stage
 from vit_finetune.core.ranks import Ranks, side_by_side
 from vit_finetune.model.boundary import SplitModel, to_device
@@ -15,7 +15,7 @@ from vit_finetune.params.embed import Embed
 from vit_finetune.params.model import Model
 from vit_finetune.training.adaptation import RECORD, adopt, check_later_stages, with_head
 from vit_finetune.training.recipe import History, Recipe, read_training_images
-from vit_finetune.training.results import COLUMNS, epoch_bar, history_rows
+from vit_finetune.training.results import train_with_bar, write_adaptation
 from vit_finetune.training.settings import Settings
 
 
@@ -35,11 +35,6 @@ def adapt(params: Params, ranks: Ranks) -> None:
     preprocess = preprocessing(backbone, options.crop_pct)
     model = with_head(backbone, len(read_json("data/subset/dataset.json")["classes"]))
     notes, history = check_later_stages(model, params), History()
-
-    def write(history: History) -> None:
-        if ranks.first:
-            write_csv("plots/adaptation.csv", history_rows(history), COLUMNS)
-
     if adaptation.epochs:
         freeze(model, "all", adaptation.parameters)
         split_model = SplitModel(to_device(model, device, precision), "all", preprocess, device, precision)
@@ -48,16 +43,15 @@ def adapt(params: Params, ranks: Ranks) -> None:
             print(f"adapt: {note}", flush=True)
         keys = adaptation.model_dump(), str(precision), images, len(data.views), weights_digest(backbone)
         checkpoint = checkpoint_folder("adapt", params.seed, *keys) / "last.pt"
-        with epoch_bar(recipe.settings, len(data.labels), write) as show:
-            history = recipe.train(split_model, data, checkpoint, show)
+        history = train_with_bar(recipe, split_model, data, checkpoint, write_adaptation)
     if ranks.first:
         with new_folder("models/pretrained") as folder:
             save_model(backbone, folder, preprocess)
-        facts = {"precision": str(precision).removeprefix("torch."), **adopt(backbone, model, history)}
+        record = {"precision": str(precision).removeprefix("torch."), **adopt(backbone, model, history)}
         with new_folder("models/adapted") as folder:
             save_model(backbone, folder, preprocess)
-            write_json(folder / RECORD, facts)
-        write(history)
+            write_json(folder / RECORD, record)
+        write_adaptation(history)
         forget_checkpoints("adapt")
 
 

@@ -40,12 +40,11 @@ def main() -> None:
         "mistakes": figures.mistakes(images[worst], labels[worst], predicted[worst], confidence[worst], classes),
         "confused_pairs": figures.most_confused_pairs(pairs, images, labels, predicted, classes),
     }
-    write_json("metrics/evaluation.json", summary)
+    write_json("metrics/evaluation.json", summary | ({"warning": "; ".join(signs)} if signs else {}))
     for sign in signs:
         print(f"evaluate: warning: {sign}")
     write_csv("plots/predictions.csv", prediction_rows(indices, labels, predicted, confidence, classes))
     write_csv("plots/per_class.csv", rows)
-    write_csv("plots/evaluation_facts.csv", [{"fact": "warning", "value": sign} for sign in signs], ("fact", "value"))
     write_csv("plots/reliability.csv", bins)
     for name, picture in pictures.items():
         write_bytes(f"plots/{name}.png", png(picture))

@@ -6,7 +6,6 @@ from vit_finetune.core.files import read_csv, read_json, write_text
 from vit_finetune.core.process import run_stage
 from vit_finetune.params import read_params, read_yaml
 from vit_finetune.report.figures import training_curves
-from vit_finetune.report.headline import FACTS, warnings_of
 from vit_finetune.report.page import ATTENTION, TEST, TRAINING, compose, locked_versions
 from vit_finetune.style import png
 
@@ -27,7 +26,6 @@ def main() -> None:
     page = compose(
         {"seed": {"seed": params.seed}, **{section: written[section] for section in params.tracked()}},
         {name: read_json(f"metrics/{name}.json") for name in METRICS},
-        warnings_of(*map(read_csv, FACTS)),
         pictures,
         locked_versions(Path("requirements.lock").read_text(encoding="utf-8"), PACKAGES),
     )

@@ -1,9 +1,11 @@
-"""train: data/embedded, models/adapted, labels -> models/finetuned, metrics/train.json, history, facts"""
+"""train: data/embedded, models/adapted, labels -> models/finetuned, metrics/train.json, plots/history.csv"""
+
+from functools import partial
 
 from vit_finetune.activations.files import MANIFEST, require_weights, split_model_of
 from vit_finetune.core.checkpoints import checkpoint_folder, forget_checkpoints
 from vit_finetune.core.device import set_up_torch
-from vit_finetune.core.files import digest, new_folder, read_json, write_csv, write_json
+from vit_finetune.core.files import digest, new_folder, read_json, write_text
 from vit_finetune.core.process import run_stage
 from vit_finetune.core.ranks import Ranks, side_by_side
 from vit_finetune.model.freezing import freeze
@@ -12,8 +14,9 @@ from vit_finetune.params import Params, read_params
 from vit_finetune.params.freeze import Freeze
 from vit_finetune.params.train import Train
 from vit_finetune.training.adaptation import RECORD
-from vit_finetune.training.recipe import History, Recipe, read_training_data
-from vit_finetune.training.results import epoch_bar, facts_of, history_rows, metrics_of, warning_signs
+from vit_finetune.training.card import CARD, model_card
+from vit_finetune.training.recipe import Recipe, read_training_data
+from vit_finetune.training.results import train_with_bar, warning_signs, write_progress
 from vit_finetune.training.settings import Settings
 
 
@@ -36,29 +39,20 @@ def train(params: Params, ranks: Ranks) -> None:
     freeze(model, freezing.trainable_blocks, freezing.parameters)
     split_model = split_model_of(model, manifest, device)
     ignored = recipe.without_effect(split_model)
-    for note in [*ignored, *recipe.cost(split_model, data)]:
-        print(f"train: {note}", flush=True)
-
+    print(*(f"train: {note}\n" for note in [*ignored, *recipe.cost(split_model, data)]), sep="", end="", flush=True)
+    planned, adapted = options.epochs_over(len(data.labels)), read_json(f"models/adapted/{RECORD}")
+    write = partial(write_progress, model, planned, adapted, ignored)
     labels = digest(data.labels.numpy(), data.val_labels.numpy())
     checkpoint = checkpoint_folder("train", params.seed, freezing.model_dump(), settings.model_dump(), manifest, labels)
-    adapted, planned = read_json(f"models/adapted/{RECORD}"), options.epochs_over(len(data.labels))
-
-    def write(history: History) -> None:
-        if ranks.first:
-            write_csv("plots/history.csv", history_rows(history))
-            write_json("metrics/train.json", metrics_of(history, planned, model, adapted, manifest["precision"]))
-
-    with epoch_bar(options, len(data.labels), write) as show:
-        history = recipe.train(split_model, data, checkpoint / "last.pt", show)
+    history = train_with_bar(recipe, split_model, data, checkpoint / "last.pt", write)
     ranks.wait()
     if ranks.first:
-        write(history)
-        signs = warning_signs(history, data.val_labels)
-        write_csv("plots/training_facts.csv", facts_of(history, data, model, manifest, [*ignored, *signs]))
         with new_folder("models/finetuned") as folder:
             save_model(model.cpu(), folder, split_model.preprocess, dataset)
-        for sign in signs:
-            print(f"train: warning: {sign}")
+            write_text(folder / CARD, model_card(model, dataset, data, history, manifest))
+        signs = warning_signs(history, data.val_labels)
+        write(history, signs)
+        print(*(f"train: warning: {sign}\n" for sign in signs), sep="", end="")
         forget_checkpoints("train")
 
 

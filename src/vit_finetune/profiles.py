@@ -4,8 +4,6 @@ The experiment runs in a copy that DVC makes, so the work tree, params.yaml, dvc
 as they are. Only the differing keys stand in an overlay; params.yaml gives the others.
 """
 
-import csv
-import io
 import json
 import os
 import re
@@ -14,14 +12,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vit_finetune.core.errors import UserError, readable_errors
 from vit_finetune.core.files import write_bytes, write_text
 from vit_finetune.params import check_params, read_yaml
-from vit_finetune.report.headline import FACTS, headline, table, warnings_of
+from vit_finetune.report.headline import headline, table, warnings_of
 
 PROFILES, RUNS = Path("profiles"), Path(".run")
 RUNNING = "profile-{}-running"  # the experiment's name until it has succeeded
@@ -167,18 +164,19 @@ def report(name: str) -> None:
     import dvc.api
 
     prefix = git("rev-parse", "--show-prefix").stdout.strip()  # the project may be a folder of a larger repository
-    read = partial(dvc.api.read, rev=name)
-    metrics = {kind: json.loads(read(f"{prefix}metrics/{kind}.json")) for kind in ("train", "evaluation", "attention")}
-    facts = [csv.DictReader(io.StringIO(read(prefix + path))) for path in FACTS]
+    metrics = {
+        kind: json.loads(dvc.api.read(f"{prefix}metrics/{kind}.json", rev=name))
+        for kind in ("train", "evaluation", "attention")
+    }
     for page in PAGES:
-        write_bytes(RUNS / name / page, read(prefix + page, mode="rb"))
+        write_bytes(RUNS / name / page, dvc.api.read(f"{prefix}{page}", rev=name, mode="rb"))
     commands = {
         "open": ", ".join(str(RUNS / name / page) for page in PAGES),
         "how it differs": f"dvc params diff HEAD {name}",
         "plots, side by side": f"dvc plots diff HEAD {name}",
         "into the work tree": f"dvc exp apply {name}",
     }
-    signs = "".join(f"warning: {sign}\n" for sign in warnings_of(*facts))
+    signs = "".join(f"warning: {sign}\n" for sign in warnings_of(metrics))
     print(f"\n{table(headline(metrics))}\n{signs}\n{table(list(commands.items()))}")
 
 

@@ -1,8 +1,8 @@
 """`python -m vit_finetune.summary`: the headline numbers of the run in the work tree, and where to look."""
 
 from vit_finetune.core.errors import readable_errors
-from vit_finetune.core.files import read_csv, read_json
-from vit_finetune.report.headline import FACTS, headline, table, warnings_of
+from vit_finetune.core.files import read_json
+from vit_finetune.report.headline import headline, table, warnings_of
 
 WHERE = (
     ("metrics", "dvc metrics show"),
@@ -15,5 +15,5 @@ WHERE = (
 if __name__ == "__main__":
     with readable_errors("summary"):
         metrics = {name: read_json(f"metrics/{name}.json") for name in ("train", "evaluation", "attention")}
-        signs = "".join(f"warning: {sign}\n" for sign in warnings_of(*map(read_csv, FACTS)))
+        signs = "".join(f"warning: {sign}\n" for sign in warnings_of(metrics))
         print(f"\n{table(headline(metrics))}\n{signs}\n{table(list(WHERE))}")

@@ -6,7 +6,9 @@ import os
 import pickle
 import re
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -266,6 +268,25 @@ def test_the_pipeline_runs_with_every_family_of_models(project, family):
     with (project.folder / "plots/predictions.csv").open() as file:
         expected = [float(row["confidence"]) for row in csv.DictReader(file)]
     np.testing.assert_allclose(found.amax(1), expected, atol=3e-3)
+
+
+@pytest.mark.slow
+def test_metrics_and_curves_of_the_epochs_so_far_are_shown_while_training_runs(project):
+    project.set(**{"train.epochs": 3_000})
+    run, written = project.start("dvc", "repro", "train"), project.folder / "metrics/train.json"
+    before = written.read_bytes()
+    while run.poll() is None and not (written.is_file() and written.read_bytes() != before):
+        time.sleep(0.1)
+    metrics, plots = project.run("dvc", "metrics", "show", "--json"), project.run("dvc", "plots", "show", "--json")
+    assert run.poll() is None, "training ended before its curves were looked at: give it more epochs"
+    os.killpg(run.pid, signal.SIGKILL)
+    run.communicate()
+    epochs = json.loads(metrics.stdout)[""]["data"]["metrics/train.json"]["data"]["epochs"]
+    assert re.fullmatch(r"\d{1,3} of 3000", epochs)
+    assert json.loads(plots.stdout)["data"]["plots/history.csv"]
+    project.set(**{"train.epochs": 2})
+    assert project.repro() == []
+    assert written.read_bytes() == before
 
 
 @pytest.mark.parametrize("section", SECTIONS)

@@ -33,8 +33,8 @@ def metrics():
     return {name: json.loads((ROOT / f"metrics/{name}.json").read_text()) for name in names}
 
 
-def page(metrics, warnings=(), **report):
-    return compose({**PARAMS, "report": {**PARAMS["report"], **report}}, metrics, warnings, PICTURES, {"torch": "2.0"})
+def page(metrics, **report):
+    return compose({**PARAMS, "report": {**PARAMS["report"], **report}}, metrics, PICTURES, {"torch": "2.0"})
 
 
 def test_the_numbers_are_those_of_the_metrics_and_parameters(metrics):
@@ -58,7 +58,7 @@ def test_title_and_author_are_text_and_never_markup(metrics):
 
 
 def test_warnings_of_the_stages_are_shown_as_text(metrics):
-    text = page({**metrics, "train": metrics["train"] | {"warnings": ["the loss of <train> rose"]}})
+    text = page({**metrics, "train": metrics["train"] | {"warning": "the loss of <train> rose"}})
     assert "Warning: the loss of &lt;train&gt; rose" in text
     assert "Warning" not in page(metrics)
 

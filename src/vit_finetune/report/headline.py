@@ -1,16 +1,12 @@
 """The headline numbers of a run, in words and as rows of a table."""
 
-from collections.abc import Iterable, Mapping
 from typing import Any
-
-FACTS = ("plots/training_facts.csv", "plots/evaluation_facts.csv")  # what else a reader should know, with warnings
 
 
 def headline(metrics: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
     """Name and value of each headline number, from {"train": metrics/train.json, ...}."""
     train, test, attention = (metrics[name] for name in ("train", "evaluation", "attention"))
     low, high = test["accuracy_ci95"]
-    done, planned = train["epochs"]
     return [
         ("test accuracy", f"{test['accuracy']:.4f}  [{low:.4f}, {high:.4f}], n = {test['n']:,}"),
         ("macro F1", f"{test['macro_f1']:.4f}"),
@@ -18,15 +14,15 @@ def headline(metrics: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
         ("calibration error", f"{test['ece']:.4f}"),
         ("adapted parameters", f"{train['parameters_adapted']:,}, then frozen"),
         ("trained parameters", f"{train['parameters_trained']:,}"),
-        ("best epoch", f"{train['best_epoch']} of {done}" + (f" ({planned} planned)" if done < planned else "")),
+        ("best epoch", f"{train['best_epoch']}; {train['epochs']} epochs done"),
         ("validation accuracy", f"{train['val_accuracy']:.4f}; probe, before training: {train['probe_accuracy']:.4f}"),
         ("attention self-check", f"largest relative error {attention['selfcheck_max_rel_err']:.1e}, every block"),
     ]
 
 
-def warnings_of(*tables: Iterable[Mapping[str, str]]) -> list[str]:
-    """Signs that the run did not work, as its stages found them: the rows of the tables FACTS."""
-    return [row["value"] for table in tables for row in table if row["fact"] == "warning"]
+def warnings_of(metrics: dict[str, dict[str, Any]]) -> list[str]:
+    """Signs that the run did not work, as its stages found them."""
+    return [metrics[stage]["warning"] for stage in ("train", "evaluation") if "warning" in metrics[stage]]
 
 
 def interval(value: dict[str, Any], sign: str = "") -> str:

@@ -10,7 +10,7 @@ from string import Template
 from typing import Any
 
 from vit_finetune.core.errors import UserError
-from vit_finetune.report.headline import headline, maps_judged
+from vit_finetune.report.headline import headline, maps_judged, warnings_of
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 TEST = {
@@ -49,7 +49,6 @@ Rows = Sequence[Sequence[str]]
 def compose(
     params: Mapping[str, Mapping[str, Any]],
     metrics: dict[str, dict[str, Any]],
-    warnings: Sequence[str],
     pictures: Mapping[str, bytes],
     versions: Mapping[str, str],
 ) -> str:
@@ -58,7 +57,6 @@ def compose(
     Args:
         params: the sections of params.yaml as plain values, and the seed as {"seed": {"seed": 0}}.
         metrics: {"train": metrics/train.json, ...}.
-        warnings: signs that the run did not work.
         pictures: a PNG for each name in TEST, ATTENTION and TRAINING; "adaptation" only where the backbone was adapted.
         versions: package -> version.
     """
@@ -67,7 +65,7 @@ def compose(
     author = params["report"]["author"]
     subtitle = f"Images: {counts}. Trainable blocks: {params['freeze']['trainable_blocks']}."
     settings = [[name, _settings(block)] for name, block in params.items() if name != "report"]
-    signs = [f"Warning: {sign}" for sign in warnings]
+    signs = [f"Warning: {sign}" for sign in warnings_of(metrics)]
     training = {name: caption for name, caption in TRAINING.items() if name in pictures or name != "adaptation"}
     sections = [
         _section("The test images", signs, [], TEST, pictures),

@@ -1,14 +1,17 @@
 """What training shows while it runs, and what it leaves: the history and the metrics."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from vit_finetune.core.files import write_csv, write_json
 from vit_finetune.core.process import progress
+from vit_finetune.model.boundary import SplitModel
 from vit_finetune.model.freezing import count_parameters
-from vit_finetune.training.recipe import History, TrainingData
+from vit_finetune.training.recipe import History, Recipe, TrainingData
 from vit_finetune.training.settings import Settings
 
 COLUMNS = ("epoch", "train_loss", "train_accuracy", "lr", "val_loss", "val_accuracy")
@@ -17,18 +20,19 @@ SHOWN = ("train_loss", "val_loss", "val_accuracy")
 
 @contextmanager
 def epoch_bar(
-    settings: Settings, images: int, write: Callable[[History], None] = lambda history: None
+    settings: Settings, images: int, write: Callable[[History], None] | None
 ) -> Iterator[Callable[[History], None]]:
     """A progress bar over epochs; off a terminal, a line for each. Gives what is to be called after each epoch.
 
     Args:
-        write: called first after each epoch, to write what can be looked at while training runs.
+        write: called first after each epoch, for files that can be looked at while training runs.
     """
     epochs = settings.epochs_over(images)
     with progress(range(epochs), settings.section, "epoch", total=epochs) as bar:
 
         def show(history: History) -> None:
-            write(history)
+            if write:
+                write(history)
             numbers = {key: f"{history.rows[-1][key]:.3f}" for key in SHOWN}
             bar.set_postfix(numbers)
             bar.update(history.epochs - bar.n)
@@ -39,45 +43,56 @@ def epoch_bar(
         yield show
 
 
+def train_with_bar(
+    recipe: Recipe, split_model: SplitModel, data: TrainingData, checkpoint: Path, write: Callable[[History], None]
+) -> History:
+    """`Recipe.train` with a bar over epochs; the first process writes after each."""
+    with epoch_bar(recipe.settings, len(data.labels), write if recipe.ranks.first else None) as show:
+        return recipe.train(split_model, data, checkpoint, show)
+
+
 def history_rows(history: History) -> list[dict[str, float]]:
     """COLUMNS of the start and of each epoch, rounded to six digits."""
     return [{key: round(row[key], 6) for key in COLUMNS} for row in history.rows]
 
 
+def write_adaptation(history: History) -> None:
+    write_csv("plots/adaptation.csv", history_rows(history), COLUMNS)
+
+
+def write_progress(
+    model: nn.Module,
+    planned: int,
+    adapted: Mapping[str, Any],
+    notes: Sequence[str],
+    history: History,
+    signs: Sequence[str] = (),
+) -> None:
+    """Replace plots/history.csv and metrics/train.json, so that both can be looked at while training runs."""
+    write_csv("plots/history.csv", history_rows(history))
+    write_json("metrics/train.json", metrics_of(history, planned, model, adapted, [*notes, *signs]))
+
+
 def metrics_of(
-    history: History, planned: int, model: nn.Module, adapted: dict[str, Any], precision: str
+    history: History, planned: int, model: nn.Module, adapted: Mapping[str, Any], warnings: Sequence[str]
 ) -> dict[str, Any]:
     """metrics/train.json after an epoch: the epoch to keep so far, and what is trained.
 
     Args:
         planned: epochs that the settings ask for.
-        adapted: the record of `adapt`.
+        adapted: the record of `adapt`, with the precision of both.
+        warnings: what a reader should know; without any, there is no key for them.
     """
     return {
         "val_accuracy": round(history.best["val_accuracy"], 6),
         "probe_accuracy": round(history.rows[0]["val_accuracy"], 6),
         "best_epoch": history.best_epoch,
-        "epochs": [history.epochs, planned],
+        "epochs": f"{history.epochs} of {planned}",  # text, since DVC shows no lists
         "parameters_adapted": adapted["parameters_adapted"],
         "parameters_trained": count_parameters(model)[0],
-        "precision": precision,
+        "precision": adapted["precision"],
+        **({"warning": "; ".join(warnings)} if warnings else {}),
     }
-
-
-def facts_of(
-    history: History, data: TrainingData, model: nn.Module, manifest: dict[str, Any], warnings: list[str]
-) -> list[dict[str, Any]]:
-    """plots/training_facts.csv: what else a reader should know of the training, a fact a row."""
-    facts = {
-        "parameters_frozen": count_parameters(model)[1],
-        "probe_c": history.probe_c,
-        **{key: round(history.best[key], 6) for key in ("train_loss", "train_accuracy", "val_loss")},
-        "training_images": len(data.labels),
-        "validation_images": len(data.val_labels),
-        **{key: manifest[key] for key in ("storage", "boundary")},
-    }
-    rows = [{"fact": fact, "value": value} for fact, value in facts.items()]
-    return [*rows, *({"fact": "warning", "value": warning} for warning in warnings)]
 
 
 def warning_signs(history: History, val_labels: Tensor) -> list[str]:

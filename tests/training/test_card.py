@@ -1,0 +1,63 @@
+"""The card of a trained model: true numbers, a front matter that the hub reads, lines of use that run."""
+
+import re
+
+import torch
+import yaml
+from PIL import Image
+
+from vit_finetune.model.build import preprocessing
+from vit_finetune.model.freezing import freeze
+from vit_finetune.model.saved import save_model
+from vit_finetune.training.card import model_card
+from vit_finetune.training.recipe import History, TrainingData
+
+ROW = {"train_loss": 0.5, "train_accuracy": 0.9, "lr": 0.1, "val_loss": 0.25}
+HISTORY = History([ROW | {"epoch": e, "val_accuracy": a} for e, a in enumerate((0.25, 0.75))], 1, {}, 0.5)
+DATASET = {"name": "cifar10", "classes": ["cat", "dog", "owl"], "image_shape": [32, 48, 3], "fit": "pad"}
+MANIFEST = {"boundary": "features", "storage": "float16", "precision": "bfloat16"}
+
+
+def card_of(model):
+    freeze(model, 0)
+    data = TrainingData([torch.zeros(7, 32)], torch.zeros(7), torch.zeros(3, 32), torch.arange(3))
+    return model_card(model, DATASET, data, HISTORY, MANIFEST)
+
+
+def test_the_card_gives_the_numbers_of_the_training(tiny_vit):
+    text, total = card_of(tiny_vit), sum(p.numel() for p in tiny_vit.parameters())
+    for line in (
+        "3 classes: cat, dog, owl.",
+        "| images | 7 for training, 3 for validation |",
+        "| validation accuracy | 0.7500 (n = 3) |",
+        "| of the probe before training | 0.2500, C = 0.5 |",
+        "| best epoch | 1 of 1 |",
+        f"| parameters | 99 trained from stored activations, {total - 99:,} frozen before that |",
+        "| activations | features, stored as float16, computed in bfloat16 |",
+        "Images were brought to 32 × 48 pixels with `fit: pad` before this transform.",
+    ):
+        assert line in text
+
+
+def test_the_front_matter_names_licence_and_source_where_they_are_known(tiny_vit):
+    tiny_vit.pretrained_cfg = tiny_vit.pretrained_cfg | {"license": "apache-2.0", "architecture": "vit", "tag": "in1k"}
+    front = yaml.safe_load(card_of(tiny_vit).split("---")[1])
+    assert front == {
+        "license": "apache-2.0",
+        "base_model": "timm/vit.in1k",
+        "library_name": "timm",
+        "pipeline_tag": "image-classification",
+    }
+    tiny_vit.pretrained_cfg = {"architecture": "vit"}
+    assert set(yaml.safe_load(card_of(tiny_vit).split("---")[1])) == {"library_name", "pipeline_tag"}
+    assert "| licence of the pretrained weights | not stated by their source |" in card_of(tiny_vit)
+
+
+def test_the_lines_of_use_run(tiny_vit, tmp_path, monkeypatch):
+    save_model(tiny_vit, tmp_path / "models/finetuned", preprocessing(tiny_vit, None), DATASET)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(re.search(r"```python\n(.*?)```", card_of(tiny_vit), re.DOTALL)[1], names)
+    images = names["transform"](Image.new("RGB", (48, 32))).unsqueeze(0)
+    assert names["model"](images).shape == (1, 3)
+    assert names["label_names"] == ["cat", "dog", "owl"]
