@@ -5,7 +5,7 @@ import torch
 
 from vit_finetune.attention import gallery
 from vit_finetune.attention.figures import draw_all
-from vit_finetune.attention.judge import STEPS, band_rows, judge
+from vit_finetune.attention.judge import STEPS, judge
 from vit_finetune.attention.maps import MapMaker
 from vit_finetune.attention.pixels import PixelGrid
 from vit_finetune.attention.sample import choose_gallery, draw_mosaics, draw_sample, read_predicted_images
@@ -17,6 +17,8 @@ from vit_finetune.model.saved import class_names, load_model
 from vit_finetune.params import read_params
 from vit_finetune.params.attention import Attention
 from vit_finetune.style import png
+
+MOSAICS = 64
 
 
 def main() -> None:
@@ -31,21 +33,20 @@ def main() -> None:
 
     rng = np.random.default_rng(params.seed)
     sample = draw_sample(test, preprocess, settings.sample, rng)
-    mosaics = draw_mosaics(test, preprocess, len(sample.rows), rng)
+    mosaics = draw_mosaics(test, preprocess, min(len(sample.rows), MOSAICS), rng)
     with progress(range(STEPS), "attention: analysis", "step", total=STEPS) as bar:
-        judgement = judge(maker, pretrained, sample, mosaics, params.seed, step=bar.update)
+        judgement = judge(maker, pretrained, sample, mosaics, test.above_chance, params.seed, step=bar.update)
     rows = choose_gallery(test, settings.gallery, rng)
     shown = test.take(rows)
     filled = gallery.fill_gallery(maker, preprocess(torch.from_numpy(shown.images)), rows, shown, len(classes))
 
     with new_folder("attention") as folder:
-        gallery.write_page(folder / "index.html", filled, grid, classes, maker.layout.prefix, judgement.report)
+        gallery.write_page(folder / "index.html", filled, grid, classes, maker.layout.prefix, judgement)
         gallery.write_tensors(folder, filled, judgement.maps, sample.rows, maker.layout.prefix)
-    write_json("metrics/attention.json", judgement.report)
-    for kind, bands in judgement.bands.items():
-        write_csv(f"plots/{kind}.csv", band_rows(bands))
-    write_csv("plots/attention_distance.csv", gallery.distance_rows(judgement.distances))
-    write_csv("plots/attention_spread.csv", gallery.spread_rows(judgement.report))
+        write_csv(folder / "distance.csv", gallery.distance_rows(judgement.distances))
+    write_json("metrics/attention.json", judgement.metrics)
+    for name, table in judgement.tables.items():
+        write_csv(f"plots/{name}.csv", table)
     for name, picture in draw_all(filled, judgement, sample, grid, classes).items():
         write_bytes(f"plots/{name}.png", png(picture))
 

@@ -26,6 +26,7 @@ def main() -> None:
     page = compose(
         {"seed": {"seed": params.seed}, **{section: written[section] for section in params.tracked()}},
         {name: read_json(f"metrics/{name}.json") for name in METRICS},
+        read_csv("plots/attention_maps.csv"),
         pictures,
         locked_versions(Path("requirements.lock").read_text(encoding="utf-8"), PACKAGES),
     )

@@ -30,7 +30,7 @@ def main() -> None:
 
     counts = class_counts(labels_by_split, classes)
     sizes = {split: len(labels) for split, labels in labels_by_split.items()}
-    write_json("metrics/subset.json", {"images": sizes, "per_class": counts})
+    write_json("metrics/subset.json", {"images": sizes})
     write_csv("plots/class_balance.csv", balance_rows(counts))
     write_bytes("plots/class_balance.png", png(class_balance(counts)))
     write_bytes("plots/samples.png", png(samples))

@@ -121,3 +121,19 @@ def test_a_share_of_few_images_has_wilsons_interval_and_never_one_without_width(
     assert (found.mean, found.n) == (hits / 8, 8)
     assert (found.low, found.high) == intervals.wilson(hits, 8)
     assert found.high - found.low > 0.25
+
+
+def test_the_sum_of_the_means_of_groups_has_the_interval_of_welch():
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(1, 3, size=9), rng.normal(2, 0.5, size=30)
+    found = intervals.sum_of_means([first, -second])
+    expected = stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
+    assert found.mean == pytest.approx(first.mean() - second.mean())
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert found.n == 39
+
+
+def test_the_sum_of_the_mean_of_one_group_is_its_mean_with_its_interval():
+    values = np.random.default_rng(0).random(20)
+    assert intervals.sum_of_means([values]) == pytest.approx(intervals.mean(values))
+    assert intervals.sum_of_means([np.ones(3), np.ones(2)]) == (2.0, 2.0, 2.0, 5)

@@ -34,6 +34,7 @@ from vit_finetune.core.files import read_csv  # noqa: E402
 from vit_finetune.intervals import mean  # noqa: E402
 from vit_finetune.params import SECTIONS, SEED, read_yaml, section_schema  # noqa: E402
 from vit_finetune.report.headline import interval, maps_judged  # noqa: E402
+from vit_finetune.verdict import verdict  # noqa: E402
 
 
 def stage_outputs(stage: dict[str, Any]) -> list[str]:
@@ -117,17 +118,16 @@ def results_table() -> str:
 
 
 def attention_table() -> str:
-    found = metrics("attention")
-    header, *rows = maps_judged(found)
+    maps, patches, blocks = (read_csv(ROOT / f"plots/attention_{name}.csv") for name in ("maps", "patches", "blocks"))
+    header, *rows = maps_judged(maps)
     lines = [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
     lines[1] = lines[1].replace(" ", "")
-    corners = interval(found["corner_share"][f"block_{found['blocks_total'] - 1}"])
-    regions = "; ".join(f"{name} {interval(value)}" for name, value in found["accuracy_from_patches"].items())
-    checked = f"{found['blocks_captured']} of {found['blocks_total']} blocks captured"
+    regions = "; ".join(f"{row['patches']} {interval(row, 'accuracy')}" for row in patches)
     return "\n".join(
-        [*lines, "", found["faithfulness"]["verdict"], "", f"Accuracy from some of the patches: {regions}.", "",
-         f"Of the last block's attention to patches, the four corner patches get {corners}.", "",
-         f"Self-check: {checked}, largest relative error {found['selfcheck_max_rel_err']:.1e}."]
+        [*lines, "", verdict(maps), "", f"Accuracy from some of the patches: {regions}.", "",
+         f"Of the last block's attention to patches, the four corners get {interval(blocks[-1], 'corner_share')}.", "",
+         f"Self-check: all {len(blocks)} blocks captured, largest relative error "
+         f"{metrics('attention')['selfcheck_max_rel_err']:.1e}."]
     )  # fmt: skip
 
 

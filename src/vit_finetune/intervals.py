@@ -1,5 +1,6 @@
 """95 % intervals: of a proportion, and of a mean."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,3 +53,21 @@ def mean(values: NDArray[Any]) -> Interval:
     n, centre = len(values), float(values.mean())
     half = float(stdtrit(n - 1, (1 + LEVEL) / 2) * values.std(ddof=1) / np.sqrt(n))
     return Interval(centre, centre - half, centre + half, n)
+
+
+def sum_of_means(groups: Sequence[NDArray[Any]]) -> Interval:
+    """Sum of the means of independent groups, each (n_g,), with Welch's interval (Welch 1947); n is the sum of the n_g.
+
+    Of one group it is `mean`.
+
+    Raises:
+        ValueError: as of `mean`, for each group.
+    """
+    from scipy.special import stdtrit
+
+    means = [mean(values).mean for values in groups]
+    variances = np.array([np.var(values, ddof=1) / len(values) for values in groups])
+    centre, variance = sum(means), float(variances.sum())
+    freedom = variance**2 / sum(v**2 / (len(g) - 1) for v, g in zip(variances, groups, strict=True)) if variance else 1
+    half = float(stdtrit(freedom, (1 + LEVEL) / 2) * np.sqrt(variance))
+    return Interval(centre, centre - half, centre + half, sum(map(len, groups)))

@@ -18,12 +18,10 @@ from vit_finetune.attention.faithfulness import (
     deletion_insertion,
     kept_correct,
     kept_probabilities,
-    margins,
     random_maps,
     ranking,
-    verdict,
 )
-from vit_finetune.intervals import Interval
+from vit_finetune.intervals import mean
 from vit_finetune.model.families import family_of
 
 KEEP = torch.tensor([[3, 0, 9], [1, 2, 15], [8, 4, 6]])
@@ -149,7 +147,7 @@ def test_keeping_everything_changes_nothing_in_any_order_and_batch(name, options
     images = pictures(model, 5)
     order = ranking(random_maps(5, (4, 4), rng), rng)
     expected = model(images).softmax(dim=-1)
-    assert torch.allclose(kept_probabilities(model, images, order, batch_size=2), expected, atol=1e-5)
+    assert torch.allclose(kept_probabilities(model, images, order, batch_tokens=32), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -179,7 +177,7 @@ def only_patch_three_matters(monkeypatch) -> list[int]:
     """Stands in for the model: class 1 has probability 1 where patch 3 is present, else 0. Returns the calls."""
     calls: list[int] = []
 
-    def probabilities(_model, _images, keep, _batch_size=0):
+    def probabilities(_model, _images, keep, _batch_tokens=0):
         calls.append(keep.shape[1])
         present = (keep == 3).any(dim=1).float()
         return torch.stack([1 - present, present], dim=1)
@@ -200,9 +198,9 @@ def test_scores_of_the_right_and_the_wrong_map(only_patch_three_matters, rng):
     assert curves["wrong"].deletion.tolist() == [[1, 1, 1, 1]] * 2
     assert curves["wrong"].insertion.tolist() == [[0, 0, 0, 1]] * 2
     # areas: insertion 1, deletion 0.2 / 2; and insertion 0.4 / 2, deletion 1
-    assert curves["right"].score == pytest.approx([0.9, 0.9])
-    assert curves["wrong"].score == pytest.approx([-0.8, -0.8])
-    assert only_patch_three_matters.count(10) == 1  # the whole image is asked once for all maps
+    assert curves["right"].score() == pytest.approx((0.9, 0.9, 0.9, 2))
+    assert curves["wrong"].score() == pytest.approx((-0.8, -0.8, -0.8, 2))
+    assert only_patch_three_matters.count(10) == 2  # the whole image is asked once at either end for all maps
 
 
 def test_curves_are_of_the_target_class_of_each_image(only_patch_three_matters, rng):
@@ -223,8 +221,28 @@ def test_a_map_measured_patch_by_patch_beats_its_opposite_on_a_real_model(rng):
     ]
     maps = -torch.stack([p.gather(1, targets[:, None])[:, 0] for p in alone], dim=1).view(6, 4, 4)
     curves = deletion_insertion(model, images, targets, {"drop": maps, "opposite": -maps}, rng)
-    assert curves["drop"].score.mean() > curves["opposite"].score.mean() + 0.05
+    assert curves["drop"].score().mean > curves["opposite"].score().mean + 0.05
     assert curves["drop"].deletion.shape == (6, len(FRACTIONS))
+
+
+def test_an_image_is_asked_at_the_fractions_of_its_group_as_if_it_were_asked_at_all(rng):
+    model = build()
+    images, maps = pictures(model, 9), {"any": random_maps(9, (4, 4), rng)}
+    targets = torch.arange(9) % 3
+    every = deletion_insertion(model, images, targets, maps, np.random.default_rng(1), groups=1)["any"]
+    some = deletion_insertion(model, images, targets, maps, np.random.default_rng(1), groups=4)["any"]
+    for whole, part in ((every.deletion, some.deletion), (every.insertion, some.insertion)):
+        assert not np.isnan(whole).any()
+        asked = np.arange(9)[:, None] % 4 == np.arange(len(FRACTIONS)) % 4
+        assert np.array_equal(~np.isnan(part), asked)
+        assert np.allclose(part[asked], whole[asked], atol=1e-5)
+
+
+def test_with_few_images_each_group_still_has_two(rng):
+    maps = {"any": random_maps(4, (4, 4), rng)}
+    curves = deletion_insertion(build(), torch.randn(4, 3, 64, 64), torch.zeros(4, dtype=torch.long), maps, rng)["any"]
+    assert len(np.unique(np.isnan(curves.deletion), axis=0)) == 2
+    assert curves.score().n == 4
 
 
 # Comparisons of maps
@@ -232,26 +250,28 @@ def test_a_map_measured_patch_by_patch_beats_its_opposite_on_a_real_model(rng):
 
 def test_margins_are_paired_by_image(rng):
     base = rng.normal(0, 5, size=50)  # images differ widely, the maps by exactly 0.1
-    curves = {
-        name: Curves((0.0, 1.0), np.zeros((50, 2)), np.stack([base + more] * 2, axis=1))
-        for name, more in (("centre", 0.0), ("better", 0.1))
-    }
-    found = margins(curves, "centre")
-    assert [*found] == ["better"]
-    assert (found["better"].low, found["better"].high) == pytest.approx((0.1, 0.1))
+    centre, better = (Curves((0.0, 1.0), np.zeros((50, 2)), np.stack([base + more] * 2, axis=1)) for more in (0.0, 0.1))
+    assert better.score(centre) == pytest.approx((0.1, 0.1, 0.1, 50))
 
 
-def test_the_verdict_names_the_maps_no_better_than_the_centre_and_those_worse():
-    numbers = {
-        "rollout": Interval(-0.02, -0.14, 0.09, 40),
-        "raw": Interval(0.04, -0.04, 0.13, 40),
-        "chefer": Interval(0.25, 0.18, 0.31, 40),
-    }
-    told = verdict(numbers)
-    assert told == "On 40 images, not distinguishable from a centre prior: rollout, raw."
-    numbers["random"] = Interval(-0.1, -0.16, -0.04, 40)
-    assert verdict(numbers).endswith("rollout, raw; worse than it: random.")
-    assert verdict({"chefer": numbers["chefer"]}) == "On 40 images, not distinguishable from a centre prior: none."
+def test_asked_everywhere_the_score_is_the_mean_area_by_trapezoids(rng):
+    curves = Curves(FRACTIONS, rng.random((30, 8)), rng.random((30, 8)))
+    areas = np.trapezoid(curves.insertion - curves.deletion, FRACTIONS, axis=1)
+    assert curves.score() == pytest.approx(mean(areas))
+
+
+def test_groups_estimate_the_same_score_and_their_interval_holds():
+    rng, held, found = np.random.default_rng(0), 0, []
+    truth = np.linspace(-0.2, 0.6, 8)
+    for _ in range(1000):
+        image = rng.normal(0, 0.3, size=(24, 1)) * np.ones(8)  # the fractions of an image go together
+        gain = truth + image + rng.normal(0, 0.1, size=(24, 8))
+        gain[np.arange(24)[:, None] % 6 != np.arange(8) % 6] = np.nan
+        score = Curves(FRACTIONS, np.zeros((24, 8)), gain).score()
+        held += score.low <= np.trapezoid(truth, FRACTIONS) <= score.high
+        found.append(score.mean)
+    assert np.mean(found) == pytest.approx(np.trapezoid(truth, FRACTIONS), abs=0.01)
+    assert 930 <= held <= 980  # of 1,000 intervals of 95 %, on 24 images in six groups
 
 
 # Which regions

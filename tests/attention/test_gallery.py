@@ -7,9 +7,11 @@ from safetensors.torch import load_file
 
 from tests.small_vits import build, pictures
 from vit_finetune.attention import gallery
+from vit_finetune.attention.judge import Judgement
 from vit_finetune.attention.maps import METHODS, MapMaker
 from vit_finetune.attention.pixels import PixelGrid
 from vit_finetune.attention.sample import PredictedImages
+from vit_finetune.verdict import verdict
 
 GRID = PixelGrid((8, 16), (64, 128), (64, 64), (4, 4))  # the middle half of a wide image
 
@@ -89,39 +91,29 @@ def test_tensors_are_written_with_the_rows_that_they_belong_to(filled, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == first
 
 
-REPORT = {
-    "blocks_captured": 12,
-    "blocks_total": 12,
-    "selfcheck_max_rel_err": 1.24e-6,
-    "faithfulness": {
-        "minus_centre_prior": {"rollout": {"mean": -0.0214, "ci95": [-0.05, 0.01], "n": 9}},
-        "verdict": "On 9 images, ...",
-    },
-    "effective_patches": {"block_0": {"mean": 17.5}, "block_1": {"mean": 4.25}},
-    "prefix_mass": {"block_0": {"mean": 0.1}, "block_1": {"mean": 0.6}},
-}
+ROWS = [
+    {"map": "rollout", "n": 9, "minus_centre": -0.0214, "minus_centre_low": -0.05, "minus_centre_high": 0.01}
+    | {"verdict": "no better"},
+    {"map": "centre", "n": 9, "minus_centre": "", "minus_centre_low": "", "minus_centre_high": "", "verdict": ""},
+]
+JUDGEMENT = Judgement({"selfcheck_max_rel_err": 1.24e-6}, {"attention_maps": ROWS}, {}, {}, torch.zeros(2, 1, 1))
 
 
-def test_the_facts_of_the_page_are_those_of_the_report(filled, tmp_path):
-    assert gallery.facts(REPORT) == [
-        ("blocks captured", "12 of 12"),
-        ("self-check, worst relative error", "1.2e-06"),
-        ("rollout: faithfulness minus centre prior", "-0.021 [-0.050, +0.010]"),
-        ("verdict", "On 9 images, ..."),
+def test_the_facts_of_the_page_are_those_of_the_judgement(filled, tmp_path):
+    assert gallery.facts(JUDGEMENT) == [
+        ("verdict", verdict(ROWS)),
+        ("rollout: score minus that of a centred Gaussian", "-0.021 [-0.050, +0.010]"),
+        ("self-check of every block, largest relative error", "1.2e-06"),
     ]
-    gallery.write_page(tmp_path / "index.html", filled, GRID, ["a", "b", "<c>"], ("CLS",), REPORT)
+    gallery.write_page(tmp_path / "index.html", filled, GRID, ["a", "b", "<c>"], ("CLS",), JUDGEMENT)
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
-    assert "rollout: faithfulness minus centre prior" in text
+    assert "rollout: score minus that of a centred Gaussian" in text
     assert "What the model attends to" in text
 
 
-def test_plot_rows_are_one_for_each_block_and_head():
+def test_distance_rows_are_one_for_each_block_and_head():
     distances = torch.tensor([[[1.0, 2.0]], [[1.5, 2.00049]]])
     assert gallery.distance_rows(distances) == [
         {"block": 0, "head": 0, "pretrained": 1.0, "finetuned": 1.5},
         {"block": 0, "head": 1, "pretrained": 2.0, "finetuned": 2.0},
-    ]
-    assert gallery.spread_rows(REPORT) == [
-        {"block": 0, "effective_patches": 17.5, "prefix_mass": 0.1},
-        {"block": 1, "effective_patches": 4.25, "prefix_mass": 0.6},
     ]

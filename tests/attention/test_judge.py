@@ -12,11 +12,12 @@ from vit_finetune.attention.faithfulness import FRACTIONS, Curves
 from vit_finetune.attention.judge import (
     STEPS,
     Judgement,
-    band_rows,
     curve_bands,
+    curve_rows,
     judge,
-    mosaic_report,
-    region_report,
+    map_rows,
+    mosaic_shares,
+    patch_rows,
 )
 from vit_finetune.attention.maps import METHODS, MapMaker
 from vit_finetune.attention.sample import Mosaics, Sample
@@ -35,17 +36,36 @@ def test_bands_hold_mean_and_interval_at_each_fraction():
     np.testing.assert_allclose(bands["insertion"]["rollout"][0], 1 - values.mean(0))
     assert (bands["deletion"]["rollout"][1] < values.mean(0)).all()
     assert (bands["deletion"]["rollout"][2] > values.mean(0)).all()
-    rows = band_rows(bands["deletion"])
-    assert [row["fraction"] for row in rows] == list(FRACTIONS)
-    assert rows[1] == {"fraction": FRACTIONS[1]} | {
-        key: round(float(bands["deletion"]["rollout"][i, 1]), 4)
-        for i, key in enumerate(("rollout", "rollout low", "rollout high"))
+    rows = curve_rows(bands)
+    assert [row["fraction"] for row in rows] == [*FRACTIONS, *FRACTIONS]
+    assert rows[1] == {"curve": "deletion", "map": "rollout", "fraction": FRACTIONS[1]} | {
+        key: round(float(bands["deletion"]["rollout"][i, 1]), 4) for i, key in enumerate(("probability", "low", "high"))
     }
+
+
+def test_a_band_is_of_the_images_that_were_asked():
+    values = np.random.default_rng(0).random((30, len(FRACTIONS)))
+    values[10:, 2] = np.nan
+    band = curve_bands({"rollout": Curves(FRACTIONS, values, values)})["deletion"]["rollout"]
+    np.testing.assert_allclose(band[0, 2], values[:10, 2].mean())
+
+
+def test_no_map_of_a_model_that_only_guesses_is_judged():
+    values = np.random.default_rng(0).random((30, len(FRACTIONS)))
+    curves = {
+        name: Curves(FRACTIONS, values, values + more)
+        for name, more in (("rollout", 0.5), ("random", 0), ("centre", 0))
+    }
+    (judged, *_), (not_judged, random, centre) = (map_rows(curves, {}, above) for above in (True, False))
+    assert (judged["verdict"], not_judged["verdict"]) == ("better", "not judged")
+    assert judged["minus_centre"] == not_judged["minus_centre"] == 0.5
+    assert random["verdict"] == centre["verdict"] == random["minus_random"] == centre["minus_centre"] == ""
+    assert centre["minus_random"] == 0
 
 
 def test_the_mosaic_share_is_that_of_the_class_and_the_quadrant_asked_for(maker):
     mosaics = Mosaics(pictures(maker.model, 7), torch.arange(7) % 3, torch.tensor([3, 0, 2, 1, 1, 2, 3]))
-    found = mosaic_report(maker, mosaics)
+    found = mosaic_shares(maker, mosaics)
     assert set(found) == set(METHODS)
     for name in ("relevance", "LeGrad", "rollout"):
         shares = []
@@ -54,18 +74,21 @@ def test_the_mosaic_share_is_that_of_the_class_and_the_quadrant_asked_for(maker)
             down, across = divmod(int(quadrant), 2)
             inside = relevance[2 * down : 2 * down + 2, 2 * across : 2 * across + 2]
             shares.append((inside.sum() / relevance.sum()).item())
-        assert found[name]["n"] == 7
-        assert found[name]["mean"] == pytest.approx(np.mean(shares), abs=1e-4)
+        assert found[name].n == 7
+        assert found[name].mean == pytest.approx(np.mean(shares), abs=1e-4)
 
 
-def test_accuracy_from_all_patches_is_that_of_the_model(maker):
+def test_accuracy_from_all_patches_is_that_of_the_predictions(maker):
     pixels = pictures(maker.model, 6)
     with torch.no_grad():
-        labels = maker.model(pixels).argmax(dim=1)
+        predicted = maker.model(pixels).argmax(dim=1)
+    labels = predicted.clone()
     labels[0] = (labels[0] + 1) % 3
-    found = region_report(maker, pixels, labels, torch.rand(6, 4, 4), np.random.default_rng(0))
-    assert [*found] == ["all patches", "top", "random", "centre", "border"]
-    assert found["all patches"]["mean"] == round(5 / 6, 4)
+    sample = Sample(np.arange(6), pixels, predicted, labels)
+    found = patch_rows(maker, sample, torch.rand(6, 4, 4), np.random.default_rng(0))
+    assert [row["patches"] for row in found] == ["all", "top", "random", "centre", "border"]
+    assert found[0]["accuracy"] == round(5 / 6, 4)
+    assert found[0]["accuracy_low"] < 5 / 6 < found[0]["accuracy_high"]
 
 
 def judged(model: nn.Module, pretrained: nn.Module, batch_size: int) -> tuple[Judgement, int]:
@@ -74,29 +97,29 @@ def judged(model: nn.Module, pretrained: nn.Module, batch_size: int) -> tuple[Ju
     sample = Sample(np.arange(8), pixels[:8], labels, labels)
     mosaics = Mosaics(pixels[8:], labels, torch.arange(8) % 4)
     maker = MapMaker(model, batch_size=batch_size)
-    return judge(maker, pretrained, sample, mosaics, seed=0, step=lambda: steps.append(0)), len(steps)
+    return judge(maker, pretrained, sample, mosaics, True, seed=0, step=lambda: steps.append(0)), len(steps)
 
 
-def test_the_whole_report_is_the_same_for_any_batch_size_and_sees_every_block(maker):
+def test_the_whole_judgement_is_the_same_for_any_batch_size_and_sees_every_block(maker):
     pretrained = copy.deepcopy(maker.model)
     pretrained.blocks[1].attn.qkv.weight.data *= 2  # nothing else differs
     (whole, steps), (parts, _) = (judged(maker.model, pretrained, batch_size) for batch_size in (8, 3))
     assert steps == STEPS
     for found in (whole, parts):
         assert torch.equal(found.distances[0, 0], found.distances[1, 0])
-    report = whole.report
-    assert report["blocks_captured"] == report["blocks_total"] == 2
-    assert report["selfcheck_max_rel_err"] < 1e-5
-    assert report["distance_px_minus_pretrained"]["block_0"] == {"mean": 0.0, "ci95": [0.0, 0.0], "n": 8}
+    assert [*whole.metrics] == ["images", "selfcheck_max_rel_err", "margin"]
+    assert whole.metrics["images"] == 8
+    assert 0 < whole.metrics["selfcheck_max_rel_err"] < 1e-5
+    maps = {row["map"]: row for row in whole.tables["attention_maps"]}
+    assert whole.metrics["margin"] == {name: maps[name]["minus_centre"] for name in METHODS}
+    assert [*maps] == [*METHODS, "random", "centre"]
+    assert maps["rollout"]["head_shuffled"] == 1  # it does not read the head
+    first, second = whole.tables["attention_blocks"]
+    assert [first[f"distance_change{end}"] for end in ("", "_low", "_high")] == [0, 0, 0]
     change = (whole.distances[1] - whole.distances[0]).mean(dim=1)[1].item()
     assert abs(change) > 0.01
-    assert report["distance_px_minus_pretrained"]["block_1"]["mean"] == pytest.approx(change, abs=1e-3)
-    assert report["faithfulness"]["verdict"].startswith("On 8 images, ")
-    assert [*report["sanity_correlation"]] == ["head_shuffled", "head_and_blocks_shuffled"]
-    assert report["sanity_correlation"]["head_shuffled"]["rollout"]["mean"] == 1  # it does not read the head
-
-    def numbers(value):
-        return [n for v in value.values() for n in numbers(v)] if isinstance(value, dict) else [value]
-
-    for a, b in zip(numbers(report), numbers(parts.report), strict=True):
-        assert a == b or np.allclose(a, b, atol=2e-4)
+    assert second["distance_change"] == pytest.approx(change, abs=1e-3)
+    for name, table in whole.tables.items():
+        for row, other in zip(table, parts.tables[name], strict=True):
+            for key, value in row.items():
+                assert value == other[key] or np.isclose(value, other[key], atol=2e-4), (name, key)

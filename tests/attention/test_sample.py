@@ -79,3 +79,10 @@ def test_half_of_the_gallery_is_wrong_as_far_as_there_are_so_many(right, wrong, 
 
 def test_a_gallery_of_more_images_than_there_are_is_all_of_them(some_images, rng):
     assert sorted(choose_gallery(some_images, 99, rng)) == [*range(12)]
+
+
+@pytest.mark.parametrize(("right", "above"), [(12, True), (9, True), (6, False), (4, False)])
+def test_a_model_is_above_chance_when_the_interval_of_its_accuracy_is(right, above):
+    labels = np.arange(12) % 3
+    predicted = np.where(np.arange(12) < right, labels, (labels + 1) % 3)
+    assert PredictedImages(np.zeros((12, 1, 1, 3), np.uint8), labels, predicted).above_chance == above

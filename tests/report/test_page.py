@@ -14,8 +14,10 @@ from vit_finetune.core.errors import UserError
 from vit_finetune.report.figures import training_curves
 from vit_finetune.report.page import ATTENTION, TEST, TRAINING, compose, in_yaml, locked_versions
 from vit_finetune.style import png
+from vit_finetune.verdict import verdict
 
 HISTORY = [{"epoch": 1, "train_loss": 1.0, "val_loss": 0.9, "train_accuracy": 0.5, "val_accuracy": 0.6, "lr": 0.1}]
+COLUMNS = ("minus_random", "minus_centre", "mosaic_share", "head_shuffled")
 PICTURE = png(training_curves(HISTORY, "Training"))
 PICTURES = dict.fromkeys([*TEST, *ATTENTION, *TRAINING], PICTURE)
 PARAMS = {
@@ -25,6 +27,10 @@ PARAMS = {
     "freeze": {"trainable_blocks": 2},
     "report": {"title": None, "author": None},
 }
+MAPS = [
+    {"map": "LeGrad", "n": "9", "verdict": "better"}
+    | {f"{name}{end}": "0.5" for name in COLUMNS for end in ("", "_low", "_high")}
+]
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +40,14 @@ def metrics():
 
 
 def page(metrics, **report):
-    return compose({**PARAMS, "report": {**PARAMS["report"], **report}}, metrics, PICTURES, {"torch": "2.0"})
+    return compose({**PARAMS, "report": {**PARAMS["report"], **report}}, metrics, MAPS, PICTURES, {"torch": "2.0"})
 
 
 def test_the_numbers_are_those_of_the_metrics_and_parameters(metrics):
     test = metrics["evaluation"] | {"accuracy": 0.12345, "accuracy_ci95": [0.1, 0.2], "n": 54321}
     text = page({**metrics, "evaluation": test})
     assert "0.1235  [0.1000, 0.2000], n = 54,321" in text
-    assert metrics["attention"]["faithfulness"]["verdict"] in text
+    assert verdict(MAPS) in text
     assert f"{metrics['train']['parameters_trained']:,}" in text
     assert "trainable_blocks 2" in text
     assert "image_size null, pretrained true" in text

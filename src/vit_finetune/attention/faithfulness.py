@@ -2,10 +2,11 @@
 
 B images, `maps` (B, G_h, G_w) relevance per patch, `keep` (B, n) patch numbers, row by row. Leaving tokens out needs
 no replacement value (TIS, ICCVW 2023). Two baselines put every score in its place: random maps, and a Gaussian in the
-centre, because the objects of most data sets are centred (arXiv:2112.09195). Values are per image, so that differences
-between maps are paired.
+centre, because the objects of most data sets are centred (arXiv:2112.09195). Every map of an image is asked for at the
+same fractions, so that differences between maps are paired.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +16,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from vit_finetune.intervals import Interval, mean
+from vit_finetune.intervals import Interval, sum_of_means
 from vit_finetune.model.families import family_of
 
 Array = npt.NDArray[Any]
 Rng = np.random.Generator
 
 FRACTIONS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)
+BATCH_TOKENS = 4096  # a batch of this many patches is large enough for the matrix products and small enough for caches
+GROUPS = 6  # of images; each is asked at every sixth of the fractions
 
 
 def centre_prior(grid: tuple[int, int], sigma: float = 0.25) -> Tensor:
@@ -44,10 +47,14 @@ def ranking(maps: Tensor, rng: Rng) -> Tensor:
 
 
 @torch.inference_mode()
-def kept_probabilities(model: nn.Module, images: Tensor, keep: Tensor, batch_size: int = 32) -> Tensor:
-    """Class probabilities (B, K) from the patches `keep` (B, n) of images (B, 3, h, w)."""
-    parts = []
-    for some, indices in zip(images.split(batch_size), keep.to(images.device).split(batch_size), strict=True):
+def kept_probabilities(model: nn.Module, images: Tensor, keep: Tensor, batch_tokens: int = BATCH_TOKENS) -> Tensor:
+    """Class probabilities (B, K) from the patches `keep` (B, n) of images (B, 3, h, w).
+
+    Args:
+        batch_tokens: patches in one pass, at most; batches are about equally large.
+    """
+    batches, parts = min(len(keep), math.ceil(keep.numel() / batch_tokens)), []
+    for some, indices in zip(images.tensor_split(batches), keep.to(images.device).tensor_split(batches), strict=True):
         with family_of(model).keep_patches(model, indices):
             parts.append(model(some).float().softmax(dim=-1))
     return torch.cat(parts).cpu()
@@ -55,16 +62,30 @@ def kept_probabilities(model: nn.Module, images: Tensor, keep: Tensor, batch_siz
 
 @dataclass(frozen=True)
 class Curves:
-    """Probability of the target class per image: (B, F) at each fraction of patches deleted, or inserted."""
+    """Probability of the target class per image: (B, F) at each fraction of patches deleted, or inserted.
+
+    NaN where an image was not asked.
+    """
 
     fractions: tuple[float, ...]
     deletion: Array
     insertion: Array
 
-    @property
-    def score(self) -> Array:
-        """Area under insertion minus area under deletion, (B,), by trapezoids; 0: no better than its reverse."""
-        return np.asarray(np.trapezoid(self.insertion - self.deletion, self.fractions, axis=1))
+    def score(self, baseline: "Curves | None" = None) -> Interval:
+        """Area under insertion minus area under deletion, of the mean curves; 0: no better than its reverse.
+
+        By trapezoids, a weighted sum over fractions. Its expectation is that of asking every image at every fraction,
+        whichever images were asked where. Images that were asked at the same fractions are a group, and groups are
+        independent. With a `baseline`, the difference from its score, paired by image.
+        """
+        steps = np.diff(self.fractions)
+        gain = self.insertion - self.deletion
+        if baseline is not None:
+            gain = gain - (baseline.insertion - baseline.deletion)
+        asked = ~np.isnan(gain)
+        parts = np.nansum(gain * (np.append(steps, 0) + np.append(0, steps)) / 2, axis=1)
+        _, group = np.unique(asked, axis=0, return_inverse=True)
+        return sum_of_means([parts[group == g] for g in np.unique(group)])
 
 
 def deletion_insertion(
@@ -74,43 +95,39 @@ def deletion_insertion(
     maps: Mapping[str, Tensor],
     rng: Rng,
     fractions: Sequence[float] = FRACTIONS,
-    batch_size: int = 32,
+    groups: int = GROUPS,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> dict[str, Curves]:
     """Curves of every map: the most relevant patches leave first (deletion), or come first (insertion).
 
-    images (B, 3, h, w) as the model takes them, targets (B,), maps (B, G_h, G_w). Petsiuk et al. 2018
-    (arXiv:1806.07421), on tokens. One patch always stays, so that average pooling has something to average.
+    Petsiuk et al. 2018 (arXiv:1806.07421), on tokens. One patch always stays, so that average pooling has something to
+    average.
+
+    Args:
+        images: (B, 3, h, w) as the model takes them.
+        targets: (B,).
+        maps: (B, G_h, G_w) each.
+        groups: image i is asked at the fractions f with i = f modulo `groups`; fewer where there are few images, for
+            each group needs two. 1 asks every image at every fraction, which costs `groups` times as much.
     """
+    count, groups = next(iter(maps.values()))[0].numel(), max(1, min(groups, len(images) // 2))
+    group = torch.arange(len(images)) % groups
+    known = np.full((len(images), len(fractions)), np.nan)
+    curves = {name: Curves(tuple(fractions), known.copy(), known.copy()) for name in maps}
+    orders = {name: ranking(relevance, rng) for name, relevance in maps.items()}
+    for f, fraction in enumerate(fractions):
+        rows, gone = torch.nonzero(group == f % groups)[:, 0], round(fraction * count)
+        some, classes = images[rows.to(images.device)], targets.cpu()[rows][:, None]
 
-    def probability(keep: Tensor) -> Array:
-        found = kept_probabilities(model, images, keep, batch_size)
-        return found.gather(1, targets.cpu()[:, None])[:, 0].numpy()
+        def probability(keep: Tensor, some: Tensor = some, classes: Tensor = classes) -> Array:
+            return kept_probabilities(model, some, keep, batch_tokens).gather(1, classes)[:, 0].numpy()
 
-    count = next(iter(maps.values()))[0].numel()
-    whole = probability(torch.arange(count).expand(len(images), -1))  # the same for every map
-    curves = {}
-    for name, relevance in maps.items():
-        order = ranking(relevance, rng)
-        gone = [round(fraction * count) for fraction in fractions]
-        deletion = [probability(order[:, min(g, count - 1) :]) if g else whole for g in gone]
-        insertion = [probability(order[:, : max(g, 1)]) if g < count else whole for g in gone]
-        curves[name] = Curves(tuple(fractions), np.stack(deletion, axis=1), np.stack(insertion, axis=1))
+        whole = probability(torch.arange(count).expand(len(rows), -1)) if gone in (0, count) else None
+        for name, order in orders.items():
+            left, come = order[rows, min(gone, count - 1) :], order[rows, : max(gone, 1)]
+            curves[name].deletion[rows.numpy(), f] = whole if gone == 0 else probability(left)
+            curves[name].insertion[rows.numpy(), f] = whole if gone == count else probability(come)
     return curves
-
-
-def margins(curves: Mapping[str, Curves], baseline: str) -> dict[str, Interval]:
-    """Score of every other map minus the score of the map `baseline`, paired by image."""
-    reference = curves[baseline].score
-    return {name: mean(c.score - reference) for name, c in curves.items() if name != baseline}
-
-
-def verdict(over_centre: Mapping[str, Interval]) -> str:
-    """One sentence naming the maps not distinguishable from the centre prior (interval contains 0), or worse."""
-    n = max(m.n for m in over_centre.values())
-    same = [name for name, m in over_centre.items() if m.low <= 0 <= m.high]
-    worse = [name for name, m in over_centre.items() if m.high < 0]
-    equal = f"not distinguishable from a centre prior: {', '.join(same) or 'none'}"
-    return f"On {n} images, {equal}" + (f"; worse than it: {', '.join(worse)}." if worse else ".")
 
 
 def kept_correct(

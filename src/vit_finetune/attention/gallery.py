@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
+from vit_finetune.attention.judge import Judgement
 from vit_finetune.attention.maps import CLASS_AGNOSTIC, METHODS, MapMaker, Maps, readout_maps
 from vit_finetune.attention.page import Record, render
 from vit_finetune.attention.pixels import PixelGrid
 from vit_finetune.attention.sample import PredictedImages
+from vit_finetune.verdict import verdict
 
 
 @dataclass(frozen=True)
@@ -101,17 +103,20 @@ def class_means(maps: Tensor, predicted: NDArray[np.int64], classes: int) -> NDA
     return means
 
 
-def facts(report: dict[str, Any]) -> list[tuple[str, str]]:
-    """Header of the page, from the analysis report."""
-    blocks = f"{report['blocks_captured']} of {report['blocks_total']}"
-    lines = [
-        ("blocks captured", blocks),
-        ("self-check, worst relative error", f"{report['selfcheck_max_rel_err']:.1e}"),
+def facts(judgement: Judgement) -> list[tuple[str, str]]:
+    """Header of the page: the verdict, the margins that it rests on, and the proof of the capture."""
+    rows = [row for row in judgement.tables["attention_maps"] if row["verdict"]]
+    return [
+        ("verdict", verdict(rows)),
+        *(
+            (
+                f"{row['map']}: score minus that of a centred Gaussian",
+                f"{row['minus_centre']:+.3f} [{row['minus_centre_low']:+.3f}, {row['minus_centre_high']:+.3f}]",
+            )
+            for row in rows
+        ),
+        ("self-check of every block, largest relative error", f"{judgement.metrics['selfcheck_max_rel_err']:.1e}"),
     ]
-    for name, margin in report["faithfulness"]["minus_centre_prior"].items():
-        low, high = margin["ci95"]
-        lines.append((f"{name}: faithfulness minus centre prior", f"{margin['mean']:+.3f} [{low:+.3f}, {high:+.3f}]"))
-    return [*lines, ("verdict", report["faithfulness"]["verdict"])]
 
 
 def write_page(
@@ -120,7 +125,7 @@ def write_page(
     grid: PixelGrid,
     classes: Sequence[str],
     prefix: tuple[str, ...],
-    report: dict[str, Any],
+    judgement: Judgement,
 ) -> None:
     """The interactive page."""
     page = render(
@@ -129,7 +134,7 @@ def write_page(
         classes=classes,
         prefix_names=prefix,
         methods=METHODS,
-        facts=facts(report),
+        facts=facts(judgement),
     )
     path.write_text(page, encoding="utf-8")
 
@@ -156,13 +161,4 @@ def distance_rows(distances: Tensor) -> list[dict[str, Any]]:
         {"block": block, "head": head, "pretrained": old, "finetuned": new}
         for block, pairs in enumerate(zip(before, after, strict=True))
         for head, (old, new) in enumerate(zip(*pairs, strict=True))
-    ]
-
-
-def spread_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """Effective number of patches and share on prefix tokens, one row per block, from the analysis report."""
-    patches, prefix = report["effective_patches"], report["prefix_mass"]
-    return [
-        {"block": i, "effective_patches": patches[block]["mean"], "prefix_mass": prefix[block]["mean"]}
-        for i, block in enumerate(patches)
     ]

@@ -3,7 +3,7 @@
 B images, L blocks, H heads, T tokens, a grid of G_h x G_w patches. `Maps` is method -> (B, G_h, G_w).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,40 +21,35 @@ from vit_finetune.attention.sanity import randomised, rank_correlation
 from vit_finetune.attention.shape import attention_distance, corner_share, effective_patches, prefix_mass
 from vit_finetune.intervals import Interval, mean, share
 from vit_finetune.model.families import family_of
+from vit_finetune.verdict import NOT_JUDGED, word_for
 
 Rng = np.random.Generator
+Row = dict[str, Any]
+Intervals = dict[str, Interval]  # by the name of a map, a block or a choice of patches
 
-SANITY_IMAGES = 16
-
-
-def rounded(interval: Interval) -> dict[str, Any]:
-    """An interval as it is written: {mean, ci95, n}."""
-    mean, low, high, n = interval
-    return {"mean": round(mean, 4), "ci95": [round(low, 4), round(high, 4)], "n": n}
+SANITY_IMAGES, STEPS = 16, 5
+BASELINES = ("random", "centre")
+NUMBERS = ("score", "minus_random", "minus_centre", "mosaic_share", "head_shuffled", "blocks_shuffled")
 
 
-def per_method(values: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-    return {name: rounded(mean(value)) for name, value in values.items()}
+def cells(name: str, interval: Interval | None) -> Row:
+    """The columns of an interval in a table: its mean, `_low` and `_high`; empty for None."""
+    values = ["" if interval is None else round(value, 4) for value in (interval or (0, 0, 0))[:3]]
+    return {f"{name}{end}": value for end, value in zip(("", "_low", "_high"), values, strict=True)}
 
 
-def faithfulness_report(
-    maker: MapMaker, pixels: Tensor, targets: Tensor, maps: Maps, rng: Rng
-) -> tuple[dict[str, Any], dict[str, faithfulness.Curves]]:
-    """Deletion and insertion of every map and of the two baselines; the curves, and their summary."""
-    grid = maker.layout.grid
+def per_method(values: Mapping[str, NDArray[Any]]) -> Intervals:
+    return {name: mean(value) for name, value in values.items()}
+
+
+def faithfulness_of(maker: MapMaker, sample: Sample, maps: Maps, rng: Rng) -> dict[str, faithfulness.Curves]:
+    """Deletion and insertion of every map and of the two baselines."""
+    grid, count = maker.layout.grid, len(sample.pixels)
     baselines = {
-        "random": faithfulness.random_maps(len(pixels), grid, rng),
-        "centre": faithfulness.centre_prior(grid).expand(len(pixels), *grid),
+        "random": faithfulness.random_maps(count, grid, rng),
+        "centre": faithfulness.centre_prior(grid).expand(count, *grid),
     }
-    curves = faithfulness.deletion_insertion(maker.model, pixels, targets, {**maps, **baselines}, rng)
-    over_random = faithfulness.margins(curves, "random")
-    over_centre = {name: margin for name, margin in faithfulness.margins(curves, "centre").items() if name != "random"}
-    return {
-        "score": per_method({name: curve.score for name, curve in curves.items()}),
-        "minus_random": {name: rounded(margin) for name, margin in over_random.items()},
-        "minus_centre_prior": {name: rounded(margin) for name, margin in over_centre.items()},
-        "verdict": faithfulness.verdict(over_centre),
-    }, curves
+    return faithfulness.deletion_insertion(maker.model, sample.pixels, sample.predicted, {**maps, **baselines}, rng)
 
 
 Bands = dict[str, dict[str, NDArray[Any]]]  # `deletion` and `insertion` -> map -> (3, F)
@@ -62,102 +57,143 @@ Bands = dict[str, dict[str, NDArray[Any]]]  # `deletion` and `insertion` -> map 
 
 def curve_bands(curves: Mapping[str, faithfulness.Curves]) -> Bands:
     """Mean, low and high, (3, F), of every map's curve: `deletion` and `insertion` -> map -> band."""
+
+    def band(values: NDArray[Any]) -> NDArray[Any]:
+        return np.clip([mean(column[~np.isnan(column)])[:3] for column in values.T], 0, 1).T
+
     return {
-        kind: {name: np.clip([mean(v)[:3] for v in getattr(curve, kind).T], 0, 1).T for name, curve in curves.items()}
-        for kind in ("deletion", "insertion")
+        kind: {name: band(getattr(curve, kind)) for name, curve in curves.items()} for kind in ("deletion", "insertion")
     }
 
 
-def band_rows(bands: Mapping[str, NDArray[Any]]) -> list[dict[str, float]]:
-    """Bands of one kind for plots: a row per fraction of the patches, each map's mean, then its interval's ends."""
+def curve_rows(bands: Bands) -> list[Row]:
+    """A row for each curve, map and fraction of the patches: the mean probability with its interval."""
     return [
-        {"fraction": fraction}
-        | {
-            f"{name}{end}": round(float(band[i, f]), 4)
-            for i, end in enumerate(("", " low", " high"))
-            for name, band in bands.items()
-        }
+        {"curve": curve, "map": name, "fraction": fraction}
+        | {end: round(float(band[i, f]), 4) for i, end in enumerate(("probability", "low", "high"))}
+        for curve, of_maps in bands.items()
+        for name, band in of_maps.items()
         for f, fraction in enumerate(faithfulness.FRACTIONS)
     ]
 
 
-def mosaic_report(maker: MapMaker, mosaics: Mosaics) -> dict[str, Any]:
+def mosaic_shares(maker: MapMaker, mosaics: Mosaics) -> Intervals:
     """Share of the positive relevance in the quadrant of the asked-for class; chance is 0.25."""
     maps = maker.maps(mosaics.pixels, mosaics.classes)
     return per_method({name: quadrant_share(values, mosaics.quadrants) for name, values in maps.items()})
 
 
-def region_report(maker: MapMaker, pixels: Tensor, labels: Tensor, maps: Tensor, rng: Rng) -> dict[str, Any]:
+def patch_rows(maker: MapMaker, sample: Sample, maps: Tensor, rng: Rng) -> list[Row]:
     """Accuracy from a fifth of the patches (the map's top, or random) and from the centre or the border alone."""
-    kept = faithfulness.kept_correct(maker.model, pixels, labels, maps, rng)
-    whole = faithfulness.kept_probabilities(maker.model, pixels, torch.arange(maps[0].numel()).expand(len(maps), -1))
-    kept = {"all patches": (whole.argmax(1) == labels).numpy().astype(float), **kept}
-    return {name: rounded(share(right)) for name, right in kept.items()}
+    kept = {"all": (sample.predicted == sample.labels).numpy().astype(float)}
+    kept |= faithfulness.kept_correct(maker.model, sample.pixels, sample.labels, maps, rng)
+    return [{"patches": name, **cells("accuracy", share(right)), "n": len(right)} for name, right in kept.items()]
+
+
+def joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Batches as one, by name."""
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def error_of(checked: Mapping[str, Any]) -> float:
+    """The largest relative error that `check` found, of blocks and of attention pooling."""
+    return max(checked["selfcheck_max_rel_err"], checked["pooling_max_rel_err"] or 0.0)
+
+
+def maps_and_shapes(maker: MapMaker, sample: Sample) -> tuple[Maps, dict[str, Tensor], float]:
+    """Every map for the predicted class, the shape of the attention of each image, and the self-check's error.
+
+    The shapes are `effective_patches`, `corner_share` and `prefix_mass`, (B, L), and `distance`, (B, L, H).
+    """
+    layout, maps, shapes, errors = maker.layout, [], [], []
+    for pixels, classes in zip(*(v.split(maker.batch_size) for v in (sample.pixels, sample.predicted)), strict=True):
+        gradients = maker.gradients(pixels, classes)
+        readout = maker.readout(gradients)
+        read = readout_maps(gradients.attn, layout, readout).mean(dim=2)
+        maps.append(maker.maps_of(gradients))
+        shapes.append(
+            {
+                "effective_patches": effective_patches(read),
+                "corner_share": corner_share(read),
+                "prefix_mass": prefix_mass(gradients.attn, layout, readout),
+                "distance": attention_distance(gradients.attn, layout),
+            }
+        )
+        errors.append(error_of(gradients.checked))
+    return joined(maps), joined(shapes), max(errors)
 
 
 @torch.no_grad()
-def shapes_of(maker: MapMaker, pixels: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Shape of the attention of each image, and what `check` says of all batches.
-
-    Returns `effective_patches`, `corner_share` and `prefix_mass`, (B, L), and `distance`, (B, L, H).
-    """
-    layout, parts, checks = maker.layout, [], []
+def distances_of(maker: MapMaker, pixels: Tensor) -> tuple[Tensor, float]:
+    """Attention distance of each image, (B, L, H), and the self-check's error."""
+    parts, errors = [], []
     with capture(maker.model) as seen:
         for batch in pixels.split(maker.batch_size):
             maker.model(batch)
-            checks.append(check(seen))
-            attn, readout = seen.stacked(), layout.readout(seen.pooling_row())
-            maps = readout_maps(attn, layout, readout).mean(dim=2)
-            parts.append(
-                {
-                    "effective_patches": effective_patches(maps),
-                    "corner_share": corner_share(maps),
-                    "prefix_mass": prefix_mass(attn, layout, readout),
-                    "distance": attention_distance(attn, layout),
-                }
-            )
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}, checks[-1]
+            errors.append(error_of(check(seen)))
+            parts.append(attention_distance(seen.stacked(), maker.layout))
+    return torch.cat(parts), max(errors)
 
 
-def shape_report(maker: MapMaker, pretrained: nn.Module, pixels: Tensor) -> tuple[dict[str, Any], Tensor]:
-    """How wide, how far and where the attention goes, block by block, and the self-check of both models.
+def block_rows(shapes: Mapping[str, Tensor], before: Tensor) -> list[Row]:
+    """How wide, how far and where the attention goes: a row for each block.
 
-    Returns the report, and the distances per head before and after, (2, L, H) in pixels of the model's input.
+    Args:
+        before: distances of the pretrained model, (B, L, H), in pixels of its input.
     """
-    before, checked_before = shapes_of(replace(maker, model=pretrained), pixels)
-    after, checked = shapes_of(maker, pixels)
-    worst = max(checks["selfcheck_max_rel_err"] for checks in (checked_before, checked))
-    distances = before["distance"], after["distance"]
     by_block = {
-        **{name: after[name] for name in ("effective_patches", "corner_share", "prefix_mass")},
-        "distance_px": distances[1].mean(dim=2),
-        "distance_px_minus_pretrained": (distances[1] - distances[0]).mean(dim=2),
+        **{name: shapes[name] for name in ("effective_patches", "corner_share", "prefix_mass")},
+        "distance": shapes["distance"].mean(dim=2),
+        "distance_change": (shapes["distance"] - before).mean(dim=2),
     }
-    report = {
-        name: {f"block_{b}": rounded(mean(values[:, b].numpy())) for b in range(values.shape[1])}
-        for name, values in by_block.items()
-    }
-    return {**checked_before, "selfcheck_max_rel_err": worst, **report}, torch.stack([d.mean(dim=0) for d in distances])
+    rows = []
+    for block in range(before.shape[1]):
+        found = [cells(name, mean(values[:, block].numpy())) for name, values in by_block.items()]
+        rows.append({"block": block} | {key: value for one in found for key, value in one.items()} | {"n": len(before)})
+    return rows
 
 
-def sanity_report(maker: MapMaker, pixels: Tensor, targets: Tensor, maps: Maps, seed: int) -> dict[str, Any]:
+def sanity_correlations(
+    maker: MapMaker, pixels: Tensor, targets: Tensor, maps: Maps, seed: int
+) -> dict[str, Intervals]:
     """Rank correlation of each map with that of the same model after its weights are shuffled."""
     pixels, targets = pixels[:SANITY_IMAGES], targets[:SANITY_IMAGES]
-    heads = family_of(maker.model).heads
-    report = {}
-    for name, parts in (("head", heads), ("head_and_blocks", [*heads, "blocks"])):
+    heads, found = family_of(maker.model).heads, {}
+    for name, parts in (("head_shuffled", heads), ("blocks_shuffled", [*heads, "blocks"])):
         shuffled = randomised(maker.model, parts, torch.Generator().manual_seed(seed))
         others = replace(maker, model=shuffled).maps(pixels, targets)
-        correlations = {m: rank_correlation(maps[m][:SANITY_IMAGES], others[m]) for m in METHODS}
-        report[f"{name}_shuffled"] = per_method(correlations)
-    return report
+        found[name] = per_method({m: rank_correlation(maps[m][:SANITY_IMAGES], others[m]) for m in METHODS})
+    return found
+
+
+def map_rows(
+    curves: Mapping[str, faithfulness.Curves], others: Mapping[str, Intervals], above_chance: bool
+) -> list[Row]:
+    """What each map is worth, a row each, and the two baselines: NUMBERS, and a verdict on each map.
+
+    Args:
+        others: mosaic_share, head_shuffled and blocks_shuffled of each map.
+        above_chance: whether the model is; if not, no map of it is judged.
+    """
+    rows = []
+    for name, curve in curves.items():
+        found = {"score": curve.score()}
+        found |= {f"minus_{base}": curve.score(curves[base]) for base in BASELINES if name not in (base, "random")}
+        found |= {key: values[name] for key, values in others.items() if name in values}
+        row: Row = {"map": name, "n": found["score"].n}
+        for number in NUMBERS:
+            row |= cells(number, found.get(number))
+        judged = word_for(*found["minus_centre"][1:3]) if name not in BASELINES else ""
+        rows.append(row | {"verdict": NOT_JUDGED if judged and not above_chance else judged})
+    return rows
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What `judge` finds: the report for metrics/attention.json, and what is drawn."""
+    """What `judge` finds: metrics, tables by the name of their file in plots/, and what is drawn."""
 
-    report: dict[str, Any]
+    metrics: dict[str, Any]
+    tables: dict[str, list[Row]]
     maps: Maps
     bands: Bands
     distances: Tensor  # (2, L, H), pretrained and fine-tuned
@@ -168,31 +204,30 @@ def judge(
     pretrained: nn.Module,
     sample: Sample,
     mosaics: Mosaics,
+    above_chance: bool,
     seed: int,
     step: Callable[[], object] = lambda: None,
 ) -> Judgement:
     """The whole analysis; `step` is called STEPS times, for a progress bar."""
     rng = np.random.default_rng(seed)
-    shape, distances = shape_report(maker, pretrained, sample.pixels)
+    maps, shapes, error = maps_and_shapes(maker, sample)
     step()
-    maps = maker.maps(sample.pixels, sample.predicted)
+    before, first_error = distances_of(replace(maker, model=pretrained), sample.pixels)
     step()
-    faithful, curves = faithfulness_report(maker, sample.pixels, sample.predicted, maps, rng)
+    curves = faithfulness_of(maker, sample, maps, rng)
     step()
-    pointing = mosaic_report(maker, mosaics)
+    others = {"mosaic_share": mosaic_shares(maker, mosaics)}
     step()
-    regions = region_report(maker, sample.pixels, sample.labels, maps["relevance"], rng)
-    sanity = sanity_report(maker, sample.pixels, sample.predicted, maps, seed)
+    patches = patch_rows(maker, sample, maps["relevance"], rng)
+    others |= sanity_correlations(maker, sample.pixels, sample.predicted, maps, seed)
     step()
-    report = {
+    rows, bands = map_rows(curves, others, above_chance), curve_bands(curves)
+    metrics = {
         "images": len(sample.pixels),
-        **shape,
-        "faithfulness": faithful,
-        "mosaic_share": {"chance": 0.25, **pointing},
-        "accuracy_from_patches": regions,
-        "sanity_correlation": sanity,
+        "selfcheck_max_rel_err": max(first_error, error),
+        "margin": {row["map"]: row["minus_centre"] for row in rows if row["map"] in METHODS},
     }
-    return Judgement(report, maps, curve_bands(curves), distances)
-
-
-STEPS = 5
+    blocks, distances = block_rows(shapes, before), torch.stack([d.mean(dim=0) for d in (before, shapes["distance"])])
+    tables = {"attention_maps": rows, "attention_blocks": blocks, "attention_patches": patches}
+    tables["attention_curves"] = curve_rows(bands)
+    return Judgement(metrics, tables, maps, bands, distances)

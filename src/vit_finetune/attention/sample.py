@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vit_finetune.attention.pointing import mosaics
 from vit_finetune.core.files import read_csv, read_split
+from vit_finetune.intervals import wilson
 
 Preprocess = Callable[[Tensor], Tensor]
 
@@ -21,6 +22,12 @@ class PredictedImages:
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     predicted: NDArray[np.int64]
+
+    @property
+    def above_chance(self) -> bool:
+        """Whether the model is right more often than a guess of the most frequent class, clearly."""
+        hits, n = int((self.predicted == self.labels).sum()), len(self.labels)
+        return wilson(hits, n)[0] > np.bincount(self.labels).max() / n
 
     def take(self, rows: NDArray[np.intp]) -> "PredictedImages":
         return PredictedImages(self.images[rows], self.labels[rows], self.predicted[rows])

@@ -35,5 +35,5 @@ def attention_distance(attn: Tensor, layout: TokenLayout) -> Tensor:
     (rows, columns), (height, width), prefix = layout.grid, layout.patch, len(layout.prefix)
     centres = torch.cartesian_prod(torch.arange(rows) * float(height), torch.arange(columns) * float(width))
     among = attn[..., prefix:, prefix:]
-    among = among / among.sum(dim=-1, keepdim=True)
-    return (among * torch.cdist(centres, centres).to(attn)).sum(dim=-1).mean(dim=-1)
+    travelled = (among * torch.cdist(centres, centres).to(attn)).sum(dim=-1)
+    return (travelled / among.sum(dim=-1)).mean(dim=-1)

@@ -15,7 +15,7 @@ class Attention(Section):
     )
     sample: Annotated[int, Field(ge=8, le=10_000)] = Field(
         description="test images, drawn by the seed, on which the maps are judged, as far as there are so many; also "
-        "the number of mosaics"
+        "the number of mosaics, up to 64"
     )
     fusion: Literal["mean", "max"] = Field(description="how last block and rollout combine the heads of a block")
     discard_ratio: Annotated[float, Field(ge=0, lt=1)] = Field(

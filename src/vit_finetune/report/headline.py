@@ -1,5 +1,6 @@
 """The headline numbers of a run, in words and as rows of a table."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -25,21 +26,25 @@ def warnings_of(metrics: dict[str, dict[str, Any]]) -> list[str]:
     return [metrics[stage]["warning"] for stage in ("train", "evaluation") if "warning" in metrics[stage]]
 
 
-def interval(value: dict[str, Any], sign: str = "") -> str:
-    """0.12 [0.05, 0.19]"""
-    low, high = value["ci95"]
-    return f"{value['mean']:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
+def interval(row: Mapping[str, Any], name: str, sign: str = "") -> str:
+    """0.12 [0.05, 0.19]: a column of a table with those of its ends."""
+    mean, low, high = (float(row[f"{name}{end}"]) for end in ("", "_low", "_high"))
+    return f"{mean:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
 
 
-def maps_judged(attention: dict[str, Any]) -> list[list[str]]:
-    """Rows of a table, the first its header: what each map is worth, from metrics/attention.json."""
-    faithful, sanity = attention["faithfulness"], attention["sanity_correlation"]["head_shuffled"]
-    shuffled = f"head shuffled (n = {min(value['n'] for value in sanity.values())})"
-    rows = [[f"map (n = {attention['images']})", "minus random", "minus centre prior", "mosaic quadrant", shuffled]]
-    for name, margin in faithful["minus_centre_prior"].items():
-        over = interval(faithful["minus_random"][name], "+"), interval(margin, "+")
-        rows.append([name, *over, interval(attention["mosaic_share"][name]), interval(sanity[name])])
-    return rows
+def maps_judged(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Rows of a table, the first its header: what each map is worth, from plots/attention_maps.csv."""
+    head = ["minus random, should be above 0", "minus a centred Gaussian, should be above 0"]
+    head += [
+        "share in the right quadrant, 0.25 by chance",
+        "correlation after the head is shuffled, should be far from 1",
+    ]
+    table = [[f"map (n = {rows[0]['n']})", *head, "verdict"]]
+    for row in (row for row in rows if row["verdict"]):
+        numbers = [interval(row, "minus_random", "+"), interval(row, "minus_centre", "+")]
+        numbers += [interval(row, "mosaic_share"), interval(row, "head_shuffled")]
+        table.append([row["map"], *numbers, row["verdict"]])
+    return table
 
 
 def table(rows: list[tuple[str, str]]) -> str:

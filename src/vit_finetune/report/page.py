@@ -11,6 +11,7 @@ from typing import Any
 
 from vit_finetune.core.errors import UserError
 from vit_finetune.report.headline import headline, maps_judged, warnings_of
+from vit_finetune.verdict import verdict
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 TEST = {
@@ -49,6 +50,7 @@ Rows = Sequence[Sequence[str]]
 def compose(
     params: Mapping[str, Mapping[str, Any]],
     metrics: dict[str, dict[str, Any]],
+    maps: Sequence[Mapping[str, Any]],
     pictures: Mapping[str, bytes],
     versions: Mapping[str, str],
 ) -> str:
@@ -57,10 +59,11 @@ def compose(
     Args:
         params: the sections of params.yaml as plain values, and the seed as {"seed": {"seed": 0}}.
         metrics: {"train": metrics/train.json, ...}.
+        maps: rows of plots/attention_maps.csv.
         pictures: a PNG for each name in TEST, ATTENTION and TRAINING; "adaptation" only where the backbone was adapted.
         versions: package -> version.
     """
-    images, attention = metrics["subset"]["images"], metrics["attention"]
+    images = metrics["subset"]["images"]
     counts = ", ".join(f"{count:,} {split}" for split, count in images.items())
     author = params["report"]["author"]
     subtitle = f"Images: {counts}. Trainable blocks: {params['freeze']['trainable_blocks']}."
@@ -71,8 +74,8 @@ def compose(
         _section("The test images", signs, [], TEST, pictures),
         _section(
             "What the model looks at",
-            [HOW_TO_READ, attention["faithfulness"]["verdict"]],
-            [maps_judged(attention)],
+            [verdict(maps), HOW_TO_READ],
+            [maps_judged(maps)],
             ATTENTION,
             pictures,
         ),

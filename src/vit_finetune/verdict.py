@@ -1,0 +1,26 @@
+"""Which attention maps are better than a centred Gaussian, in words."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+WORDS = {"better": "Better than a centred Gaussian", "no better": "No better", "worse": "Worse"}
+NOT_JUDGED = "not judged"
+
+
+def word_for(low: float, high: float) -> str:
+    """Of a map, from the 95 % interval of its score minus that of the centred Gaussian."""
+    return "better" if low > 0 else "worse" if high < 0 else "no better"
+
+
+def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The judgement of all maps, from the rows of plots/attention_maps.csv."""
+    judged = [row for row in rows if row["verdict"]]
+    if any(row["verdict"] == NOT_JUDGED for row in judged):
+        return "The model is not clearly more accurate than its most frequent class, so no map of it is judged."
+    groups = {text: [row["map"] for row in judged if row["verdict"] == word] for word, text in WORDS.items()}
+    found = " ".join(f"{text}: {', '.join(names)}." for text, names in groups.items() if names)
+    chance = 1 - 0.95 ** len(judged)
+    return (
+        f"{found} Judged on {judged[0]['n']} images, each map by its own 95 % interval: if none of the {len(judged)} "
+        f"differed from the Gaussian, at least one would seem to in up to {chance:.0%} of such runs."
+    )

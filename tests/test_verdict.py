@@ -1,0 +1,36 @@
+"""The verdict on the maps, in words."""
+
+import pytest
+
+from vit_finetune.verdict import NOT_JUDGED, verdict, word_for
+
+
+def rows(**verdicts):
+    return [{"map": name.replace("_", " "), "n": "200", "verdict": word} for name, word in verdicts.items()]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"),
+    [(0.01, 0.2, "better"), (-0.01, 0.2, "no better"), (0.0, 0.2, "no better"), (-0.3, -0.1, "worse")],
+)
+def test_a_map_is_better_only_where_the_whole_interval_is(low, high, word):
+    assert word_for(low, high) == word
+
+
+def test_the_verdict_sorts_the_maps_and_says_how_many_comparisons_were_made():
+    found = verdict(rows(LeGrad="better", rollout="no better", relevance="better", last_block="worse", random=""))
+    assert found.startswith(
+        "Better than a centred Gaussian: LeGrad, relevance. No better: rollout. Worse: last block. "
+    )
+    assert "Judged on 200 images" in found
+    assert "if none of the 4 differed from the Gaussian, at least one would seem to in up to 19% of such runs" in found
+
+
+def test_a_heading_without_maps_is_left_out():
+    assert verdict(rows(LeGrad="better")).startswith("Better than a centred Gaussian: LeGrad. Judged")
+
+
+def test_maps_of_a_model_that_only_guesses_are_not_judged():
+    text = verdict(rows(LeGrad=NOT_JUDGED, rollout=NOT_JUDGED, centre=""))
+    assert "no map of it is judged" in text
+    assert "LeGrad" not in text
