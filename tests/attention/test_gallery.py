@@ -1,5 +1,8 @@
 """The gallery holds what the model computed on each image, and hands it on unchanged."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -101,7 +104,6 @@ JUDGEMENT = Judgement({"selfcheck_max_rel_err": 1.24e-6}, {"attention_maps": ROW
 
 def test_the_facts_of_the_page_are_those_of_the_judgement(filled, tmp_path):
     assert gallery.facts(JUDGEMENT) == [
-        ("verdict", verdict(ROWS)),
         ("rollout: score minus that of a centred Gaussian", "-0.021 [-0.050, +0.010]"),
         ("self-check of every block, largest relative error", "1.2e-06"),
     ]
@@ -109,6 +111,17 @@ def test_the_facts_of_the_page_are_those_of_the_judgement(filled, tmp_path):
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "rollout: score minus that of a centred Gaussian" in text
     assert "What the model attends to" in text
+    assert json.dumps(verdict(ROWS)) in text
+
+
+def test_the_page_opens_on_the_surest_right_image_and_the_map_that_deserves_most_trust(filled):
+    rows = [
+        {"map": name, "minus_centre_low": low, "verdict": "better"} for name, low in (("rollout", 0.1), ("LeGrad", 0.2))
+    ]
+    judgement = replace(JUDGEMENT, tables={"attention_maps": [*rows, {"map": "centre", "verdict": ""}]})
+    shares = np.array([[0.9, 0.1, 0], [0.2, 0.2, 0.6], [0.1, 0.1, 0.8]], dtype=np.float32)
+    shown = replace(filled, probabilities=shares, labels=np.array([1, 2, 2]))  # the first, the surest, is wrong
+    assert gallery.opening(shown, judgement) == (2, "LeGrad")
 
 
 def test_distance_rows_are_one_for_each_block_and_head():

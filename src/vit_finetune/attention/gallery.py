@@ -104,10 +104,9 @@ def class_means(maps: Tensor, predicted: NDArray[np.int64], classes: int) -> NDA
 
 
 def facts(judgement: Judgement) -> list[tuple[str, str]]:
-    """Header of the page: the verdict, the margins that it rests on, and the proof of the capture."""
+    """Numbers of the page: the margins that the verdict rests on, and the proof of the capture."""
     rows = [row for row in judgement.tables["attention_maps"] if row["verdict"]]
     return [
-        ("verdict", verdict(rows)),
         *(
             (
                 f"{row['map']}: score minus that of a centred Gaussian",
@@ -117,6 +116,13 @@ def facts(judgement: Judgement) -> list[tuple[str, str]]:
         ),
         ("self-check of every block, largest relative error", f"{judgement.metrics['selfcheck_max_rel_err']:.1e}"),
     ]
+
+
+def opening(gallery: Gallery, judgement: Judgement) -> tuple[int, str]:
+    """What the page opens on: the image that is right with most confidence, and the map that deserves most trust."""
+    confidence = gallery.probabilities.max(axis=1) + (gallery.predicted == gallery.labels)
+    rows = [row for row in judgement.tables["attention_maps"] if row["verdict"]]
+    return int(confidence.argmax()), max(rows, key=lambda row: row["minus_centre_low"])["map"]
 
 
 def write_page(
@@ -134,7 +140,9 @@ def write_page(
         classes=classes,
         prefix_names=prefix,
         methods=METHODS,
+        summary=verdict(judgement.tables["attention_maps"]),
         facts=facts(judgement),
+        start=opening(gallery, judgement),
     )
     path.write_text(page, encoding="utf-8")
 

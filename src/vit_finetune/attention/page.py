@@ -20,7 +20,7 @@ from PIL import Image
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 OWN_TAB = "attention"  # the tab of the matrices themselves
-TOP_LEVEL = 15  # of an attention value: 4 bits
+TOP_LEVEL = 255  # of an attention value: 8 bits
 NOTE = "Attention shows where a block reads from. It is not by itself an explanation of the prediction."
 
 Floats = NDArray[np.floating]
@@ -47,13 +47,16 @@ def render(
     classes: Sequence[str],
     prefix_names: Sequence[str],
     methods: Mapping[str, str],
+    summary: str,
     facts: Sequence[tuple[str, str]],
+    start: tuple[int, str] = (0, OWN_TAB),
     note: str = NOTE,
 ) -> str:
     """The page as text; equal arguments give equal bytes, and the page never asks the network for anything.
 
-    `methods` maps each method, in the order of its tab, to a sentence that says what it shows; `facts` are
-    (name, value) pairs for the header. Raises ValueError when a record does not fit the others.
+    `methods` maps each method, in the order of its tab, to a sentence that says what it shows; `summary` is a
+    sentence that unfolds into `facts`, (name, value) pairs; `start` is the image and the tab that the page opens on.
+    Raises ValueError when a record does not fit the others.
     """
     images, layouts = [], []
     for number, record in enumerate(records):
@@ -63,17 +66,24 @@ def render(
             raise ValueError(f"image {number} has {layouts[number]}, but image 0 has {layouts[0]}")
     if not images:
         raise ValueError("the page needs at least one image, but there are no records")
-    text = {"title": title, "note": note, "facts": list(facts), "classes": list(classes)}
-    data = {**text, "prefix": list(prefix_names), "methods": dict(methods), **layouts[0], "images": images}
+    text = {"title": title, "note": note, "summary": summary, "facts": list(facts), "classes": list(classes)}
+    data = {
+        **text,
+        "prefix": list(prefix_names),
+        "methods": dict(methods),
+        **layouts[0],
+        "start": start,
+        "images": images,
+    }
     # "<" could end the script element early; inside JSON its escape means the same
     parts = {"title": html.escape(title), "data": json.dumps(data, allow_nan=False).replace("<", "\\u003c")}
     return re.sub(r"\{\{(title|data)\}\}", lambda found: parts[found[1]], TEMPLATE.read_text("utf-8"))
 
 
 def quantise(attn: Floats) -> tuple[Bytes, Floats]:
-    """Attention (..., T, T) -> levels (..., T, T) in 0..15 and the scale of each row, float32 (..., T).
+    """Attention (..., T, T) -> levels (..., T, T) in 0..255 and the scale of each row, float32 (..., T).
 
-    A value is about scale * (level / 15)**2: the square root spends the levels on the many small values. The
+    A value is about scale * (level / 255)**2: the square root spends the levels on the many small values. The
     scale is the row's maximum rounded up to bfloat16, so that it is stored in two bytes.
     """
     if not (np.isfinite(attn).all() and (attn >= 0).all()):
@@ -105,8 +115,6 @@ def _layout(
 def _describe(record: Record, methods: Iterable[str]) -> dict[str, Any]:
     """A record as the page's script reads it."""
     levels, scale = quantise(record.attn)
-    nibbles = np.append(levels.ravel(), np.zeros(levels.size % 2, np.uint8))
-    packed = nibbles[0::2] | nibbles[1::2] << 4
     height, width = record.image.shape[:2]
     return {
         "png": _png(record.image),
@@ -116,7 +124,7 @@ def _describe(record: Record, methods: Iterable[str]) -> dict[str, Any]:
         "predicted": int(record.predicted),
         "probabilities": [round(float(p), 6) for p in record.probabilities],
         "scale": _pack((scale.view(np.uint32) >> 16).astype("<u2")),
-        "levels": _pack(packed),
+        "levels": _pack(levels),
         "maps": {name: _describe_map(record.maps[name]) for name in methods},
     }
 
