@@ -15,11 +15,13 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.browser import chromium
 from tests.documents import template
 from tests.project import ROOT
 from vit_finetune.attention import figures
 from vit_finetune.attention.figures import contrast
 from vit_finetune.attention.maps import MapMaker
+from vit_finetune.attention.pixels import spotlight
 from vit_finetune.model.build import preprocessing
 from vit_finetune.model.saved import load_model, save_model
 from vit_finetune.predict import Predictor
@@ -71,6 +73,11 @@ def call(monkeypatch, capfd):
         return status, shown.out.splitlines(), shown.err.strip().splitlines()
 
     return run
+
+
+def drawn(predictor, read, label, against=None, method="relevance"):
+    """The picture of one map of an image that was read."""
+    return predictor.overlay(read, predictor.painted(read, method, label, against), label, against)
 
 
 @pytest.mark.slow
@@ -191,7 +198,7 @@ def test_the_overlay_shows_the_map_of_the_predicted_class(model, images, tmp_pat
     assert [str(path) for path in (tmp_path / "maps").iterdir()] == [row["attention"]]
     predictor = Predictor(model, "cpu")
     read = predictor.read("0", photograph, draw=True)
-    of_class = [predictor.overlay(read, k) for k in range(len(CLASSES))]
+    of_class = [drawn(predictor, read, k) for k in range(len(CLASSES))]
     written = Path(row["attention"]).read_bytes()
     assert written == of_class[CLASSES.index(row["label"])]
     assert len(set(of_class)) == len(CLASSES)
@@ -210,11 +217,73 @@ def test_the_overlay_shows_the_class_that_is_named_alone_or_against_another(mode
     read = predictor.read("0", images / "0.png", draw=True)
     first, second, third = predictor.probabilities([read.pixels])[0].argsort(descending=True).tolist()
     names = [CLASSES[k] for k in (first, second, third)]
-    assert asked("--class", names[2]) == predictor.overlay(read, third)
-    assert asked("--class", names[2], "--against", names[1]) == predictor.overlay(read, third, second)
-    assert asked("--against", names[2]) == predictor.overlay(read, first, third)
-    assert asked("--against", names[0]) == predictor.overlay(read, second, first)  # not against itself
-    assert len({predictor.overlay(read, *pair) for pair in ((0,), (0, 1), (1, 0), (0, 2))}) == 4
+    assert asked("--class", names[2]) == drawn(predictor, read, third)
+    assert asked("--class", names[2], "--against", names[1]) == drawn(predictor, read, third, second)
+    assert asked("--against", names[2]) == drawn(predictor, read, first, third)
+    assert asked("--against", names[0]) == drawn(predictor, read, second, first)  # not against itself
+    assert len({drawn(predictor, read, *pair) for pair in ((0,), (0, 1), (1, 0), (0, 2))}) == 4
+
+
+def test_the_overlay_shows_the_map_that_is_named(model, images, tmp_path, call):
+    asked = ("predict", "--model", model, "--json", "--attention", tmp_path, "--map", "LeGrad", "--class", "owl")
+    status, lines, errors = call(*asked, images / "0.png")
+    assert status == 0, errors
+    row, predictor = json.loads(lines[0]), Predictor(model, "cpu")
+    assert (row["map"], row["map_class"]) == ("LeGrad", "owl")
+    read = predictor.read("0", images / "0.png", draw=True)
+    written = Path(row["attention"]).read_bytes()
+    assert written == drawn(predictor, read, 2, method="LeGrad") != drawn(predictor, read, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("--map", "LeGrad"),
+            "--map, --class and --against say what is drawn; name a folder with --attention, or a --page",
+        ),
+        (("--page", "x.html", "--map", "legrad"), "--map is legrad; use one of: last block, rollout, gradient rollout"),
+        (("--page", "x.html", "--map", "rollout", "--against", "cat"), "--map is rollout, which knows no class"),
+    ],
+)
+def test_options_of_the_map_that_do_not_go_together_are_one_line(
+    model, images, options, message, tmp_path, call, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    status, lines, errors = call("predict", "--model", model, *options, images)
+    assert (status, lines, len(errors)) == (1, [], 1)
+    assert message in errors[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_page_shows_every_image_with_its_classes_and_its_map(model, images, tmp_path, call):
+    """The map as bright as it is high, in a browser that loads nothing; names are text and never markup."""
+    odd = tmp_path / "a <b> & c.png"
+    odd.write_bytes((images / "0.png").read_bytes())
+    status, lines, _ = call("predict", "--model", model, "--json", "--page", tmp_path / "page.html", odd, images)
+    assert status == 0
+    with chromium(390, 800) as driver:
+        driver.get((tmp_path / "page.html").as_uri())
+        shown = [element.text.split("\n") for element in driver.find_elements("css selector", "figcaption")]
+        assert driver.execute_script("return [innerWidth, document.documentElement.scrollWidth]") == [390, 390]
+        sizes = driver.execute_script("return [...document.images].map(image => image.naturalWidth)")
+        assert driver.get_log("browser") == []
+    rows = [json.loads(line) for line in lines]
+    assert [text[0] for text in shown] == [row["image"] for row in rows]
+    assert [text[1] for text in shown] == [row["label"] for row in rows]
+    assert len(sizes) == 8
+    assert all(sizes)
+
+
+def test_a_spotlight_is_bright_where_the_map_is_high_and_dim_elsewhere():
+    painted = np.full((10, 10), np.nan)
+    painted[:, 5:] = np.linspace(-1, 1, 50).reshape(10, 5)
+    lit = spotlight(np.full((10, 10, 3), 200, np.uint8), painted)
+    assert (lit[:, :5] == 40).all()  # a fifth of the image's own light
+    assert (lit[painted < 0] == 40).all()
+    assert lit.max() == 200
+    high = painted > 0
+    assert (np.diff(lit[..., 0][high][np.argsort(painted[high])].astype(int)) >= 0).all()
 
 
 def test_the_command_of_the_how_to_draws_one_class_against_another(model, images, tmp_path, call):
@@ -225,7 +294,7 @@ def test_the_command_of_the_how_to_draws_one_class_against_another(model, images
     assert status == 0, errors
     predictor = Predictor(model, "cpu")
     read = predictor.read("0", images / "0.png", draw=True)
-    assert (tmp_path / "maps/0000-0.png").read_bytes() == predictor.overlay(read, 0, 1)
+    assert (tmp_path / "maps/0000-0.png").read_bytes() == drawn(predictor, read, 0, 1)
 
 
 def test_what_is_drawn_of_two_classes_is_the_first_against_the_second(model, images, monkeypatch):
@@ -238,7 +307,7 @@ def test_what_is_drawn_of_two_classes_is_the_first_against_the_second(model, ima
     monkeypatch.setattr(figures, "contrast", draw)
     predictor = Predictor(model, "cpu")
     read = predictor.read("0", images / "0.png", draw=True)
-    predictor.overlay(read, 2, 1)
+    drawn(predictor, read, 2, 1)
     maps = MapMaker(predictor.model).maps(predictor.pixels([read.pixels]), torch.tensor([2]), torch.tensor([1]))
     np.testing.assert_allclose(seen["owl", "dog"], np.unique(maps["relevance"].numpy()), rtol=1e-5)
 
@@ -278,7 +347,9 @@ def test_a_class_that_cannot_be_drawn_is_one_line(model, images, tmp_path, call,
 def test_a_class_without_a_folder_to_draw_to_is_one_line(model, images, call, option):
     status, lines, errors = call("predict", "--model", model, option, "owl", images)
     assert (status, lines) == (1, [])
-    assert errors == ["predict: --class and --against say what --attention draws; name a folder with --attention"]
+    assert errors == [
+        "predict: --map, --class and --against say what is drawn; name a folder with --attention, or a --page"
+    ]
 
 
 @pytest.mark.slow

@@ -15,14 +15,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vit_finetune.attention.pixels import spotlight
 from vit_finetune.core.device import set_up_torch
 from vit_finetune.core.errors import UserError, readable_errors
 from vit_finetune.core.files import write_bytes
 from vit_finetune.data.image_files import UNREADABLE, fit_image, image_files, open_image
 from vit_finetune.model.build import preprocessing
 from vit_finetune.model.saved import load_model, trained_config
+from vit_finetune.predict_page import card, note_of, write_page
 
 BATCH = 32  # images; the result does not depend on it
+DEFAULT_MAP = "relevance"
 LONGEST_STEM = 50  # characters of an image's name in that of its picture, in any script within a file system's limit
 
 
@@ -67,27 +70,31 @@ class Predictor:
             raise UserError(f"{key} is {name}, which is no class of the model; use one of: {', '.join(self.classes)}")
         return None if name is None else self.classes.index(name)
 
-    def overlay(self, photograph: Photograph, label: int, against: int | None = None) -> bytes:
-        """A picture (PNG) of the image as the model saw it and of what speaks for a class (Chefer et al. 2021).
+    def painted(self, photograph: Photograph, method: str, label: int, against: int | None) -> NDArray[np.float64]:
+        """A map of `photograph.seen`, (H, W), NaN outside the model's crop: of what speaks for a class.
 
-        With `against`, a second class: of what speaks for the one and for the other.
+        With `against`, a second class, it is signed: of what speaks for the one and for the other.
         """
-        from vit_finetune.attention.figures import contrast, overlay
-        from vit_finetune.attention.gallery import painted_share
         from vit_finetune.attention.maps import MapMaker
         from vit_finetune.attention.pixels import PixelGrid
-        from vit_finetune.style import png
 
         assert photograph.seen is not None
         maker, size = MapMaker(self.model), photograph.seen.shape[:2]
         asked = [torch.tensor([k], device=self.device) for k in (label, against) if k is not None]
-        relevance = maker.maps(self.pixels([photograph.pixels]), *asked)["relevance"][0]
+        found = maker.maps(self.pixels([photograph.pixels]), *asked)[method][0]
         grid = PixelGrid(size, size, self.preprocess.input_size, maker.layout.grid)
+        return grid.paint(found.cpu().numpy(), size=grid.resized)
+
+    def overlay(self, photograph: Photograph, painted: NDArray[np.float64], label: int, against: int | None) -> bytes:
+        """A picture (PNG) of the image as the model saw it, and of a map of it as `painted` gives it."""
+        from vit_finetune.attention.figures import contrast, overlay
+        from vit_finetune.style import png
+
+        assert photograph.seen is not None
         if against is not None:
-            painted = grid.paint(relevance.cpu().numpy(), size=grid.resized)
             return png(contrast(photograph.seen, painted, self.classes[label], self.classes[against]))
-        painted = painted_share(relevance, grid)
-        return png(overlay(photograph.seen, painted, self.classes[label], unit="share of its maximum"))
+        share = painted / max(float(np.nanmax(painted)), 1e-12)
+        return png(overlay(photograph.seen, share, self.classes[label], unit="share of its maximum"))
 
 
 def find_images(names: Sequence[str]) -> Iterator[tuple[str, Path | io.BytesIO]]:
@@ -145,25 +152,47 @@ def asked_classes(args: argparse.Namespace, predictor: Predictor) -> tuple[int |
     return label, against
 
 
+def check_map(args: argparse.Namespace) -> None:
+    """UserError if options of the map are given without a place to draw it, or do not go together."""
+    from vit_finetune.attention.maps import CLASS_AGNOSTIC, METHODS
+
+    if not (args.attention or args.page) and (args.label or args.against or args.map):
+        raise UserError("--map, --class and --against say what is drawn; name a folder with --attention, or a --page")
+    if args.map and args.map not in METHODS:
+        raise UserError(f"--map is {args.map}; use one of: {', '.join(METHODS)}")
+    if args.against and args.map in CLASS_AGNOSTIC:
+        raise UserError(f"--map is {args.map}, which knows no class, so there is nothing --against another to draw")
+
+
 def run(args: argparse.Namespace) -> list[str]:
     """Print a line for each image, and return what could not be read."""
     unreadable: list[str] = []
-    if not args.attention and (args.label or args.against):
-        raise UserError("--class and --against say what --attention draws; name a folder with --attention")
+    cards: list[str] = []
+    check_map(args)
     predictor = Predictor(Path(args.model), args.device)
     label, against = asked_classes(args, predictor)
-    images, number = read_images(predictor, args.images, bool(args.attention), unreadable), count()
+    draws = bool(args.attention or args.page)
+    images, number = read_images(predictor, args.images, draws, unreadable), count()
     while batch := list(islice(images, BATCH)):
         probabilities = predictor.probabilities([image.pixels for image in batch])
         for image, row in zip(batch, probabilities, strict=True):
             answer = describe(image.name, row, predictor.classes, args.top)
+            if draws:
+                drawn = explained_class(row, label, against)
+                painted = predictor.painted(image, args.map or DEFAULT_MAP, drawn, against)
+                answer |= {"map": args.map or DEFAULT_MAP, "map_class": predictor.classes[drawn]}
             if args.attention:
                 stem = Path(image.name).stem[:LONGEST_STEM]
                 answer["attention"] = str(Path(args.attention) / f"{next(number):04}-{stem}.png")
-                drawn = explained_class(row, label, against)
-                write_bytes(answer["attention"], predictor.overlay(image, drawn, against))
+                write_bytes(answer["attention"], predictor.overlay(image, painted, drawn, against))
+            if args.page:
+                assert image.seen is not None
+                pictures = image.seen, spotlight(image.seen, painted)
+                cards.append(card(image.name, *pictures, predictor.classes[drawn], answer["top"]))
             shown = ", ".join(f"{entry['label']} {entry['probability']:.3f}" for entry in answer["top"])
             print(json.dumps(answer) if args.json else f"{image.name}: {shown}", flush=True)
+    if args.page:
+        write_page(args.page, cards, note_of(args.map or DEFAULT_MAP, args.against))
     return unreadable
 
 
@@ -181,6 +210,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--top", type=at_least_one, default=3, help="classes to show, most probable first (%(default)s)")
     made.add_argument("--json", action="store_true", help="a JSON object for each image, one to a line")
     made.add_argument("--attention", metavar="FOLDER", help="also draw there what speaks for a class")
+    made.add_argument("--page", metavar="FILE", help="also write one HTML page of all images, with their maps")
+    made.add_argument("--map", metavar="NAME", help=f"map that is drawn, as in attention/ ({DEFAULT_MAP})")
     made.add_argument("--class", dest="label", metavar="NAME", help="class that is drawn (default: the predicted one)")
     made.add_argument("--against", metavar="NAME", help="a second class: also draw what speaks for it instead")
     made.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="(%(default)s)")

@@ -10,6 +10,18 @@ import numpy.typing as npt
 from vit_finetune.model.preprocessing import Preprocessing
 
 
+def spotlight(image: npt.NDArray[np.uint8], painted: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """The image (H, W, 3), bright where a map (H, W) is high and dimmed where it is low, negative or NaN.
+
+    The map's 97th percentile is drawn as bright as the image, so that a few attention sinks do not dim all others. The
+    square root keeps the object recognisable.
+    """
+    values = np.nan_to_num(np.clip(painted, 0, None))
+    top = np.percentile(values, 97) or values.max() or 1.0
+    share = 0.2 + 0.8 * np.sqrt(np.clip(values / top, 0, 1))
+    return np.asarray(np.rint(image * share[..., None]), dtype=np.uint8)
+
+
 @dataclass(frozen=True)
 class PixelGrid:
     """Where the patches lie on the original: resized to `resized`, centre-cropped to `crop`, cut into `grid`.
