@@ -1,6 +1,7 @@
 """The trained model in use: predictions of files, folders and streams, overlays, ONNX."""
 
 import csv
+import importlib
 import io
 import json
 import runpy
@@ -18,6 +19,7 @@ from PIL import Image
 from tests.browser import chromium
 from tests.documents import template
 from tests.project import ROOT
+from tests.small_vits import build, pictures
 from vit_finetune.attention import figures
 from vit_finetune.attention.figures import contrast
 from vit_finetune.attention.maps import MapMaker
@@ -369,3 +371,39 @@ def test_the_exported_model_gives_the_same_logits_for_any_number_of_images(model
     facts = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
     assert facts["classes"] == CLASSES
     assert facts["preprocessing"] == json.loads(json.dumps(vars(preprocessing(network, None))))
+    assert (facts["fit"], facts["image_size"]) == ("crop", [8, 8])  # an image is brought to this before
+
+
+@pytest.mark.slow
+def test_the_model_exported_with_its_preprocessing_gives_the_probabilities_of_predict(model, images, tmp_path, call):
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    status, lines, errors = call("export", "--model", model, tmp_path / "m.onnx", "--with-preprocessing")
+    assert status == 0, errors
+    assert "uint8 (B, H, W, 3), 8 x 8 pixels -> probabilities (B, 3)" in lines[-1]
+    session = runtime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    read = np.stack([np.asarray(Image.open(images / f"{number}.png")) for number in range(3)])
+    for some in (read, read[:1]):
+        (found,) = session.run(None, {"images": some})
+        expected = Predictor(model, "cpu").probabilities(list(some)).numpy()
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_model_with_a_bias_in_its_attention_and_one_in_two_files_are_exported(tmp_path, call, monkeypatch):
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    network = build("beit_base_patch16_224", num_classes=3)
+    seen = {"classes": CLASSES, "image_shape": [8, 8, 3], "fit": "pad"}
+    (tmp_path / "beit").mkdir()
+    save_model(network, tmp_path / "beit", preprocessing(network, None), seen)
+    export = importlib.import_module("vit_finetune.export")
+    monkeypatch.setattr(export, "LARGEST", 1000)  # a model of 2 GB takes too long
+    export.export(tmp_path / "beit", tmp_path / "m.onnx", with_preprocessing=False)
+    assert {path.name for path in tmp_path.iterdir()} == {"beit", "m.onnx", "m.onnx.data"}
+    assert (tmp_path / "m.onnx").stat().st_size < (tmp_path / "m.onnx.data").stat().st_size
+    session = runtime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    pixels = pictures(network, 3)
+    with torch.no_grad():
+        expected = network(pixels).numpy()
+    np.testing.assert_allclose(session.run(None, {"pixels": pixels.numpy()})[0], expected, atol=1e-4)
