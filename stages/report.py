@@ -6,7 +6,7 @@ from vit_finetune.core.files import read_csv, read_json, write_text
 from vit_finetune.core.process import run_stage
 from vit_finetune.params import read_params, read_yaml
 from vit_finetune.report.figures import training_curves
-from vit_finetune.report.page import ATTENTION, TEST, TRAINING, compose, locked_versions
+from vit_finetune.report.page import ATTENTION, FIRST, TEST, TRAINING, compose, locked_versions
 from vit_finetune.style import png
 
 METRICS = ("subset", "train", "evaluation", "attention")
@@ -21,7 +21,7 @@ def main() -> None:
     if adaptation := read_csv("plots/adaptation.csv"):
         curves["adaptation"] = training_curves(adaptation, "Adaptation of the whole backbone")
     drawn = {"training", "adaptation"}
-    pictures = {name: Path(f"plots/{name}.png").read_bytes() for name in {*TEST, *ATTENTION, *TRAINING} - drawn}
+    pictures = {name: Path(f"plots/{name}.png").read_bytes() for name in {*FIRST, *TEST, *ATTENTION, *TRAINING} - drawn}
     pictures |= {name: png(picture) for name, picture in curves.items()}
     page = compose(
         {"seed": {"seed": params.seed}, **{section: written[section] for section in params.tracked()}},

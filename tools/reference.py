@@ -117,6 +117,17 @@ def results_table() -> str:
     )
 
 
+def headline_text() -> str:
+    """Accuracy and verdict of the committed run, in two sentences."""
+    run, images = metrics("evaluation"), metrics("subset")["images"]
+    (low, high), n = run["accuracy_ci95"], run["n"]
+    found = verdict(read_csv(ROOT / "plots/attention_maps.csv")).partition(" Judged")[0]
+    return (
+        f"**Test accuracy {run['accuracy']:.4f}**, 95 % interval [{low:.4f}, {high:.4f}], n = {n:,}, from "
+        f"{images['train']:,} training images. Attention maps: {found[0].lower()}{found[1:]}"
+    )
+
+
 def attention_table() -> str:
     maps, patches, blocks = (read_csv(ROOT / f"plots/attention_{name}.csv") for name in ("maps", "patches", "blocks"))
     header, *rows = maps_judged(maps)
@@ -198,6 +209,7 @@ def generated(text: str) -> str:
     tables = {
         "parameters": parameter_table,
         "outputs": output_table,
+        "headline": headline_text,
         "results": results_table,
         "attention": attention_table,
         "models": models_table,

@@ -12,14 +12,14 @@ from tests.browser import chromium
 from tests.project import ROOT
 from vit_finetune.core.errors import UserError
 from vit_finetune.report.figures import training_curves
-from vit_finetune.report.page import ATTENTION, TEST, TRAINING, compose, in_yaml, locked_versions
+from vit_finetune.report.page import ATTENTION, FIRST, TEST, TRAINING, compose, in_yaml, locked_versions
 from vit_finetune.style import png
 from vit_finetune.verdict import verdict
 
 HISTORY = [{"epoch": 1, "train_loss": 1.0, "val_loss": 0.9, "train_accuracy": 0.5, "val_accuracy": 0.6, "lr": 0.1}]
 COLUMNS = ("minus_random", "minus_centre", "mosaic_share", "head_shuffled")
 PICTURE = png(training_curves(HISTORY, "Training"))
-PICTURES = dict.fromkeys([*TEST, *ATTENTION, *TRAINING], PICTURE)
+PICTURES = dict.fromkeys([*FIRST, *TEST, *ATTENTION, *TRAINING], PICTURE)
 PARAMS = {
     "seed": {"seed": 0},
     "data": {"name": "cifar10"},
@@ -49,8 +49,8 @@ def test_the_numbers_are_those_of_the_metrics_and_parameters(metrics):
     assert "0.1235  [0.1000, 0.2000], n = 54,321" in text
     assert verdict(MAPS) in text
     assert f"{metrics['train']['parameters_trained']:,}" in text
-    assert "trainable_blocks 2" in text
-    assert "image_size null, pretrained true" in text
+    for key, value in (("seed", "0"), ("freeze.trainable_blocks", "2"), ("model.image_size", "null")):
+        assert f"<td>{key}</td><td>{value}</td>" in text
     assert "<td>torch</td><td>2.0</td>" in text
 
 
@@ -73,8 +73,14 @@ def test_every_picture_is_inside_the_page_over_its_caption(metrics):
     text = page(metrics)
     found = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
     assert [base64.b64decode(data) for data in found] == [PICTURE] * len(PICTURES)
-    for caption in (*TEST.values(), *ATTENTION.values(), *TRAINING.values()):
+    for caption in (*FIRST.values(), *TEST.values(), *ATTENTION.values(), *TRAINING.values()):
         assert f"<figcaption>{html.escape(caption)}</figcaption>" in text
+
+
+def test_every_part_is_in_the_contents(metrics):
+    text = page(metrics)
+    linked, parts = re.findall(r'<a href="#(part-\d)">', text), re.findall(r'<section id="(part-\d)">', text)
+    assert linked == parts == [f"part-{i}" for i in range(5)]
 
 
 def test_the_same_arguments_give_the_same_page(metrics):

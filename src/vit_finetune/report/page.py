@@ -14,15 +14,17 @@ from vit_finetune.report.headline import headline, maps_judged, warnings_of
 from vit_finetune.verdict import verdict
 
 TEMPLATE = Path(__file__).with_suffix(".html")
+FIRST = {
+    "mistakes": "Wrong, and most sure of it.",
+    "attention_montage": "Right and wrong predictions, with every map of the predicted class.",
+}
 TEST = {
     "confusion": "Rows are the true class; the shade is the share of that class.",
     "per_class": "Precision: the share of right ones among the images called so. Recall: the share of the class found.",
     "reliability": "Above the diagonal the model is better than it says, below it is worse.",
-    "mistakes": "Wrong, and most sure of it.",
     "confused_pairs": "The classes that are mixed up most often.",
 }
 ATTENTION = {
-    "attention_montage": "Right and wrong predictions, with every map of the predicted class.",
     "faithfulness": "The probability of the predicted class as patches go and come in each map's order.",
     "attention_classes": "The mean map of the images predicted as each class.",
     "attention_blocks": "One image: where every head of every block looks.",
@@ -60,36 +62,38 @@ def compose(
         params: the sections of params.yaml as plain values, and the seed as {"seed": {"seed": 0}}.
         metrics: {"train": metrics/train.json, ...}.
         maps: rows of plots/attention_maps.csv.
-        pictures: a PNG for each name in TEST, ATTENTION and TRAINING; "adaptation" only where the backbone was adapted.
+        pictures: a PNG for each name in FIRST, TEST, ATTENTION and TRAINING; "adaptation" only where the backbone was
+            adapted.
         versions: package -> version.
     """
     images = metrics["subset"]["images"]
     counts = ", ".join(f"{count:,} {split}" for split, count in images.items())
     author = params["report"]["author"]
     subtitle = f"Images: {counts}. Trainable blocks: {params['freeze']['trainable_blocks']}."
-    settings = [[name, _settings(block)] for name, block in params.items() if name != "report"]
+    settings = [
+        [key if name == key else f"{name}.{key}", in_yaml(value)]
+        for name, block in params.items()
+        if name != "report"
+        for key, value in block.items()
+    ]
     signs = [f"Warning: {sign}" for sign in warnings_of(metrics)]
     training = {name: caption for name, caption in TRAINING.items() if name in pictures or name != "adaptation"}
-    sections = [
-        _section("The test images", signs, [], TEST, pictures),
-        _section(
-            "What the model looks at",
-            [verdict(maps), HOW_TO_READ],
-            [maps_judged(maps)],
-            ATTENTION,
-            pictures,
-        ),
-        _section("Training and data", [], [], training, pictures),
-        _section(
-            "What was run", [], [[["section", "parameters"], *settings], [["package", "version"], *versions.items()]]
-        ),
-    ]
+    run = [[["parameter", "value"], *settings], [["package", "version"], *versions.items()]]
+    parts: dict[str, tuple[Any, ...]] = {
+        "Mistakes, and where the model looks": (signs, [], FIRST, pictures),
+        "The test images": ([], [], TEST, pictures),
+        "What each map is worth": ([verdict(maps), HOW_TO_READ], [maps_judged(maps)], ATTENTION, pictures),
+        "Training and data": ([], [], training, pictures),
+        "What was run": ([], run, {}, pictures),
+    }
+    contents = [f'<a href="#part-{i}">{html.escape(title)}</a>' for i, title in enumerate(parts)]
     rows = [(html.escape(name), html.escape(value)) for name, value in headline(metrics)]
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=html.escape(params["report"]["title"] or f"{params['model']['name']} on {params['data']['name']}"),
         subtitle=html.escape(f"{author}. {subtitle}" if author else subtitle),
         headline="\n".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in rows),
-        sections="\n".join(sections),
+        contents="\n".join(contents),
+        sections="\n".join(_section(f"part-{i}", title, *part) for i, (title, part) in enumerate(parts.items())),
     )
 
 
@@ -102,26 +106,23 @@ def locked_versions(lock: str, packages: Sequence[str]) -> dict[str, str]:
     return {name: pinned[name] for name in packages}
 
 
-def _settings(block: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {in_yaml(value)}" for key, value in block.items())
-
-
 def in_yaml(value: Any) -> str:
     """A value of params.yaml as it stands there."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _section(
+    anchor: str,
     title: str,
     text: Sequence[str],
     tables: Sequence[Rows],
-    captions: Mapping[str, str] = {},
-    pictures: Mapping[str, bytes] = {},
+    captions: Mapping[str, str],
+    pictures: Mapping[str, bytes],
 ) -> str:
     body = [f"<p>{html.escape(paragraph)}</p>" for paragraph in text]
     body += [_table(rows) for rows in tables]
     body += [_figure(pictures[name], caption) for name, caption in captions.items()]
-    return "\n".join([f"<section>\n<h2>{html.escape(title)}</h2>", *body, "</section>"])
+    return "\n".join([f'<section id="{anchor}">\n<h2>{html.escape(title)}</h2>', *body, "</section>"])
 
 
 def _table(rows: Rows) -> str:
