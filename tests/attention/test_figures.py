@@ -29,7 +29,7 @@ def test_every_figure_draws_for_few_and_many_classes(k):
     assert_draws(attention_montage(IMAGES[:2], {"raw": rng.random((2, 8, 8))}, labels, predicted, classes))
     assert_draws(overlay(IMAGES[0], rng.random((8, 8)), classes[0]))
     assert_draws(block_head_grid(rng.random((3, 2, 4, 6))))
-    assert_draws(class_mean_maps(rng.random((k, 7, 7)), classes))
+    assert_draws(class_mean_maps(rng.random((k, 7, 7)), np.arange(k), classes))
     assert_draws(distance_plot(rng.random((4, 3)), rng.random((4, 3)), uniform=0.5))
     assert_draws(curves_plot(np.linspace(0, 1, 11), bands, bands))
 
@@ -112,7 +112,9 @@ def test_blocks_run_to_the_right_and_heads_downwards():
 
 def test_a_class_without_a_mean_map_stays_empty():
     maps = np.stack([np.full((3, 3), 0.1), np.full((3, 3), np.nan)])
-    first, second = heat(class_mean_maps(maps, ["a", "b"]))
+    figure = class_mean_maps(maps, np.array([7, 0]), ["a", "b"])
+    first, second = heat(figure)
+    assert {"a, n = 7", "b, n = 0"} <= {text.get_text() for text in figure.axes[0].texts}
     assert not np.ma.getmaskarray(first.get_array()).any()
     assert second.get_array().mask.all()
 

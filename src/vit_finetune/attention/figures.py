@@ -137,15 +137,18 @@ def block_head_grid(maps: Array, unit: str = "attention") -> Figure:
 
 
 @style.styled
-def class_mean_maps(maps: Array, classes: Names, unit: str = "attention") -> Figure:
-    """The mean map (K, Gh, Gw) of each class on one colour scale; a class without images is NaN and left empty."""
+def class_mean_maps(maps: Array, counts: Array, classes: Names, unit: str = "attention") -> Figure:
+    """The mean map (K, Gh, Gw) of each class on one colour scale, and of how many images (K,) it is.
+
+    A class without images is NaN and left empty.
+    """
     columns, row = 5 if len(classes) <= 15 else 10, 0.3 + maps.shape[1] / maps.shape[2]
     height = row * math.ceil(len(classes) / columns)
     figure, axes, heat = heat_canvas(columns, height, "Mean map of each class", maps, unit)
-    names, size = style.fit_texts(classes, 0.88 * (style.WIDTH - 1.25) / columns)
+    names, size = style.fit_texts(classes, 0.55 * (style.WIDTH - 1.25) / columns)
     for c, name in enumerate(names):
         x, y = c % columns, row * (c // columns)
-        axes.text(x, y + 0.2, name, fontsize=size)
+        axes.text(x, y + 0.2, f"{name}, n = {counts[c]}", fontsize=size)
         style.place(axes, maps[c], x, y + 0.25, row - 0.3, **heat)
     return figure
 
@@ -201,6 +204,7 @@ def draw_all(
     """Every picture of the stage by the name of its file."""
     painted = painted_maps(gallery, grid)
     means = class_means(judgement.maps["relevance"], sample.predicted.numpy(), len(classes))
+    counts = np.bincount(sample.predicted.numpy(), minlength=len(classes))
     labels = gallery.labels, gallery.predicted
     bands = judgement.bands
     return {
@@ -208,7 +212,7 @@ def draw_all(
             list(gallery.images), painted, *labels, classes, unit="share of its maximum"
         ),
         "attention_blocks": block_head_grid(gallery.heads[0].numpy()),
-        "attention_classes": class_mean_maps(means, classes, unit="relevance"),
+        "attention_classes": class_mean_maps(means, counts, classes, unit="relevance"),
         "attention_distance": distance_plot(*judgement.distances.numpy()),
         "faithfulness": curves_plot(np.array(FRACTIONS), bands["deletion"], bands["insertion"]),
     }
