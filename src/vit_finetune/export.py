@@ -45,18 +45,14 @@ def _whole(levels: Tensor) -> Tensor:
 
 
 def export(folder: Path, target: Path, with_preprocessing: bool) -> str:
-    """Write the model of a folder as ONNX: `pixels` (B, 3, h, w), normalised -> `logits` (B, K).
+    """Write the model of a folder as ONNX: `pixels` (B, 3, h, w), normalised -> `logits` (B, K). Returns how to use it.
 
     The file's metadata holds, as JSON, the class names; `fit` and `image_size`, to which an image is brought first;
-    and the preprocessing that follows: input_size (h, w), interpolation, crop_pct, crop_mode, mean and std. Weights of
-    2 GB or more lie beside it in FILE.onnx.data.
+    and the preprocessing that follows: input_size (h, w), interpolation, crop_pct, crop_mode, mean and std.
 
     Args:
         with_preprocessing: the preprocessing is part of the graph: `images`, uint8 (B, H, W, 3) of `image_size` ->
             `probabilities` (B, K).
-
-    Returns:
-        What was written and how to use it.
 
     Raises:
         UserError: no trained model, or onnx and onnxscript are not installed.
@@ -76,29 +72,22 @@ def export(folder: Path, target: Path, with_preprocessing: bool) -> str:
     if with_preprocessing:
         size, names = tuple(source["image_size"]), ("images", "probabilities")
         model, example = WithPreprocessing(model, preprocess, size), torch.zeros(2, *size, 3, dtype=torch.uint8)
-    program = torch.onnx.export(
-        model.eval(),
-        (example,),
-        input_names=names[:1],
-        output_names=names[1:],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        dynamo=True,
-        verbose=False,
-    )
+    options: dict[str, Any] = {"dynamic_shapes": ({0: torch.export.Dim("batch")},), "dynamo": True, "verbose": False}
+    program = torch.onnx.export(model.eval(), (example,), input_names=names[:1], output_names=names[1:], **options)
     assert program is not None
     written = program.model_proto
     onnx.helper.set_model_props(written, {key: json.dumps(value) for key, value in facts.items()})
     write_onnx(written, target)
     kind = "uint8 (B, H, W, 3)" if with_preprocessing else "float32 (B, 3, h, w), normalised as the metadata say"
-    return (
-        f"{target}: {names[0]}, {kind}, {size[0]} x {size[1]} pixels -> {names[1]} (B, {len(facts['classes'])}). "
-        f"Bring an image to {' x '.join(map(str, source['image_size']))} pixels with fit {source['fit']} first; class "
-        "names and preprocessing are in the metadata"
+    first = (
+        f"Bring an image to {source['image_size'][0]} x {source['image_size'][1]} pixels with fit {source['fit']} first"
     )
+    result = f"{size[0]} x {size[1]} pixels -> {names[1]} (B, {len(facts['classes'])})"
+    return f"{target}: {names[0]}, {kind}, {result}. {first}; class names and preprocessing are in the metadata"
 
 
 def write_onnx(model: Any, target: Path) -> None:
-    """One file, or from LARGEST on the graph and a second file with the weights beside it."""
+    """One file, or from LARGEST on the graph and beside it a second file, `<target>.data`, with the weights."""
     import onnx
 
     if model.ByteSize() < LARGEST:

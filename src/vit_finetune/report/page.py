@@ -62,8 +62,7 @@ def compose(
         params: the sections of params.yaml as plain values, and the seed as {"seed": {"seed": 0}}.
         metrics: {"train": metrics/train.json, ...}.
         maps: rows of plots/attention_maps.csv.
-        pictures: a PNG for each name in FIRST, TEST, ATTENTION and TRAINING; "adaptation" only where the backbone was
-            adapted.
+        pictures: a PNG for each name in FIRST, TEST, ATTENTION, TRAINING; "adaptation" only where there was one.
         versions: package -> version.
     """
     images = metrics["subset"]["images"]
