@@ -25,13 +25,14 @@ def main() -> None:
         name: Path(f"plots/{name}.png").read_bytes() for name in {*MISTAKES, *TEST, *ATTENTION, *TRAINING} - drawn
     }
     pictures |= {name: png(picture) for name, picture in curves.items()}
-    plain, shipped = (
-        {"seed": {"seed": values["seed"]}, **{section: values[section] for section in params.tracked()}}
-        for values in (written, read_yaml(SHIPPED))
+    shipped = read_yaml(SHIPPED)
+    now, before = (
+        {"seed": {"seed": seed}, **{section: values[section] for section in params.tracked()}}
+        for seed, values in ((params.seed, written), (shipped["seed"], shipped))
     )
     page = compose(
-        plain,
-        shipped,
+        now,
+        before,
         {name: read_json(f"metrics/{name}.json") for name in METRICS},
         read_csv("plots/attention_maps.csv"),
         pictures,

@@ -21,8 +21,9 @@ ROOMS = {  # room: the rooms that it may import
     "activations": {"core", "model"},
     "training": {"core", "params", "model", "activations"},
     "evaluation": {"core", "intervals", "style", "model", "activations"},
-    "attention": {"core", "intervals", "style", "model"},
-    "report": {"core", "params", "style"},
+    "attention": {"core", "intervals", "style", "model", "verdict"},
+    "verdict": set(),
+    "report": {"core", "params", "intervals", "style", "verdict"},
 }
 TOOLS = {"predict", "export", "profiles", "summary"}  # for the command line; they may import any room
 MODULES = sorted(path.relative_to(ROOT) for path in PACKAGE.rglob("*.py"))
