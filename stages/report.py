@@ -6,7 +6,7 @@ from vit_finetune.core.files import read_csv, read_json, write_text
 from vit_finetune.core.process import run_stage
 from vit_finetune.params import read_params, read_yaml
 from vit_finetune.report.figures import training_curves
-from vit_finetune.report.page import ATTENTION, FIRST, TEST, TRAINING, compose, locked_versions
+from vit_finetune.report.page import ATTENTION, MISTAKES, SHIPPED, TEST, TRAINING, compose, locked_versions
 from vit_finetune.style import png
 
 METRICS = ("subset", "train", "evaluation", "attention")
@@ -21,10 +21,18 @@ def main() -> None:
     if adaptation := read_csv("plots/adaptation.csv"):
         curves["adaptation"] = training_curves(adaptation, "Adaptation of the whole backbone")
     drawn = {"training", "adaptation"}
-    pictures = {name: Path(f"plots/{name}.png").read_bytes() for name in {*FIRST, *TEST, *ATTENTION, *TRAINING} - drawn}
+    pictures = {
+        name: Path(f"plots/{name}.png").read_bytes() for name in {*MISTAKES, *TEST, *ATTENTION, *TRAINING} - drawn
+    }
     pictures |= {name: png(picture) for name, picture in curves.items()}
+    shipped = read_yaml(SHIPPED)
+    now, before = (
+        {"seed": {"seed": seed}, **{section: values[section] for section in params.tracked()}}
+        for seed, values in ((params.seed, written), (shipped["seed"], shipped))
+    )
     page = compose(
-        {"seed": {"seed": params.seed}, **{section: written[section] for section in params.tracked()}},
+        now,
+        before,
         {name: read_json(f"metrics/{name}.json") for name in METRICS},
         read_csv("plots/attention_maps.csv"),
         pictures,

@@ -29,7 +29,7 @@ def test_every_figure_draws_for_few_and_many_classes(k):
     assert_draws(attention_montage(IMAGES[:2], {"raw": rng.random((2, 8, 8))}, labels, predicted, classes))
     assert_draws(overlay(IMAGES[0], rng.random((8, 8)), classes[0]))
     assert_draws(block_head_grid(rng.random((3, 2, 4, 6))))
-    assert_draws(class_mean_maps(rng.random((k, 7, 7)), np.arange(k), classes))
+    assert_draws(class_mean_maps(rng.random((k, 7, 7)), classes, rng.integers(99, size=k)))
     assert_draws(distance_plot(rng.random((4, 3)), rng.random((4, 3)), uniform=0.5))
     assert_draws(curves_plot(np.linspace(0, 1, 11), bands, bands))
 
@@ -112,11 +112,16 @@ def test_blocks_run_to_the_right_and_heads_downwards():
 
 def test_a_class_without_a_mean_map_stays_empty():
     maps = np.stack([np.full((3, 3), 0.1), np.full((3, 3), np.nan)])
-    figure = class_mean_maps(maps, np.array([7, 0]), ["a", "b"])
-    first, second = heat(figure)
-    assert {"a, n = 7", "b, n = 0"} <= {text.get_text() for text in figure.axes[0].texts}
+    first, second = heat(class_mean_maps(maps, ["a", "b"], np.array([5, 0])))
     assert not np.ma.getmaskarray(first.get_array()).any()
     assert second.get_array().mask.all()
+
+
+def test_mean_maps_are_scaled_each_for_itself_and_say_their_number_of_images():
+    maps = np.array([[[0.0, 0.1]], [[0.0, 8.0]]])
+    figure = class_mean_maps(maps, ["a", "b"], np.array([5, 21]))
+    assert [image.get_array().tolist() for image in heat(figure)] == [[[0.0, 1.0]]] * 2
+    assert {"a (n = 5)", "b (n = 21)"} <= set(texts(figure))
 
 
 def test_the_distance_plot_shows_every_head_and_the_mean_of_each_block():

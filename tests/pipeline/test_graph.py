@@ -22,8 +22,9 @@ ROOMS = {  # room: the rooms that it may import
     "activations": {"core", "model"},
     "training": {"core", "params", "model", "activations"},
     "evaluation": {"core", "intervals", "style", "model", "activations"},
-    "attention": {"core", "intervals", "style", "verdict", "model"},
-    "report": {"core", "params", "style", "verdict"},
+    "attention": {"core", "intervals", "style", "model", "verdict"},
+    "verdict": set(),
+    "report": {"core", "params", "intervals", "style", "verdict"},
 }
 TOOLS = {"predict", "predict_page", "export", "profiles", "summary"}  # for the command line; they may import any room
 MODULES = sorted(path.relative_to(ROOT) for path in PACKAGE.rglob("*.py"))

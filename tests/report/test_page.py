@@ -2,7 +2,6 @@
 
 import base64
 import html
-import json
 import re
 
 import pytest
@@ -12,14 +11,14 @@ from tests.browser import chromium
 from tests.project import ROOT
 from vit_finetune.core.errors import UserError
 from vit_finetune.report.figures import training_curves
-from vit_finetune.report.page import ATTENTION, FIRST, TEST, TRAINING, compose, in_yaml, locked_versions
+from vit_finetune.report.page import ATTENTION, MISTAKES, SHIPPED, TEST, TRAINING, compose, in_yaml, locked_versions
 from vit_finetune.style import png
 from vit_finetune.verdict import verdict
 
 HISTORY = [{"epoch": 1, "train_loss": 1.0, "val_loss": 0.9, "train_accuracy": 0.5, "val_accuracy": 0.6, "lr": 0.1}]
 COLUMNS = ("minus_random", "minus_centre", "mosaic_share", "head_shuffled")
 PICTURE = png(training_curves(HISTORY, "Training"))
-PICTURES = dict.fromkeys([*FIRST, *TEST, *ATTENTION, *TRAINING], PICTURE)
+PICTURES = dict.fromkeys([*MISTAKES, *TEST, *ATTENTION, *TRAINING], PICTURE)
 PARAMS = {
     "seed": {"seed": 0},
     "data": {"name": "cifar10"},
@@ -27,20 +26,27 @@ PARAMS = {
     "freeze": {"trainable_blocks": 2},
     "report": {"title": None, "author": None},
 }
+SHIPPED_PARAMS = PARAMS | {"freeze": {"trainable_blocks": 1}, "model": PARAMS["model"] | {"name": "vit"}}
 MAPS = [
     {"map": "LeGrad", "n": "9", "verdict": "better"}
     | {f"{name}{end}": "0.5" for name in COLUMNS for end in ("", "_low", "_high")}
 ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def metrics():
-    names = ("subset", "train", "evaluation", "attention")
-    return {name: json.loads((ROOT / f"metrics/{name}.json").read_text()) for name in names}
+    return {
+        "subset": {"images": {"train": 90, "val": 30, "test": 60}},
+        "train": {"val_accuracy": 0.8, "probe_accuracy": 0.7, "best_epoch": 0, "epochs": "2 of 2"}
+        | {"parameters_adapted": 0, "parameters_trained": 1234567},
+        "evaluation": {"accuracy": 0.75, "accuracy_ci95": [0.6, 0.9], "macro_f1": 0.7, "nll": 0.5, "ece": 0.1, "n": 60},
+        "attention": {"images": 9, "selfcheck_max_rel_err": 1e-6},
+    }
 
 
 def page(metrics, **report):
-    return compose({**PARAMS, "report": {**PARAMS["report"], **report}}, metrics, MAPS, PICTURES, {"torch": "2.0"})
+    params = {**PARAMS, "report": {**PARAMS["report"], **report}}
+    return compose(params, SHIPPED_PARAMS, metrics, MAPS, PICTURES, {"torch": "2.0"})
 
 
 def test_the_numbers_are_those_of_the_metrics_and_parameters(metrics):
@@ -48,9 +54,9 @@ def test_the_numbers_are_those_of_the_metrics_and_parameters(metrics):
     text = page({**metrics, "evaluation": test})
     assert "0.1235  [0.1000, 0.2000], n = 54,321" in text
     assert verdict(MAPS) in text
-    assert f"{metrics['train']['parameters_trained']:,}" in text
-    for key, value in (("seed", "0"), ("freeze.trainable_blocks", "2"), ("model.image_size", "null")):
-        assert f"<td>{key}</td><td>{value}</td>" in text
+    assert "<dd>1,234,567</dd>" in text
+    assert "<tr><td>model.image_size</td><td>null</td><td></td></tr>" in text
+    assert "<tr><td>seed</td><td>0</td><td></td></tr>" in text
     assert "<td>torch</td><td>2.0</td>" in text
 
 
@@ -60,7 +66,42 @@ def test_title_and_author_are_text_and_never_markup(metrics):
     assert "<b>" not in text
     assert "<h1>&lt;script&gt;alert(1)&lt;/script&gt;</h1>" in text
     assert "A &amp; &lt;b&gt;B&lt;/b&gt; $title." in text
-    assert "<h1>vit_&lt;tiny&gt;&amp;co on cifar10</h1>" in page(metrics)
+    assert "<h1>A Vision Transformer fine-tuned on CIFAR-10</h1>" in page(metrics)
+    assert "Model: vit_&lt;tiny&gt;&amp;co." in page(metrics)
+
+
+def test_only_settings_that_differ_from_the_shipped_ones_are_marked(metrics):
+    changed = re.findall(r'<tr class="changed">(.*?)</tr>', page(metrics))
+    assert changed == [
+        "<td>model.name *</td><td>vit_&lt;tiny&gt;&amp;co</td><td>vit</td>",
+        "<td>freeze.trainable_blocks *</td><td>2</td><td>1</td>",
+    ]
+
+
+def test_the_shipped_settings_are_those_of_params_yaml():
+    assert SHIPPED.read_bytes() == (ROOT / "params.yaml").read_bytes(), f"cp params.yaml {SHIPPED.relative_to(ROOT)}"
+
+
+def test_probe_and_fine_tuned_model_are_rows_with_their_interval(metrics):
+    numbers = {"probe_accuracy": 0.5, "val_accuracy": 0.9}
+    changed = {"train": metrics["train"] | numbers, "subset": {"images": {"train": 9, "val": 10, "test": 9}}}
+    text = page(metrics | changed)
+    # Wilson (1927) by hand, z = 1.96
+    assert "<td>linear probe, before training</td><td>0.5000</td><td>[0.2366, 0.7634]</td>" in text
+    assert "<td>fine-tuned</td><td>0.9000</td><td>[0.5958, 0.9821]</td>" in text
+
+
+def test_a_run_without_mistakes_says_so_once_and_draws_none(metrics):
+    text = page({**metrics, "evaluation": metrics["evaluation"] | {"accuracy": 1.0, "n": 360}})
+    assert text.count("All 360 test images are classified correctly.") == 1
+    assert not any(caption in text for caption in MISTAKES.values())
+
+
+def test_the_contents_lead_to_every_section_and_mistakes_come_first(metrics):
+    text = page(metrics)
+    links, sections = re.findall(r'href="#([^"]+)"', text), re.findall(r'<section id="([^"]+)"', text)
+    assert links == sections
+    assert sections[:2] == ["mistakes", "where-the-model-looks"]
 
 
 def test_warnings_of_the_stages_are_shown_as_text(metrics):
@@ -73,7 +114,7 @@ def test_every_picture_is_inside_the_page_over_its_caption(metrics):
     text = page(metrics)
     found = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
     assert [base64.b64decode(data) for data in found] == [PICTURE] * len(PICTURES)
-    for caption in (*FIRST.values(), *TEST.values(), *ATTENTION.values(), *TRAINING.values()):
+    for caption in (*MISTAKES.values(), *TEST.values(), *ATTENTION.values(), *TRAINING.values()):
         assert f"<figcaption>{html.escape(caption)}</figcaption>" in text
 
 

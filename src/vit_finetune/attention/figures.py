@@ -137,15 +137,19 @@ def block_head_grid(maps: Array, unit: str = "attention") -> Figure:
 
 
 @style.styled
-def class_mean_maps(maps: Array, counts: Array, classes: Names, unit: str = "attention") -> Figure:
-    """The mean map (K, Gh, Gw) of each class on one colour scale, and of how many images (K,) it is.
+def class_mean_maps(maps: Array, classes: Names, counts: Array) -> Figure:
+    """The mean map (K, Gh, Gw) of each class, scaled for itself, over the class's name and number of images (K,).
 
     A class without images is NaN and left empty.
     """
+    maps = maps / np.maximum(maps.max(axis=(1, 2), keepdims=True), 1e-12)
     columns, row = 5 if len(classes) <= 15 else 10, 0.3 + maps.shape[1] / maps.shape[2]
     height = row * math.ceil(len(classes) / columns)
-    figure, axes, heat = heat_canvas(columns, height, "Mean map of each class", maps, unit)
-    names, size = style.fit_texts(classes, 0.55 * (style.WIDTH - 1.25) / columns)
+    figure, axes, heat = heat_canvas(
+        columns, height, "Mean map of each predicted class, each scaled for itself", maps, "share of its maximum"
+    )
+    labels = [f"{style.shorten(name, 12)} (n = {n})" for name, n in zip(classes, counts, strict=True)]
+    names, size = style.fit_texts(labels, 0.88 * (style.WIDTH - 1.25) / columns)
     for c, name in enumerate(names):
         x, y = c % columns, row * (c // columns)
         axes.text(x, y + 0.2, f"{name}, n = {counts[c]}", fontsize=size)
@@ -212,7 +216,9 @@ def draw_all(
             list(gallery.images), painted, *labels, classes, unit="share of its maximum"
         ),
         "attention_blocks": block_head_grid(gallery.heads[0].numpy()),
-        "attention_classes": class_mean_maps(means, counts, classes, unit="relevance"),
+        "attention_classes": class_mean_maps(
+            means, classes, np.bincount(sample.predicted.numpy(), minlength=len(classes))
+        ),
         "attention_distance": distance_plot(*judgement.distances.numpy()),
         "faithfulness": curves_plot(np.array(FRACTIONS), bands["deletion"], bands["insertion"]),
     }

@@ -10,19 +10,21 @@ from string import Template
 from typing import Any
 
 from vit_finetune.core.errors import UserError
+from vit_finetune.intervals import wilson
 from vit_finetune.report.headline import headline, maps_judged, warnings_of
 from vit_finetune.verdict import verdict
 
 TEMPLATE = Path(__file__).with_suffix(".html")
-FIRST = {
+SHIPPED = Path(__file__).with_name("shipped.yaml")  # params.yaml before anyone edited it
+NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "digits": "handwritten digits", "folder": "images of a folder"}
+MISTAKES = {
     "mistakes": "Wrong, and most sure of it.",
-    "attention_montage": "Right and wrong predictions, with every map of the predicted class.",
+    "confused_pairs": "The classes that are mixed up most often.",
 }
 TEST = {
     "confusion": "Rows are the true class; the shade is the share of that class.",
     "per_class": "Precision: the share of right ones among the images called so. Recall: the share of the class found.",
     "reliability": "Above the diagonal the model is better than it says, below it is worse.",
-    "confused_pairs": "The classes that are mixed up most often.",
 }
 ATTENTION = {
     "faithfulness": "The probability of the predicted class as patches go and come in each map's order.",
@@ -47,10 +49,12 @@ HOW_TO_READ = (
 )
 
 Rows = Sequence[Sequence[str]]
+Params = Mapping[str, Mapping[str, Any]]
 
 
 def compose(
-    params: Mapping[str, Mapping[str, Any]],
+    params: Params,
+    shipped: Params,
     metrics: dict[str, dict[str, Any]],
     maps: Sequence[Mapping[str, Any]],
     pictures: Mapping[str, bytes],
@@ -60,40 +64,60 @@ def compose(
 
     Args:
         params: the sections of params.yaml as plain values, and the seed as {"seed": {"seed": 0}}.
+        shipped: the same before anyone edited the file; a setting that differs from it is marked.
         metrics: {"train": metrics/train.json, ...}.
         maps: rows of plots/attention_maps.csv.
-        pictures: a PNG for each name in FIRST, TEST, ATTENTION, TRAINING; "adaptation" only where there was one.
+        pictures: a PNG for each name in MISTAKES, TEST, ATTENTION and TRAINING; "adaptation" only where the backbone
+            was adapted.
         versions: package -> version.
     """
-    images = metrics["subset"]["images"]
+    images, test = metrics["subset"]["images"], metrics["evaluation"]
     counts = ", ".join(f"{count:,} {split}" for split, count in images.items())
     author = params["report"]["author"]
-    subtitle = f"Images: {counts}. Trainable blocks: {params['freeze']['trainable_blocks']}."
-    settings = [
-        [key if name == key else f"{name}.{key}", in_yaml(value)]
-        for name, block in params.items()
-        if name != "report"
-        for key, value in block.items()
-    ]
-    signs = [f"Warning: {sign}" for sign in warnings_of(metrics)]
+    subtitle = f"Model: {params['model']['name']}. Images: {counts}."
     training = {name: caption for name, caption in TRAINING.items() if name in pictures or name != "adaptation"}
-    run = [[["parameter", "value"], *settings], [["package", "version"], *versions.items()]]
-    parts: dict[str, tuple[Any, ...]] = {
-        "Mistakes, and where the model looks": (signs, [], FIRST, pictures),
-        "The test images": ([], [], TEST, pictures),
-        "What each map is worth": ([verdict(maps), HOW_TO_READ], [maps_judged(maps)], ATTENTION, pictures),
-        "Training and data": ([], [], training, pictures),
-        "What was run": ([], run, {}, pictures),
+    flawless = test["accuracy"] == 1
+    none = [f"All {test['n']:,} test images are classified correctly."] if flawless else []
+    run = [settings_rows(params, shipped), [["package", "version"], *([*pair] for pair in versions.items())]]
+    sections: dict[str, tuple[Sequence[str], Sequence[Rows], Mapping[str, str]]] = {
+        "Mistakes": (none, [], {} if flawless else MISTAKES),
+        "Where the model looks": ([verdict(maps), HOW_TO_READ], [maps_judged(maps)], ATTENTION),
+        "Test results": ([], [], TEST),
+        "Training and data": ([], [validation_rows(metrics["train"], images["val"])], training),
+        "Settings and versions": (["Settings marked * differ from those that the project ships."], run, {}),
     }
-    contents = [f'<a href="#part-{i}">{html.escape(title)}</a>' for i, title in enumerate(parts)]
     rows = [(html.escape(name), html.escape(value)) for name, value in headline(metrics)]
+    signs = [f'<p class="warning">Warning: {html.escape(sign)}</p>' for sign in warnings_of(metrics)]
+    title = params["report"]["title"] or f"A Vision Transformer fine-tuned on {NAMES[params['data']['name']]}"
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title=html.escape(params["report"]["title"] or f"{params['model']['name']} on {params['data']['name']}"),
+        title=html.escape(title),
         subtitle=html.escape(f"{author}. {subtitle}" if author else subtitle),
+        warnings="\n".join(signs),
         headline="\n".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in rows),
-        contents="\n".join(contents),
-        sections="\n".join(_section(f"part-{i}", title, *part) for i, (title, part) in enumerate(parts.items())),
+        contents="\n".join(f'<a href="#{_anchor(name)}">{name}</a>' for name in sections),
+        sections="\n".join(_section(name, *parts, pictures) for name, parts in sections.items()),
     )
+
+
+def validation_rows(train: Mapping[str, Any], images: int) -> Rows:
+    """The probe and the fine-tuned model on the same validation images; the first row is the header."""
+    table = [["model", f"validation accuracy (n = {images:,})", "95 % interval"]]
+    for name, key in (("linear probe, before training", "probe_accuracy"), ("fine-tuned", "val_accuracy")):
+        low, high = wilson(round(train[key] * images), images)
+        table.append([name, f"{train[key]:.4f}", f"[{low:.4f}, {high:.4f}]"])
+    return table
+
+
+def settings_rows(params: Params, shipped: Params) -> Rows:
+    """A row for each key but those of `report`, a star where its value is not the shipped one; the first the header."""
+    table = [["setting", "value", "shipped"]]
+    for section, block in params.items():
+        for key, value in block.items() if section != "report" else ():
+            usual = in_yaml(shipped[section][key])
+            name = key if section == key else f"{section}.{key}"
+            changed = in_yaml(value) != usual
+            table.append([f"{name} *" if changed else name, in_yaml(value), usual if changed else ""])
+    return table
 
 
 def locked_versions(lock: str, packages: Sequence[str]) -> dict[str, str]:
@@ -110,6 +134,10 @@ def in_yaml(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+def _anchor(title: str) -> str:
+    return title.lower().replace(" ", "-")
+
+
 def _section(
     anchor: str,
     title: str,
@@ -121,13 +149,16 @@ def _section(
     body = [f"<p>{html.escape(paragraph)}</p>" for paragraph in text]
     body += [_table(rows) for rows in tables]
     body += [_figure(pictures[name], caption) for name, caption in captions.items()]
-    return "\n".join([f'<section id="{anchor}">\n<h2>{html.escape(title)}</h2>', *body, "</section>"])
+    return "\n".join([f'<section id="{_anchor(title)}">\n<h2>{html.escape(title)}</h2>', *body, "</section>"])
 
 
 def _table(rows: Rows) -> str:
     head, *body = [[html.escape(cell) for cell in row] for row in rows]
     header = "<tr>" + "".join(f'<th scope="col">{cell}</th>' for cell in head) + "</tr>"
-    lines = ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in body]
+    lines = []
+    for row in body:
+        start = '<tr class="changed">' if row[0].endswith(" *") else "<tr>"
+        lines.append(start + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>")
     return "\n".join(['<div class="wide"><table>', f"<thead>{header}</thead>", *lines, "</table></div>"])
 
 
