@@ -22,8 +22,7 @@ ROOMS = {  # room: the rooms that it may import
     "activations": {"core", "model"},
     "training": {"core", "params", "model", "activations"},
     "evaluation": {"core", "intervals", "style", "model", "activations"},
-    "attention": {"core", "intervals", "style", "model", "verdict"},
-    "verdict": set(),
+    "attention": {"core", "intervals", "style", "verdict", "model"},
     "report": {"core", "params", "intervals", "style", "verdict"},
 }
 TOOLS = {"predict", "predict_page", "export", "profiles", "summary"}  # for the command line; they may import any room

@@ -118,12 +118,6 @@ def test_every_picture_is_inside_the_page_over_its_caption(metrics):
         assert f"<figcaption>{html.escape(caption)}</figcaption>" in text
 
 
-def test_every_part_is_in_the_contents(metrics):
-    text = page(metrics)
-    linked, parts = re.findall(r'<a href="#(part-\d)">', text), re.findall(r'<section id="(part-\d)">', text)
-    assert linked == parts == [f"part-{i}" for i in range(5)]
-
-
 def test_the_same_arguments_give_the_same_page(metrics):
     assert page(metrics) == page(metrics)
 

@@ -152,7 +152,7 @@ def class_mean_maps(maps: Array, classes: Names, counts: Array) -> Figure:
     names, size = style.fit_texts(labels, 0.88 * (style.WIDTH - 1.25) / columns)
     for c, name in enumerate(names):
         x, y = c % columns, row * (c // columns)
-        axes.text(x, y + 0.2, f"{name}, n = {counts[c]}", fontsize=size)
+        axes.text(x, y + 0.2, name, fontsize=size)
         style.place(axes, maps[c], x, y + 0.25, row - 0.3, **heat)
     return figure
 
@@ -208,7 +208,6 @@ def draw_all(
     """Every picture of the stage by the name of its file."""
     painted = painted_maps(gallery, grid)
     means = class_means(judgement.maps["relevance"], sample.predicted.numpy(), len(classes))
-    counts = np.bincount(sample.predicted.numpy(), minlength=len(classes))
     labels = gallery.labels, gallery.predicted
     bands = judgement.bands
     return {

@@ -27,6 +27,7 @@ TEST = {
     "reliability": "Above the diagonal the model is better than it says, below it is worse.",
 }
 ATTENTION = {
+    "attention_montage": "Right and wrong predictions, with every map of the predicted class.",
     "faithfulness": "The probability of the predicted class as patches go and come in each map's order.",
     "attention_classes": "The mean map of the images predicted as each class.",
     "attention_blocks": "One image: where every head of every block looks.",
@@ -139,7 +140,6 @@ def _anchor(title: str) -> str:
 
 
 def _section(
-    anchor: str,
     title: str,
     text: Sequence[str],
     tables: Sequence[Rows],
