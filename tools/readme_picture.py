@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT / "src"))
 from vit_finetune.attention.pixels import spotlight  # noqa: E402
 from vit_finetune.core.files import read_csv, read_split, write_bytes  # noqa: E402
 from vit_finetune.predict import Photograph, Predictor  # noqa: E402
-from vit_finetune.style import figure_of, png, styled  # noqa: E402
+from vit_finetune.style import WIDTH, png, styled  # noqa: E402
 
 
 def chosen_map() -> str:
@@ -28,8 +28,8 @@ def chosen_map() -> str:
 @styled
 def picture(pairs: list[tuple[str, np.ndarray, np.ndarray]], method: str) -> Figure:
     """Class, image and lit image of each pair, five pairs to a row."""
-    figure, _ = figure_of(3.9, f"CIFAR-10 test images, and what speaks for their class ({method}, brightest patches)")
-    figure.clf()
+    figure = Figure(figsize=(WIDTH, 2.5), layout="constrained")
+    figure.suptitle(f"CIFAR-10 test images, and what speaks for their class ({method})", x=0.008, ha="left")
     axes = figure.subplots(2, 5)
     for ax, (name, image, lit) in zip(axes.flat, pairs, strict=True):
         ax.imshow(np.concatenate([image, np.full((len(image), 8, 3), 255, np.uint8), lit], axis=1))
