@@ -1,6 +1,6 @@
 """Self-attention: captured with proof, turned into maps, judged against baselines, drawn."""
 
-from vit_finetune.attention.capture import attention_gradients, capture, check
+from vit_finetune.attention.capture import attention_gradients
 from vit_finetune.attention.faithfulness import Curves, centre_prior, deletion_insertion, random_maps
 from vit_finetune.attention.maps import METHODS, MapMaker
 from vit_finetune.attention.pixels import PixelGrid, spotlight
@@ -11,9 +11,7 @@ __all__ = [
     "MapMaker",
     "PixelGrid",
     "attention_gradients",
-    "capture",
     "centre_prior",
-    "check",
     "deletion_insertion",
     "random_maps",
     "spotlight",
