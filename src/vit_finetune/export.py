@@ -19,7 +19,10 @@ LARGEST = 2_000_000_000  # bytes of one ONNX file: protobuf's limit is 2 GiB
 
 
 class WithPreprocessing(nn.Module):
-    """uint8 images (B, H, W, 3) of one size -> probabilities (B, K): resize, crop and normalise as `Preprocessing`."""
+    """uint8 images (B, H, W, 3) of one size -> probabilities (B, K): resize, crop and normalise as `Preprocessing`.
+
+    `Preprocessing` itself resizes image by image with Pillow, which no ONNX graph can hold.
+    """
 
     columns: Tensor
     rows: Tensor

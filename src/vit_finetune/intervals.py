@@ -21,6 +21,12 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
+def above_chance(labels: NDArray[Any], predicted: NDArray[Any]) -> bool:
+    """Whether predictions (N,) are right clearly more often than a constant guess of the most frequent label (N,)."""
+    hits, n = int(np.sum(labels == predicted)), len(labels)
+    return wilson(hits, n)[0] > np.unique(labels, return_counts=True)[1].max() / n
+
+
 class Interval(NamedTuple):
     """Mean of n values with its interval."""
 

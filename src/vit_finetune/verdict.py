@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vit_finetune.intervals import LEVEL
+
 WORDS = {"better": "Better than a centred Gaussian", "no better": "No better", "worse": "Worse"}
 NOT_JUDGED = "not judged"
 
@@ -19,8 +21,8 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
         return "The model is not clearly more accurate than its most frequent class, so no map of it is judged."
     groups = {text: [row["map"] for row in judged if row["verdict"] == word] for word, text in WORDS.items()}
     found = " ".join(f"{text}: {', '.join(names)}." for text, names in groups.items() if names)
-    chance = 1 - 0.95 ** len(judged)
+    chance = min(1, (1 - LEVEL) * len(judged))  # Bonferroni's inequality: the maps are judged on the same images
     return (
         f"{found} Judged on {judged[0]['n']} images, each map by its own 95 % interval: if none of the {len(judged)} "
-        f"differed from the Gaussian, at least one would seem to in up to {chance:.0%} of such runs."
+        f"differed from the Gaussian, at least one would seem to in at most {chance:.0%} of such runs."
     )

@@ -298,3 +298,15 @@ def test_accuracy_from_some_patches_keeps_the_patches_that_it_says(monkeypatch, 
         assert prior[centre[image]].min() >= prior[border[image]].max()
     assert found["top"].tolist() == [1, 1, 0]
     assert found["border"].tolist() == [0, 0, 1]
+
+
+def test_a_batch_is_bounded_in_images_and_in_patches(rng):
+    model, seen = build("vit_tiny_patch16_224"), []
+    model.register_forward_pre_hook(lambda _model, args: seen.append(len(args[0])))
+    images = pictures(model, 10)
+    order = ranking(random_maps(10, (4, 4), rng), rng)
+    for patches, images_at_a_time, largest in ((1, 4, 4), (16, 64, 2), (16, 1, 1)):
+        seen.clear()
+        kept_probabilities(model, images, order[:, :patches], batch_tokens=32, batch_images=images_at_a_time)
+        assert sum(seen) == 10
+        assert max(seen) == largest

@@ -216,7 +216,7 @@ def test_the_project_may_be_a_folder_of_a_larger_repository(project, tmp_path):
 def test_an_unknown_profile_lists_the_known_ones(project):
     result = profile(project, "nosuch")
     assert result.returncode == 1
-    known = "demo, demo-head, other, textbook"
+    known = "demo, demo-random, other, textbook"
     assert result.stderr == f"profile: there is no profiles/nosuch.yaml; known profiles: {known}\n"
 
 

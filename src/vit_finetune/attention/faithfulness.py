@@ -24,6 +24,7 @@ Rng = np.random.Generator
 
 FRACTIONS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)
 BATCH_TOKENS = 4096  # a batch of this many patches is large enough for the matrix products and small enough for caches
+BATCH_IMAGES = 64  # every image is embedded whole before patches leave, and some families compute all of its tokens
 GROUPS = 6  # of images; each is asked at every sixth of the fractions
 
 
@@ -47,13 +48,20 @@ def ranking(maps: Tensor, rng: Rng) -> Tensor:
 
 
 @torch.inference_mode()
-def kept_probabilities(model: nn.Module, images: Tensor, keep: Tensor, batch_tokens: int = BATCH_TOKENS) -> Tensor:
+def kept_probabilities(
+    model: nn.Module,
+    images: Tensor,
+    keep: Tensor,
+    batch_tokens: int = BATCH_TOKENS,
+    batch_images: int = BATCH_IMAGES,
+) -> Tensor:
     """Class probabilities (B, K) from the patches `keep` (B, n) of images (B, 3, h, w).
 
     Args:
-        batch_tokens: patches in one pass, at most; batches are about equally large.
+        batch_tokens: patches in one pass, at most; a single image may have more. Batches are about equally large.
+        batch_images: images in one pass, at most.
     """
-    batches, parts = min(len(keep), math.ceil(keep.numel() / batch_tokens)), []
+    batches, parts = math.ceil(len(keep) / min(len(keep), batch_images, max(1, batch_tokens // keep.shape[1]))), []
     for some, indices in zip(images.tensor_split(batches), keep.to(images.device).tensor_split(batches), strict=True):
         with family_of(model).keep_patches(model, indices):
             parts.append(model(some).float().softmax(dim=-1))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vit_finetune.attention.pointing import mosaics
 from vit_finetune.core.files import read_csv, read_split
-from vit_finetune.intervals import wilson
+from vit_finetune.intervals import above_chance
 
 Preprocess = Callable[[Tensor], Tensor]
 
@@ -26,8 +26,7 @@ class PredictedImages:
     @property
     def above_chance(self) -> bool:
         """Whether the model is right more often than a guess of the most frequent class, clearly."""
-        hits, n = int((self.predicted == self.labels).sum()), len(self.labels)
-        return wilson(hits, n)[0] > np.bincount(self.labels).max() / n
+        return above_chance(self.labels, self.predicted)
 
     def take(self, rows: NDArray[np.intp]) -> "PredictedImages":
         return PredictedImages(self.images[rows], self.labels[rows], self.predicted[rows])

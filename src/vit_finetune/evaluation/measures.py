@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy.special import log_softmax, softmax
 from sklearn import metrics as sk
 
-from vit_finetune.intervals import wilson
+from vit_finetune.intervals import above_chance, wilson
 
 Array = npt.NDArray[Any]
 Row = dict[str, Any]
@@ -47,7 +47,7 @@ def warning_signs(labels: Array, predicted: Array, classes: Sequence[str]) -> li
     largest = np.bincount(labels).max() / len(labels)
     if len(np.unique(predicted)) == 1:
         signs.append(f"every test image is predicted as {classes[predicted[0]]}: try a tenth of train.lr")
-    elif wilson(hits, len(labels))[0] <= largest:
+    elif not above_chance(labels, predicted):
         signs.append(
             f"the test accuracy, {hits / len(labels):.3f}, is not clearly above the share of the largest class, "
             f"{largest:.3f}: try another train.lr, or more images"
