@@ -2,7 +2,7 @@
 
 from vit_finetune.activations.files import MANIFEST, map_activations, split_model_of
 from vit_finetune.core.device import set_up_torch
-from vit_finetune.core.files import read_json, read_split, write_bytes, write_csv, write_json
+from vit_finetune.core.files import files_of, read_json, read_split, write_bytes, write_csv, write_json
 from vit_finetune.core.process import run_stage
 from vit_finetune.evaluation import figures
 from vit_finetune.evaluation.measures import classification_summary, reliability
@@ -22,6 +22,7 @@ def main() -> None:
     manifest = read_json(f"data/embedded/{MANIFEST}")
     classes = class_names("models/finetuned")
     images, labels, indices = read_split("data/subset", "test", "images", "labels", "indices")
+    files = files_of("data/subset", "test")
     split_model = split_model_of(load_model("models/finetuned"), manifest, device)
     logits = split_model.predict(map_activations("data/embedded", manifest, "test")).double()
     probabilities = logits.softmax(dim=1).numpy()
@@ -36,13 +37,15 @@ def main() -> None:
         "confusion": figures.confusion_matrix(counts, classes),
         "per_class": figures.per_class_bars(summary["per_class"]),
         "reliability": figures.reliability_diagram(bins),
-        "mistakes": figures.mistakes(images[worst], labels[worst], predicted[worst], confidence[worst], classes),
-        "confused_pairs": figures.most_confused_pairs(pairs, images, labels, predicted, classes),
+        "mistakes": figures.mistakes(
+            images[worst], labels[worst], predicted[worst], confidence[worst], classes, [files[i] for i in worst]
+        ),
+        "confused_pairs": figures.most_confused_pairs(pairs, images, labels, predicted, classes, files),
     }
     write_json("metrics/evaluation.json", summary)
     for sign in summary["warnings"]:
         print(f"evaluate: warning: {sign}")
-    write_csv("plots/predictions.csv", prediction_rows(indices, labels, predicted, confidence, classes))
+    write_csv("plots/predictions.csv", prediction_rows(indices, files, labels, predicted, confidence, classes))
     write_csv("plots/per_class.csv", [{"class": name, **row} for name, row in summary["per_class"].items()])
     write_csv("plots/reliability.csv", bins)
     for name, picture in pictures.items():

@@ -1,6 +1,17 @@
 """subset: data/raw -> data/subset (images, labels, source indices of train, val, test), class counts, samples"""
 
-from vit_finetune.core.files import new_folder, read_json, read_split, write_bytes, write_csv, write_json, write_split
+from vit_finetune.core.files import (
+    copy_rows,
+    files_of,
+    new_folder,
+    read_json,
+    read_split,
+    write_bytes,
+    write_csv,
+    write_files,
+    write_json,
+    write_split,
+)
 from vit_finetune.core.process import run_stage
 from vit_finetune.data.dataset import balance_rows, class_counts
 from vit_finetune.data.figures import class_balance, sample_grid
@@ -20,17 +31,20 @@ def main() -> None:
     labels_by_split = {}
     with new_folder("data/subset") as folder:
         for split, indices in chosen.items():
-            images, labels = (array[indices] for array in parts.get(split, parts["train"]))
+            part = split if split in parts else "train"
+            images, labels = parts[part][0], parts[part][1][indices]
             require_every_class(split, labels, classes, labels_of.get(split, labels_of["train"]))
-            write_split(folder, split, images=images, labels=labels, indices=indices)
+            copy_rows(folder, split, "images", images, indices)
+            write_split(folder, split, labels=labels, indices=indices)
+            files = files_of("data/raw", part)
+            write_files(folder, split, [files[index] for index in indices])
             labels_by_split[split] = labels
-            if split == "train":
-                samples = sample_grid(images, labels, classes)
+        samples = sample_grid(*read_split(folder, "train", "images", "labels"), classes)
         write_json(folder / "dataset.json", {key: dataset[key] for key in ("name", "classes", "image_shape", "fit")})
 
     counts = class_counts(labels_by_split, classes)
     sizes = {split: len(labels) for split, labels in labels_by_split.items()}
-    write_json("metrics/subset.json", {"images": sizes, "per_class": counts})
+    write_json("metrics/subset.json", {"images": sizes})
     write_csv("plots/class_balance.csv", balance_rows(counts))
     write_bytes("plots/class_balance.png", png(class_balance(counts)))
     write_bytes("plots/samples.png", png(samples))

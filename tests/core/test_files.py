@@ -17,16 +17,22 @@ from tests.project import ROOT
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.files import (
     PARTIAL,
+    chunks,
+    copy_rows,
     digest,
+    files_of,
     key_of,
     new_file,
     new_folder,
+    new_rows,
     read_csv,
     read_json,
     read_split,
     replace_folder,
+    require_disk,
     write_bytes,
     write_csv,
+    write_files,
     write_json,
     write_split,
     write_text,
@@ -448,3 +454,36 @@ print(*(key_of(*values) for values in json.load(sys.stdin)))
 def test_a_value_that_is_not_plain_has_no_key(value):
     with pytest.raises(TypeError, match="not JSON serializable"):
         key_of("a", value)
+
+
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_rows_that_are_appended_give_the_bytes_that_numpy_writes(tmp_path, count):
+    array = np.arange(count * 6, dtype=np.int16).reshape(count, 2, 3)
+    with new_rows(tmp_path / "rows.npy", (2, 3), np.int16) as append:
+        for row in array:
+            append(row[None])
+    np.save(tmp_path / "whole.npy", array)
+    assert (tmp_path / "rows.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
+def test_chosen_rows_are_copied_a_chunk_at_a_time_in_their_order(tmp_path, monkeypatch):
+    monkeypatch.setattr("vit_finetune.core.files.CHUNK", 25)
+    array, rows = np.arange(40, dtype=np.uint8).reshape(8, 5), np.array([7, 0, 3, 3, 2, 6, 1])
+    assert [len(chunk) for chunk in chunks(array, rows)] == [5, 2]
+    copy_rows(tmp_path, "val", "images", array, rows)
+    assert np.array_equal(read_split(tmp_path, "val", "images")[0], array[rows])
+
+
+def test_the_files_of_a_split_are_read_as_they_were_written(tmp_path):
+    files = ["cat/a, b.jpg", "dog/\u00e9.png", "test/3"]
+    write_files(tmp_path, "test", files)
+    assert files_of(tmp_path, "test") == files
+    with pytest.raises(UserError, match=r"val_files\.json is missing; run dvc repro"):
+        files_of(tmp_path, "val")
+
+
+def test_more_than_the_disk_has_is_an_error_before_anything_is_written(tmp_path, capsys):
+    require_disk(tmp_path, 10**9, "download")
+    assert capsys.readouterr().out.startswith("download: writes 1.00 GB; ")
+    with pytest.raises(UserError, match=r"^1000000000\.00 GB are needed and .* GB are free; free some of the disk$"):
+        require_disk(tmp_path, 10**18, "download")

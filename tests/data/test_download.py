@@ -44,7 +44,7 @@ def test_what_is_left_out_is_said_with_its_number_and_the_first_of_it_and_listed
         f"dog/{name}.png" for name in sorted(names)
     ]
     more = MORE if count > 1 else ""
-    assert capsys.readouterr().out.splitlines() == [
+    assert capsys.readouterr().out.splitlines()[1:] == [
         f"download: left out {count} that {why}: {listed[0]}{more}"
         for why, listed in ((BROKEN, description["broken"]), (IGNORED, description["ignored"]))
         if listed

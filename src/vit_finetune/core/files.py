@@ -4,7 +4,7 @@ import csv
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from vit_finetune.core.errors import UserError
 
 PARTIAL = ".partial"  # git and DVC ignore names that end so
+CHUNK = 2**24  # bytes of an array that are in memory at a time
 
 
 @contextmanager
@@ -105,6 +106,71 @@ def write_split(folder: Path, split: str, **arrays: NDArray[Any]) -> None:
             np.save(path, array, allow_pickle=False)
         except OSError as error:  # numpy's own words on a full disk: "96 requested and 32 written"
             raise UserError(f"{path} could not be written ({error}); is the disk full?") from None
+
+
+@contextmanager
+def new_rows(path: Path, shape: Sequence[int], dtype: Any) -> Iterator[Callable[[NDArray[Any]], None]]:
+    """A function that appends rows (n, *shape) to a new .npy file; the bytes are those of `np.save`.
+
+    Rows that are written need no memory, and their number need not be known before.
+    """
+    count = 0
+    try:
+        with path.open("wb") as file:
+
+            def write_header() -> None:
+                header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (count, *shape)}
+                np.lib.format.write_array_header_1_0(file, header)  # has room for any count of rows
+
+            def append(rows: NDArray[Any]) -> None:
+                nonlocal count
+                file.write(np.ascontiguousarray(rows, dtype=dtype).data)
+                count += len(rows)
+
+            write_header()
+            yield append
+            file.seek(0)
+            write_header()
+    except OSError as error:
+        if error.filename:  # of a file that the block reads
+            raise
+        raise UserError(f"{path} could not be written ({error}); is the disk full?") from None
+
+
+def chunks(array: NDArray[Any], rows: NDArray[Any] | None = None) -> Iterator[NDArray[Any]]:
+    """The rows of an array, or those of the given indices, in their order, `CHUNK` bytes at a time at most."""
+    count = len(array) if rows is None else len(rows)
+    step = max(1, CHUNK * len(array) // max(1, array.nbytes))
+    for start in range(0, count, step):
+        yield array[start : start + step] if rows is None else array[rows[start : start + step]]
+
+
+def copy_rows(folder: Path, split: str, name: str, array: NDArray[Any], rows: NDArray[Any]) -> None:
+    """`array[rows]` as `<folder>/<split>_<name>.npy`, without all of it in memory."""
+    with new_rows(folder / f"{split}_{name}.npy", array.shape[1:], array.dtype) as append:
+        for chunk in chunks(array, rows):
+            append(chunk)
+
+
+def require_disk(folder: str | Path, size: int, what: str) -> None:
+    """Say how much will be written; UserError if the disk has less left."""
+    free = shutil.disk_usage(folder).free
+    print(f"{what}: writes {size / 1e9:.2f} GB; {free / 1e9:.0f} GB of the disk are free", flush=True)
+    if size > free:
+        raise UserError(f"{size / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free; free some of the disk")
+
+
+def write_files(folder: Path, split: str, files: Sequence[str]) -> None:
+    """`<folder>/<split>_files.json`: where each image of a split came from."""
+    write_text(folder / f"{split}_files.json", json.dumps(list(files), indent=0) + "\n")
+
+
+def files_of(folder: str | Path, split: str) -> list[str]:
+    """The file of each image of a split, below data/images/; of packaged data sets part and index, as in `test/123`.
+
+    The order is that of the split's arrays. Missing or broken files are a UserError.
+    """
+    return list(read_json(Path(folder) / f"{split}_files.json"))
 
 
 def read_split(folder: str | Path, split: str, *names: str) -> list[NDArray[Any]]:

@@ -2,14 +2,16 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vit_finetune.core.errors import UserError
+from vit_finetune.core.files import new_rows, require_disk
+from vit_finetune.core.threads import ordered_map
 from vit_finetune.data.dataset import Dataset
 from vit_finetune.data.image_files import LARGEST, UNREADABLE, fit_image, image_files, named_as_image, open_image
 
@@ -30,6 +32,8 @@ def load_folder(
     fit: str,
     test_share: float,
     broken: str,
+    into: Path,
+    threads: int | None = None,
     bar: Callable[[list[Path]], Iterable[Path]] = iter,
 ) -> Dataset:
     """Images of `<class>/...`, or of `train/<class>/...`, with `val/` and `test/` beside it where they are given.
@@ -38,6 +42,8 @@ def load_folder(
     on no seed, and an image that is added moves one other at most.
 
     Args:
+        into: the folder where the images are kept, as `<part>_images.npy`; those that are returned are mapped from it.
+        threads: that decode files side by side; as many as there are cores by default.
         bar: shows progress over the files.
 
     Raises:
@@ -47,49 +53,75 @@ def load_folder(
     folder = Path(folder)
     files, ignored = _split_files(folder, test_share)
     classes = sorted({name for part in files.values() for name in part})
-    listed = [(part, classes.index(name), path) for part in files for name in classes for path in files[part][name]]
-    kept = np.empty((len(listed), image_size, image_size, 3), dtype=np.uint8)
-    problems, largest = _decode([path for _, _, path in listed], kept, fit, bar)
-    unreadable = [f"{_name(listed[row][2], folder)} ({reason})" for row, reason in problems.items()]
+    count = sum(len(paths) for part in files.values() for paths in part.values())
+    require_disk(into, 3 * count * image_size**2, "download")
+    paths = {part: [path for name in classes for path in files[part][name]] for part in files}
+    shown = iter(bar([path for part in files for path in paths[part]]))
+    decoded = {
+        part: _decode(paths[part], into / f"{part}_images.npy", image_size, fit, threads or os.cpu_count() or 1, shown)
+        for part in files
+    }
+    unreadable = [f"{_name(path, folder)} ({why})" for part in decoded.values() for path, why in part.problems.items()]
     if unreadable and broken != "skip":
         raise UserError(
-            f"{len(unreadable)} of {len(listed)} files in {folder} cannot be read as images: {_some(unreadable)}; "
+            f"{len(unreadable)} of {count} files in {folder} cannot be read as images: {_some(unreadable)}; "
             "remove them, or set data.broken to skip"
         )
+    largest = max((part.largest for part in decoded.values() if part.largest is not None), default=None)
     if largest is not None and largest < FEW_LEVELS:
         raise UserError(
             f"the 16-bit images in {folder} use only 0..{largest} of 0..65535 and would be nearly black; save them "
             "with 8 bits, or multiply their values by 16 if they have 12 bits"
         )
-    images, labels = {}, {}
-    for part in files:
-        rows = [row for row, (of, _, _) in enumerate(listed) if of == part and row not in problems]
-        images[part], labels[part] = kept[rows], np.array([listed[row][1] for row in rows], dtype=np.int64)
+    label_of = {path: k for part in files.values() for k, name in enumerate(classes) for path in part[name]}
+    labels = {part: np.array([label_of[path] for path in d.kept], dtype=np.int64) for part, d in decoded.items()}
     _require_enough(folder, labels, classes)
-    return Dataset(classes, images, labels, broken=unreadable, ignored=[_name(path, folder) for path in ignored])
+    return Dataset(
+        classes,
+        {part: np.lib.format.open_memmap(into / f"{part}_images.npy", mode="r") for part in decoded},
+        labels,
+        files={part: [_name(path, folder) for path in d.kept] for part, d in decoded.items()},
+        sizes={part: np.array(d.sizes, dtype=np.int64).reshape(-1, 2) for part, d in decoded.items()},
+        broken=unreadable,
+        ignored=[_name(path, folder) for path in ignored],
+    )
+
+
+@dataclass
+class _Decoded:
+    """The files of a part that became images, their sizes (height, width), the largest value of 16 bits, the others."""
+
+    kept: list[Path] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    largest: int | None = None
+    problems: dict[Path, str] = field(default_factory=dict)
 
 
 def _decode(
-    paths: list[Path], images: NDArray[np.uint8], fit: str, bar: Callable[[list[Path]], Iterable[Path]]
-) -> tuple[dict[int, str], int | None]:
-    """Read files into images (N, H, W, 3), over all cores.
+    paths: list[Path], target: Path, image_size: int, fit: str, threads: int, shown: Iterator[Path]
+) -> _Decoded:
+    """Write the images of files to `target` in their order, decoded side by side, a few in memory at a time."""
 
-    Returns:
-        The reason for each row that is not readable, and the largest value of all 16-bit images if there are any.
-    """
-
-    def read(row: int) -> tuple[str | None, int | None]:
+    def read(path: Path) -> tuple[NDArray[np.uint8], tuple[int, int], int | None] | str:
         try:
-            image = open_image(paths[row])
+            image = open_image(path)
         except UNREADABLE as error:
-            return str(error), None
-        images[row] = fit_image(image, images.shape[1:3], fit)
-        return None, image.info.get(LARGEST)
+            return str(error)
+        return fit_image(image, (image_size, image_size), fit), image.size[::-1], image.info.get(LARGEST)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = [found for _, found in zip(bar(paths), pool.map(read, range(len(paths))), strict=True)]
-    problems = {row: reason for row, (reason, _) in enumerate(found) if reason}
-    return problems, max((largest for _, largest in found if largest is not None), default=None)
+    decoded = _Decoded()
+    with new_rows(target, (image_size, image_size, 3), np.uint8) as append:
+        for path, found in zip(paths, ordered_map(read, paths, threads), strict=True):
+            next(shown)
+            if isinstance(found, str):
+                decoded.problems[path] = found
+                continue
+            pixels, size, largest = found
+            append(pixels[None])
+            decoded.kept.append(path)
+            decoded.sizes.append(size)
+            decoded.largest = max((v for v in (largest, decoded.largest) if v is not None), default=None)
+    return decoded
 
 
 def _split_files(folder: Path, test_share: float) -> tuple[dict[str, dict[str, list[Path]]], list[Path]]:
@@ -166,7 +198,7 @@ def _shown(folder: Path) -> list[Path]:
 
 
 def _name(path: Path, folder: Path) -> str:
-    name = str(path.relative_to(folder)) + ("/" if path.is_dir() else "")
+    name = path.relative_to(folder).as_posix() + ("/" if path.is_dir() else "")
     return name if name.isprintable() else ascii(name)
 
 

@@ -13,10 +13,14 @@ from vit_finetune.params.data import Data
 IMAGES = "data/images"  # where `folder` looks
 
 
-def load_dataset(data: Data, bar: Callable[[list[Path]], Iterable[Path]] = iter) -> Dataset:
+def load_dataset(
+    data: Data, into: Path, threads: int | None = None, bar: Callable[[list[Path]], Iterable[Path]] = iter
+) -> Dataset:
     """The whole data set that `data.name` names.
 
     Args:
+        into: the folder where the images of `folder` are kept, one after the other, as `<part>_images.npy`.
+        threads: that decode files side by side; as many as there are cores by default.
         bar: shows progress over files.
 
     Raises:
@@ -24,5 +28,5 @@ def load_dataset(data: Data, bar: Callable[[list[Path]], Iterable[Path]] = iter)
     """
     if data.name == "folder":
         require_whole(IMAGES)
-        return load_folder(IMAGES, **data.model_dump(exclude={"name"}), bar=bar)
+        return load_folder(IMAGES, **data.model_dump(exclude={"name"}), into=into, threads=threads, bar=bar)
     return load_digits() if data.name == "digits" else load_cifar(data.name)
