@@ -13,40 +13,51 @@ from vit_finetune.core.files import (
     write_split,
 )
 from vit_finetune.core.process import run_stage
+from vit_finetune.data import checks
 from vit_finetune.data.dataset import balance_rows, class_counts
 from vit_finetune.data.figures import class_balance, sample_grid
-from vit_finetune.data.split import require_every_class, train_val_test
+from vit_finetune.data.split import handle_leaks, require_every_class, train_val_test
 from vit_finetune.params import read_params
 from vit_finetune.params.subset import Subset
 from vit_finetune.style import png
 
+TABLE = "plots/image_problems.csv"
+
 
 def main() -> None:
-    params = read_params()
-    dataset = read_json("data/raw/dataset.json")
-    classes = dataset["classes"]
-    parts = {part: read_split("data/raw", part, "images", "labels") for part in dataset["counts"]}
-    labels_of = {part: labels for part, (_, labels) in parts.items()}
-    chosen = train_val_test(labels_of, **params.section(Subset).model_dump(), seed=params.seed)
+    params, dataset = read_params(), read_json("data/raw/dataset.json")
+    settings, classes, counts = params.section(Subset), dataset["classes"], dataset["counts"]
+    parts = {part: read_split("data/raw", part, "images", "labels", "hashes") for part in counts}
+    labels_of = {part: labels for part, (_, labels, _) in parts.items()}
+    files = {part: files_of("data/raw", part) for part in parts}
+    same = checks.same_pixels({part: hashes for part, (_, _, hashes) in parts.items()})
+    problems = [*checks.copies(same, labels_of, files, classes), *checks.rare_classes(counts)]
+    if dataset["name"] == "folder":
+        sizes = {part: read_split("data/raw", part, "sizes")[0] for part in parts}
+        problems += checks.small_images(sizes, labels_of, files, classes, dataset["image_shape"][0])
+    problems += checks.left_out(dataset["broken"], dataset["ignored"])
+    print(*(f"subset: {line}" for line in checks.in_words(problems, TABLE)), sep="\n", end="\n" * bool(problems))
+
+    drawn = train_val_test(labels_of, **settings.model_dump(exclude={"leaks"}), seed=params.seed)
+    chosen = handle_leaks(settings.leaks, drawn, labels_of, same, params.seed)
     labels_by_split = {}
     with new_folder("data/subset") as folder:
         for split, indices in chosen.items():
             part = split if split in parts else "train"
-            images, labels = parts[part][0], parts[part][1][indices]
-            require_every_class(split, labels, classes, labels_of.get(split, labels_of["train"]))
-            copy_rows(folder, split, "images", images, indices)
+            labels = labels_by_split[split] = labels_of[part][indices]
+            require_every_class(split, labels, classes, labels_of[part])
+            copy_rows(folder, split, "images", parts[part][0], indices)
             write_split(folder, split, labels=labels, indices=indices)
-            files = files_of("data/raw", part)
-            write_files(folder, split, [files[index] for index in indices])
-            labels_by_split[split] = labels
+            write_files(folder, split, [files[part][index] for index in indices])
         samples = sample_grid(*read_split(folder, "train", "images", "labels"), classes)
         write_json(folder / "dataset.json", {key: dataset[key] for key in ("name", "classes", "image_shape", "fit")})
 
-    counts = class_counts(labels_by_split, classes)
-    sizes = {split: len(labels) for split, labels in labels_by_split.items()}
-    write_json("metrics/subset.json", {"images": sizes})
-    write_csv("plots/class_balance.csv", balance_rows(counts))
-    write_bytes("plots/class_balance.png", png(class_balance(counts)))
+    sizes_of = {split: len(labels) for split, labels in labels_by_split.items()}
+    per_class = class_counts(labels_by_split, classes)
+    write_json("metrics/subset.json", {"images": sizes_of, "problems": len(problems)})
+    write_csv(TABLE, problems, checks.COLUMNS)
+    write_csv("plots/class_balance.csv", balance_rows(per_class))
+    write_bytes("plots/class_balance.png", png(class_balance(per_class)))
     write_bytes("plots/samples.png", png(samples))
 
 

@@ -43,6 +43,7 @@ BAD_VALUES = [  # key, what stands after it in the file, how the value is called
     ("data.test_share", "20%", "'20%', which is text", "use a number above 0, below 1"),
     ("data.broken", "ignore", "'ignore'", "use `error` or `skip`"),
     ("data.broken", "true", "true", "use `error` or `skip`"),
+    ("subset.leaks", "remove", "'remove'", "use `drop`, `error` or `keep`"),
     ("subset.train_size", "0", "0", SIZE),
     ("subset.train_size", "-5", "-5", SIZE),
     ("subset.train_size", "1.5", "1.5", SIZE),
