@@ -49,7 +49,7 @@ def main() -> None:
             copy_rows(folder, split, "images", parts[part][0], indices)
             write_split(folder, split, labels=labels, indices=indices)
             write_files(folder, split, [files[part][index] for index in indices])
-        samples = sample_grid(*read_split(folder, "train", "images", "labels"), classes)
+        samples = sample_grid(read_split(folder, "train", "images")[0], labels_by_split["train"], classes)
         write_json(folder / "dataset.json", {key: dataset[key] for key in ("name", "classes", "image_shape", "fit")})
 
     sizes_of = {split: len(labels) for split, labels in labels_by_split.items()}

@@ -43,9 +43,10 @@ def copies(
                 "in two classes": [(p, r) for p, r in others if labels[p][r] != label],
                 "twice in a part": [other for other in others if other[0] == part],
             }
-            for problem, [*found] in kinds.items():
+            for problem, found in kinds.items():
                 if found:
-                    yield _row(problem, part, classes[label], files[part][row], files[found[0][0]][found[0][1]])
+                    other, index = found[0]
+                    yield _row(problem, part, classes[int(label)], files[part][row], files[other][int(index)])
 
 
 def rare_classes(counts: Mapping[str, Mapping[str, int]]) -> Iterator[Row]:
@@ -67,7 +68,13 @@ def small_images(
     for part, found in sizes.items():
         for row in np.flatnonzero(found.min(axis=1, initial=side) * SMALL < side):
             height, width = found[row]
-            yield _row("small image", part, classes[labels[part][row]], files[part][row], f"{width} x {height} pixels")
+            yield _row(
+                "small image",
+                part,
+                classes[int(labels[part][row])],
+                files[part][int(row)],
+                f"{width} x {height} pixels",
+            )
 
 
 def left_out(broken: Sequence[str], ignored: Sequence[str]) -> Iterator[Row]:

@@ -61,18 +61,7 @@ def load_folder(
         part: _decode(paths[part], into / f"{part}_images.npy", image_size, fit, threads or os.cpu_count() or 1, shown)
         for part in files
     }
-    unreadable = [f"{_name(path, folder)} ({why})" for part in decoded.values() for path, why in part.problems.items()]
-    if unreadable and broken != "skip":
-        raise UserError(
-            f"{len(unreadable)} of {count} files in {folder} cannot be read as images: {_some(unreadable)}; "
-            "remove them, or set data.broken to skip"
-        )
-    largest = max((part.largest for part in decoded.values() if part.largest is not None), default=None)
-    if largest is not None and largest < FEW_LEVELS:
-        raise UserError(
-            f"the 16-bit images in {folder} use only 0..{largest} of 0..65535 and would be nearly black; save them "
-            "with 8 bits, or multiply their values by 16 if they have 12 bits"
-        )
+    unreadable = _require_readable(folder, decoded, count, broken)
     label_of = {path: k for part in files.values() for k, name in enumerate(classes) for path in part[name]}
     labels = {part: np.array([label_of[path] for path in d.kept], dtype=np.int64) for part, d in decoded.items()}
     _require_enough(folder, labels, classes)
@@ -85,6 +74,23 @@ def load_folder(
         broken=unreadable,
         ignored=[_name(path, folder) for path in ignored],
     )
+
+
+def _require_readable(folder: Path, decoded: dict[str, "_Decoded"], count: int, broken: str) -> list[str]:
+    """The files that are no images, with the reason; UserError if there may be none, or if 16 bits are nearly black."""
+    unreadable = [f"{_name(path, folder)} ({why})" for part in decoded.values() for path, why in part.problems.items()]
+    if unreadable and broken != "skip":
+        raise UserError(
+            f"{len(unreadable)} of {count} files in {folder} cannot be read as images: {_some(unreadable)}; "
+            "remove them, or set data.broken to skip"
+        )
+    largest = max((part.largest for part in decoded.values() if part.largest is not None), default=None)
+    if largest is not None and largest < FEW_LEVELS:
+        raise UserError(
+            f"the 16-bit images in {folder} use only 0..{largest} of 0..65535 and would be nearly black; save them "
+            "with 8 bits, or multiply their values by 16 if they have 12 bits"
+        )
+    return unreadable
 
 
 @dataclass
