@@ -42,9 +42,8 @@ def load_folder(
     on no seed, and an image that is added moves one other at most.
 
     Args:
-        into: the folder where the images are kept, as `<part>_images.npy`; those that are returned are mapped from it.
-        threads: that decode files side by side; as many as there are cores by default.
-        bar: shows progress over the files.
+        into: the folder where the images are kept, as `<part>_images.npy`, and mapped from.
+        bar: shows progress over the files, which `threads` decode side by side (by default one for each core).
 
     Raises:
         UserError: folders that are neither classes nor parts, classes with too few images, files that are no images
@@ -56,10 +55,9 @@ def load_folder(
     count = sum(len(paths) for part in files.values() for paths in part.values())
     require_disk(into, 3 * count * image_size**2, "download")
     paths = {part: [path for name in classes for path in files[part][name]] for part in files}
-    shown = iter(bar([path for part in files for path in paths[part]]))
+    shown, threads = iter(bar([path for part in files for path in paths[part]])), threads or os.cpu_count() or 1
     decoded = {
-        part: _decode(paths[part], into / f"{part}_images.npy", image_size, fit, threads or os.cpu_count() or 1, shown)
-        for part in files
+        part: _decode(paths[part], into / f"{part}_images.npy", image_size, fit, threads, shown) for part in files
     }
     unreadable = _require_readable(folder, decoded, count, broken)
     label_of = {path: k for part in files.values() for k, name in enumerate(classes) for path in part[name]}
