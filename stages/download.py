@@ -1,10 +1,13 @@
-"""download: network, VIT_DATA_DIR or data/images -> data/raw (uint8 images and labels of each part, dataset.json)"""
+"""download: network, VIT_DATA_DIR or data.folder -> data/raw (images, labels, files, hashes of each part)"""
 
 from functools import partial
+from typing import Any
 
-from vit_finetune.core.files import new_folder, write_json, write_split
+import numpy as np
+
+from vit_finetune.core.files import new_folder, require_disk, write_json, write_split
 from vit_finetune.core.process import progress, run_stage
-from vit_finetune.data.dataset import channel_statistics, class_counts
+from vit_finetune.data.dataset import Dataset, channel_statistics, class_counts, pixel_hashes
 from vit_finetune.data.sources import load_dataset
 from vit_finetune.params import read_params
 from vit_finetune.params.data import Data
@@ -13,13 +16,28 @@ MORE = " and others, see data/raw/dataset.json"
 
 
 def main() -> None:
-    data = read_params().section(Data)
-    dataset = load_dataset(data, bar=partial(progress, label="download", unit="image"))
+    params = read_params()
+    data = params.section(Data)
+    with new_folder("data/raw") as raw:
+        dataset = load_dataset(data, raw, params.runtime.threads, bar=partial(progress, label="download", unit="image"))
+        in_memory = {part: images for part, images in dataset.images.items() if not isinstance(images, np.memmap)}
+        require_disk("download", raw, sum(images.nbytes for images in in_memory.values()))
+        for part, images in in_memory.items():
+            write_split(raw, part, images=images)
+        for part, images in dataset.images.items():
+            labels, files, hashes = dataset.labels[part], dataset.files[part], pixel_hashes(images)
+            write_split(raw, part, labels=labels, files=files, hashes=hashes)
+        for part, sizes in dataset.sizes.items():
+            write_split(raw, part, sizes=sizes)
+        write_json(raw / "dataset.json", describe(data, dataset))
     for left_out, why in ((dataset.broken, "cannot be read as images"), (dataset.ignored, "are no images of a class")):
         if left_out:
             print(f"download: left out {len(left_out)} that {why}: {left_out[0]}{MORE if len(left_out) > 1 else ''}")
+
+
+def describe(data: Data, dataset: Dataset) -> dict[str, Any]:
     mean, std = channel_statistics(dataset.images["train"])
-    description = {
+    return {
         "name": data.name,
         "classes": dataset.classes,
         "counts": class_counts(dataset.labels, dataset.classes),
@@ -31,10 +49,6 @@ def main() -> None:
         "channel_std": std,
         "md5": dataset.checksums,
     }
-    with new_folder("data/raw") as raw:
-        for split, images in dataset.images.items():
-            write_split(raw, split, images=images, labels=dataset.labels[split])
-        write_json(raw / "dataset.json", description)
 
 
 if __name__ == "__main__":

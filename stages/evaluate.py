@@ -2,7 +2,7 @@
 
 from vit_finetune.activations.files import MANIFEST, map_activations, split_model_of
 from vit_finetune.core.device import set_up_torch
-from vit_finetune.core.files import read_json, read_split, write_bytes, write_csv, write_json
+from vit_finetune.core.files import read_json, read_split, unpacked, write_bytes, write_csv, write_json
 from vit_finetune.core.process import run_stage
 from vit_finetune.evaluation import figures
 from vit_finetune.evaluation.measures import classification_summary, per_class, reliability, warning_signs
@@ -21,7 +21,8 @@ def main() -> None:
     device = set_up_torch(runtime.device, runtime.threads)
     manifest = read_json(f"data/embedded/{MANIFEST}")
     classes = class_names("models/finetuned")
-    images, labels, indices = read_split("data/subset", "test", "images", "labels", "indices")
+    images, labels, indices, files = read_split("data/subset", "test", "images", "labels", "indices", "files")
+    names = unpacked(files)
     split_model = split_model_of(load_model("models/finetuned"), manifest, device)
     logits = split_model.predict(map_activations("data/embedded", manifest, "test")).double()
     probabilities = logits.softmax(dim=1).numpy()
@@ -37,13 +38,15 @@ def main() -> None:
         "confusion": figures.confusion_matrix(counts, classes),
         "per_class": figures.per_class_bars({row["class"]: row for row in rows}),
         "reliability": figures.reliability_diagram(bins),
-        "mistakes": figures.mistakes(images[worst], labels[worst], predicted[worst], confidence[worst], classes),
-        "confused_pairs": figures.most_confused_pairs(pairs, images, labels, predicted, classes),
+        "mistakes": figures.mistakes(
+            images[worst], labels[worst], predicted[worst], confidence[worst], classes, [names[i] for i in worst]
+        ),
+        "confused_pairs": figures.most_confused_pairs(pairs, images, labels, predicted, classes, names),
     }
     write_json("metrics/evaluation.json", summary | ({"warning": "; ".join(signs)} if signs else {}))
     for sign in signs:
         print(f"evaluate: warning: {sign}")
-    write_csv("plots/predictions.csv", prediction_rows(indices, labels, predicted, confidence, classes))
+    write_csv("plots/predictions.csv", prediction_rows(indices, names, labels, predicted, confidence, classes))
     write_csv("plots/per_class.csv", rows)
     write_csv("plots/reliability.csv", bins)
     for name, picture in pictures.items():

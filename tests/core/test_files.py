@@ -17,14 +17,20 @@ from tests.project import ROOT
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.files import (
     PARTIAL,
+    chunks,
+    copy_rows,
     digest,
     key_of,
     new_file,
     new_folder,
+    new_rows,
+    packed,
     read_csv,
     read_json,
     read_split,
     replace_folder,
+    require_disk,
+    unpacked,
     write_bytes,
     write_csv,
     write_json,
@@ -448,3 +454,51 @@ print(*(key_of(*values) for values in json.load(sys.stdin)))
 def test_a_value_that_is_not_plain_has_no_key(value):
     with pytest.raises(TypeError, match="not JSON serializable"):
         key_of("a", value)
+
+
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_rows_that_are_appended_give_the_bytes_that_numpy_writes(tmp_path, count):
+    array = np.arange(count * 6, dtype=np.int16).reshape(count, 2, 3)
+    with new_rows(tmp_path / "rows.npy", (2, 3), np.int16) as append:
+        for row in array:
+            append(row[None])
+    np.save(tmp_path / "whole.npy", array)
+    assert (tmp_path / "rows.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
+def test_chosen_rows_are_copied_a_chunk_at_a_time_in_their_order(tmp_path, monkeypatch):
+    monkeypatch.setattr("vit_finetune.core.files.CHUNK", 25)
+    array, rows = np.arange(40, dtype=np.uint8).reshape(8, 5), np.array([7, 0, 3, 3, 2, 6, 1])
+    assert [len(chunk) for chunk in chunks(array, rows)] == [5, 2]
+    copy_rows(tmp_path, "val", "images", array, rows)
+    assert np.array_equal(read_split(tmp_path, "val", "images")[0], array[rows])
+
+
+def test_names_are_packed_and_read_as_they_were(tmp_path):
+    names = ["cat/a, b.jpg", "dog/\u00e9.png", "test/3"]
+    write_split(tmp_path, "test", files=packed(names))
+    assert unpacked(read_split(tmp_path, "test", "files")[0]) == names
+    assert unpacked(packed(["two\nlines.jpg", os.fsdecode(b"\xff.jpg")])) == ["'two\\nlines.jpg'", "'\\udcff.jpg'"]
+    assert unpacked(packed([])) == []
+
+
+def test_more_than_the_disk_has_is_an_error_before_anything_is_written(tmp_path, capsys):
+    require_disk("download", tmp_path, 1000)
+    assert capsys.readouterr().out == ""  # a few bytes are not worth a line
+    require_disk("download", tmp_path, 2 * 10**9)
+    assert capsys.readouterr().out.startswith("download: writes 2.0 GB; ")
+    folder = tmp_path / "data/raw.partial"
+    folder.mkdir(parents=True)
+    with pytest.raises(UserError, match=r"data/raw will take 1000000000\.0 GB, and the disk has .* GB left; free some"):
+        require_disk("download", folder, 10**18)
+
+
+def test_rows_of_a_table_are_written_as_they_come(tmp_path):
+    def rows():
+        for number in range(3):
+            yield {"a": number}
+
+    write_csv(tmp_path / "t.csv", rows())
+    assert (tmp_path / "t.csv").read_text() == "a\n0\n1\n2\n"
+    write_csv(tmp_path / "t.csv", iter([]), ["a", "b"])
+    assert (tmp_path / "t.csv").read_text() == "a,b\n"

@@ -5,6 +5,7 @@ The files are tiny, each of a colour that no other has, so that every image can 
 
 import os
 import re
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -16,6 +17,11 @@ from tests.data.broken import BROKEN_FILES
 from vit_finetune.core.errors import UserError
 from vit_finetune.data import folder as folder_module
 from vit_finetune.data.folder import load_folder
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path_factory, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("kept")))
 
 
 def make_tree(folder, counts, start=0):
@@ -38,7 +44,7 @@ def paint(path, number):
 
 
 def load(folder, **options):
-    settings = {"image_size": 8, "fit": "crop", "test_share": 0.25, "broken": "error"}
+    settings = {"into": Path(tempfile.mkdtemp()), "image_size": 8, "fit": "crop", "test_share": 0.25, "broken": "error"}
     return load_folder(folder, **settings | options)
 
 

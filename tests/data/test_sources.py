@@ -1,15 +1,17 @@
 """`data.name` chooses the source of the images; the other keys of `data` go to the source that reads them."""
 
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from vit_finetune.core.files import unpacked
 from vit_finetune.data import sources
 from vit_finetune.params.data import Data
 
-SETTINGS = {"image_size": 16, "fit": "squash", "test_share": 0.5, "broken": "skip"}
+SETTINGS = {"folder": "data/images", "image_size": 16, "fit": "squash", "test_share": 0.5, "broken": "skip"}
 
 
 def section(name):
@@ -17,13 +19,13 @@ def section(name):
 
 
 def test_digits_are_loaded_by_their_name():
-    assert sources.load_dataset(section("digits")).images["train"].shape == (901, 8, 8, 3)
+    assert sources.load_dataset(section("digits"), Path()).images["train"].shape == (901, 8, 8, 3)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_cifar_is_loaded_by_its_name(monkeypatch, name):
     monkeypatch.setattr(sources, "load_cifar", lambda name: f"loaded {name}")
-    assert sources.load_dataset(section(name)) == f"loaded {name}"
+    assert sources.load_dataset(section(name), Path()) == f"loaded {name}"
 
 
 def test_a_folder_is_read_from_data_images_with_the_settings_of_the_section(tmp_path, monkeypatch):
@@ -37,16 +39,20 @@ def test_a_folder_is_read_from_data_images_with_the_settings_of_the_section(tmp_
     (tmp_path / "data" / "images" / "cat" / "broken.png").write_bytes(b"")
     shown = []
 
-    def bar(paths):
-        shown.extend(path.name for path in paths)
-        return paths
+    def bar(numbers):
+        shown.extend(numbers)
+        return numbers
 
-    dataset = sources.load_dataset(section("folder"), bar)
+    dataset = sources.load_dataset(section("folder"), tmp_path, bar=bar)
     assert dataset.classes == ["cat", "dog"]
     assert {part: labels.tolist().count(1) for part, labels in dataset.labels.items()} == {"train": 2, "test": 2}
     assert np.array_equal(dataset.images["train"][0, 8, [0, 8]], [(255, 0, 0), (0, 0, 255)])
     assert len(dataset.broken) == 1
-    assert sorted(shown) == sorted([f"{number}.png" for number in range(4)] * 2 + ["broken.png"])
+    for part, files in dataset.files.items():
+        assert [name.partition("/")[0] for name in unpacked(files)] == [
+            dataset.classes[k] for k in dataset.labels[part]
+        ]
+    assert shown == list(range(9))
 
 
 def test_every_name_that_params_yaml_allows_is_tried_here():

@@ -16,6 +16,8 @@ from vit_finetune.evaluation.figures import (
 from vit_finetune.evaluation.measures import per_class, reliability
 from vit_finetune.evaluation.predictions import confusion, most_confused, worst_mistakes
 
+FILES = [f"test/{index}" for index in range(len(IMAGES))]
+
 
 @pytest.mark.parametrize("k", [2, 100])
 def test_every_figure_draws_for_few_and_many_classes(k):
@@ -24,8 +26,8 @@ def test_every_figure_draws_for_few_and_many_classes(k):
     predicted, confidence = shares.argmax(axis=1), shares.max(axis=1)
     counts = confusion(labels, predicted, k)
     worst = worst_mistakes(labels, shares, 10)
-    assert_draws(mistakes(IMAGES[worst], labels[worst], predicted[worst], confidence[worst], classes))
-    assert_draws(most_confused_pairs(most_confused(counts, classes, 4), IMAGES, labels, predicted, classes))
+    assert_draws(mistakes(IMAGES[worst], labels[worst], predicted[worst], confidence[worst], classes, FILES))
+    assert_draws(most_confused_pairs(most_confused(counts, classes, 4), IMAGES, labels, predicted, classes, FILES))
     assert_draws(confusion_matrix(counts, classes))
     assert_draws(per_class_bars({row["class"]: row for row in per_class(labels, predicted, classes)}))
     assert_draws(reliability_diagram(reliability(labels, shares, 10)))
@@ -52,9 +54,9 @@ def test_confusion_has_true_classes_as_rows_and_is_shaded_by_their_share():
 
 
 def test_mistakes_name_the_predicted_class_its_confidence_and_the_true_class():
-    figure = mistakes(IMAGES[:1], np.array([3]), np.array([8]), np.array([0.987]), CLASSES)
-    assert {"eight 99%", "is three"} <= set(texts(figure))
-    none = mistakes(IMAGES[:0], *np.empty((3, 0), dtype=int), CLASSES)
+    figure = mistakes(IMAGES[:1], np.array([3]), np.array([8]), np.array([0.987]), CLASSES, ["three/it.png"])
+    assert {"eight 99%", "is three", "three/it.png"} <= set(texts(figure))
+    none = mistakes(IMAGES[:0], *np.empty((3, 0), dtype=int), CLASSES, [])
     assert "No mistakes" in texts(none)
 
 
@@ -63,11 +65,11 @@ def test_confused_pairs_show_their_own_images():
     wrong = np.flatnonzero(LABELS == 3)[:4]
     predicted[wrong] = 8
     rows = most_confused(confusion(LABELS, predicted, 10), CLASSES, 5)
-    figure = most_confused_pairs(rows, IMAGES, LABELS, predicted, CLASSES)
+    figure = most_confused_pairs(rows, IMAGES, LABELS, predicted, CLASSES, FILES)
     assert "three → eight" in texts(figure)
     drawn = [image.get_array() for image in figure.axes[0].images]
     assert np.array_equal(np.stack(drawn), IMAGES[wrong])
-    assert "No mistakes" in texts(most_confused_pairs([], IMAGES, LABELS, LABELS, CLASSES))
+    assert "No mistakes" in texts(most_confused_pairs([], IMAGES, LABELS, LABELS, CLASSES, FILES))
 
 
 def test_bars_have_the_precision_and_recall_of_their_class():

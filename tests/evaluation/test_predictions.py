@@ -30,14 +30,19 @@ def test_worst_mistakes_are_wrong_most_confident_first_and_ties_by_index():
     assert worst_mistakes(np.array([0]), np.array([[1.0, 0.0]]), 3).size == 0
 
 
-def test_each_image_has_a_row_with_its_index_in_the_source_class_names_and_confidence():
+def test_each_image_has_a_row_with_its_index_in_the_source_its_file_class_names_and_confidence():
     rows = prediction_rows(
-        np.array([7, 3]), np.array([0, 1]), np.array([1, 1]), np.array([0.12345678, 1.0], np.float32), ["a", "b"]
+        np.array([7, 3]),
+        ["a/x.jpg", "test/3"],
+        np.array([0, 1]),
+        np.array([1, 1]),
+        np.array([0.12345678, 1.0], np.float32),
+        ["a", "b"],
     )
     assert rows == [
-        {"index": 7, "actual": "a", "predicted": "b", "confidence": 0.123457},
-        {"index": 3, "actual": "b", "predicted": "b", "confidence": 1.0},
+        {"index": 7, "file": "a/x.jpg", "actual": "a", "predicted": "b", "confidence": 0.123457},
+        {"index": 3, "file": "test/3", "actual": "b", "predicted": "b", "confidence": 1.0},
     ]
     assert type(rows[0]["index"]) is int
     with pytest.raises(ValueError, match="zip"):
-        prediction_rows(np.array([7]), np.array([0, 1]), np.array([1, 1]), np.array([1.0, 1.0]), ["a", "b"])
+        prediction_rows(np.array([7]), ["f"], np.array([0, 1]), np.array([1, 1]), np.array([1.0, 1.0]), ["a", "b"])

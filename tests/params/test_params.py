@@ -32,6 +32,8 @@ BAD_VALUES = [  # key, what stands after it in the file, how the value is called
     ("data.name", "CIFAR10", "'CIFAR10'", NAME),
     ("data.name", "10", "10", NAME),
     ("data.name", "", "null", NAME),
+    ("data.folder", "3", "3", "use text that is not empty"),
+    ("data.folder", "''", "''", "use text that is not empty"),
     ("data.image_size", "7", "7", f"{WHOLE} from 8 to 1024"),
     ("data.image_size", "1025", "1025", f"{WHOLE} from 8 to 1024"),
     ("data.image_size", "null", "null", f"{WHOLE} from 8 to 1024"),
@@ -43,6 +45,7 @@ BAD_VALUES = [  # key, what stands after it in the file, how the value is called
     ("data.test_share", "20%", "'20%', which is text", "use a number above 0, below 1"),
     ("data.broken", "ignore", "'ignore'", "use `error` or `skip`"),
     ("data.broken", "true", "true", "use `error` or `skip`"),
+    ("subset.leaks", "remove", "'remove'", "use `drop`, `error` or `keep`"),
     ("subset.train_size", "0", "0", SIZE),
     ("subset.train_size", "-5", "-5", SIZE),
     ("subset.train_size", "1.5", "1.5", SIZE),
@@ -180,7 +183,7 @@ def test_every_key_has_a_bad_value_in_the_table():
     assert {key for key, *_ in BAD_VALUES} == set(KEYS)
 
 
-DATA, FREEZE = "name, image_size, fit, test_share, broken", "trainable_blocks, parameters, layer_decay"
+DATA, FREEZE = "name, folder, image_size, fit, test_share, broken", "trainable_blocks, parameters, layer_decay"
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def original(name, folder):
 @pytest.mark.parametrize("name", ["digits", original("cifar10", "cifar-10-"), original("cifar100", "cifar-100-")])
 def test_the_rules_know_the_true_size_of_each_data_set(name, monkeypatch):
     monkeypatch.chdir(ROOT)
-    data = load_dataset(read_params().section(Data).model_copy(update={"name": name}))
+    data = load_dataset(read_params().section(Data).model_copy(update={"name": name}), ROOT)
     assert DATASET_SIZES[name] == (len(data.labels["train"]), len(data.labels["test"]), len(data.classes))
 
 

@@ -16,7 +16,7 @@ ROOMS = {  # room: the rooms that it may import
     "params": {"core"},
     "intervals": set(),
     "style": set(),
-    "verdict": set(),
+    "verdict": {"intervals"},
     "data": {"core", "params", "style"},
     "model": {"core"},
     "activations": {"core", "model"},

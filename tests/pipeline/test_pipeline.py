@@ -36,6 +36,7 @@ RERUNS = {
     "subset.train_size": (70, AFTER_SUBSET),
     "subset.val_size": (40, AFTER_SUBSET),
     "subset.test_size": (50, AFTER_SUBSET),
+    "subset.leaks": ("keep", ["subset", "report"]),
     "model.name": ("local-dir:pretrained/other", ["adapt", "report"]),  # a twin of the first
     "model.pretrained": (False, AFTER_SUBSET[1:]),
     "model.image_size": (48, AFTER_SUBSET[1:]),

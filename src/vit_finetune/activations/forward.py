@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vit_finetune.activations.files import ActivationFile, storage_dtype
 from vit_finetune.activations.views import ImageView, image_loader
-from vit_finetune.core.files import digest
+from vit_finetune.core.files import digest, require_disk
 from vit_finetune.core.process import progress
 from vit_finetune.core.ranks import Ranks
 from vit_finetune.core.threads import side_by_side_on
@@ -76,6 +76,9 @@ def write_views(
     }
     if ranks.first:
         folder.mkdir(parents=True, exist_ok=True)
+        require_disk(
+            "embed", folder, sum(file.shape[0] * file.row for file in files.values() if not file.path.exists())
+        )
         for view, file in files.items():
             file.prepare()
             if kept := file.shape[0] - sum(map(len, file.missing(file.segments()))):

@@ -14,17 +14,22 @@ def origin(folder: Path) -> Path | None:
     return Path(*parts[: places[-1]]) if places else None
 
 
-def require_whole(name: str) -> None:
-    """UserError if this is a copy in which files below the folder `name` are missing that the project has."""
+def require_whole(name: str, otherwise: str = "") -> None:
+    """UserError if this is a copy in which files below the folder `name` are missing that the project has.
+
+    Args:
+        otherwise: another way out than to track the folder, for the message.
+    """
     here = Path.cwd()
     project = origin(here)
-    if project is None:
+    if project is None or Path(name).is_absolute():
         return
     missing = sorted(_files(project / name) - _files(here / name))
     if missing:
         raise UserError(
             f"{len(missing)} files of {name} are not in the copy that DVC made for this run, such as {missing[0]}: "
-            f"it copies what is tracked; dvc add the folder they are in, and git add the .dvc file that this writes"
+            f"it copies what is tracked; dvc add the folder they are in and git add the .dvc file that this writes"
+            f"{otherwise}"
         )
 
 

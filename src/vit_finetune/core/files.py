@@ -2,9 +2,11 @@
 
 import csv
 import hashlib
+import itertools
 import json
+import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from numpy.typing import NDArray
 from vit_finetune.core.errors import UserError
 
 PARTIAL = ".partial"  # git and DVC ignore names that end so
+CHUNK = 2**22  # bytes of an array that are in memory at a time
+WORTH_SAYING = 10**9  # bytes that a stage writes
 
 
 @contextmanager
@@ -85,9 +89,12 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = ()) -> None:
     """Rows with the same keys; the header is `columns`, or the keys of the first row in their order."""
-    rows = list(rows)
+    rows = iter(rows)
+    if not columns:
+        first = next(rows)
+        columns, rows = list(first), itertools.chain([first], rows)
     with new_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(columns or rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
@@ -105,6 +112,73 @@ def write_split(folder: Path, split: str, **arrays: NDArray[Any]) -> None:
             np.save(path, array, allow_pickle=False)
         except OSError as error:  # numpy's own words on a full disk: "96 requested and 32 written"
             raise UserError(f"{path} could not be written ({error}); is the disk full?") from None
+
+
+@contextmanager
+def new_rows(path: Path, shape: Sequence[int], dtype: Any) -> Iterator[Callable[[NDArray[Any]], None]]:
+    """A function that appends rows (n, *shape) to a new .npy file; the bytes are those of `np.save`.
+
+    Rows that are written need no memory, and their number need not be known before.
+    """
+    count = 0
+    try:
+        with path.open("wb") as file:
+
+            def write_header() -> None:
+                header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (count, *shape)}
+                np.lib.format.write_array_header_1_0(file, header)  # has room for any count of rows
+
+            def append(rows: NDArray[Any]) -> None:
+                nonlocal count
+                file.write(np.ascontiguousarray(rows, dtype=dtype).data)
+                count += len(rows)
+
+            write_header()
+            yield append
+            file.seek(0)
+            write_header()
+    except OSError as error:
+        if error.filename:  # of a file that the block reads
+            raise
+        raise UserError(f"{path} could not be written ({error}); is the disk full?") from None
+
+
+def chunks(array: NDArray[Any], rows: NDArray[Any] | None = None) -> Iterator[NDArray[Any]]:
+    """The rows of an array, or those of the given indices, in their order, `CHUNK` bytes at a time at most."""
+    count = len(array) if rows is None else len(rows)
+    step = max(1, CHUNK * len(array) // max(1, array.nbytes))
+    for start in range(0, count, step):
+        yield array[start : start + step] if rows is None else array[rows[start : start + step]]
+
+
+def copy_rows(folder: Path, split: str, name: str, array: NDArray[Any], rows: NDArray[Any]) -> None:
+    """`array[rows]` as `<folder>/<split>_<name>.npy`, without all of it in memory."""
+    with new_rows(folder / f"{split}_{name}.npy", array.shape[1:], array.dtype) as append:
+        for chunk in chunks(array, rows):
+            append(chunk)
+
+
+def require_disk(stage: str, folder: Path, size: int) -> None:
+    """Say how many bytes a stage will write below a folder; UserError if the disk has less left."""
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise UserError(
+            f"{str(folder).removesuffix(PARTIAL)} will take {size / 1e9:.1f} GB, and the disk has {free / 1e9:.1f} GB "
+            "left; free some of it, or take fewer or smaller images"
+        )
+    if size >= WORTH_SAYING:
+        print(f"{stage}: writes {size / 1e9:.1f} GB; {free / 1e9:.0f} GB of the disk are free", flush=True)
+
+
+def packed(names: Iterable[str]) -> NDArray[np.bytes_]:
+    """Names of files as one array of fixed width, which is small in memory and can be mapped from a file."""
+    return np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
+
+
+def unpacked(names: NDArray[np.bytes_]) -> list[str]:
+    """Names as a person can read them: escaped where they hold what cannot be printed."""
+    decoded = (os.fsdecode(name) for name in names.tolist())
+    return [name if name.isprintable() else ascii(name) for name in decoded]
 
 
 def read_split(folder: str | Path, split: str, *names: str) -> list[NDArray[Any]]:

@@ -1,5 +1,7 @@
 """A data set, whatever its source: images and labels of each part."""
 
+import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,14 +9,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vit_finetune.core.files import chunks, packed
+from vit_finetune.core.threads import ordered_map
+
 
 @dataclass(frozen=True)
 class Dataset:
-    """A whole data set in memory.
+    """A whole data set, in memory or mapped from files.
 
     Attributes:
         classes: names in label order.
         images, labels: for `train` and `test`, and for `val` where the data set has a part of that kind.
+        files: of each part, the file of each image as `packed`; where there is none, part and index as in `test/123`.
+        sizes: of each part, height and width (N, 2) of each image before it was fitted; empty where none was.
         checksums: md5 of each original file; empty where the data come with a package or are the user's.
         broken: files of the user's that are no readable images, with the reason.
         ignored: files among the user's images whose name is not one of an image.
@@ -23,21 +30,41 @@ class Dataset:
     classes: list[str]
     images: dict[str, NDArray[np.uint8]]
     labels: dict[str, NDArray[np.int64]]
+    files: dict[str, NDArray[np.bytes_]] = field(default_factory=dict)
+    sizes: dict[str, NDArray[np.int32]] = field(default_factory=dict)
     checksums: dict[str, str] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for part, labels in self.labels.items():
+            self.files.setdefault(part, packed(f"{part}/{index}" for index in range(len(labels))))
+
+
+def pixel_hashes(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A hash of the pixels of each image, (N, 16) bytes: 128 bits of BLAKE2b."""
+
+    def hashes(chunk: NDArray[np.uint8]) -> bytes:
+        return b"".join(hashlib.blake2b(image, digest_size=16).digest() for image in np.array(chunk))
+
+    found = b"".join(ordered_map(hashes, chunks(images), os.cpu_count() or 1))
+    return np.frombuffer(found, dtype=np.uint8).reshape(-1, 16)
 
 
 def channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel in units of the full range, from (N, H, W, C) images.
 
-    Taken from the 256 counts of each channel, so no floating-point copy of the images is made.
+    Taken from exact sums of integers, a few images at a time.
     """
-    levels = np.arange(256) / 255
-    shares = [np.bincount(images[..., c].ravel(), minlength=256) / images[..., 0].size for c in range(images.shape[-1])]
-    means = [float(share @ levels) for share in shares]
-    stds = [float(np.sqrt(share @ (levels - mean) ** 2)) for share, mean in zip(shares, means, strict=True)]
-    return [round(mean, 6) for mean in means], [round(std, 6) for std in stds]
+
+    def sums(chunk: NDArray[np.uint8]) -> NDArray[np.int64]:
+        channels = np.moveaxis(chunk, -1, 0)
+        squares = np.square(channels, dtype=np.uint16)
+        return np.array([[values.sum(dtype=np.int64) for values in part] for part in (channels, squares)])
+
+    total = sum(ordered_map(sums, chunks(images), os.cpu_count() or 1))
+    mean, mean_square = total / images[..., 0].size / [[255], [255**2]]
+    return mean.round(6).tolist(), np.sqrt(mean_square - mean**2).round(6).tolist()
 
 
 def class_counts(labels_by_split: Mapping[str, NDArray[Any]], classes: Sequence[str]) -> dict[str, dict[str, int]]:

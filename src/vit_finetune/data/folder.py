@@ -1,15 +1,18 @@
 """A folder of the user's own images."""
 
 import hashlib
+import itertools
 import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vit_finetune.core.errors import UserError
+from vit_finetune.core.files import new_rows, packed, require_disk, unpacked
+from vit_finetune.core.threads import ordered_map
 from vit_finetune.data.dataset import Dataset
 from vit_finetune.data.image_files import LARGEST, UNREADABLE, fit_image, image_files, named_as_image, open_image
 
@@ -20,7 +23,10 @@ PARTS = {
 }
 NAMED = 5  # files or classes in one message
 INNER = "__"  # what folders begin with that programs keep beside images, like __MACOSX
+TOGETHER = 8  # files that a thread decodes before it hands them over
 FEW_LEVELS = 4096  # 16-bit images whose largest value is less would be nearly black
+
+_Image = tuple[NDArray[np.uint8], tuple[int, int], int | None]
 
 
 def load_folder(
@@ -30,7 +36,9 @@ def load_folder(
     fit: str,
     test_share: float,
     broken: str,
-    bar: Callable[[list[Path]], Iterable[Path]] = iter,
+    into: Path,
+    threads: int | None = None,
+    bar: Callable[[range], Iterable[int]] = iter,
 ) -> Dataset:
     """Images of `<class>/...`, or of `train/<class>/...`, with `val/` and `test/` beside it where they are given.
 
@@ -38,67 +46,115 @@ def load_folder(
     on no seed, and an image that is added moves one other at most.
 
     Args:
+        into: the folder where the images are kept, as `<part>_images.npy`, and mapped from.
+        threads: that decode files side by side; one for each core by default.
         bar: shows progress over the files.
 
     Raises:
         UserError: folders that are neither classes nor parts, classes with too few images, files that are no images
-            and `broken` is not `skip`, or 16-bit images that use a small part of their range.
+            and `broken` is not `skip`, 16-bit images that use a small part of their range, or too little disk.
     """
     folder = Path(folder)
     files, ignored = _split_files(folder, test_share)
-    classes = sorted({name for part in files.values() for name in part})
-    listed = [(part, classes.index(name), path) for part in files for name in classes for path in files[part][name]]
-    kept = np.empty((len(listed), image_size, image_size, 3), dtype=np.uint8)
-    problems, largest = _decode([path for _, _, path in listed], kept, fit, bar)
-    unreadable = [f"{_name(listed[row][2], folder)} ({reason})" for row, reason in problems.items()]
+    classes = sorted(files["train"])
+    count = sum(len(names) for by_class in files.values() for names in by_class.values())
+    require_disk("download", into, 3 * count * image_size**2)
+    shown, decoded = iter(bar(range(count))), {}
+    for part, by_class in files.items():
+        ordered, target = [by_class[name] for name in classes], into / f"{part}_images.npy"
+        decoded[part] = _decode(folder, ordered, target, image_size, fit, threads or os.cpu_count() or 1, shown)
+    unreadable = _require_readable(folder, [*decoded.values()], count, broken)
+    _require_enough(folder, {part: of.labels for part, of in decoded.items()}, classes)
+    return Dataset(
+        classes,
+        images={part: np.lib.format.open_memmap(into / f"{part}_images.npy", mode="r") for part in decoded},
+        labels={part: of.labels for part, of in decoded.items()},
+        files={part: of.files for part, of in decoded.items()},
+        sizes={part: of.sizes for part, of in decoded.items()},
+        broken=unreadable,
+        ignored=[_name(path, folder) for path in ignored],
+    )
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """Of a part: what became images, the largest value of those with 16 bits, and what did not, with the reason."""
+
+    files: NDArray[np.bytes_]
+    labels: NDArray[np.int64]
+    sizes: NDArray[np.int32]  # height and width, (N, 2)
+    largest: int | None
+    problems: dict[str, str]
+
+
+def _decode(
+    folder: Path,
+    by_class: list[NDArray[np.bytes_]],
+    target: Path,
+    side: int,
+    fit: str,
+    threads: int,
+    shown: Iterator[int],
+) -> _Decoded:
+    """Write the images of files to `target` in their order, decoded side by side, a few in memory at a time."""
+
+    def read(some: NDArray[np.bytes_]) -> list[_Image | str]:
+        return [_read(folder / os.fsdecode(file), side, fit) for file in some]
+
+    files, labels = np.concatenate(by_class), np.repeat(np.arange(len(by_class)), [len(names) for names in by_class])
+    kept, sizes = np.zeros(len(files), dtype=bool), np.zeros((len(files), 2), dtype=np.int32)
+    largest, problems = None, {}
+    with new_rows(target, (side, side, 3), np.uint8) as append:
+        several = np.array_split(files, max(1, len(files) // TOGETHER))
+        for row, found in enumerate(itertools.chain.from_iterable(ordered_map(read, several, threads))):
+            next(shown)
+            if isinstance(found, str):
+                problems[unpacked(files[row : row + 1])[0]] = found
+                continue
+            pixels, sizes[row], of_16_bits = found
+            append(pixels[None])
+            kept[row] = True
+            largest = max((v for v in (largest, of_16_bits) if v is not None), default=None)
+    return _Decoded(files[kept], labels[kept], sizes[kept], largest, problems)
+
+
+def _read(path: Path, side: int, fit: str) -> _Image | str:
+    """The image of a file, fitted, its size before, and its largest value of 16 bits; or why it is none."""
+    try:
+        image = open_image(path)
+    except UNREADABLE as error:
+        return str(error)
+    return fit_image(image, (side, side), fit), image.size[::-1], image.info.get(LARGEST)
+
+
+def _require_readable(folder: Path, decoded: list[_Decoded], count: int, broken: str) -> list[str]:
+    """The files that are no images, with the reason; UserError if there may be none, or if 16 bits are nearly black."""
+    unreadable = [f"{name} ({why})" for part in decoded for name, why in part.problems.items()]
     if unreadable and broken != "skip":
         raise UserError(
-            f"{len(unreadable)} of {len(listed)} files in {folder} cannot be read as images: {_some(unreadable)}; "
+            f"{len(unreadable)} of {count} files in {folder} cannot be read as images: {_some(unreadable)}; "
             "remove them, or set data.broken to skip"
         )
+    largest = max((part.largest for part in decoded if part.largest is not None), default=None)
     if largest is not None and largest < FEW_LEVELS:
         raise UserError(
             f"the 16-bit images in {folder} use only 0..{largest} of 0..65535 and would be nearly black; save them "
             "with 8 bits, or multiply their values by 16 if they have 12 bits"
         )
-    images, labels = {}, {}
-    for part in files:
-        rows = [row for row, (of, _, _) in enumerate(listed) if of == part and row not in problems]
-        images[part], labels[part] = kept[rows], np.array([listed[row][1] for row in rows], dtype=np.int64)
-    _require_enough(folder, labels, classes)
-    return Dataset(classes, images, labels, broken=unreadable, ignored=[_name(path, folder) for path in ignored])
+    return unreadable
 
 
-def _decode(
-    paths: list[Path], images: NDArray[np.uint8], fit: str, bar: Callable[[list[Path]], Iterable[Path]]
-) -> tuple[dict[int, str], int | None]:
-    """Read files into images (N, H, W, 3), over all cores.
-
-    Returns:
-        The reason for each row that is not readable, and the largest value of all 16-bit images if there are any.
-    """
-
-    def read(row: int) -> tuple[str | None, int | None]:
-        try:
-            image = open_image(paths[row])
-        except UNREADABLE as error:
-            return str(error), None
-        images[row] = fit_image(image, images.shape[1:3], fit)
-        return None, image.info.get(LARGEST)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = [found for _, found in zip(bar(paths), pool.map(read, range(len(paths))), strict=True)]
-    problems = {row: reason for row, (reason, _) in enumerate(found) if reason}
-    return problems, max((largest for _, largest in found if largest is not None), default=None)
-
-
-def _split_files(folder: Path, test_share: float) -> tuple[dict[str, dict[str, list[Path]]], list[Path]]:
-    """Part -> class -> image files, in the order of their names; and what is left out."""
+def _split_files(folder: Path, test_share: float) -> tuple[dict[str, dict[str, NDArray[np.bytes_]]], list[Path]]:
+    """Part -> class -> image files below `folder`, in the order of their names; and what is left out."""
     folders = _parts(folder)
-    found = {part: {path.name: image_files(path) for path in _folders(root)} for part, root in folders.items()}
+    files: dict[str, dict[str, NDArray[np.bytes_]]] = {}
     ignored = {path for root in (folder, *folders.values()) for path in _loose(root)}
-    ignored.update(path for by_class in found.values() for _, others in by_class.values() for path in others)
-    files = {part: {name: images for name, (images, _) in by_class.items()} for part, by_class in found.items()}
+    for part, root in folders.items():
+        files[part] = {}
+        for of_class in _folders(root):
+            images, others = image_files(of_class)
+            files[part][of_class.name] = packed(path.relative_to(folder).as_posix() for path in images)
+            ignored.update(others)
     classes = set(files["train"])
     if len(classes) < 2:
         raise UserError(
@@ -114,17 +170,20 @@ def _split_files(folder: Path, test_share: float) -> tuple[dict[str, dict[str, l
         if unknown := sorted(set(by_class) - classes):
             raise UserError(f"{folders[part]} has classes that {folder}/train has not: {_some(unknown)}")
         for name in classes - set(by_class):
-            by_class[name] = []
+            by_class[name] = packed([])
     if "test" not in files:
-        files["test"] = {name: _draw(folder, paths, test_share) for name, paths in files["train"].items()}
-        files["train"] = {name: sorted({*paths} - {*files["test"][name]}) for name, paths in files["train"].items()}
+        drawn = {name: _drawn(names, test_share) for name, names in files["train"].items()}
+        files["test"] = {name: names[drawn[name]] for name, names in files["train"].items()}
+        files["train"] = {name: names[~drawn[name]] for name, names in files["train"].items()}
     return files, sorted(ignored)
 
 
-def _draw(folder: Path, paths: list[Path], share: float) -> list[Path]:
-    """The share of the images of a class whose hashes are the lowest, and at least one, in the order of their names."""
-    by_hash = {hashlib.sha256(os.fsencode(path.relative_to(folder).as_posix())).digest(): path for path in paths}
-    return sorted([path for _, path in sorted(by_hash.items())][: max(1, round(share * len(paths)))])
+def _drawn(files: NDArray[np.bytes_], share: float) -> NDArray[np.bool_]:
+    """A mask of the share of the files of a class whose hashes are the lowest, and of at least one."""
+    hashes = np.array([hashlib.sha256(name).digest() for name in files.tolist()], dtype="S32")
+    drawn = np.zeros(len(files), dtype=bool)
+    drawn[hashes.argsort()[: max(1, round(share * len(files)))]] = True
+    return drawn
 
 
 def _parts(folder: Path) -> dict[str, Path]:
@@ -166,7 +225,7 @@ def _shown(folder: Path) -> list[Path]:
 
 
 def _name(path: Path, folder: Path) -> str:
-    name = str(path.relative_to(folder)) + ("/" if path.is_dir() else "")
+    name = path.relative_to(folder).as_posix() + ("/" if path.is_dir() else "")
     return name if name.isprintable() else ascii(name)
 
 

@@ -103,3 +103,55 @@ def require_every_class(split: str, labels: NDArray[Any], classes: Sequence[str]
             f"no image of {', '.join(absent)} is in {split}, and each class needs one in train, val and test: add "
             "images of it, remove the class, or take fewer for validation (subset.val_size)"
         )
+
+
+def without_leaks(
+    chosen: Mapping[str, Indices], labels: Mapping[str, NDArray[Any]], same: Mapping[str, NDArray[Any]], seed: int
+) -> tuple[dict[str, Indices], int]:
+    """Splits in which no image to train on is also a test or validation image, and how many were dropped.
+
+    What is dropped is replaced by images of its class that were not drawn, as far as there are any. Validation images
+    from the training part are treated like those to train on. What has no leak stays as it was drawn.
+
+    Args:
+        chosen, labels: as `train_val_test` returns and takes them.
+        same: for each part a number (N,) of each image, equal for equal pixels (`checks.same_pixels`).
+    """
+    rng, numbers, chosen = np.random.default_rng(seed), same["train"], dict(chosen)
+    leaks, dropped = np.isin(numbers, same["test"]), 0
+    if "val" in labels:
+        leaks |= np.isin(numbers, same["val"])
+        order = ["train"]
+    else:
+        order = ["val", "train"]
+    for split in order:
+        if split == "train" and "val" in order:
+            leaks = leaks | np.isin(numbers, numbers[chosen["val"]])
+        spare = ~leaks
+        spare[np.concatenate([chosen[name] for name in order])] = False
+        leaked = leaks[chosen[split]]
+        out, kept = chosen[split][leaked], [chosen[split][~leaked]]
+        for label, count in zip(*np.unique(labels["train"][out], return_counts=True), strict=True):
+            there = np.flatnonzero(spare & (labels["train"] == label))
+            kept.append(rng.choice(there, min(count, len(there)), replace=False))
+        chosen[split], dropped = np.sort(np.concatenate(kept)), dropped + len(out)
+    return chosen, dropped
+
+
+def handle_leaks(
+    mode: str,
+    chosen: dict[str, Indices],
+    labels: Mapping[str, NDArray[Any]],
+    same: Mapping[str, NDArray[Any]],
+    seed: int,
+) -> dict[str, Indices]:
+    """The splits after `subset.leaks`: `drop`, `error` (UserError if there is a leak) or `keep`."""
+    clean, dropped = without_leaks(chosen, labels, same, seed)
+    if not dropped:
+        return chosen
+    said = f"{dropped} images to train or validate on have the pixels of a test or validation image"
+    if mode == "error":
+        raise UserError(f"{said}; remove them from the training part, or set subset.leaks to drop")
+    drawn = sum(map(len, clean.values())) - sum(map(len, chosen.values())) + dropped
+    print(f"subset: {said}: {f'dropped, {drawn} others drawn' if mode == 'drop' else 'kept'} (subset.leaks)")
+    return clean if mode == "drop" else chosen

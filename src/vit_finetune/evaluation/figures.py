@@ -10,38 +10,46 @@ from matplotlib.figure import Figure
 from vit_finetune import style
 from vit_finetune.style import Array, Names, Rows
 
+FILE_SIZE, FILE_LETTERS = 5.0, 22  # points; letters that fit under an image an eighth of the figure wide
+
 
 @style.styled
-def mistakes(images: Array, labels: Array, predicted: Array, confidence: Array, classes: Names) -> Figure:
-    """Wrong predictions in the order given: predicted class, its confidence (N,) in [0, 1], and the true class."""
+def mistakes(images: Array, labels: Array, predicted: Array, confidence: Array, classes: Names, files: Names) -> Figure:
+    """Wrong predictions in the order given: predicted class, its confidence (N,) in [0, 1], true class and file."""
     title, rows = "Most confident mistakes" if len(images) else "No mistakes", max(1, math.ceil(len(images) / 8))
-    figure, axes, inch = style.canvas(8, 1.38 * rows, title)
+    figure, axes, inch = style.canvas(8, 1.5 * rows, title)
     said = [f"{style.shorten(classes[p], 11)} {share:.0%}" for p, share in zip(predicted, confidence, strict=True)]
     lines, size = style.fit_texts([*said, *(f"is {classes[t]}" for t in labels)], 0.94 * inch, em=0.7)
     for i, image in enumerate(images):
-        x, y = i % 8, 1.38 * (i // 8)
+        x, y = i % 8, 1.5 * (i // 8)
         axes.text(x, y + 0.17, lines[i], fontsize=size, weight="bold", color=style.VERMILION)
         axes.text(x, y + 0.34, lines[len(images) + i], fontsize=size)
-        style.place(axes, image, x, y + 0.39)
+        axes.text(x, y + 0.46, style.shorten(files[i], FILE_LETTERS), fontsize=FILE_SIZE, color=style.QUIET)
+        style.place(axes, image, x, y + 0.5)
     return figure
 
 
 @style.styled
-def most_confused_pairs(pairs: Rows, images: Array, labels: Array, predicted: Array, classes: Names) -> Figure:
-    """Rows of `predictions.most_confused` (true, predicted, count, share), each with the first of its images."""
-    wide, names = 3.2, list(classes)
-    figure, axes, inch = style.canvas(wide + 8, max(1, len(pairs)), "Most confused pairs" if pairs else "No mistakes")
+def most_confused_pairs(
+    pairs: Rows, images: Array, labels: Array, predicted: Array, classes: Names, files: Names
+) -> Figure:
+    """Rows of `predictions.most_confused` (true, predicted, count, share), each with its first images and files."""
+    wide, tall, names, title = 3.2, 1.16, list(classes), "Most confused pairs" if pairs else "No mistakes"
+    figure, axes, inch = style.canvas(wide + 8, tall * max(1, len(pairs)), title)
     lines, size = style.fit_texts(
         [f"{style.shorten(p['true'])} → {style.shorten(p['predicted'])}" for p in pairs], wide * inch, em=0.7
     )
-    for y, (pair, line) in enumerate(zip(pairs, lines, strict=True)):
+    for row, (pair, line) in enumerate(zip(pairs, lines, strict=True)):
+        y = tall * row
         axes.text(0, y + 0.42, line, fontsize=size, weight="bold")
         axes.text(
             0, y + 0.66, f"{pair['count']} images, {pair['share']:.1%} of the class", fontsize=7.5, color=style.QUIET
         )
         both = (labels == names.index(pair["true"])) & (predicted == names.index(pair["predicted"]))
         for i, index in enumerate(np.flatnonzero(both)[:8]):
-            style.place(axes, images[index], wide + i, y)
+            file = style.shorten(files[index], FILE_LETTERS * 8 // 11)
+            axes.text(wide + i, y + 0.1, file, fontsize=FILE_SIZE, color=style.QUIET)
+            style.place(axes, images[index], wide + i, y + 0.14)
     return figure
 
 

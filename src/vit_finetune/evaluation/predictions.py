@@ -36,10 +36,15 @@ def worst_mistakes(labels: Array, probabilities: Array, k: int) -> Array:
 
 
 def prediction_rows(
-    indices: Array, labels: Array, predicted: Array, confidence: Array, classes: Sequence[str]
+    indices: Array,
+    files: Sequence[str],
+    labels: Array,
+    predicted: Array,
+    confidence: Array,
+    classes: Sequence[str],
 ) -> list[Row]:
-    """A row for each test image: its index in the source, the true and the predicted class, the confidence."""
+    """A row for each test image: index in the source, file, true and predicted class, confidence."""
     return [
-        {"index": int(i), "actual": classes[a], "predicted": classes[p], "confidence": plain(c)}
-        for i, a, p, c in zip(indices, labels, predicted, confidence, strict=True)
+        {"index": int(i), "file": file, "actual": classes[a], "predicted": classes[p], "confidence": plain(c)}
+        for i, file, a, p, c in zip(indices, files, labels, predicted, confidence, strict=True)
     ]

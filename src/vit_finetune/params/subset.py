@@ -18,3 +18,7 @@ class Subset(Section):
         description="validation images: early stop and best epoch are chosen on them; `all` of data/images/val/"
     )
     test_size: Size = Field(description="test images, or `all`")
+    leaks: Literal["drop", "error", "keep"] = Field(
+        description="training images with the pixels of a test or validation image: `drop` them and draw others of "
+        "their class, stop with an `error`, or `keep` them"
+    )

@@ -1,0 +1,138 @@
+"""Faults that were planted in a folder are named, counted and found by the stages, and no test image is trained on."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from stages import download, subset
+
+from tests.project import ROOT
+from vit_finetune.core.errors import UserError
+from vit_finetune.core.files import read_csv, read_json, read_split, unpacked, write_json
+from vit_finetune.data.checks import Tally, same_pixels
+from vit_finetune.params import read_yaml
+
+SETTINGS = {"data": {"name": "folder", "image_size": 32, "broken": "skip"}, "subset": {"train_size": 30, "val_size": 6}}
+
+
+@pytest.fixture
+def images(tmp_path, monkeypatch):
+    """Two classes of 40 training and 8 test images each, no two alike; returns a function that runs the two stages."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for part, count in {"train": 40, "test": 8}.items():
+        for name in ("cat", "dog"):
+            for number in range(count):
+                save(tmp_path / "data/images" / part / name / f"{number:02}.png", rng)
+    return tmp_path / "data/images"
+
+
+def save(path, rng, size=(32, 32)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rng.integers(256, size=(*size[::-1], 3), dtype=np.uint8)).save(path)
+
+
+def files_of(split):
+    return unpacked(read_split("data/subset", split, "files")[0])
+
+
+def run(leaks="drop"):
+    params = read_yaml(ROOT / "params.yaml")
+    for section, values in SETTINGS.items():
+        params[section] |= values
+    params["subset"]["leaks"] = leaks
+    params["attention"] |= {"gallery": 2, "sample": 8}
+    write_json("params.yaml", params)  # JSON is YAML
+    download.main()
+    subset.main()
+    return read_csv("plots/image_problems.csv")
+
+
+def test_images_without_faults_have_no_problem(images):
+    assert run() == []
+    assert read_json("metrics/subset.json") == {
+        "images": {"train": 30, "val": 6, "test": 16},
+        "problems": 0,
+    }
+
+
+def test_every_planted_fault_is_in_the_table_with_its_file_and_counted(images, capsys):
+    rng = np.random.default_rng(1)
+    shutil.copy(images / "test/cat/03.png", images / "train/cat/leak.png")
+    shutil.copy(images / "train/dog/05.png", images / "train/cat/other class.png")
+    Image.open(images / "train/dog/07.png").save(images / "train/dog/twice.bmp")  # other bytes, the same pixels
+    save(images / "train/dog/tiny.png", rng, (15, 40))
+    for number in range(2):
+        save(images / "train/owl" / f"{number}.png", rng)
+    save(images / "test/owl/0.png", rng)
+    (images / "train/cat/broken.jpg").write_bytes(b"no image")
+    (images / "train/cat/notes.txt").write_text("no image")
+    rows = run()
+    found = {(row["problem"], row["part"], row["file"], row["detail"]) for row in rows}
+    assert found == {
+        ("in two parts", "train", "train/cat/leak.png", "test/cat/03.png"),
+        ("in two parts", "test", "test/cat/03.png", "train/cat/leak.png"),
+        ("in two classes", "train", "train/cat/other class.png", "train/dog/05.png"),
+        ("in two classes", "train", "train/dog/05.png", "train/cat/other class.png"),
+        ("twice in a part", "train", "train/cat/other class.png", "train/dog/05.png"),
+        ("twice in a part", "train", "train/dog/05.png", "train/cat/other class.png"),
+        ("twice in a part", "train", "train/dog/07.png", "train/dog/twice.bmp"),
+        ("twice in a part", "train", "train/dog/twice.bmp", "train/dog/07.png"),
+        ("small image", "train", "train/dog/tiny.png", "15 x 40 pixels"),
+        ("rare class", "train", "", "2 images, the largest class has 42"),
+        ("unreadable", "", "train/cat/broken.jpg", next(r["detail"] for r in rows if r["problem"] == "unreadable")),
+        ("no image of a class", "", "train/cat/notes.txt", ""),
+    }
+    assert read_json("metrics/subset.json")["problems"] == len(rows) == 12
+    said = capsys.readouterr().out
+    for row in rows:
+        assert f"subset: {row['problem']}: {sum(r['problem'] == row['problem'] for r in rows)}, the first " in said
+
+
+@pytest.mark.parametrize("leaks", ["drop", "keep", "error"])
+def test_with_the_default_no_test_image_is_trained_on_and_others_are_drawn_instead(images, capsys, leaks):
+    for number in range(30):
+        shutil.copy(images / f"test/cat/{number % 8:02}.png", images / f"train/cat/{number:02}.png")
+    if leaks == "error":
+        with pytest.raises(UserError, match=r"have the pixels of a test or validation image; remove them"):
+            run(leaks)
+        return
+    run(leaks)
+    test = {image.tobytes() for image in np.load("data/subset/test_images.npy")}
+    val = {image.tobytes() for image in np.load("data/subset/val_images.npy")}
+    train = {image.tobytes() for image in np.load("data/subset/train_images.npy")}
+    assert bool(train & (test | val)) == bool(val & test) == (leaks == "keep")
+    cats = [name for split in ("train", "val") for name in files_of(split) if "cat" in name]
+    assert len(cats) == (10 if leaks == "drop" else 18)  # ten cats of the training part are no test images
+    assert len(set(cats)) == len(cats)
+
+
+def test_dropped_images_are_replaced_as_long_as_the_class_has_others(images):
+    before = run()
+    first = files_of("train")[0]
+    shutil.copy(images / "test/cat/00.png", images / first)
+    assert before == [] != run()
+    after = files_of("train")
+    assert len(after) == 30
+    assert first not in after
+
+
+def test_the_files_of_the_subset_are_those_of_its_images(images):
+    run()
+    for split in ("train", "val", "test"):
+        for name, image in zip(files_of(split), np.load(f"data/subset/{split}_images.npy"), strict=True):
+            assert np.array_equal(np.asarray(Image.open(images / name)), image)
+
+
+def test_equal_pixels_have_equal_numbers_across_parts():
+    hashes = {"train": [[1, 2], [2, 1], [1, 2]], "test": [[2, 1], [3, 3]]}
+    same = same_pixels({part: np.array(rows, "u8").view("u1") for part, rows in hashes.items()})
+    assert same["train"][0] == same["train"][2] != same["train"][1] == same["test"][0] != same["test"][1]
+
+
+def test_each_kind_of_problem_is_one_line():
+    row = {"problem": "rare class", "part": "train", "class": "owl", "file": "", "detail": "2 images"}
+    tally = Tally()
+    assert list(tally.of([row, row])) == [row, row]
+    assert list(tally.in_words("t.csv")) == ["rare class: 2, the first train owl (2 images); all in t.csv"]
