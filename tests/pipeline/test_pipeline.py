@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from tests.graph import STAGES, declared_code, dvc_stage
 from tests.project import ROOT, Project, save_tiny_model, stages_run
@@ -29,6 +30,7 @@ ADAPTED_ALIKE, TRAINED_ALIKE = ["adapt", "report"], ["train", "report"]
 # Another value for every key, and the stages that it reruns: a stage whose inputs come out the same does not run.
 RERUNS = {
     "seed": (1, AFTER_SUBSET),
+    "data.folder": ("pretrained", ["download", "report"]),
     "data.image_size": (48, ["download", "report"]),  # which only the images of a folder know
     "data.fit": ("pad", ["download", "report"]),
     "data.test_share": (0.5, ["download", "report"]),
@@ -177,6 +179,30 @@ def test_an_experiment_in_a_copy_refuses_to_train_on_fewer_classes(project):
     assert done.returncode != 0
     assert "download: 20 files of data/images are not in the copy that DVC made" in done.stderr
     assert "such as horse/0.jpg" in done.stderr
+
+
+@pytest.mark.slow
+def test_images_outside_the_project_are_followed_without_a_copy_and_seen_by_experiments(project, tmp_path):
+    images = tmp_path / "large set"
+    write_photographs(images)
+    for path in [images, *images.rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    project.set(**THREE_LINES, **{"data.folder": str(images), "subset.test_size": "all"})
+    project.git("add", "-A")
+    project.git("commit", "-qm", "images elsewhere")
+    done = project.run("dvc", "exp", "run", "--temp", "-n", "elsewhere", "-S", "subset.val_size=9", "subset")
+    assert done.returncode == 0, done.stderr
+    assert project.run("dvc", "repro", "subset").returncode == 0
+    lock = YAML(typ="safe").load(project.folder / "dvc.lock")
+    assert lock["stages"]["download"]["deps"][0]["path"] == str(images)
+    assert project.run("dvc", "status", "download").stdout.startswith("Data and pipelines are up to date")
+    (images / "cat").chmod(0o755)
+    shutil.copy(images / "cat/0.jpg", images / "cat/new.jpg")
+    assert str(images) in project.run("dvc", "status", "download").stdout
+    assert project.run("dvc", "repro", "subset").returncode == 0
+    with (project.folder / "plots/image_problems.csv").open() as file:
+        copies = {row["file"] for row in csv.DictReader(file) if row["problem"] in ("twice in a part", "in two parts")}
+    assert copies == {"cat/0.jpg", "cat/new.jpg"}
 
 
 def test_weights_of_ones_own_stay_out_of_git_and_of_what_an_experiment_keeps(project):

@@ -133,6 +133,29 @@ def test_each_image_is_seen_once_an_epoch_in_one_of_its_views(tiny_vit, monkeypa
     assert first != second
 
 
+def test_every_batch_but_the_first_is_announced_in_its_view_before_it_is_taken(tiny_vit, monkeypatch):
+    events = []
+    monkeypatch.setattr(loop, "read_at_random", lambda view: events.append(("random", int(view[0]))))
+    monkeypatch.setattr(loop, "announce", lambda view, rows: events.extend(("announced", int(view[r])) for r in rows))
+
+    def recording(split_model, stored, *_):
+        events.extend(("taken", int(value)) for value in stored)
+        return split_model.model.head.weight.sum() * 0, torch.tensor(0)
+
+    monkeypatch.setattr(loop, "training_loss", recording)
+    plain = torch.arange(40.0).view(-1, 1)
+    settings = replace(PLAIN, batch_size=8, shards=1)
+    Trainer(
+        split_at(tiny_vit, 0), [plain, plain + 100], torch.zeros(40, dtype=torch.int64), settings, seed=0
+    ).run_epoch(1)
+    assert events[:2] == [("random", 0), ("random", 100)]
+    taken = [value for kind, value in events if kind == "taken"]
+    assert len(taken) == 40
+    for value in taken[8:]:
+        assert events.index(("announced", value)) < events.index(("taken", value))
+    assert sum(kind == "announced" for kind, _ in events) == 32
+
+
 def test_take_gives_each_image_from_its_own_view_and_changes_no_view():
     plain = torch.arange(12.0).view(6, 2)
     view_of, rows = torch.tensor([0, 2, 1, 0, 2, 1]), torch.tensor([5, 1, 0, 4])
@@ -180,11 +203,14 @@ def test_no_step_leaves_a_tensor_behind_so_memory_does_not_grow_with_the_images(
     monkeypatch.setattr(loop, "training_loss", counting)
     settings = plain_settings(batch_size=4, shards=2)
     trainer = Trainer(split_at(tiny_vit, 1), [store(tiny_vit, pixels, 1)], labels, settings, seed=0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # one shard after the other, so that each finds the same tensors
     gc.freeze()  # what is there already is not looked at again, which takes long
     try:
         trainer.run_epoch(1)
     finally:
         gc.unfreeze()
+        torch.set_num_threads(threads)
     assert len(alive) == 20
     second_step = alive[2:4]  # the first one still makes the optimizer's state
     assert alive[-2:] == second_step

@@ -1,5 +1,7 @@
 """Images as they are or mirrored, read in batches."""
 
+import ctypes
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
+
+_MADVISE = getattr(ctypes.CDLL(None), "madvise", None) if hasattr(mmap, "MADV_WILLNEED") else None
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,34 @@ class ImageView:
 
 
 View = Tensor | ImageView  # what rows are taken from: stored activations, or images
+
+
+def read_at_random(view: View) -> None:
+    """Tell the operating system that rows of a mapped file are read in any order.
+
+    It then reads what is asked for and nothing around it. What it reads around is up to megabytes for each row, which
+    are thrown away again where the file is larger than memory.
+    """
+    if len(view):
+        _advise(view, 0, len(view), "MADV_RANDOM")
+
+
+def announce(view: View, rows: Tensor) -> None:
+    """Tell the operating system which rows of a mapped file come next, so that it reads them in the meantime."""
+    for row in rows.tolist():
+        _advise(view, row, 1, "MADV_WILLNEED")
+
+
+def _advise(view: View, row: int, count: int, advice: str) -> None:
+    """Call `madvise` (POSIX) for some rows in memory; systems without it do without."""
+    rows = view if isinstance(view, Tensor) else view.images
+    if _MADVISE is None or (isinstance(rows, Tensor) and rows.device.type != "cpu"):
+        return
+    start = rows.data_ptr() if isinstance(rows, Tensor) else rows.ctypes.data
+    size = rows.nbytes // len(rows)
+    first = (start + row * size) // mmap.PAGESIZE * mmap.PAGESIZE
+    length = start + (row + count) * size - first
+    _MADVISE(ctypes.c_void_p(first), ctypes.c_size_t(length), getattr(mmap, advice))
 
 
 def image_loader(view: ImageView, batches: Sequence[range], workers: int) -> DataLoader[Tensor]:

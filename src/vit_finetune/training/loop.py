@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
-from vit_finetune.activations.views import View
+from vit_finetune.activations.views import View, announce, read_at_random
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.ranks import Ranks
 from vit_finetune.core.threads import side_by_side_on
@@ -155,7 +155,12 @@ class Trainer:
         losses = torch.zeros(len(own), self.steps_per_epoch, device=self.split_model.device)
         hits = torch.zeros_like(losses, dtype=torch.int64)
         with side_by_side_on(self.split_model.device, len(own)) as each:
-            for step, batch in enumerate(order.split(self.settings.batch_size), start=first):
+            batches = order.split(self.settings.batch_size)
+            for view in self.views:
+                read_at_random(view)
+            for step, (batch, later) in enumerate(zip(batches, [*batches[1:], order[:0]], strict=True), start=first):
+                for number, view in enumerate(self.views):
+                    announce(view, later[view_of[later] == number])
                 lr = self._set_learning_rate(step)
                 shards = each(partial(self._shard, batch, view_of, epoch, step), own)
                 losses[:, step - first], hits[:, step - first] = self._sum_gradients(shards)
