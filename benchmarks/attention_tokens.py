@@ -1,8 +1,8 @@
 """What maps and shapes of the attention cost against the number of tokens: `python benchmarks/attention_tokens.py`
 
-Randomly initialised models of timm, each in a process of its own, on one core: seconds for each image, and the peak
-of the process's memory (VmHWM of Linux) for four images in one batch of the settings. It writes
-benchmarks/attention_tokens.csv.
+Randomly initialised models of timm, each in a process of its own, on one core: seconds of the processor for each
+image, and the peak of the process's memory (VmHWM of Linux), for four images that one batch of the settings would hold.
+It writes benchmarks/attention_tokens.csv.
 """
 
 import argparse
@@ -42,9 +42,9 @@ def measure(name):
     model = timm.create_model(name, img_size=MODELS[name], num_classes=10).eval()
     maker, loaded = MapMaker(model), peak_mib()
     pixels, labels = torch.randn(IMAGES, 3, MODELS[name], MODELS[name]), torch.arange(IMAGES)
-    start = time.perf_counter()
+    start = time.process_time()
     maps_and_shapes(maker, Sample(np.arange(IMAGES), pixels, labels, labels))
-    seconds = (time.perf_counter() - start) / IMAGES
+    seconds = (time.process_time() - start) / IMAGES
     print(f"{name},{maker.layout.tokens},{seconds:.2f},{peak_mib()},{loaded}")
 
 

@@ -13,7 +13,7 @@ from tests.small_vits import SIDES, build, pictures
 from vit_finetune.attention import capture as capture_module
 from vit_finetune.attention.capture import capture
 from vit_finetune.attention.judge import maps_and_shapes
-from vit_finetune.attention.maps import METHODS, MapMaker
+from vit_finetune.attention.maps import MATRICES, METHODS, MapMaker
 from vit_finetune.attention.sample import Sample
 from vit_finetune.attention.shape import attention_distance, prefix_mass
 from vit_finetune.attention.walk import Walk, attention_gradients, directions_of
@@ -195,7 +195,7 @@ def test_the_maps_of_many_classes_and_pairs_keep_no_matrix_of_a_block():
     assert most == [1, 1]
 
 
-@pytest.mark.parametrize(("limit", "expected"), [(2**30, 8), (5 * 3 * 17**2 * 4 * 3, 3), (1, 1)])
+@pytest.mark.parametrize(("limit", "expected"), [(2**30, 8), (MATRICES * 3 * 17**2 * 4 * 3, 3), (1, 1)])
 def test_batches_are_as_large_as_the_stated_bytes_allow(limit, expected, monkeypatch):
     monkeypatch.setattr("vit_finetune.attention.maps.BLOCK_BYTES", limit)
     maker = MapMaker(build(), batch_size=8)

@@ -20,10 +20,15 @@ def corner_share(maps: Tensor) -> Tensor:
     return maps[..., corners].sum(dim=-1) / maps.sum(dim=(-2, -1))
 
 
+def read_rows(attn: Tensor, readout: Tensor) -> Tensor:
+    """The readout's row of each head, (B, H, T, T), (T,) or (B, T) -> (B, H, T)."""
+    weights = readout.to(attn).expand(len(attn), -1)
+    return (weights[:, None, None] @ attn)[..., 0, :]
+
+
 def prefix_mass(attn: Tensor, layout: TokenLayout, readout: Tensor) -> Tensor:
     """Share of the readout's attention on prefix tokens, mean over heads: (B, H, T, T) of a block -> (B,)."""
-    rows = torch.einsum("bt,bhts->bhs", readout.to(attn).expand(len(attn), -1), attn)
-    return rows[..., : len(layout.prefix)].sum(dim=-1).mean(dim=-1)
+    return read_rows(attn, readout)[..., : len(layout.prefix)].sum(dim=-1).mean(dim=-1)
 
 
 def attention_distance(attn: Tensor, layout: TokenLayout) -> Tensor:
