@@ -97,7 +97,7 @@ def test_a_gallery_above_the_stated_sizes_keeps_some_blocks_and_says_which(monke
         assert file.metadata()["attn"].endswith("prefix tokens: CLS; blocks: 0 2 3 of 4")
         assert file.get_tensor("blocks").tolist() == [0, 2, 3]
     gallery.write_page(tmp_path / "index.html", small, GRID, ["a", "b", "c"], ("CLS",), JUDGEMENT)
-    sentence = "it holds of 4 blocks only 0, 3 and the mean over each block's 3 heads alone."
+    sentence = "the page holds of 4 blocks only 0, 3 and the mean over each block's 3 heads alone."
     assert sentence in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 

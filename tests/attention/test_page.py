@@ -476,7 +476,7 @@ def test_a_page_of_a_few_blocks_and_the_mean_over_heads_says_so_and_works(driver
     path = tmp_path / "page.html"
     path.write_text(render(small, kept=Kept((0, 11), 12, HEADS, each_head=False)), encoding="utf-8")
     page = open_page(driver, path.as_uri() + "#image=0&view=attention&block=1&head=max")
-    missing = "it holds of 12 blocks only 0, 11 and the mean over each block's 3 heads alone."
+    missing = "the page holds of 12 blocks only 0, 11 and the mean over each block's 3 heads alone."
     assert page.text("#note").endswith(missing)
     assert page.text("#head .row") == "mean"
     assert page.text("#depth") == "11 of 0–11"

@@ -24,7 +24,7 @@ class Kept:
         numbers = ", ".join(map(str, self.blocks))
         parts = [] if len(self.blocks) == self.depth else [f"of {self.depth} blocks only {numbers}"]
         parts += [] if self.each_head else [f"the mean over each block's {self.heads} heads alone"]
-        return f"So as not to become too large, it holds {' and '.join(parts)}." if parts else ""
+        return f"So as not to become too large, the page holds {' and '.join(parts)}." if parts else ""
 
 
 def spread(depth: int, count: int) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ from vit_finetune.model.tokens import TokenLayout
 
 BLOCK_BYTES = 2**28  # that the matrices of one block may take: so many images go together, or one
 MATRICES = 4  # (B, H, T, T) float32 at once: attention, two gradients, one on the way
-CLASSES_AT_ONCE = 32  # whose gradients, (B, H, T, d) each, are held together
+CLASSES_AT_ONCE = 16  # whose gradients, a few (B, T, D) each, are held together
 
 Fusion = Literal["mean", "max"]
 Maps = dict[str, Tensor]  # method -> (B, G_h, G_w)

@@ -72,16 +72,14 @@ def render(
         raise ValueError("the page needs at least one image, but there are no records")
     depth, heads = layouts[0]["shape"][:2]
     kept = kept or Kept(tuple(range(depth)), depth, heads)
-    note = f"{note} {kept.left_out}".rstrip()
-    text = {"title": title, "note": note, "summary": summary, "facts": list(facts), "classes": list(classes)}
+    text = {"title": title, "note": f"{note} {kept.left_out}".rstrip(), "summary": summary, "facts": list(facts)}
     data = {
         **text,
+        "classes": list(classes),
         "prefix": list(prefix_names),
         "methods": dict(methods),
         **layouts[0],
-        "blocks": kept.blocks,
-        "depth": kept.depth,
-        "meanHeads": not kept.each_head,
+        **{"blocks": kept.blocks, "depth": kept.depth, "meanHeads": not kept.each_head},
         "start": start,
         "images": images,
     }
