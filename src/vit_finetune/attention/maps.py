@@ -141,11 +141,11 @@ class Side:
     def begin(cls, readout: Tensor) -> "Side":
         return cls(readout, readout, torch.zeros_like(readout))
 
-    def pass_block(self, product: Tensor, early: Tensor, discard_ratio: float, prefix: int) -> None:
-        """One block further, given attention times gradient and the early gradient, (B, H, T, T) each."""
+    def pass_block(self, product: Tensor, legrad: Tensor, discard_ratio: float, prefix: int) -> None:
+        """One block further, given attention times gradient, (B, H, T, T), and LeGrad of the block, (B, T)."""
         self.gradient_rollout = gradient_rollout(product, self.gradient_rollout, discard_ratio, prefix)
         self.relevance = chefer(product, self.relevance)
-        self.legrad = self.legrad + legrad(early)
+        self.legrad = self.legrad + legrad
 
     def tokens(self, blocks: int) -> dict[str, Tensor]:
         return {
@@ -194,11 +194,13 @@ class Reduction:
         assert block.early_reads is not None or not self.asked
         for asked, sides in zip(self.asked, self.sides, strict=True):
             product = block.gradient(_chosen(block.reads, asked)).mul_(block.attn)
-            early = block.gradient(_chosen(block.early_reads, asked))
-            for number, side in enumerate(sides):
-                if number:  # the other sign, in place: one matrix less
-                    product, early = product.neg_(), early.neg_()
-                side.pass_block(product, early, maker.discard_ratio, prefix)
+            early = _chosen(block.early_reads, asked)
+            if len(sides) == 1:
+                sides[0].pass_block(product, legrad(block.gradient(early)), maker.discard_ratio, prefix)
+                continue
+            signed = block.mean_gradient(early)  # both sides of LeGrad at once, without a matrix
+            sides[0].pass_block(product, signed, maker.discard_ratio, prefix)
+            sides[1].pass_block(product.neg_(), torch.zeros_like(signed), maker.discard_ratio, prefix)
 
     def maps(self) -> tuple[Maps, list[Maps]]:
         """Of the methods that know no class, and of the others for each asked for."""

@@ -45,6 +45,10 @@ class BlockAttention:
         """dy/dP, (B, H, T, T), of one of `reads` or `early_reads`, or of a sum or difference of them."""
         return read @ self.values.transpose(-2, -1)
 
+    def mean_gradient(self, read: Tensor) -> Tensor:
+        """The mean of that over heads and rows, (B, T), without the matrix: v^T is the same for every row."""
+        return self.gradient(read.mean(dim=2, keepdim=True)).mean(dim=(1, 2))
+
 
 class Walk:
     """One forward pass without matrices, then the way back through the blocks with those of one block at a time.
