@@ -6,14 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from tests.small_vits import build, pictures
-from vit_finetune.attention import gallery
+from vit_finetune.attention import gallery, kept
 from vit_finetune.attention.judge import Judgement
 from vit_finetune.attention.maps import METHODS, MapMaker
 from vit_finetune.attention.pixels import PixelGrid
 from vit_finetune.attention.sample import PredictedImages
+from vit_finetune.attention.walk import Walk
 from vit_finetune.verdict import verdict
 
 GRID = PixelGrid((8, 16), (64, 128), (64, 64), (4, 4))  # the middle half of a wide image
@@ -24,10 +26,10 @@ def maker() -> MapMaker:
     return MapMaker(build(num_classes=3), batch_size=2)
 
 
-def fill(maker: MapMaker, pixels: torch.Tensor, predicted: list[int]) -> gallery.Gallery:
+def fill(maker: MapMaker, pixels: torch.Tensor, predicted: list[int], classes: int = 3) -> gallery.Gallery:
     images = np.zeros((len(pixels), 8, 16, 3), np.uint8)
     shown = PredictedImages(images, np.zeros(len(pixels), int), np.array(predicted))
-    return gallery.fill_gallery(maker, pixels, np.arange(len(pixels)) + 7, shown, 3)
+    return gallery.fill_gallery(maker, pixels, np.arange(len(pixels)) + 7, shown, classes)
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +40,7 @@ def filled(maker) -> gallery.Gallery:
 def test_what_the_gallery_holds_of_an_image_does_not_depend_on_the_batch(maker, filled):
     alone = fill(maker, pictures(maker.model, 3)[2:], [2])
     torch.testing.assert_close(filled.attn[2:], alone.attn)
+    torch.testing.assert_close(filled.page_attn[2:], alone.page_attn)
     torch.testing.assert_close(filled.heads[2:], alone.heads)
     np.testing.assert_allclose(filled.probabilities[2:], alone.probabilities, atol=1e-6)
     for k in range(3):
@@ -50,7 +53,69 @@ def test_the_gallery_holds_probabilities_and_where_each_head_looks_from_cls(make
     with torch.no_grad():
         expected = maker.model(pictures(maker.model, 3)).softmax(dim=1)
     np.testing.assert_allclose(filled.probabilities, expected, atol=1e-5)
-    torch.testing.assert_close(filled.heads, filled.attn[..., 0, 1:].unflatten(-1, (4, 4)))
+    torch.testing.assert_close(filled.heads, filled.page_attn[..., 0, 1:].unflatten(-1, (4, 4)))
+
+
+def test_contrasts_are_of_every_pair_and_those_of_the_two_classes_alone(maker, filled):
+    assert [*filled.contrasts] == [(0, 1), (0, 2), (1, 2)]
+    images = pictures(maker.model, 3)
+    for pair, found in filled.contrasts.items():
+        alone = maker.maps(images, *[torch.full((3,), k) for k in pair])
+        assert found.keys() == {"gradient rollout", "relevance", "LeGrad"}
+        for name, values in found.items():
+            assert values.shape == (3, 4, 4)
+            torch.testing.assert_close(values, alone[name], rtol=1e-3, atol=1e-4)
+
+
+def test_of_many_classes_those_that_are_probable_in_an_image_are_contrasted(monkeypatch):
+    monkeypatch.setattr(gallery, "CONTRAST_CLASSES", 2)
+    maker = MapMaker(build(num_classes=4))
+    images = pictures(maker.model, 2)
+    with torch.no_grad():
+        highest = maker.model(images).softmax(dim=1).amax(dim=0)
+    chosen = sorted(highest.argsort(descending=True)[:2].tolist())
+    assert gallery.contrasted(maker, images, 4) == chosen
+    assert [*fill(maker, images, [0, 1], 4).contrasts] == [tuple(chosen)]
+
+
+def test_a_gallery_above_the_stated_sizes_keeps_some_blocks_and_says_which(monkeypatch, tmp_path):
+    maker, each = MapMaker(build(depth=4, num_classes=3)), 2 * 17**2
+    monkeypatch.setattr(kept, "FILE_BYTES", 2 * 3 * each * 3)  # three blocks of three heads, two bytes a value
+    monkeypatch.setattr(kept, "PAGE_BYTES", 2 * each)
+    small, images = fill(maker, pictures(maker.model), [0, 1]), pictures(maker.model)
+    walk = Walk(maker.model, images)
+    whole = {}
+    walk.each_block(lambda block: whole.update({block.index: block.attn}))
+    assert small.in_file.blocks == (0, 2, 3)
+    assert small.on_page == kept.Kept((0, 3), 4, 3, each_head=False)
+    for place, block in enumerate(small.in_file.blocks):
+        torch.testing.assert_close(small.attn[:, place], whole[block].half())
+    for place, block in enumerate(small.on_page.blocks):
+        torch.testing.assert_close(small.page_attn[:, place, 0], whole[block].mean(dim=1))
+    gallery.write_tensors(tmp_path, small, {"rollout": torch.rand(2, 4, 4)}, np.array([3, 11]), ("CLS",))
+    with safe_open(tmp_path / "gallery.safetensors", "pt") as file:
+        assert file.metadata()["attn"].endswith("prefix tokens: CLS; blocks: 0 2 3 of 4")
+        assert file.get_tensor("blocks").tolist() == [0, 2, 3]
+    gallery.write_page(tmp_path / "index.html", small, GRID, ["a", "b", "c"], ("CLS",), JUDGEMENT)
+    sentence = "the page holds of 4 blocks only 0, 3 and the mean over each block's 3 heads alone."
+    assert sentence in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("depth", "count", "expected"),
+    [(12, 12, [*range(12)]), (12, 20, [*range(12)]), (12, 3, [0, 6, 11]), (12, 2, [0, 11]), (12, 1, [11]), (3, 0, [2])],
+)
+def test_blocks_are_spread_from_the_first_to_the_last(depth, count, expected):
+    assert [*kept.spread(depth, count)] == expected
+
+
+def test_what_is_kept_stays_below_the_stated_bytes_whatever_the_number_of_tokens():
+    assert kept.kept_in_file(8, 12, 3, 197).left_out == kept.kept_on_page(8, 12, 3, 197).left_out == ""
+    for tokens in (197, 905, 1370):
+        file, page = (choose(8, 12, 6, tokens) for choose in (kept.kept_in_file, kept.kept_on_page))
+        assert 2 * 8 * len(file.blocks) * 6 * tokens**2 <= kept.FILE_BYTES
+        assert 8 * len(page.blocks) * (6 if page.each_head else 1) * tokens**2 <= kept.PAGE_BYTES
+        assert file.blocks[-1] == page.blocks[-1] == 11
 
 
 def test_records_of_the_page_say_where_the_patches_lie_and_hold_maps_without_class_once(filled):
@@ -85,7 +150,8 @@ def test_tensors_are_written_with_the_rows_that_they_belong_to(filled, tmp_path)
     gallery.write_tensors(tmp_path, filled, maps, rows, ("CLS",))
     first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     matrices, found = (load_file(tmp_path / f"{name}.safetensors") for name in ("gallery", "maps"))
-    assert torch.equal(matrices["attn"], filled.attn.half())
+    assert torch.equal(matrices["attn"], filled.page_attn.half())
+    assert matrices["blocks"].tolist() == [0, 1]
     assert matrices["rows"].tolist() == [7, 8, 9]
     assert found.keys() == {"last_block", "LeGrad", "rows"}
     assert torch.equal(found["last_block"], maps["last block"])

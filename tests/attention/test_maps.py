@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from tests.small_vits import SMALL, build, pictures
 from vit_finetune.attention import maps
-from vit_finetune.attention.capture import attention_gradients, capture
 from vit_finetune.attention.maps import MapMaker, readout_maps
+from vit_finetune.attention.walk import Walk, attention_gradients
 from vit_finetune.model.families import token_layout
 
 B, L, H, P, N = 2, 3, 2, 2, 6  # images, blocks, heads, prefix tokens, patches
@@ -84,19 +84,17 @@ def assert_rows(found: Tensor, expected: list[list[float]]) -> None:
     assert torch.allclose(found, torch.tensor(expected), atol=1e-5)
 
 
+def over_blocks(step, blocks: Tensor, row: Tensor, *settings) -> Tensor:
+    """A step of the maps carried through (B, L, ...) blocks, last block first."""
+    for block in reversed(blocks.unbind(dim=1)):
+        row = step(block, row, *settings)
+    return row
+
+
 @pytest.mark.parametrize(("fusion", "how"), [("mean", mean), ("max", max)])
-@pytest.mark.parametrize("block", [0, -1])
-def test_raw_is_the_readouts_row_of_one_block(attn, readout, fusion, how, block):
-    expected = [read(row_of(readout, b), fuse(attn[b, block], how)) for b in range(B)]
-    assert_rows(maps.raw(attn, readout, fusion, block), expected)
-
-
-def test_raw_without_a_block_is_the_mean_over_all_blocks(attn, readout):
-    expected = [
-        [mean(column) for column in zip(*(read(row_of(readout, b), fuse(a, max)) for a in attn[b]), strict=True)]
-        for b in range(B)
-    ]
-    assert_rows(maps.raw(attn, readout, "max", None), expected)
+def test_raw_is_the_readouts_row_of_a_block(attn, readout, fusion, how):
+    expected = [read(row_of(readout, b), fuse(attn[b, -1], how)) for b in range(B)]
+    assert_rows(maps.raw(attn[:, -1], readout, fusion), expected)
 
 
 @pytest.mark.parametrize(("fusion", "how"), [("mean", mean), ("max", max)])
@@ -106,7 +104,7 @@ def test_rollout_against_a_loop(attn, readout, fusion, how, ratio, prefix):
     expected = [
         read(row_of(readout, b), rolled([discard(fuse(a, how), ratio, prefix) for a in attn[b]])) for b in range(B)
     ]
-    assert_rows(maps.rollout(attn, readout, fusion, ratio, prefix), expected)
+    assert_rows(over_blocks(maps.rollout, attn, readout, fusion, ratio, prefix), expected)
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.6])
@@ -115,14 +113,14 @@ def test_gradient_rollout_against_a_loop(attn, grads, readout, ratio):
     for b in range(B):
         fused = [fuse(a * g, lambda values: max(0.0, mean(values))) for a, g in zip(attn[b], grads[b], strict=True)]
         expected.append(read(row_of(readout, b), rolled([discard(m, ratio, P) for m in fused])))
-    assert_rows(maps.gradient_rollout(attn, grads, readout, ratio, P), expected)
+    assert_rows(over_blocks(maps.gradient_rollout, attn * grads, readout, ratio, P), expected)
 
 
 def test_gradient_rollout_pairs_attention_with_the_gradient_of_the_same_block(attn, grads):
     """The known fault: gradients arrive in backward order and meet the attention of another block."""
     readout = READOUTS["CLS"]
-    right = maps.gradient_rollout(attn, grads, readout)
-    assert not torch.allclose(right, maps.gradient_rollout(attn, grads.flip(1), readout), atol=1e-3)
+    right, wrong = (over_blocks(maps.gradient_rollout, attn * g, readout) for g in (grads, grads.flip(1)))
+    assert not torch.allclose(right, wrong, atol=1e-3)
 
 
 def test_chefer_against_a_loop(attn, grads, readout):
@@ -133,35 +131,23 @@ def test_chefer_against_a_loop(attn, grads, readout):
             added = product(fuse((a * g), lambda values: mean([max(0.0, v) for v in values])), relevances)
             relevances = [[relevances[i][j] + added[i][j] for j in range(T)] for i in range(T)]
         expected.append(read(row_of(readout, b), relevances))
-    assert_rows(maps.chefer(attn, grads, readout), expected)
+    assert_rows(over_blocks(maps.chefer, attn * grads, readout), expected)
 
 
 def test_legrad_against_a_loop(grads):
     expected = [
-        [
-            sum(max(0.0, float(grads[b, m, h, i, j])) for m in range(L) for h in range(H) for i in range(T))
-            / (L * H * T)
-            for j in range(T)
-        ]
+        [sum(max(0.0, float(grads[b, 1, h, i, j])) for h in range(H) for i in range(T)) / (H * T) for j in range(T)]
         for b in range(B)
     ]
-    assert_rows(maps.legrad(grads), expected)
-
-
-def test_legrad_of_the_rows_that_the_readout_chooses(grads, readout):
-    fused = [
-        [[mean([max(0.0, float(v)) for v in grads[b, :, :, i, j].flatten()]) for j in range(T)] for i in range(T)]
-        for b in range(B)
-    ]
-    assert_rows(maps.legrad(grads, readout), [read(row_of(readout, b), fused[b]) for b in range(B)])
+    assert_rows(maps.legrad(grads[:, 1]), expected)
 
 
 METHODS = {
-    "raw": lambda a, g: maps.raw(a, READOUTS["CLS"]),
-    "rollout": lambda a, g: maps.rollout(a, READOUTS["CLS"], discard_ratio=0.5),
-    "gradient rollout": lambda a, g: maps.gradient_rollout(a, g, READOUTS["CLS"], 0.5),
-    "chefer": lambda a, g: maps.chefer(a, g, READOUTS["CLS"]),
-    "legrad": lambda a, g: maps.legrad(g),
+    "raw": lambda a, g: maps.raw(a[:, -1], READOUTS["CLS"]),
+    "rollout": lambda a, g: over_blocks(maps.rollout, a, READOUTS["CLS"], "mean", 0.5),
+    "gradient rollout": lambda a, g: over_blocks(maps.gradient_rollout, a * g, READOUTS["CLS"], 0.5),
+    "chefer": lambda a, g: over_blocks(maps.chefer, a * g, READOUTS["CLS"]),
+    "legrad": lambda a, g: maps.legrad(g[:, 0]),
 }
 
 
@@ -178,33 +164,34 @@ def test_rollout_of_a_chain_follows_the_chain():
     first, last = torch.eye(T), torch.eye(T)
     first[P + 3] = torch.eye(T)[P + 5]
     last[0] = torch.eye(T)[P + 3]
-    found = maps.rollout(torch.stack([first, last])[None, :, None], READOUTS["CLS"])[0]
+    found = over_blocks(maps.rollout, torch.stack([first, last])[None, :, None], READOUTS["CLS"][None])[0]
     assert found.nonzero().flatten().tolist() == [0, P + 3, P + 5]
     assert found[P + 3] == found[P + 5] == pytest.approx(0.25)
 
 
 def test_discarding_zeroes_the_stated_share_of_patch_columns_and_no_prefix_column(attn):
-    kept = maps._discard(attn.mean(dim=2), 0.99, P)
-    assert torch.equal(kept[..., :P], attn.mean(dim=2)[..., :P])
+    fused = attn[:, 1].mean(dim=1)
+    kept = maps._discard(fused, 0.99, P)
+    assert torch.equal(kept[..., :P], fused[..., :P])
     assert ((kept[..., P:] > 0).sum(dim=(-1, -2)) == T * N - int(0.99 * T * N)).all()
 
 
 def test_wrong_arguments_are_refused_with_what_came(attn):
     readout = READOUTS["CLS"]
     with pytest.raises(ValueError, match=r"fused by 'min'; use 'mean' or 'max'"):
-        maps.raw(attn, readout, "min")
+        maps.raw(attn[:, 0], readout, "min")
     with pytest.raises(ValueError, match=r"discard_ratio is 1"):
-        maps.rollout(attn, readout, discard_ratio=1)
+        maps.rollout(attn[:, 0], readout, discard_ratio=1)
 
 
 def test_maps_of_the_readout_against_a_loop():
     layout = token_layout(timm.create_model("vit_small_patch14_reg4_dinov2", img_size=(42, 70), **SMALL))
-    attn, readout = torch.rand(2, 2, 3, layout.tokens, layout.tokens), torch.rand(2, layout.tokens)
+    attn, readout = torch.rand(2, 3, layout.tokens, layout.tokens), torch.rand(2, layout.tokens)
     found = readout_maps(attn, layout, readout)
-    assert found.shape == (2, 2, 3, 3, 5)
-    for b, block, head, i, j in np.ndindex(*found.shape):
-        expected = (readout[b] * attn[b, block, head, :, 5 + 5 * i + j]).sum()
-        assert found[b, block, head, i, j] == pytest.approx(float(expected), rel=1e-5)
+    assert found.shape == (2, 3, 3, 5)
+    for b, head, i, j in np.ndindex(*found.shape):
+        expected = (readout[b] * attn[b, head, :, 5 + 5 * i + j]).sum()
+        assert found[b, head, i, j] == pytest.approx(float(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["vit_small_patch14_reg4_dinov2", "vit_base_patch16_siglip_224"])
@@ -213,14 +200,14 @@ def test_a_map_maker_follows_its_settings_in_batches_of_any_size(name):
     images, classes = pictures(model, 3), torch.tensor([1, 4, 0])
     maker = MapMaker(model, "max", 0.9, batch_size=2)
     found, layout = maker.maps(images, classes), token_layout(model)
-    gradients = maker.gradients(images, classes)
-    attn, grads, readout, prefix = gradients.attn, gradients.grads, maker.readout(gradients), len(layout.prefix)
+    gradients, prefix = attention_gradients(model, images, classes, per_block=True), len(layout.prefix)
+    readout, product = layout.readout(gradients.pooling), gradients.attn * gradients.grads
     expected = {
-        "last block": maps.raw(attn, readout, "max"),
-        "rollout": maps.rollout(attn, readout, "max", 0.9, prefix),
-        "gradient rollout": maps.gradient_rollout(attn, grads, readout, 0.9, prefix),
-        "relevance": maps.chefer(attn, grads, readout),
-        "LeGrad": maps.legrad(gradients.block_grads),
+        "last block": maps.raw(gradients.attn[:, -1], readout, "max"),
+        "rollout": over_blocks(maps.rollout, gradients.attn, readout, "max", 0.9, prefix),
+        "gradient rollout": over_blocks(maps.gradient_rollout, product, readout, 0.9, prefix),
+        "relevance": over_blocks(maps.chefer, product, readout),
+        "LeGrad": torch.stack([maps.legrad(g) for g in gradients.block_grads.unbind(dim=1)]).mean(dim=0),
     }
     assert [*found] == [*expected] == [*maps.METHODS]
     for method, values in expected.items():
@@ -259,17 +246,40 @@ def test_the_gradient_of_a_contrast_worked_out_by_hand():
     expected = torch.tensor([[-3.0, 3.0, 0.0], [0.0] * 3, [0.0] * 3])
     torch.testing.assert_close(found.grads[0, 0, 0], expected)
     torch.testing.assert_close(found.attn, torch.full_like(found.attn, 1 / 3))
-    readout = torch.eye(3)[0]
-    signed = maps.chefer(found.attn, found.grads, readout) - maps.chefer(found.attn, -found.grads, readout)
+    readout, product = torch.eye(3)[0], (found.attn * found.grads)[:, 0]
+    signed = maps.chefer(product, readout) - maps.chefer(-product, readout)
     torch.testing.assert_close(signed, torch.tensor([[-1.0, 1.0, 0.0]]))
 
 
-def test_the_gradient_of_a_contrast_is_the_difference_of_those_of_its_classes(maker):
-    images, one, other = pictures(maker.model, 3), torch.tensor([1, 4, 0]), torch.tensor([2, 0, 3])
-    both, first, second = (maker.gradients(images, *asked) for asked in ((one, other), (one,), (other,)))
-    assert both.grads.abs().amax() > 1e-3
-    torch.testing.assert_close(both.grads, first.grads - second.grads, rtol=1e-3, atol=1e-6)
-    torch.testing.assert_close(both.block_grads, first.block_grads - second.block_grads, rtol=1e-3, atol=1e-6)
+def test_one_walk_gives_the_maps_of_classes_and_pairs_that_each_gives_alone(maker):
+    images, both = pictures(maker.model), [torch.full((2,), k) for k in range(5)]
+    seen: list[int] = []
+    walk = Walk(maker.model, images)
+    found = maker.class_maps(walk, [0, 2, 4], [(2, 4), (4, 1)], lambda block: seen.append(block.index))
+    assert seen == [1, 0]
+    assert [*found.classes] == [0, 2, 4]
+    assert [*found.contrasts] == [(2, 4), (4, 1)]
+    for k, of_class in found.classes.items():
+        for method, values in maker.maps(images, both[k]).items():
+            torch.testing.assert_close((found.agnostic | of_class)[method], values, rtol=1e-4, atol=1e-5)
+    for (a, b), signed in found.contrasts.items():
+        assert [*signed] == ["gradient rollout", "relevance", "LeGrad"]
+        alone = maker.maps(images, both[a], both[b])
+        for method, values in signed.items():
+            torch.testing.assert_close(values, alone[method], rtol=1e-3, atol=1e-4)
+
+
+def test_classes_that_do_not_go_together_take_another_walk_and_the_maps_stay_the_same(maker, monkeypatch):
+    walk, seen = Walk(maker.model, pictures(maker.model)), []
+    together = maker.class_maps(walk, range(5), [(3, 1)])
+    monkeypatch.setattr(maps, "CLASSES_AT_ONCE", 2)
+    apart = maker.class_maps(walk, range(5), [(3, 1)], lambda block: seen.append(block.index))
+    assert seen == [1, 0]
+    assert [*apart.classes] == [*range(5)]
+    for k in range(5):
+        for method, values in together.classes[k].items():
+            torch.testing.assert_close(apart.classes[k][method], values)
+    torch.testing.assert_close(apart.contrasts[3, 1]["relevance"], together.contrasts[3, 1]["relevance"])
 
 
 def test_a_contrast_is_signed_by_the_order_of_its_classes_and_nothing_for_a_class_against_itself(maker):
@@ -288,22 +298,14 @@ def test_a_contrast_is_signed_by_the_order_of_its_classes_and_nothing_for_a_clas
 def test_a_contrast_is_the_map_of_one_side_minus_that_of_the_other(maker):
     images, one, other = pictures(maker.model), torch.tensor([1, 4]), torch.tensor([2, 0])
     found, layout = maker.maps(images, one, other), maker.layout
-    sides = [maker.gradients(images, *asked) for asked in ((one, other), (other, one))]
-    relevance, other_relevance = (layout.to_grid(maps.chefer(s.attn, s.grads, maker.readout(s))) for s in sides)
+    sides = [attention_gradients(maker.model, images, *asked, per_block=True) for asked in ((one, other), (other, one))]
+    readout = layout.readout(None)
+    relevance, other_relevance = (layout.to_grid(over_blocks(maps.chefer, s.attn * s.grads, readout)) for s in sides)
     torch.testing.assert_close(found["relevance"], relevance - other_relevance)
     legrad = layout.to_grid(sides[0].block_grads.mean(dim=(1, 2, 3)))  # positive part minus negative part
     torch.testing.assert_close(found["LeGrad"], legrad, rtol=1e-3, atol=1e-6)
 
 
-def test_without_a_second_class_a_map_is_that_of_the_one_logit_to_the_last_bit(maker):
-    images, classes = pictures(maker.model), torch.tensor([1, 4])
-    with torch.enable_grad(), capture(maker.model, "replace") as seen:
-        logit = maker.model(images).gather(1, classes[:, None]).sum()
-        grads = torch.stack(torch.autograd.grad(logit, seen.attn), dim=1)
-    relevance = maps.chefer(seen.stacked().detach(), grads, maker.layout.readout(None))
-    assert torch.equal(maker.maps(images, classes)["relevance"], maker.layout.to_grid(relevance))
-
-
 def test_a_contrast_needs_a_second_class_for_each_image(maker):
     with pytest.raises(ValueError, match=r"against: shape \(1,\); use one class per image, \(2,\)"):
-        maker.gradients(pictures(maker.model), torch.tensor([1, 4]), torch.tensor([2]))
+        maker.maps(pictures(maker.model), torch.tensor([1, 4]), torch.tensor([2]))

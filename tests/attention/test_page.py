@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.browser import chromium
 from vit_finetune.attention import page as module
+from vit_finetune.attention.kept import Kept
 
 CLASSES = ["<b>&", "cat", "</script>", "ship"]
 PREFIX = ["CLS", "REG1"]
@@ -468,3 +469,23 @@ def test_a_phone_shows_all_without_scrolling_sideways_and_a_tap_holds_a_patch(dr
         driver.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride", {**DESKTOP, "deviceScaleFactor": 1, "mobile": False}
         )
+
+
+def test_a_page_of_a_few_blocks_and_the_mean_over_heads_says_so_and_works(driver, records, tmp_path):
+    small = [dataclasses.replace(one, attn=one.attn.mean(axis=1, keepdims=True)) for one in records]
+    path = tmp_path / "page.html"
+    path.write_text(render(small, kept=Kept((0, 11), 12, HEADS, each_head=False)), encoding="utf-8")
+    page = open_page(driver, path.as_uri() + "#image=0&view=attention&block=1&head=max")
+    missing = "the page holds of 12 blocks only 0, 11 and the mean over each block's 3 heads alone."
+    assert page.text("#note").endswith(missing)
+    assert page.text("#head .row") == "mean"
+    assert page.text("#depth") == "11 of 0–11"
+    page.hover(1, 1)
+    values, steps = page.row()
+    assert (np.abs(values - small[0].attn[1, 0, token(1, 1)]) <= steps).all()
+    strip = page.find("#strip")
+    page.js("arguments[0].scrollIntoView({block: 'center'})", strip)
+    page.actions().move_to_element_with_offset(strip, -strip.size["width"] // 4, 0).click().perform()
+    assert page.text("#depth") == "0 of 0–11"
+    assert page.js("viewer.state.head") == "mean"
+    assert driver.get_log("browser") == []

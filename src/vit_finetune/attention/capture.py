@@ -1,16 +1,16 @@
 """The attention that a ViT really used, with proof: captured where it happens.
 
-B images, L encoder blocks, H heads, T tokens. `attn` is (B, L, H, T, T) float32, row = query, column = key, after
+B images, H heads, T tokens, d values per head. A matrix is (B, H, T, T) float32, row = query, column = key, after
 q/k-norm, rotary embedding and bias. Attention is not an explanation; how far a map made from it deserves trust is
 measured in `faithfulness`.
 """
 
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,22 +29,30 @@ class Capture:
 
     block_names: tuple[str, ...]
     names: list[str] = field(default_factory=list)  # block of each entry of `attn`, in execution order
-    attn: list[Tensor] = field(default_factory=list)  # each (B, H, T, T) float32
+    attn: list[Tensor] = field(default_factory=list)  # each (B, H, T, T) float32, detached
+    values: list[Tensor] = field(default_factory=list)  # v of each, (B, H, T, d), detached
+    reads: list[Tensor] = field(default_factory=list)  # the kernel's P v, (B, H, T, d), in the graph if there is one
     pooling: dict[str, Tensor] = field(default_factory=dict)  # by module: (B, H, queries, T)
     selfcheck: dict[str, float] = field(default_factory=dict)  # worst max|P v - out| / max|out| by name
 
     def clear(self) -> None:
         """Forget the matrices of the last forward pass, keep the self-check."""
-        self.names, self.attn, self.pooling = [], [], {}
+        self.names, self.attn, self.values, self.reads, self.pooling = [], [], [], [], {}
 
-    def record(self, module: str, probabilities: Tensor, error: float) -> None:
+    def block_of(self, module: str) -> str | None:
+        """The encoder block that the module of that name lies in."""
+        return next((b for b in self.block_names if module == b or module.startswith(f"{b}.")), None)
+
+    def record(self, module: str, probabilities: Tensor, value: Tensor, read: Tensor, error: float) -> None:
         """File one attention call of the module of that name."""
-        block = next((b for b in self.block_names if module == b or module.startswith(f"{b}.")), None)
+        block = self.block_of(module)
         if block is None:
             self.pooling[module or "model"] = probabilities
         else:
             self.names.append(block)
             self.attn.append(probabilities)
+            self.values.append(value)
+            self.reads.append(read)
         name = block or module or "model"
         if error > self.selfcheck.setdefault(name, 0.0) or math.isnan(error):  # a NaN stays: nothing exceeds it
             self.selfcheck[name] = error
@@ -76,8 +84,8 @@ def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None, scale: float | Non
     return scores.masked_fill(nothing, 0).softmax(dim=-1).masked_fill(nothing, 0)
 
 
-def _stand_in(original: Callable[..., Tensor], seen: Capture, stack: list[str], replace: bool) -> Callable[..., Tensor]:
-    """A scaled_dot_product_attention that also records; the model's own kernel is run for the proof."""
+def _stand_in(original: Callable[..., Tensor], seen: Capture, stack: list[str], blocks: bool) -> Callable[..., Tensor]:
+    """A scaled_dot_product_attention that also records; the model goes on with its own kernel's output."""
 
     def attention(
         query: Tensor,
@@ -88,47 +96,40 @@ def _stand_in(original: Callable[..., Tensor], seen: Capture, stack: list[str], 
         is_causal: bool = False,
         scale: float | None = None,
     ) -> Tensor:
-        gradients = torch.is_grad_enabled()
-        with torch.set_grad_enabled(gradients and not (replace and stack)):
-            output = original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale)
-        if not stack:  # another model's call
+        output = original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale)
+        if not stack or not (blocks or seen.block_of(stack[-1]) is None):  # another model's call, or one not asked for
             return output
         if dropout_p > 0:
             raise RuntimeError(
                 f"attention dropout of {dropout_p} is active in {stack[-1]!r}, so its output is random; "
                 "call model.eval() before capturing"
             )
-        full_precision = torch.autocast(query.device.type, enabled=False)
-        with torch.set_grad_enabled(gradients and replace), full_precision:
+        with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
             probabilities = _probabilities(query, key, attn_mask, scale)
-            if torch.is_grad_enabled() and not probabilities.requires_grad:
-                probabilities.requires_grad_()  # a frozen model has no graph yet: it begins here
-            product = probabilities @ value.float()
-            largest = output.detach().float().abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
-            error = float((product.detach() - output.float()).abs().amax() / largest)
-        seen.record(stack[-1], probabilities, error)
-        return product.to(output.dtype) if replace else output
+            largest = output.float().abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
+            error = float((probabilities @ value.float() - output.float()).abs().amax() / largest)
+        seen.record(stack[-1], probabilities, value.detach(), output, error)
+        return output
 
     return attention
 
 
 @contextmanager
-def capture(model: nn.Module, mode: Literal["observe", "replace"] = "observe") -> Iterator[Capture]:
+def capture(model: nn.Module, *, blocks: bool = True) -> Iterator[Capture]:
     """Record the attention of every forward pass of `model` inside the block; restore everything afterwards.
 
     It stands in for torch.nn.functional.scaled_dot_product_attention, which receives the final q, k, mask and
-    scale, so no architecture needs code of its own.
+    scale, so no architecture needs code of its own. The model's own kernel runs as ever: what it returns is the
+    proof, and the model's output.
 
     Args:
-        mode: "observe" returns the model's own output, P is detached; "replace" returns P v with P in the autograd
-            graph.
+        blocks: False records the attention outside the encoder blocks alone, which is that of attention pooling: no
+            (T, T) matrix is made.
 
     Raises:
         UserError: the model has no encoder blocks.
         RuntimeError: captures are nested (the stand-in is process-wide), or attention dropout is active.
     """
-    if mode not in ("observe", "replace"):
-        raise ValueError(f"capture mode is {mode!r}; use 'observe' or 'replace'")
     seen = Capture(encoder_blocks(model))
     if not _LOCK.acquire(blocking=False):
         raise RuntimeError("a capture is already running in this process; end it before starting another")
@@ -151,17 +152,17 @@ def capture(model: nn.Module, mode: Literal["observe", "replace"] = "observe") -
             if getattr(module, "fused_attn", True) is False:
                 restore.callback(setattr, module, "fused_attn", False)
                 module.fused_attn = True
-        F.scaled_dot_product_attention = _stand_in(F.scaled_dot_product_attention, seen, stack, mode == "replace")
+        F.scaled_dot_product_attention = _stand_in(F.scaled_dot_product_attention, seen, stack, blocks)
         yield seen
 
 
-def check(seen: Capture, tolerance: float = TOLERANCE) -> dict[str, Any]:
+def check(seen: Capture, tolerance: float = TOLERANCE, blocks: Sequence[str] | None = None) -> dict[str, Any]:
     """Proof that the capture is whole and right, as numbers; UserError naming the block if it is not.
 
-    Every encoder block exactly once, a square matrix in each, and P v equal to the model's own attention
-    output to `tolerance` (relative, worst over all forward passes).
+    Each of the encoder blocks (all of them, or `blocks`) exactly once, a square matrix in each, and P v equal to the
+    model's own attention output to `tolerance` (relative, worst over all forward passes).
     """
-    missing = [b for b in seen.block_names if b not in seen.names]
+    missing = [b for b in (seen.block_names if blocks is None else blocks) if b not in seen.names]
     if missing:
         raise UserError(
             f"attention of {len(missing)} of {len(seen.block_names)} encoder blocks was not captured: "
@@ -183,64 +184,9 @@ def check(seen: Capture, tolerance: float = TOLERANCE) -> dict[str, Any]:
                 f"{error:.1e} where at most {tolerance:.0e} is allowed; run the model in float32"
             )
     return {
-        "selfcheck_max_rel_err": max(seen.selfcheck[name] for name in seen.names),
+        "selfcheck_max_rel_err": max((seen.selfcheck[name] for name in seen.names), default=0.0),
         "blocks_captured": len(seen.names),
         "blocks_total": len(seen.block_names),
         "pooling_captured": len(seen.pooling),
         "pooling_max_rel_err": max((seen.selfcheck[name] for name in seen.pooling), default=None),
     }
-
-
-class Gradients(NamedTuple):
-    """Attention and its gradients for one class per image, from one forward pass; all detached.
-
-    Of a contrast, the gradients are those of the difference of two logits.
-    """
-
-    attn: Tensor  # (B, L, H, T, T)
-    grads: Tensor  # (B, L, H, T, T), of the class logit
-    logits: Tensor  # (B, K)
-    pooling: Tensor | None  # (B, H, queries, T), attention pooling only
-    block_grads: Tensor | None  # (B, L, H, T, T), of the class logit read from the block's own output
-    checked: dict[str, Any]  # what `check` returns
-
-
-def attention_gradients(
-    model: nn.Module, images: Tensor, classes: Tensor, against: Tensor | None = None, *, per_block: bool = False
-) -> Gradients:
-    """Attention and the gradient of one logit with respect to it. The parameters' .grad stay as they are.
-
-    Args:
-        images: (B, 3, h, w).
-        classes: the logit of each image, (B,); ValueError if there is not one for each.
-        against: a second class of each image, (B,), whose logit is subtracted from the first.
-        per_block: also what LeGrad needs: the final norm and head read every block's own output, and the gradient of
-            this early logit is taken with respect to that block's attention.
-    """
-    for name, given in (("classes", classes), ("against", against)):
-        if given is not None and given.shape != images.shape[:1]:
-            raise ValueError(f"{name}: shape {tuple(given.shape)}; use one class per image, ({len(images)},)")
-    outputs: list[Tensor] = []
-    with torch.enable_grad(), capture(model, "replace") as seen, ExitStack() as hooks:
-        if per_block:
-            for name in seen.block_names:
-                block = model.get_submodule(name)
-                hooks.callback(block.register_forward_hook(lambda _m, _a, out: outputs.append(out)).remove)
-        logits: Tensor = model(images)
-        checked, pooling = check(seen), seen.pooling_row()
-
-        def chosen(scores: Tensor) -> Tensor:
-            targets = scores.gather(1, classes[:, None])
-            if against is not None:
-                targets = targets - scores.gather(1, against[:, None])
-            return targets.sum()  # images do not mix, so one sum serves all
-
-        head: Any = model
-        early = [
-            torch.autograd.grad(chosen(head.forward_head(head.norm(out))), matrix, retain_graph=True)[0]
-            for out, matrix in zip(outputs, seen.attn, strict=False)
-        ]
-        grads = torch.stack(torch.autograd.grad(chosen(logits), seen.attn), dim=1)
-    block_grads = torch.stack(early, dim=1) if early else None
-    pooling = None if pooling is None else pooling.detach()
-    return Gradients(seen.stacked().detach(), grads, logits.detach(), pooling, block_grads, checked)

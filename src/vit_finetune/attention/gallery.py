@@ -1,7 +1,9 @@
-"""A few images with every matrix and every map of them: for the interactive page, the montage, other tools."""
+"""A few images with the matrices and every map of them: for the interactive page, the montage, other tools."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,18 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
+from vit_finetune.attention.capture import encoder_blocks
 from vit_finetune.attention.judge import Judgement
-from vit_finetune.attention.maps import CLASS_AGNOSTIC, METHODS, MapMaker, Maps, readout_maps
+from vit_finetune.attention.kept import Kept, kept_in_file, kept_on_page
+from vit_finetune.attention.maps import CLASS_AGNOSTIC, METHODS, MapMaker, Maps, Pair, joined, readout_maps
 from vit_finetune.attention.page import Record, render
 from vit_finetune.attention.pixels import PixelGrid
 from vit_finetune.attention.sample import PredictedImages
+from vit_finetune.attention.walk import BlockAttention, Walk
+from vit_finetune.model.tokens import TokenLayout
 from vit_finetune.verdict import verdict
+
+CONTRAST_CLASSES = 10  # each of which is set against each other one: 45 pairs
 
 
 @dataclass(frozen=True)
@@ -25,10 +33,14 @@ class Gallery:
 
     Attributes:
         rows: (N,), their places in the test split.
-        attn: (N, L, H, T, T).
+        attn: (N, blocks of `in_file`, H, T, T) float16.
+        page_attn: (N, blocks of `on_page`, H or 1 for their mean, T, T) float32.
         heads: (N, L, H, G_h, G_w), where each head looks for what the model's head reads.
         probabilities: (N, K).
         class_maps: for each of the K classes, every method's map.
+        contrasts: for pairs of classes (a, b), a < b, the signed map of every method that knows the class: what speaks
+            for a minus what speaks for b. For (b, a) it is the negative. Of more than CONTRAST_CLASSES, those that are
+            the most probable in one of the images.
     """
 
     rows: NDArray[np.intp]
@@ -36,28 +48,74 @@ class Gallery:
     labels: NDArray[np.int64]
     predicted: NDArray[np.int64]
     attn: Tensor
+    in_file: Kept
+    page_attn: Tensor
+    on_page: Kept
     heads: Tensor
     probabilities: NDArray[np.float32]
     class_maps: list[Maps]
+    contrasts: dict[Pair, Maps]
+
+
+class _Matrices:
+    """Takes the attention of the gallery's images batch by batch, and of each batch block by block."""
+
+    def __init__(self, maker: MapMaker, images: int) -> None:
+        sizes = images, len(encoder_blocks(maker.model)), maker.heads, maker.layout.tokens
+        (_, depth, heads, tokens), grid = sizes, maker.layout.grid
+        self.in_file, self.on_page = kept_in_file(*sizes), kept_on_page(*sizes)
+        self.attn = torch.empty(images, len(self.in_file.blocks), heads, tokens, tokens, dtype=torch.float16)
+        shown = heads if self.on_page.each_head else 1
+        self.page_attn = torch.empty(images, len(self.on_page.blocks), shown, tokens, tokens)
+        self.heads = torch.empty(images, depth, heads, *grid)
+
+    def take(self, block: BlockAttention, images: slice, layout: TokenLayout, readout: Tensor) -> None:
+        self.heads[images, block.index] = readout_maps(block.attn, layout, readout)
+        if block.index in self.in_file.blocks:
+            self.attn[images, self.in_file.blocks.index(block.index)] = block.attn.half()
+        if block.index in self.on_page.blocks:
+            shown = block.attn if self.on_page.each_head else block.attn.mean(dim=1, keepdim=True)
+            self.page_attn[images, self.on_page.blocks.index(block.index)] = shown
+
+
+def contrasted(maker: MapMaker, pixels: Tensor, classes: int) -> list[int]:
+    """The classes that are set against each other, in rising order."""
+    if classes <= CONTRAST_CLASSES:
+        return [*range(classes)]
+    with torch.no_grad():
+        logits = torch.cat([maker.model(batch) for (batch,) in maker.batches(pixels)])
+    return sorted(logits.softmax(dim=1).amax(dim=0).topk(CONTRAST_CLASSES).indices.tolist())
 
 
 def fill_gallery(
     maker: MapMaker, pixels: Tensor, rows: NDArray[np.intp], shown: PredictedImages, classes: int
 ) -> Gallery:
-    """Matrices, maps for each of the classes, and probabilities of the images shown, (N, 3, h, w) as `pixels`."""
-    attn, heads, logits = [], [], []
-    class_maps: list[Maps] = [{} for _ in range(classes)]
-    for batch in pixels.split(maker.batch_size):
-        for k, maps in enumerate(class_maps):
-            gradients = maker.gradients(batch, torch.full((len(batch),), k))
-            for name, part in maker.maps_of(gradients).items():
-                maps[name] = torch.cat([maps[name], part]) if name in maps else part
-        attn.append(gradients.attn)  # the same for every class
-        heads.append(readout_maps(gradients.attn, maker.layout, maker.readout(gradients)))
-        logits.append(gradients.logits)
-    probabilities = torch.cat(logits).softmax(dim=1).numpy()
+    """Matrices, maps for each of the classes and pairs, and probabilities of the images shown, `pixels` (N, 3, h, w).
+
+    One pass forward of each image gives all of it.
+    """
+    pairs = [*combinations(contrasted(maker, pixels, classes), 2)]
+    matrices, logits, found = _Matrices(maker, len(pixels)), [], []
+    for batch, numbers in maker.batches(pixels, torch.arange(len(pixels))):
+        walk = Walk(maker.model, batch)
+        place = slice(int(numbers[0]), int(numbers[-1]) + 1)
+        visit = partial(matrices.take, images=place, layout=maker.layout, readout=maker.readout(walk))
+        found.append(maker.class_maps(walk, range(classes), pairs, visit))
+        logits.append(walk.logits)
+    class_maps = [joined([part.agnostic | part.classes[k] for part in found]) for k in range(classes)]
     return Gallery(
-        rows, shown.images, shown.labels, shown.predicted, torch.cat(attn), torch.cat(heads), probabilities, class_maps
+        rows=rows,
+        images=shown.images,
+        labels=shown.labels,
+        predicted=shown.predicted,
+        attn=matrices.attn,
+        in_file=matrices.in_file,
+        page_attn=matrices.page_attn,
+        on_page=matrices.on_page,
+        heads=matrices.heads,
+        probabilities=torch.cat(logits).softmax(dim=1).numpy(),
+        class_maps=class_maps,
+        contrasts={pair: joined([part.contrasts[pair] for part in found]) for pair in pairs},
     )
 
 
@@ -68,7 +126,7 @@ def page_records(gallery: Gallery, grid: PixelGrid) -> list[Record]:
     return [
         Record(
             image=gallery.images[i],
-            attn=gallery.attn[i].numpy(),
+            attn=gallery.page_attn[i].numpy(),
             maps={
                 name: torch.stack(
                     [maps[name][i] for maps in gallery.class_maps[: 1 if name in CLASS_AGNOSTIC else None]]
@@ -143,6 +201,7 @@ def write_page(
         summary=verdict(judgement.tables["attention_maps"]),
         facts=facts(judgement),
         start=opening(gallery, judgement),
+        kept=gallery.on_page,
     )
     path.write_text(page, encoding="utf-8")
 
@@ -150,13 +209,15 @@ def write_page(
 def write_tensors(
     folder: Path, gallery: Gallery, maps: Maps, sample: NDArray[np.intp], prefix: tuple[str, ...]
 ) -> None:
-    """`gallery.safetensors`: all matrices (float16); `maps.safetensors`: every map of the sample.
+    """`gallery.safetensors`: the matrices (float16) of `blocks`; `maps.safetensors`: every map of the sample.
 
     `rows` in both are the images' places in the test split.
     """
+    blocks, depth = gallery.in_file.blocks, gallery.in_file.depth
     # One key only: safetensors writes several in an order that changes from run to run.
-    metadata = {"attn": f"images, blocks, heads, queries, keys; prefix tokens: {' '.join(prefix) or 'none'}"}
-    tensors = {"attn": gallery.attn.half(), "rows": torch.from_numpy(gallery.rows)}
+    axes = f"images, blocks, heads, queries, keys; prefix tokens: {' '.join(prefix) or 'none'}"
+    metadata = {"attn": f"{axes}; blocks: {' '.join(map(str, blocks))} of {depth}"}
+    tensors = {"attn": gallery.attn, "blocks": torch.tensor(blocks), "rows": torch.from_numpy(gallery.rows)}
     (folder / "gallery.safetensors").write_bytes(save(tensors, metadata))
     by_name = {name.replace(" ", "_"): values.contiguous() for name, values in maps.items()}
     (folder / "maps.safetensors").write_bytes(save({**by_name, "rows": torch.from_numpy(sample)}))

@@ -3,8 +3,9 @@
 B images, L blocks, H heads, T tokens, a grid of G_h x G_w patches. `Maps` is method -> (B, G_h, G_w).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vit_finetune.attention import faithfulness
-from vit_finetune.attention.capture import capture, check
-from vit_finetune.attention.maps import METHODS, MapMaker, Maps, readout_maps
+from vit_finetune.attention.maps import METHODS, MapMaker, Maps, joined, readout_maps
 from vit_finetune.attention.pointing import quadrant_share
 from vit_finetune.attention.sample import Mosaics, Sample
 from vit_finetune.attention.sanity import randomised, rank_correlation
 from vit_finetune.attention.shape import attention_distance, corner_share, effective_patches, prefix_mass
+from vit_finetune.attention.walk import BlockAttention, Walk
 from vit_finetune.intervals import Interval, mean, share
 from vit_finetune.model.families import family_of
 from vit_finetune.verdict import NOT_JUDGED, word_for
@@ -90,14 +91,26 @@ def patch_rows(maker: MapMaker, sample: Sample, maps: Tensor, rng: Rng) -> list[
     return [{"patches": name, **cells("accuracy", share(right)), "n": len(right)} for name, right in kept.items()]
 
 
-def joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Batches as one, by name."""
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+class Shapes:
+    """How wide, how far and where the attention of one batch goes, taken from its blocks, last block first."""
 
+    def __init__(self, maker: MapMaker) -> None:
+        self.layout, self.blocks = maker.layout, list[dict[str, Tensor]]()
 
-def error_of(checked: Mapping[str, Any]) -> float:
-    """The largest relative error that `check` found, of blocks and of attention pooling."""
-    return max(checked["selfcheck_max_rel_err"], checked["pooling_max_rel_err"] or 0.0)
+    def take(self, block: BlockAttention, readout: Tensor) -> None:
+        read = readout_maps(block.attn, self.layout, readout).mean(dim=1)
+        self.blocks.append(
+            {
+                "effective_patches": effective_patches(read),
+                "corner_share": corner_share(read),
+                "prefix_mass": prefix_mass(block.attn, self.layout, readout),
+                "distance": attention_distance(block.attn, self.layout),
+            }
+        )
+
+    def stacked(self) -> dict[str, Tensor]:
+        """By name, first block first: (B, L), `distance` (B, L, H)."""
+        return {name: torch.stack([one[name] for one in reversed(self.blocks)], dim=1) for name in self.blocks[0]}
 
 
 def maps_and_shapes(maker: MapMaker, sample: Sample) -> tuple[Maps, dict[str, Tensor], float]:
@@ -105,33 +118,23 @@ def maps_and_shapes(maker: MapMaker, sample: Sample) -> tuple[Maps, dict[str, Te
 
     The shapes are `effective_patches`, `corner_share` and `prefix_mass`, (B, L), and `distance`, (B, L, H).
     """
-    layout, maps, shapes, errors = maker.layout, [], [], []
-    for pixels, classes in zip(*(v.split(maker.batch_size) for v in (sample.pixels, sample.predicted)), strict=True):
-        gradients = maker.gradients(pixels, classes)
-        readout = maker.readout(gradients)
-        read = readout_maps(gradients.attn, layout, readout).mean(dim=2)
-        maps.append(maker.maps_of(gradients))
-        shapes.append(
-            {
-                "effective_patches": effective_patches(read),
-                "corner_share": corner_share(read),
-                "prefix_mass": prefix_mass(gradients.attn, layout, readout),
-                "distance": attention_distance(gradients.attn, layout),
-            }
-        )
-        errors.append(error_of(gradients.checked))
+    maps, shapes, errors = [], [], []
+    for pixels, classes in maker.batches(sample.pixels, sample.predicted):
+        walk, by_block = Walk(maker.model, pixels), Shapes(maker)
+        maps.append(maker.maps_of(walk, classes, visit=partial(by_block.take, readout=maker.readout(walk))))
+        shapes.append(by_block.stacked())
+        errors.append(walk.error)
     return joined(maps), joined(shapes), max(errors)
 
 
-@torch.no_grad()
 def distances_of(maker: MapMaker, pixels: Tensor) -> tuple[Tensor, float]:
     """Attention distance of each image, (B, L, H), and the self-check's error."""
-    parts, errors = [], []
-    with capture(maker.model) as seen:
-        for batch in pixels.split(maker.batch_size):
-            maker.model(batch)
-            errors.append(error_of(check(seen)))
-            parts.append(attention_distance(seen.stacked(), maker.layout))
+    layout, parts, errors = maker.layout, [], []
+    for (batch,) in maker.batches(pixels):
+        walk = Walk(maker.model, batch)
+        by_block = walk.each_block(lambda block: attention_distance(block.attn, layout))
+        parts.append(torch.stack(by_block[::-1], dim=1))
+        errors.append(walk.error)
     return torch.cat(parts), max(errors)
 
 

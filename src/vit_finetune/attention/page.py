@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vit_finetune.attention.kept import Kept
+
 TEMPLATE = Path(__file__).with_suffix(".html")
 OWN_TAB = "attention"  # the tab of the matrices themselves
 TOP_LEVEL = 255  # of an attention value: 8 bits
@@ -32,7 +34,7 @@ class Record:
     """One image of the page and everything the model computed on it."""
 
     image: Bytes  # (H, W, 3), the original pixels
-    attn: Floats  # (L, H, T, T), rows are queries
+    attn: Floats  # (L, H, T, T), rows are queries; of the blocks that are kept, H = 1 for the mean over heads
     maps: Mapping[str, Floats]  # per method (K, Gh, Gw), or (1, Gh, Gw) when it knows no class
     label: int
     predicted: int
@@ -51,11 +53,13 @@ def render(
     facts: Sequence[tuple[str, str]],
     start: tuple[int, str] = (0, OWN_TAB),
     note: str = NOTE,
+    kept: Kept | None = None,
 ) -> str:
     """The page as text; equal arguments give equal bytes, and the page never asks the network for anything.
 
     `methods` maps each method, in the order of its tab, to a sentence that says what it shows; `summary` is a
-    sentence that unfolds into `facts`, (name, value) pairs; `start` is the image and the tab that the page opens on.
+    sentence that unfolds into `facts`, (name, value) pairs; `start` is the image and the tab that the page opens on;
+    `kept` says which blocks and heads the records hold, if not all, and the page names what it leaves out.
     Raises ValueError when a record does not fit the others.
     """
     images, layouts = [], []
@@ -66,12 +70,16 @@ def render(
             raise ValueError(f"image {number} has {layouts[number]}, but image 0 has {layouts[0]}")
     if not images:
         raise ValueError("the page needs at least one image, but there are no records")
-    text = {"title": title, "note": note, "summary": summary, "facts": list(facts), "classes": list(classes)}
+    depth, heads = layouts[0]["shape"][:2]
+    kept = kept or Kept(tuple(range(depth)), depth, heads)
+    text = {"title": title, "note": f"{note} {kept.left_out}".rstrip(), "summary": summary, "facts": list(facts)}
     data = {
         **text,
+        "classes": list(classes),
         "prefix": list(prefix_names),
         "methods": dict(methods),
         **layouts[0],
+        **{"blocks": kept.blocks, "depth": kept.depth, "meanHeads": not kept.each_head},
         "start": start,
         "images": images,
     }

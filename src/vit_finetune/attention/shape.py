@@ -20,14 +20,19 @@ def corner_share(maps: Tensor) -> Tensor:
     return maps[..., corners].sum(dim=-1) / maps.sum(dim=(-2, -1))
 
 
+def read_rows(attn: Tensor, readout: Tensor) -> Tensor:
+    """The readout's row of each head, (B, H, T, T), (T,) or (B, T) -> (B, H, T)."""
+    weights = readout.to(attn).expand(len(attn), -1)
+    return (weights[:, None, None] @ attn)[..., 0, :]
+
+
 def prefix_mass(attn: Tensor, layout: TokenLayout, readout: Tensor) -> Tensor:
-    """Share of the readout's attention on prefix tokens per block, mean over heads: (B, L, H, T, T) -> (B, L)."""
-    rows = torch.einsum("bt,blhts->blhs", readout.to(attn).expand(len(attn), -1), attn)
-    return rows[..., : len(layout.prefix)].sum(dim=-1).mean(dim=-1)
+    """Share of the readout's attention on prefix tokens, mean over heads: (B, H, T, T) of a block -> (B,)."""
+    return read_rows(attn, readout)[..., : len(layout.prefix)].sum(dim=-1).mean(dim=-1)
 
 
 def attention_distance(attn: Tensor, layout: TokenLayout) -> Tensor:
-    """Mean distance, in pixels of the input, from a patch to the patches it attends to -> (B, L, H).
+    """Mean distance, in pixels of the input, from a patch to the patches it attends to: (..., T, T) -> (...).
 
     Dosovitskiy et al. 2021 (arXiv:2010.11929), figure 7. Between patch centres, each row's attention on patches
     scaled to one: what goes to prefix tokens travels no distance and would make a head look local.
@@ -35,5 +40,5 @@ def attention_distance(attn: Tensor, layout: TokenLayout) -> Tensor:
     (rows, columns), (height, width), prefix = layout.grid, layout.patch, len(layout.prefix)
     centres = torch.cartesian_prod(torch.arange(rows) * float(height), torch.arange(columns) * float(width))
     among = attn[..., prefix:, prefix:]
-    travelled = (among * torch.cdist(centres, centres).to(attn)).sum(dim=-1)
+    travelled = torch.einsum("...qk,qk->...q", among, torch.cdist(centres, centres).to(attn))
     return (travelled / among.sum(dim=-1)).mean(dim=-1)
