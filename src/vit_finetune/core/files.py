@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vit_finetune.core.errors import UserError
 
 PARTIAL = ".partial"  # git and DVC ignore names that end so
-CHUNK = 2**22  # bytes of an array that are in memory at a time
+CHUNK = 2**20  # bytes of an array that are in memory at a time
 WORTH_SAYING = 10**9  # bytes that a stage writes
 
 

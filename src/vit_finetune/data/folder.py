@@ -14,7 +14,7 @@ from vit_finetune.core.errors import UserError
 from vit_finetune.core.files import new_rows, packed, require_disk, unpacked
 from vit_finetune.core.threads import ordered_map
 from vit_finetune.data.dataset import Dataset
-from vit_finetune.data.image_files import LARGEST, UNREADABLE, fit_image, image_files, named_as_image, open_image
+from vit_finetune.data.image_files import LARGEST, UNREADABLE, fit_image, image_names, named_as_image, open_image
 
 PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -99,13 +99,13 @@ def _decode(
     """Write the images of files to `target` in their order, decoded side by side, a few in memory at a time."""
 
     def read(some: NDArray[np.bytes_]) -> list[_Image | str]:
-        return [_read(folder / os.fsdecode(file), side, fit) for file in some]
+        return [_read(f"{folder}/{os.fsdecode(file)}", side, fit) for file in some]
 
     files, labels = np.concatenate(by_class), np.repeat(np.arange(len(by_class)), [len(names) for names in by_class])
     kept, sizes = np.zeros(len(files), dtype=bool), np.zeros((len(files), 2), dtype=np.int32)
     largest, problems = None, {}
     with new_rows(target, (side, side, 3), np.uint8) as append:
-        several = np.array_split(files, max(1, len(files) // TOGETHER))
+        several = (files[start : start + TOGETHER] for start in range(0, len(files), TOGETHER))
         for row, found in enumerate(itertools.chain.from_iterable(ordered_map(read, several, threads))):
             next(shown)
             if isinstance(found, str):
@@ -118,7 +118,7 @@ def _decode(
     return _Decoded(files[kept], labels[kept], sizes[kept], largest, problems)
 
 
-def _read(path: Path, side: int, fit: str) -> _Image | str:
+def _read(path: str, side: int, fit: str) -> _Image | str:
     """The image of a file, fitted, its size before, and its largest value of 16 bits; or why it is none."""
     try:
         image = open_image(path)
@@ -152,9 +152,10 @@ def _split_files(folder: Path, test_share: float) -> tuple[dict[str, dict[str, N
     for part, root in folders.items():
         files[part] = {}
         for of_class in _folders(root):
-            images, others = image_files(of_class)
-            files[part][of_class.name] = packed(path.relative_to(folder).as_posix() for path in images)
-            ignored.update(others)
+            images, others = image_names(of_class)
+            below = of_class.relative_to(folder).as_posix()
+            files[part][of_class.name] = packed(f"{below}/{name}" for name in images)
+            ignored.update(of_class / name for name in others)
     classes = set(files["train"])
     if len(classes) < 2:
         raise UserError(
@@ -190,7 +191,7 @@ def _parts(folder: Path) -> dict[str, Path]:
     """The folder of each part; where there are none, `folder` itself holds the classes of all."""
     top = [path.name for path in _folders(folder)]
     given = {name: PARTS[name.lower()] for name in top if name.lower() in PARTS}
-    nested = any(image_files(path)[0] for name in given for path in _folders(folder / name))
+    nested = any(image_names(path)[0] for name in given for path in _folders(folder / name))
     if not given or (set(given.values()) == {"train"} and len(top) > 1 and not nested):
         return {"train": folder}  # a class may be called train
     folders: dict[str, Path] = {

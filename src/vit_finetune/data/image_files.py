@@ -88,6 +88,12 @@ def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
 
     Links are followed, to a folder once, and never to one that the link lies in.
     """
+    images, others = image_names(folder)
+    return [folder / name for name in images], [folder / name for name in others]
+
+
+def image_names(folder: Path) -> tuple[list[str], list[str]]:
+    """As `image_files`, as text relative to the folder, which takes a fraction of the memory."""
     seen, shown = {parent.resolve() for parent in folder.absolute().parents}, []
     for root, folders, names in os.walk(folder, onerror=_stop, followlinks=True):
         here = Path(root)
@@ -96,15 +102,20 @@ def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
             continue
         seen.add(here.resolve())
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        shown += [here / name for name in names if not name.startswith(".")]
-    shown = sorted(path for path in shown if path.is_file() or not path.exists())  # a link to nothing is a broken file
-    images = [path for path in shown if named_as_image(path)]
-    return images, [path for path in shown if not named_as_image(path)]
+        below = "" if here == folder else here.relative_to(folder).as_posix() + "/"
+        shown += [below + name for name in names if not name.startswith(".") and _may_be_file(f"{root}/{name}")]
+    shown.sort(key=(lambda name: name.split("/")) if any("/" in name for name in shown) else None)
+    return [name for name in shown if named_as_image(name)], [name for name in shown if not named_as_image(name)]
 
 
-def named_as_image(path: Path) -> bool:
+def _may_be_file(path: str) -> bool:
+    # As text: Python keeps a table of the names of all paths, which never shrinks. A link to nothing is a broken file.
+    return os.path.isfile(path) or not os.path.exists(path)  # noqa: PTH110, PTH113
+
+
+def named_as_image(path: str | Path) -> bool:
     """Whether its name ends like those of images that Pillow can open."""
-    return Image.registered_extensions().get(path.suffix.lower(), "PDF") not in NO_IMAGES
+    return Image.registered_extensions().get(os.path.splitext(path)[1].lower(), "PDF") not in NO_IMAGES  # noqa: PTH122
 
 
 def _stop(error: OSError) -> None:
