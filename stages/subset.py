@@ -40,6 +40,8 @@ def main() -> None:
             require_every_class(split, labels, classes, kept.labels[part])
             copy_rows(folder, split, "images", images[part], indices)
             write_split(folder, split, labels=labels, indices=indices, files=kept.files[part][indices])
+            if kept.padded:
+                write_split(folder, split, content=kept.content(part)[indices])
         samples = sample_grid(read_split(folder, "train", "images")[0], labels_by_split["train"], classes)
         described = {key: kept.description[key] for key in ("name", "classes", "image_shape", "fit")}
         write_json(folder / "dataset.json", described)

@@ -79,7 +79,9 @@ def call(monkeypatch, capfd):
 
 def drawn(predictor, read, label, against=None, method="relevance"):
     """The picture of one map of an image that was read."""
-    return predictor.overlay(read, predictor.painted(read, method, label, against), label, against)
+    row = predictor.probabilities([read.pixels])[0]
+    said = f"{predictor.classes[row.argmax()]} {row.max():.2f}, {method} for {predictor.classes[label]}"
+    return predictor.overlay(read, predictor.painted(read, method, label, against), label, against, said)
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from vit_finetune.attention.pixels import spotlight
 from vit_finetune.core.device import set_up_torch
 from vit_finetune.core.errors import UserError, readable_errors
 from vit_finetune.core.files import write_bytes
-from vit_finetune.data.image_files import UNREADABLE, fit_image, image_files, open_image
+from vit_finetune.data.image_files import UNREADABLE, content_boxes, fit_image, image_files, open_image
 from vit_finetune.model.build import preprocessing
 from vit_finetune.model.saved import load_model, trained_config
 from vit_finetune.predict_page import card, note_of, write_page
@@ -36,6 +36,7 @@ class Photograph:
     name: str
     pixels: NDArray[np.uint8]
     seen: NDArray[np.uint8] | None  # larger, as a picture of its map shows it; None if none is drawn
+    content: NDArray[np.int32]  # of `seen` without bars: top, left, bottom, right
 
 
 class Predictor:
@@ -52,8 +53,10 @@ class Predictor:
         """One image, at once in the sizes that are needed: a photograph takes a hundred times the memory."""
         image = open_image(source)
         size, fit = self.source["image_size"], self.source["fit"]
-        seen = fit_image(image, self.preprocess.resized(*size), fit) if draw else None
-        return Photograph(name, fit_image(image, size, fit), seen)
+        larger = self.preprocess.resized(*size)
+        seen = fit_image(image, larger, fit) if draw else None
+        content = content_boxes(np.array([image.size[::-1]]), larger, fit)[0]
+        return Photograph(name, fit_image(image, size, fit), seen, content)
 
     def pixels(self, images: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
         """Images (H, W, 3) of the size that the model was trained on -> (B, 3, h, w) as the model takes them."""
@@ -71,7 +74,7 @@ class Predictor:
         return None if name is None else self.classes.index(name)
 
     def painted(self, photograph: Photograph, method: str, label: int, against: int | None) -> NDArray[np.float64]:
-        """A map of `photograph.seen`, (H, W), NaN outside the model's crop: of what speaks for a class.
+        """A map of `photograph.seen`, (H, W), NaN outside the model's crop and on bars: of what speaks for a class.
 
         With `against`, a second class, it is signed: of what speaks for the one and for the other.
         """
@@ -83,9 +86,11 @@ class Predictor:
         asked = [torch.tensor([k], device=self.device) for k in (label, against) if k is not None]
         found = maker.maps(self.pixels([photograph.pixels]), *asked)[method][0]
         grid = PixelGrid(size, size, self.preprocess.input_size, maker.layout.grid)
-        return grid.paint(found.cpu().numpy(), size=grid.resized)
+        return grid.paint(found.cpu().numpy(), size=grid.resized, content=photograph.content)
 
-    def overlay(self, photograph: Photograph, painted: NDArray[np.float64], label: int, against: int | None) -> bytes:
+    def overlay(
+        self, photograph: Photograph, painted: NDArray[np.float64], label: int, against: int | None, title: str
+    ) -> bytes:
         """A picture (PNG) of the image as the model saw it, and of a map of it as `painted` gives it."""
         from vit_finetune.attention.figures import contrast, overlay
         from vit_finetune.style import png
@@ -93,8 +98,7 @@ class Predictor:
         assert photograph.seen is not None
         if against is not None:
             return png(contrast(photograph.seen, painted, self.classes[label], self.classes[against]))
-        share = painted / max(float(np.nanmax(painted)), 1e-12)
-        return png(overlay(photograph.seen, share, self.classes[label], unit="share of its maximum"))
+        return png(overlay(photograph.seen, painted, title))
 
 
 def find_images(names: Sequence[str]) -> Iterator[tuple[str, Path | io.BytesIO]]:
@@ -184,7 +188,9 @@ def run(args: argparse.Namespace) -> list[str]:
             if args.attention:
                 stem = Path(image.name).stem[:LONGEST_STEM]
                 answer["attention"] = str(Path(args.attention) / f"{next(number):04}-{stem}.png")
-                write_bytes(answer["attention"], predictor.overlay(image, painted, drawn, against))
+                said = f"{answer['label']} {answer['probability']:.2f}, "
+                said += f"{args.map or DEFAULT_MAP} for {predictor.classes[drawn]}"
+                write_bytes(answer["attention"], predictor.overlay(image, painted, drawn, against, said))
             if args.page:
                 assert image.seen is not None
                 pictures = image.seen, spotlight(image.seen, painted)

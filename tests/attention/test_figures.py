@@ -1,8 +1,7 @@
-"""Pictures of attention: each map in its place, all maps of a figure on one colour scale."""
+"""Pictures of attention: each map in its place, scaled as the picture says."""
 
 import numpy as np
 import pytest
-from matplotlib.colors import to_hex
 
 from tests.pictures import CLASSES, IMAGES, assert_draws, centre, class_names, texts
 from vit_finetune.attention.figures import (
@@ -13,6 +12,7 @@ from vit_finetune.attention.figures import (
     distance_plot,
     overlay,
 )
+from vit_finetune.attention.pixels import spotlight
 from vit_finetune.style import QUIET
 
 
@@ -26,9 +26,10 @@ def test_every_figure_draws_for_few_and_many_classes(k):
     rng, classes = np.random.default_rng(k), class_names(k)
     labels, predicted = rng.integers(k, size=(2, 2))
     bands = {name: rng.random((3, 11)) for name in ("rollout", "random", "centre")}
-    assert_draws(attention_montage(IMAGES[:2], {"raw": rng.random((2, 8, 8))}, labels, predicted, classes))
+    maps, certain = {"raw": rng.random((2, 8, 8))}, np.ones(2)
+    assert_draws(attention_montage(IMAGES[:2], maps, labels, predicted, certain, classes, {"raw": "better"}))
     assert_draws(overlay(IMAGES[0], rng.random((8, 8)), classes[0]))
-    assert_draws(block_head_grid(rng.random((3, 2, 4, 6))))
+    assert_draws(block_head_grid(IMAGES[0], rng.random((3, 2, 4, 6)), "heads"))
     assert_draws(class_mean_maps(rng.random((k, 7, 7)), classes, rng.integers(99, size=k)))
     assert_draws(distance_plot(rng.random((4, 3)), rng.random((4, 3)), uniform=0.5))
     assert_draws(curves_plot(np.linspace(0, 1, 11), bands, bands))
@@ -41,73 +42,80 @@ def montage(**changes):
         "maps": {"raw": [np.full((8, 8), 0.2)] * 3, "rollout": [np.eye(16) * scale for scale in (1, 5, 9)]},
         "labels": np.array([0, 1, 2]),
         "predicted": np.array([0, 7, 2]),
+        "confidence": np.array([0.914, 0.5, 1.0]),
         "classes": CLASSES,
+        "verdicts": {"raw": "no better", "rollout": "better"},
     }
     return attention_montage(**given | changes)
 
 
-def test_all_maps_of_the_montage_share_one_colour_scale():
-    drawn = heat(montage())
-    assert len(drawn) == 6
-    assert len({image.get_clim() for image in drawn}) == 1
-    assert drawn[0].get_clim()[0] == 0
-    assert len({to_hex(image.to_rgba(0.2)) for image in drawn}) == 1
+def pictures_of(figure):
+    return [np.asarray(image.get_array()) for image in figure.axes[0].images]
 
 
-def test_the_montage_has_images_as_rows_and_maps_as_columns_over_their_image():
-    axes = montage().axes[0]
-    colour = [image for image in axes.images if image.get_array().ndim == 3]
-    titles = {text.get_text(): text.get_position()[0] for text in axes.texts[:3]}
-    assert list(titles) == ["image", "raw", "rollout"]
-    drawn = heat(axes.figure)
+def test_the_montage_has_images_as_rows_and_maps_as_columns_each_in_its_own_spotlight():
+    figure = montage()
+    axes = figure.axes[0]
+    titles = {text.get_text(): text.get_position()[0] for text in axes.texts}
     for i in range(3):
-        row = centre(colour[3 * i])[1]
-        for j, name in enumerate(("raw", "rollout")):
-            x, y = centre(drawn[2 * i + j])
-            assert (x, y) == pytest.approx((titles[name], row), abs=0.02)
-            assert any(image.get_extent() == drawn[2 * i + j].get_extent() for image in colour)
-    assert [image.get_array().max() for image in drawn[1::2]] == [1, 5, 9]
+        first, *lit = axes.images[3 * i : 3 * i + 3]
+        assert np.array_equal(first.get_array(), IMAGES[i])
+        for name, image in zip(("raw", "rollout"), lit, strict=True):
+            assert centre(image) == pytest.approx((titles[name], centre(first)[1]), abs=0.02)
+        even, diagonal = (np.asarray(image.get_array()) for image in lit)
+        assert np.array_equal(even, IMAGES[i])  # a map that is the same everywhere dims nothing
+        assert np.array_equal(diagonal, spotlight(IMAGES[i], np.eye(16)))  # whatever its scale
+    assert {"no better", "better"} <= set(texts(figure))
 
 
 def test_right_and_wrong_predictions_differ_by_more_than_colour():
-    assert {"✓ zero", "✗ seven\nis one", "✓ two"} <= set(texts(montage()))
+    assert {"✓ zero 0.91", "✗ seven 0.50\nis one", "✓ two 1.00"} <= set(texts(montage()))
 
 
-def test_the_montage_draws_no_map_where_the_model_saw_nothing():
-    cropped = np.full((8, 8), np.nan)
-    cropped[:, 2:6] = 0.5
+def test_the_montage_dims_what_the_model_did_not_see():
+    cropped = np.full((20, 30), np.nan)
+    cropped[:, 5:25] = 0.5
     wide = np.full((2, 20, 30, 3), 90, dtype=np.uint8)
-    shown = heat(montage(images=wide, maps={"raw": [cropped, cropped]}))[0]
-    assert shown.get_array().mask[:, :2].all()
-    assert not shown.get_array().mask[:, 2:6].any()
-    assert shown.get_clim() == (0, 0.5)
+    lit = pictures_of(montage(images=wide, maps={"raw": [cropped, cropped]}))[1]
+    assert (lit[:, 5:25] == 90).all()
+    assert (lit[:, :5] == 18).all()
 
 
-def test_the_overlay_shows_the_image_on_the_left_and_the_map_over_its_grey_on_the_right():
+def test_the_overlay_shows_the_image_on_the_left_and_on_the_right_in_the_spotlight():
     image, painted = np.random.default_rng(0).integers(256, size=(8, 12, 3), dtype=np.uint8), np.eye(8, 12)
-    left, grey, shown = overlay(image, painted, "cat").axes[0].images
+    left, right = (figure := overlay(image, painted, "cat 0.87")).axes[0].images
     assert np.array_equal(left.get_array(), image)
-    assert np.array_equal(grey.get_array()[..., 0], image.mean(axis=2).astype(np.uint8))
-    assert np.array_equal(shown.get_array(), painted)
-    assert grey.get_extent() == shown.get_extent()
-    assert centre(shown) == pytest.approx((centre(left)[0] + 1, centre(left)[1]))
+    assert np.array_equal(right.get_array(), spotlight(image, painted))
+    assert centre(right) == pytest.approx((centre(left)[0] + 1, centre(left)[1]))
+    assert "cat 0.87" in texts(figure)
 
 
-def test_one_very_high_value_does_not_darken_the_other_maps():
+def test_each_block_has_a_scale_of_its_own_which_one_very_high_value_does_not_set():
+    image = np.full((14, 14, 3), 200, dtype=np.uint8)
     maps = np.full((4, 3, 14, 14), 0.005)
+    maps[1] = 0.1
     maps[0, 0, 0, 0] = 0.9
-    assert {image.get_clim()[1] for image in heat(block_head_grid(maps))} == {0.005}
-    assert heat(block_head_grid(np.zeros((1, 1, 2, 2))))[0].get_clim() == (0, 1)
+    maps[2, 0, :7] = 0
+    drawn = pictures_of(block_head_grid(image, maps, "heads"))[1:]
+    assert all((lit == 200).all() for lit in drawn[:6])
+    assert (drawn[6][:7] == 40).all()
+    assert (drawn[6][7:] == 200).all()
+    assert (pictures_of(block_head_grid(image, np.zeros((1, 1, 2, 2)), "none"))[1] == 40).all()
 
 
 def test_blocks_run_to_the_right_and_heads_downwards():
     maps = np.arange(6.0).reshape(3, 2, 1, 1) * np.ones((1, 1, 2, 4))
-    axes = block_head_grid(maps).axes[0]
-    places = {float(image.get_array()[0, 0]): centre(image) for image in heat(axes.figure)}
+    maps[..., 0] = 6  # the brightest of each block
+    image = np.full((2, 4, 3), 250, dtype=np.uint8)
+    axes = block_head_grid(image, maps, "heads").axes[0]
+    places = [(int(drawn.get_array()[0, 1, 0]), centre(drawn)) for drawn in axes.images[1:]]
     ticks = axes.get_xticks(), axes.get_yticks()
+    levels = dict(places)
     for block, head in np.ndindex(3, 2):
-        assert places[maps[block, head, 0, 0]] == pytest.approx((ticks[0][block], ticks[1][head]))
+        level = int(np.rint(250 * (0.2 + 0.8 * np.sqrt(maps[block, head, 0, 1] / 6))))
+        assert levels[level] == pytest.approx((ticks[0][block], ticks[1][head]))
     assert axes.yaxis_inverted()
+    assert np.array_equal(axes.images[0].get_array(), image)
 
 
 def test_a_class_without_a_mean_map_stays_empty():

@@ -28,7 +28,9 @@ def maker() -> MapMaker:
 
 def fill(maker: MapMaker, pixels: torch.Tensor, predicted: list[int], classes: int = 3) -> gallery.Gallery:
     images = np.zeros((len(pixels), 8, 16, 3), np.uint8)
-    shown = PredictedImages(images, np.zeros(len(pixels), int), np.array(predicted))
+    shown = PredictedImages(
+        images, np.zeros(len(pixels), int), np.array(predicted), [f"{i}.jpg" for i in range(len(pixels))]
+    )
     return gallery.fill_gallery(maker, pixels, np.arange(len(pixels)) + 7, shown, classes)
 
 
@@ -126,15 +128,28 @@ def test_records_of_the_page_say_where_the_patches_lie_and_hold_maps_without_cla
     assert record.maps["LeGrad"].shape == (3, 4, 4)
     for k in range(3):
         np.testing.assert_array_equal(record.maps["relevance"][k], filled.class_maps[k]["relevance"][1])
+    assert record.file == "1.jpg"
+    assert record.content is None
+    assert [*record.contrasts] == ["gradient rollout", "relevance", "LeGrad"]
+    for place, pair in enumerate(filled.contrasts):
+        np.testing.assert_array_equal(record.contrasts["LeGrad"][place], filled.contrasts[pair]["LeGrad"][1])
+    padded = replace(filled, content=np.array([[0, 0, 8, 16], [2, 0, 6, 16], [0, 0, 8, 16]]))
+    assert gallery.page_records(padded, GRID)[1].content == (0, 2, 16, 6)  # left, top, right, bottom
 
 
-def test_painted_maps_are_those_of_the_predicted_class_as_a_share_of_their_largest_value(filled):
+def test_painted_maps_are_those_of_the_predicted_class_and_leave_out_bars(filled):
     painted = gallery.painted_maps(filled, GRID)
     assert [*painted] == [*METHODS]
     found, expected = painted["relevance"][1], filled.class_maps[2]["relevance"][1].numpy()
     assert found.shape == (64, 128)
     assert np.isnan(found[:, :32]).all()
-    np.testing.assert_allclose(found[8::16, 40:96:16], expected / expected.max(), rtol=1e-6)
+    np.testing.assert_allclose(found[8::16, 40:96:16], expected, rtol=1e-6)
+    content = np.array([[0, 0, 8, 16]] * 3)
+    content[1] = (2, 0, 6, 16)
+    padded = gallery.painted_maps(replace(filled, content=content), GRID)["relevance"]
+    assert np.isnan(padded[1][:16]).all()
+    np.testing.assert_array_equal(padded[1][16:48], found[16:48])
+    np.testing.assert_array_equal(padded[0], painted["relevance"][0])
 
 
 def test_class_means_average_the_images_of_a_class_and_leave_the_others_empty():

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from vit_finetune.attention import page as module
 from vit_finetune.attention.kept import Kept
 
 CLASSES = ["<b>&", "cat", "</script>", "ship"]
+PAIRS = [*combinations(range(len(CLASSES)), 2)]
 PREFIX = ["CLS", "REG1"]
 METHODS = {"rollout": "Knows no class.", "relevance": "Knows the class."}
 ROWS, COLUMNS, BLOCKS, HEADS = 3, 5, 2, 3
@@ -41,6 +43,8 @@ def make_record(rng, *, label=1, box=CROPPED_SIDES):
         predicted=1,
         probabilities=np.array([0.1, 0.6, 0.05, 0.25]),
         box=box,
+        file="<cat>/1.jpg",
+        contrasts={"relevance": rng.normal(size=(len(PAIRS), ROWS, COLUMNS)).astype(np.float32)},
     )
 
 
@@ -51,7 +55,7 @@ def records():
 
 
 def render(records, **changes):
-    arguments = {"title": "A & <title>", "classes": CLASSES, "prefix_names": PREFIX, "methods": METHODS}
+    arguments = {"title": "A & <title>", "classes": CLASSES, "prefix_names": PREFIX, "methods": METHODS, "pairs": PAIRS}
     facts = {"summary": "Better: <relevance>.", "facts": [("self-check", "<8e-07>")]}
     return module.render(records, **(arguments | facts | changes))
 
@@ -365,6 +369,7 @@ def test_a_method_without_classes_says_so(page):
 def test_labels_probabilities_and_facts_are_shown_as_text(page):
     assert "✓ right" in page.text("#verdict")
     assert "predicted cat 60.0 %" in page.text("#verdict")
+    assert "<cat>/1.jpg" in page.text("#verdict")
     assert "<b>&" in page.text("#classes")
     assert page.text("#summary") == "Better: <relevance>."
     page.find("#summary").click()
@@ -397,7 +402,55 @@ def test_the_address_of_a_map_holds_its_class(page, address):
     assert again.js("document.querySelector('[name=classes]:checked').value") == "2"
 
 
-@pytest.mark.parametrize("wrong", ["image=7", "image=-1", "block=x&head=9", "view=none", "token=99", "class=<b>"])
+@pytest.mark.parametrize(("one", "other"), [(1, 0), (1, 3), (2, 1)])
+def test_a_second_class_shows_what_speaks_for_the_first_rather_than_for_it(page, records, address, one, other):
+    page.choose("views", "relevance")
+    page.choose("classes", one)
+    page.find(f'#against option[value="{other}"]').click()
+    page.hover(1, 2)
+    place_of_pair, sign = PAIRS.index((min(one, other), max(one, other))), 1 if one < other else -1
+    truth = sign * records[0].contrasts["relevance"][place_of_pair]
+    values, steps = page.row()
+    assert (np.abs(values[len(PREFIX) :].reshape(ROWS, COLUMNS) - truth) <= steps[0]).all()
+    first, second = CLASSES[one], CLASSES[other]
+    said = f"Yellow speaks for {first} rather than {second}, blue for {second} rather than {first}."
+    assert page.text("#caption").endswith(said)
+    red, _, blue, _ = page.colours().T
+    bright = (np.abs(truth) > 0.5 * np.abs(truth).max()).ravel()
+    assert ((red > blue) == (truth.ravel() > 0))[bright].all()
+    sent = page.js("location.hash")
+    assert sent == f"#image=0&view=relevance&class={one}&against={other}"
+    page.driver.get("about:blank")
+    again = open_page(page.driver, address + sent)
+    np.testing.assert_array_equal(again.row()[0], values)
+    page.find('#against option[value=""]').click()
+    truth = records[0].maps["relevance"][one]
+    assert (np.abs(page.row()[0][len(PREFIX) :].reshape(ROWS, COLUMNS) - truth) <= page.row()[1][0]).all()
+
+
+def test_a_class_has_no_rival_in_itself_and_a_map_that_knows_no_class_has_none(page):
+    page.choose("views", "relevance")
+    page.find('#against option[value="0"]').click()
+    page.choose("classes", 0)
+    assert page.js("[viewer.state.against, document.querySelector('#against').value]") == [None, ""]
+    offered = page.js("[...document.querySelector('#against').options].map(option => option.value)")
+    assert offered == ["", "1", "3", "2"]  # by probability
+    page.choose("views", "rollout")
+    assert not page.find("#rival").is_displayed()
+
+
+def test_without_contrasts_there_is_no_second_class(driver, records, tmp_path):
+    (tmp_path / "page.html").write_text(
+        render([dataclasses.replace(record, contrasts={}) for record in records], pairs=())
+    )
+    page = open_page(driver, (tmp_path / "page.html").as_uri())
+    page.choose("views", "relevance")
+    assert not page.find("#rival").is_displayed()
+
+
+@pytest.mark.parametrize(
+    "wrong", ["against=1", "image=7", "image=-1", "block=x&head=9", "view=none", "token=99", "class=<b>"]
+)
 def test_an_address_that_asks_for_what_is_not_there_opens_the_page_as_usual(page, address, wrong):
     page.driver.get("about:blank")
     again = open_page(page.driver, f"{address}#{wrong}")
@@ -489,3 +542,34 @@ def test_a_page_of_a_few_blocks_and_the_mean_over_heads_says_so_and_works(driver
     assert page.text("#depth") == "0 of 0–11"
     assert page.js("viewer.state.head") == "mean"
     assert driver.get_log("browser") == []
+
+
+def test_bars_that_were_added_to_the_image_carry_no_map_and_set_no_scale(driver, records, tmp_path):
+    """The first of three rows of patches lies on a bar, and there the map is the highest."""
+    _left, top, _right, bottom = CROPPED_SIDES
+    high = records[0].maps["relevance"].copy()
+    high[:, 0] = 99
+    record = dataclasses.replace(
+        records[0],
+        maps={**records[0].maps, "relevance": high},
+        content=(0, round(top + (bottom - top) / ROWS), 40, round(bottom)),
+    )
+    (tmp_path / "page.html").write_text(render([record]), encoding="utf-8")
+    page = open_page(driver, (tmp_path / "page.html").as_uri())
+    page.choose("views", "relevance")
+    colours = page.colours().reshape(ROWS, COLUMNS, 4)
+    assert (colours[0] == (128, 128, 128, 255)).all()
+    assert not (colours[1:] == (128, 128, 128, 255)).all(axis=-1).any()
+    truth = record.maps["relevance"][1, 1:]
+    assert float(page.text("#high")) == pytest.approx(truth.max(), abs=99 / 255 + 0.01)
+    assert colours[1:, :, 3].ravel()[truth.argmax()] == 0  # nothing covers the brightest patch
+
+
+def test_what_was_cut_away_is_dimmed(page):
+    canvas = """(() => {
+      const {width, height} = canvas;
+      return canvas.getContext("2d").getImageData(2, height >> 1, 1, 1).data[3];
+    })()"""
+    page.choose("views", "relevance")
+    assert page.js("grid.left") > 0.05
+    assert page.js(canvas) == round(255 * 0.8 * 0.8)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as transforms
 
-from vit_finetune.attention.pixels import PixelGrid
+from vit_finetune.attention.pixels import PixelGrid, spotlight
 from vit_finetune.model.preprocessing import Preprocessing
 
 GEOMETRIES = {  # image, resized, crop, grid
@@ -77,3 +77,20 @@ def test_a_grid_that_does_not_divide_the_crop_and_a_map_of_another_shape_are_ref
         PixelGrid((100, 160), (64, 102), (50, 64), (3, 4))
     with pytest.raises(ValueError, match=r"the map is \(4, 3\), the grid \(3, 4\)"):
         PixelGrid(*GEOMETRIES["landscape"]).paint(np.ones((4, 3)))
+
+
+def test_bars_that_were_added_are_not_painted():
+    grid = PixelGrid((8, 8), (16, 16), (16, 16), (2, 2))
+    painted = grid.paint(np.array([[1.0, 2.0], [3.0, 4.0]]), size=(16, 16), content=(2, 0, 6, 8))
+    assert np.isnan(painted[:4]).all()
+    assert np.isnan(painted[12:]).all()
+    assert (painted[4:8, :8] == 1).all()
+    assert (painted[8:12, 8:] == 4).all()
+
+
+def test_a_spotlight_is_scaled_by_what_lies_on_the_image():
+    painted = np.full((10, 10), 0.1)
+    painted[:3] = np.nan  # a bar, on which the map was the highest
+    lit = spotlight(np.full((5, 5, 3), 100, np.uint8), painted)
+    assert (lit[:3] == 20).all()
+    assert (lit[3:] == 100).all()

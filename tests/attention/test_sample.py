@@ -14,6 +14,8 @@ from vit_finetune.attention.sample import (
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.files import write_csv, write_split
 
+FILES = [f"{number}.jpg" for number in range(12)]
+
 
 @pytest.fixture
 def rng() -> np.random.Generator:
@@ -25,7 +27,7 @@ def some_images(rng) -> PredictedImages:
     """Twelve images of three classes; the first value of each image is its number."""
     images = rng.integers(256, size=(12, 4, 6, 3), dtype=np.uint8)
     images[:, 0, 0, 0] = np.arange(12)
-    return PredictedImages(images, np.arange(12) % 3, rng.integers(3, size=12))
+    return PredictedImages(images, np.arange(12) % 3, rng.integers(3, size=12), FILES)
 
 
 def as_pixels(images: torch.Tensor) -> torch.Tensor:
@@ -35,8 +37,12 @@ def as_pixels(images: torch.Tensor) -> torch.Tensor:
 def test_images_are_read_with_the_number_of_each_predicted_class(tmp_path, some_images):
     names = ["owl", "ant", "cat"]
     write_split(tmp_path, "test", images=some_images.images, labels=some_images.labels)
-    write_csv(tmp_path / "predictions.csv", [{"predicted": names[k]} for k in some_images.predicted])
+    write_csv(
+        tmp_path / "predictions.csv",
+        [{"file": f, "predicted": names[k]} for f, k in zip(FILES, some_images.predicted, strict=True)],
+    )
     found = read_predicted_images(str(tmp_path), str(tmp_path / "predictions.csv"), names)
+    assert found.take(np.array([3, 0])).files == ["3.jpg", "0.jpg"]
     for name in ("images", "labels", "predicted"):
         assert np.array_equal(getattr(found, name), getattr(some_images, name))
     with pytest.raises(UserError, match=r"test_images\.npy is missing; run dvc repro"):
@@ -71,7 +77,9 @@ def test_a_mosaic_is_asked_for_the_class_of_the_image_in_its_quadrant(some_image
 )
 def test_half_of_the_gallery_is_wrong_as_far_as_there_are_so_many(right, wrong, count, wrong_shown, rng):
     predicted = np.array([0] * right + [1] * wrong)
-    test = PredictedImages(np.zeros((len(predicted), 1, 1, 3), np.uint8), np.zeros_like(predicted), predicted)
+    test = PredictedImages(
+        np.zeros((len(predicted), 1, 1, 3), np.uint8), np.zeros_like(predicted), predicted, [""] * len(predicted)
+    )
     rows = choose_gallery(test, count, rng)
     assert len(set(rows)) == count
     assert predicted[rows].sum() == wrong_shown
@@ -85,4 +93,4 @@ def test_a_gallery_of_more_images_than_there_are_is_all_of_them(some_images, rng
 def test_a_model_is_above_chance_when_the_interval_of_its_accuracy_is(right, above):
     labels = np.arange(12) % 3
     predicted = np.where(np.arange(12) < right, labels, (labels + 1) % 3)
-    assert PredictedImages(np.zeros((12, 1, 1, 3), np.uint8), labels, predicted).above_chance == above
+    assert PredictedImages(np.zeros((12, 1, 1, 3), np.uint8), labels, predicted, FILES).above_chance == above

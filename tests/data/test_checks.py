@@ -136,3 +136,19 @@ def test_each_kind_of_problem_is_one_line():
     tally = Tally()
     assert list(tally.of([row, row])) == [row, row]
     assert list(tally.in_words("t.csv")) == ["rare class: 2, the first train owl (2 images); all in t.csv"]
+
+
+def test_padded_images_are_stored_with_the_box_that_is_no_bar(images):
+    rng = np.random.default_rng(2)
+    for number in range(8):
+        save(images / f"test/cat/{number:02}.png", rng, (40, 10))
+    run()
+    assert not (images.parent / "subset/test_content.npy").exists()  # nothing was padded
+    SETTINGS["data"]["fit"] = "pad"
+    try:
+        run()
+    finally:
+        del SETTINGS["data"]["fit"]
+    for name, (top, left, bottom, right) in zip(files_of("test"), np.load("data/subset/test_content.npy"), strict=True):
+        expected = (12, 0, 20, 32) if "cat" in name else (0, 0, 32, 32)
+        assert (top, left, bottom, right) == expected

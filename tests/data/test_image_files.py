@@ -10,12 +10,22 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from PIL.ImageFile import StubImageFile
 
 from tests.data.broken import BOMB, BROKEN_FILES
 from tests.project import ROOT
-from vit_finetune.data.image_files import LARGEST, UNREADABLE, fit_image, image_files, named_as_image, open_image
+from vit_finetune.data.image_files import (
+    LARGEST,
+    UNREADABLE,
+    content_boxes,
+    fit_image,
+    image_files,
+    named_as_image,
+    open_image,
+)
 
 # Opening
 
@@ -425,3 +435,15 @@ def test_a_folder_that_may_not_be_read_is_an_error_and_not_an_empty_one(tmp_path
     monkeypatch.setattr(os, "scandir", refuse)  # root may read everything
     with pytest.raises(PermissionError, match="closed"):
         image_files(tmp_path)
+
+
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(4, 40), st.integers(4, 40))
+@settings(max_examples=200, deadline=None)
+def test_the_box_of_a_padded_image_is_where_fit_image_puts_it(width, height, wide, tall):
+    fitted = fit_image(Image.new("RGB", (width, height), "white"), (tall, wide), "pad")
+    top, left, bottom, right = content_boxes(np.array([[height, width]]), (tall, wide), "pad")[0]
+    expected = np.full_like(fitted, 127)
+    expected[top:bottom, left:right] = 255
+    assert np.array_equal(fitted, expected)
+    for fit in ("crop", "squash"):
+        assert content_boxes(np.array([[height, width]]), (tall, wide), fit).tolist() == [[0, 0, tall, wide]]

@@ -13,9 +13,9 @@ from matplotlib.ticker import MaxNLocator
 
 from vit_finetune import style
 from vit_finetune.attention.faithfulness import FRACTIONS
-from vit_finetune.attention.gallery import Gallery, class_means, painted_maps
+from vit_finetune.attention.gallery import Gallery, class_means, opening, painted, painted_maps
 from vit_finetune.attention.judge import Judgement
-from vit_finetune.attention.pixels import PixelGrid
+from vit_finetune.attention.pixels import PixelGrid, bright_end, spotlight
 from vit_finetune.attention.sample import Sample
 from vit_finetune.style import Array, Names
 
@@ -45,42 +45,46 @@ def attention_montage(
     maps: Mapping[str, Sequence[Array]],
     labels: Array,
     predicted: Array,
+    confidence: Array,
     classes: Names,
-    unit: str = "attention",
+    verdicts: Mapping[str, str],
 ) -> Figure:
-    """One row per image: the image, then its map by each method, all on one colour scale.
+    """One row per image: the image, then the image in the spotlight of each map, each scaled for itself.
 
-    maps: name -> N arrays (h, w), painted on the frame of their image at any resolution, NaN where the model
-    saw nothing. A right prediction bears a tick, a wrong one a cross, bold, and what the image really is.
+    A right prediction bears a tick, a wrong one a cross, bold, and what the image really is.
+
+    Args:
+        maps: name -> N arrays (h, w), painted on the frame of their image at any resolution, NaN where the model
+            saw nothing.
+        confidence: probability of the predicted class, (N,).
+        verdicts: of each map, in a word, against a centred Gaussian.
     """
     tall, across = max(image.shape[0] / image.shape[1] for image in images), 1 + len(maps)
     wide = 0.18 * across  # cells, for about an inch of text
-    figure, axes, heat = heat_canvas(
-        wide + across,
-        0.3 + len(images) * tall,
-        "What the model attends to",
-        [m for method in maps.values() for m in method],
-        unit,
-    )
+    height = 0.5 + len(images) * tall
+    figure, axes, _ = style.canvas(wide + across, height + 0.25, "What speaks for the predicted class, by each map")
     for column, name in enumerate(("image", *maps)):
         axes.text(wide + column + 0.47, 0.2, name, ha="center")
+        axes.text(wide + column + 0.47, 0.4, verdicts.get(name, ""), ha="center", fontsize=7, color=style.QUIET)
     for i, image in enumerate(images):
-        y, right = 0.3 + i * tall, labels[i] == predicted[i]
+        y, right = 0.5 + i * tall, labels[i] == predicted[i]
         said, true = (style.shorten(classes[index[i]], 12) for index in (predicted, labels))
         axes.text(
             wide - 0.1,
             y + 0.47 * tall,
-            f"✓ {said}" if right else f"✗ {said}\nis {true}",
+            f"✓ {said} {confidence[i]:.2f}" if right else f"✗ {said} {confidence[i]:.2f}\nis {true}",
             ha="right",
             va="center",
             weight="normal" if right else "bold",
             color=style.BLUE if right else style.VERMILION,
         )
         style.place(axes, image, wide, y, tall)
-        grey = image.mean(axis=2, keepdims=True).repeat(3, axis=2).astype(np.uint8)
         for column, method in enumerate(maps.values(), start=1):
-            style.place(axes, grey, wide + column, y, tall)
-            style.place(axes, method[i], wide + column, y, tall, alpha=0.6, **heat)
+            style.place(axes, spotlight(image, method[i]), wide + column, y, tall)
+    note = (
+        "Bright where the map is high, each scaled for itself. Under its name: its score beside a centred Gaussian's."
+    )
+    axes.text(0, height + 0.2, note, fontsize=7, color=style.QUIET)
     return figure
 
 
@@ -106,30 +110,41 @@ def contrast(image: Array, painted: Array, label: str, against: str) -> Figure:
 
 
 @style.styled
-def overlay(image: Array, painted: Array, title: str, unit: str = "attention") -> Figure:
-    """An image (h, w, 3) and beside it, on its grey, a map painted on the same frame (h, w), NaN where none is."""
+def overlay(image: Array, painted: Array, title: str) -> Figure:
+    """An image (h, w, 3), and beside it the image in the spotlight of a map painted on the same frame (h, w)."""
     tall = image.shape[0] / image.shape[1]
-    figure, axes, heat = heat_canvas(2, tall, title, [painted], unit)
+    figure, axes, _ = style.canvas(2, tall, title)
     style.place(axes, image, 0, 0, tall)
-    style.place(axes, image.mean(axis=2, keepdims=True).repeat(3, axis=2).astype(np.uint8), 1, 0, tall)
-    style.place(axes, painted, 1, 0, tall, alpha=0.6, **heat)
+    style.place(axes, spotlight(image, painted), 1, 0, tall)
     return figure
 
 
 @style.styled
-def block_head_grid(maps: Array, unit: str = "attention") -> Figure:
-    """Maps (L, H, Gh, Gw) of one image: blocks from left to right, heads downwards, one colour scale."""
+def block_head_grid(image: Array, maps: Array, title: str) -> Figure:
+    """An image (h, w, 3) in the spotlight of each head: blocks from left to right, heads down, a scale for each block.
+
+    Args:
+        maps: (L, H, h, w), painted on the frame of the image, NaN where the model saw nothing.
+    """
     blocks, heads, high, wide = maps.shape
     tall = high / wide
-    figure, axes, heat = heat_canvas(blocks, heads * tall + 0.075 * blocks, "Every block and head", maps, unit)
+    first = max(2.0, blocks / 6)  # columns of the image alone, on top
+    top = first * tall + 0.15 * blocks / 6
+    figure, axes, _ = style.canvas(blocks, top + heads * tall + 0.075 * blocks, title)
+    axes.imshow(image, extent=(0, 0.95 * first, 0.95 * first * tall, 0), interpolation="nearest")
+    note = "Bright: where the head looks for\nwhat the classifier reads.\nEach block is scaled for itself."
+    axes.text(first + 0.1, 0.5 * first * tall, note, va="center", fontsize=8, color=style.QUIET)
+    ends = [bright_end(of_block) for of_block in maps]
     for block, head in np.ndindex(blocks, heads):
-        style.place(axes, maps[block, head], block, head * tall, tall, **heat)
+        lit = spotlight(image, maps[block, head], ends[block])
+        style.place(axes, lit, block, top + head * tall, tall)
     axes.set(
         xlabel="block",
         ylabel="head",
-        ylim=(heads * tall, 0),
+        xlim=(0, blocks),
+        ylim=(top + heads * tall, 0),
         xticks=np.arange(blocks) + 0.475,
-        yticks=(np.arange(heads) + 0.475) * tall,
+        yticks=top + (np.arange(heads) + 0.475) * tall,
         xticklabels=range(blocks),
         yticklabels=range(heads),
     )
@@ -206,15 +221,18 @@ def draw_all(
     gallery: Gallery, judgement: Judgement, sample: Sample, grid: PixelGrid, classes: Names
 ) -> dict[str, Figure]:
     """Every picture of the stage by the name of its file."""
-    painted = painted_maps(gallery, grid)
+    maps = painted_maps(gallery, grid)
     means = class_means(judgement.maps["relevance"], sample.predicted.numpy(), len(classes))
-    labels = gallery.labels, gallery.predicted
+    verdicts = {row["map"]: row["verdict"] for row in judgement.tables["attention_maps"]}
+    confidence, first = gallery.probabilities.max(axis=1), opening(gallery, judgement)[0]
+    heads = np.stack([[painted(gallery, first, head, grid) for head in block] for block in gallery.heads[first]])
+    said = f"Every block and head: {classes[gallery.predicted[first]]} {confidence[first]:.2f}"
     bands = judgement.bands
     return {
         "attention_montage": attention_montage(
-            list(gallery.images), painted, *labels, classes, unit="share of its maximum"
+            list(gallery.images), maps, gallery.labels, gallery.predicted, confidence, classes, verdicts
         ),
-        "attention_blocks": block_head_grid(gallery.heads[0].numpy()),
+        "attention_blocks": block_head_grid(gallery.images[first], heads, said),
         "attention_classes": class_mean_maps(
             means, classes, np.bincount(sample.predicted.numpy(), minlength=len(classes))
         ),

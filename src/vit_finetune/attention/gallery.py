@@ -32,7 +32,8 @@ class Gallery:
     """Images (N, H, W, 3) uint8 with what was computed on them.
 
     Attributes:
-        rows: (N,), their places in the test split.
+        rows: (N,), their places in the test split; `files`: where each of them came from.
+        content: where the image lies between bars that were added to it, (N, 4); None without bars.
         attn: (N, blocks of `in_file`, H, T, T) float16.
         page_attn: (N, blocks of `on_page`, H or 1 for their mean, T, T) float32.
         heads: (N, L, H, G_h, G_w), where each head looks for what the model's head reads.
@@ -45,6 +46,8 @@ class Gallery:
 
     rows: NDArray[np.intp]
     images: NDArray[np.uint8]
+    files: list[str]
+    content: NDArray[np.int32] | None
     labels: NDArray[np.int64]
     predicted: NDArray[np.int64]
     attn: Tensor
@@ -106,6 +109,8 @@ def fill_gallery(
     return Gallery(
         rows=rows,
         images=shown.images,
+        files=shown.files,
+        content=shown.content,
         labels=shown.labels,
         predicted=shown.predicted,
         attn=matrices.attn,
@@ -137,20 +142,28 @@ def page_records(gallery: Gallery, grid: PixelGrid) -> list[Record]:
             predicted=int(gallery.predicted[i]),
             probabilities=gallery.probabilities[i],
             box=(float(left), float(top), float(right), float(bottom)),
+            file=gallery.files[i],
+            content=None if gallery.content is None else tuple(gallery.content[i][[1, 0, 3, 2]].tolist()),
+            contrasts={
+                name: torch.stack([maps[name][i] for maps in gallery.contrasts.values()]).numpy()
+                for name in METHODS
+                if gallery.contrasts and name not in CLASS_AGNOSTIC
+            },
         )
         for i in range(len(gallery.rows))
     ]
 
 
 def painted_maps(gallery: Gallery, grid: PixelGrid) -> dict[str, list[NDArray[Any]]]:
-    """Every method's map for the predicted class on the pixels of the resized image, as a share of its largest."""
+    """Every method's map for the predicted class on the pixels of the resized image."""
     maps = {name: [gallery.class_maps[k][name][i] for i, k in enumerate(gallery.predicted)] for name in METHODS}
-    return {name: [painted_share(one, grid) for one in of_images] for name, of_images in maps.items()}
+    return {name: [painted(gallery, i, one, grid) for i, one in enumerate(found)] for name, found in maps.items()}
 
 
-def painted_share(relevance: Tensor, grid: PixelGrid) -> NDArray[Any]:
-    """A map (G_h, G_w) on the pixels of the resized image, as a share of its largest value."""
-    return grid.paint((relevance / relevance.max().clamp_min(1e-12)).cpu().numpy(), size=grid.resized)
+def painted(gallery: Gallery, image: int, patch_map: Tensor, grid: PixelGrid) -> NDArray[Any]:
+    """A map (G_h, G_w) of an image on the pixels of the resized image, NaN outside the crop and on bars."""
+    content = None if gallery.content is None else gallery.content[image]
+    return grid.paint(patch_map.cpu().numpy(), size=grid.resized, content=content)
 
 
 def class_means(maps: Tensor, predicted: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
@@ -201,6 +214,7 @@ def write_page(
         summary=verdict(judgement.tables["attention_maps"]),
         facts=facts(judgement),
         start=opening(gallery, judgement),
+        pairs=[*gallery.contrasts],
         kept=gallery.on_page,
     )
     path.write_text(page, encoding="utf-8")

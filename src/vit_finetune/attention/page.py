@@ -10,7 +10,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,9 @@ class Record:
     predicted: int
     probabilities: Floats  # (K,)
     box: tuple[float, float, float, float]  # left, top, right, bottom of the grid, in original pixels
+    file: str = ""  # where the image came from
+    content: tuple[int, int, int, int] | None = None  # the image without bars: left, top, right, bottom in pixels
+    contrasts: Mapping[str, Floats] = field(default_factory=dict)  # per method that has them (P, Gh, Gw), signed
 
 
 def render(
@@ -52,6 +55,7 @@ def render(
     summary: str,
     facts: Sequence[tuple[str, str]],
     start: tuple[int, str] = (0, OWN_TAB),
+    pairs: Sequence[tuple[int, int]] = (),
     note: str = NOTE,
     kept: Kept | None = None,
 ) -> str:
@@ -59,12 +63,13 @@ def render(
 
     `methods` maps each method, in the order of its tab, to a sentence that says what it shows; `summary` is a
     sentence that unfolds into `facts`, (name, value) pairs; `start` is the image and the tab that the page opens on;
+    `pairs` are the P pairs of classes, the smaller number first, of which the records hold contrasts;
     `kept` says which blocks and heads the records hold, if not all, and the page names what it leaves out.
     Raises ValueError when a record does not fit the others.
     """
     images, layouts = [], []
     for number, record in enumerate(records):
-        layouts.append(_layout(record, number, len(classes), len(prefix_names), list(methods)))
+        layouts.append(_layout(record, number, len(classes), len(prefix_names), list(methods), len(pairs)))
         images.append(_describe(record, methods))
         if layouts[number] != layouts[0]:
             raise ValueError(f"image {number} has {layouts[number]}, but image 0 has {layouts[0]}")
@@ -81,6 +86,7 @@ def render(
         **layouts[0],
         **{"blocks": kept.blocks, "depth": kept.depth, "meanHeads": not kept.each_head},
         "start": start,
+        "pairs": list(pairs),
         "images": images,
     }
     # "<" could end the script element early; inside JSON its escape means the same
@@ -103,7 +109,7 @@ def quantise(attn: Floats) -> tuple[Bytes, Floats]:
 
 
 def _layout(
-    record: Record, number: int, classes: int, prefix: int, methods: Sequence[str]
+    record: Record, number: int, classes: int, prefix: int, methods: Sequence[str], pairs: int
 ) -> dict[str, tuple[int, ...]]:
     """Grid (Gh, Gw) and (L, H, T) of a record, or ValueError with what was expected and what came."""
     if not methods or OWN_TAB in methods:
@@ -114,6 +120,7 @@ def _layout(
     for name in methods:
         known = 1 if len(record.maps[name]) == 1 else classes
         found += [(f"map {name!r}", record.maps[name], (known, *grid))]
+    found += [(f"contrasts of {name!r}", array, (pairs, *grid)) for name, array in record.contrasts.items()]
     for name, array, expected in found:
         if array.shape != expected:
             raise ValueError(f"image {number}: {name} has shape {array.shape}, expected {expected}")
@@ -133,12 +140,18 @@ def _describe(record: Record, methods: Iterable[str]) -> dict[str, Any]:
         "probabilities": [round(float(p), 6) for p in record.probabilities],
         "scale": _pack((scale.view(np.uint32) >> 16).astype("<u2")),
         "levels": _pack(levels),
-        "maps": {name: _describe_map(record.maps[name]) for name in methods},
+        "maps": {
+            name: _describe_map(record.maps[name])
+            | {"against": _describe_map(record.contrasts[name]) if name in record.contrasts else None}
+            for name in methods
+        },
+        "file": record.file,
+        "content": record.content,
     }
 
 
 def _describe_map(maps: Floats) -> dict[str, Any]:
-    """Maps (K or 1, Gh, Gw) in 256 levels between each one's own minimum and maximum."""
+    """Maps (K, 1 or P, Gh, Gw) in 256 levels between each one's own minimum and maximum."""
     low, high = maps.min(axis=(1, 2)), maps.max(axis=(1, 2))
     span = np.where(high > low, high - low, 1)[:, None, None]
     levels = np.rint(255 * (maps - low[:, None, None]) / span).astype(np.uint8)

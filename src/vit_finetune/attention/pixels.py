@@ -10,16 +10,31 @@ import numpy.typing as npt
 from vit_finetune.model.preprocessing import Preprocessing
 
 
-def spotlight(image: npt.NDArray[np.uint8], painted: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """The image (H, W, 3), bright where a map (H, W) is high and dimmed where it is low, negative or NaN.
+def spotlight(
+    image: npt.NDArray[np.uint8], painted: npt.NDArray[Any], top: float | None = None
+) -> npt.NDArray[np.uint8]:
+    """The image, bright where a map (H, W) is high and dimmed where it is low, negative or NaN -> (H, W, 3).
 
-    The map's 97th percentile is drawn as bright as the image, so that a few attention sinks do not dim all others. The
-    square root keeps the object recognisable.
+    What is `top` or more is drawn as bright as the image: by default the map's 97th percentile, so that a few attention
+    sinks do not dim all others. The square root keeps the object recognisable.
+
+    Args:
+        image: (h, w, 3); its pixels are enlarged to the size of the map where that is larger.
     """
+    rows, columns = (np.arange(size) * side // size for size, side in zip(painted.shape, image.shape[:2], strict=True))
     values = np.nan_to_num(np.clip(painted, 0, None))
-    top = np.percentile(values, 97) or values.max() or 1.0
-    share = 0.2 + 0.8 * np.sqrt(np.clip(values / top, 0, 1))
-    return np.asarray(np.rint(image * share[..., None]), dtype=np.uint8)
+    top = bright_end(painted) if top is None else top
+    share = 0.2 + 0.8 * np.sqrt(np.clip(values / (top or 1.0), 0, 1))
+    return np.asarray(np.rint(image[np.ix_(rows, columns)] * share[..., None]), dtype=np.uint8)
+
+
+def bright_end(painted: npt.NDArray[Any]) -> float:
+    """The 97th percentile of the finite values of maps, or where that is not above 0 the largest."""
+    values = painted[np.isfinite(painted)]
+    if not len(values):
+        return 0.0
+    top = float(np.percentile(values, 97))
+    return top if top > 0 else float(values.max())
 
 
 @dataclass(frozen=True)
@@ -68,12 +83,18 @@ class PixelGrid:
         centre = (2 * np.arange(size) + 1) * self.resized[axis] - 2 * size * self._offset(axis)
         return np.asarray(centre // (2 * size * (self.crop[axis] // self.grid[axis])), dtype=np.int64)
 
-    def paint(self, patch_map: npt.NDArray[Any], size: Sequence[int] | None = None) -> npt.NDArray[np.float64]:
+    def paint(
+        self,
+        patch_map: npt.NDArray[Any],
+        size: Sequence[int] | None = None,
+        content: Sequence[int] | npt.NDArray[Any] | None = None,
+    ) -> npt.NDArray[np.float64]:
         """(G_h, G_w) -> the whole image (height, width), each pixel its patch's value, NaN outside the crop.
 
         Nearest patch, no invented smoothness. `size` defaults to the original image; on a canvas of size
         `resized`, or a multiple of it, every patch is its exact rectangle (after 32 -> 224 a patch of 16
-        covers 2.29 original pixels). ValueError if the map is not of the grid's shape.
+        covers 2.29 original pixels). Outside `content`, a box of the original image (top, left, bottom, right), it is
+        NaN as well: bars that were added are no image. ValueError if the map is not of the grid's shape.
         """
         if patch_map.shape != self.grid:
             raise ValueError(f"the map is {patch_map.shape}, the grid {self.grid}")
@@ -85,4 +106,9 @@ class PixelGrid:
         )
         canvas = np.full(tuple(size), np.nan)
         canvas[inside] = patch_map[np.ix_(rows[inside[0].ravel()], columns[inside[1].ravel()])]
+        if content is not None:
+            top, left, bottom, right = content
+            down, across = ((np.arange(size[axis]) + 0.5) * self.image[axis] / size[axis] for axis in (0, 1))
+            canvas[(down < top) | (down > bottom)] = np.nan
+            canvas[:, (across < left) | (across > right)] = np.nan
         return canvas

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ class PredictedImages:
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     predicted: NDArray[np.int64]
+    files: list[str]
+    content: NDArray[np.int32] | None = None  # without bars: top, left, bottom, right in pixels, (N, 4)
 
     @property
     def above_chance(self) -> bool:
@@ -29,13 +32,18 @@ class PredictedImages:
         return above_chance(self.labels, self.predicted)
 
     def take(self, rows: NDArray[np.intp]) -> "PredictedImages":
-        return PredictedImages(self.images[rows], self.labels[rows], self.predicted[rows])
+        files = [self.files[row] for row in rows]
+        content = None if self.content is None else self.content[rows]
+        return PredictedImages(np.array(self.images[rows]), self.labels[rows], self.predicted[rows], files, content)
 
 
 def read_predicted_images(subset: str, predictions: str, classes: Sequence[str]) -> PredictedImages:
     """From the subset's folder and the table of predictions (UserError if a file is missing or damaged)."""
-    images, labels = (np.array(array) for array in read_split(subset, "test", "images", "labels"))
-    return PredictedImages(images, labels, np.array([classes.index(row["predicted"]) for row in read_csv(predictions)]))
+    images, labels = read_split(subset, "test", "images", "labels")
+    rows = read_csv(predictions)
+    predicted = np.array([classes.index(row["predicted"]) for row in rows])
+    content = read_split(subset, "test", "content")[0] if (Path(subset) / "test_content.npy").is_file() else None
+    return PredictedImages(images, np.array(labels), predicted, [row["file"] for row in rows], content)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_finetune.core.files import read_json, read_split, unpacked
+from vit_finetune.data.image_files import content_boxes
 
 COLUMNS = ("problem", "part", "class", "file", "detail")
 RARE, SMALL = 10, 2  # a class is rare with a tenth of the images of the largest; an image small at half of the side
@@ -45,6 +46,16 @@ class Kept:
         sized = parts if description["name"] == "folder" else []
         sizes = {part: read_split(folder, part, "sizes")[0] for part in sized}
         return cls(description, labels, files, same_pixels(hashes), sizes)
+
+    @property
+    def padded(self) -> bool:
+        """Whether bars of grey were added to the images."""
+        return bool(self.sizes) and self.description["fit"] == "pad"
+
+    def content(self, part: str) -> NDArray[np.int32]:
+        """Where the image lies between its bars: top, left, bottom and right in kept pixels, (N, 4)."""
+        height, width = self.description["image_shape"][:2]
+        return content_boxes(self.sizes[part], (height, width), self.description["fit"])
 
     def row(self, problem: str, part: str, index: int, detail: str) -> Row:
         """A row of the table of problems, for one image."""

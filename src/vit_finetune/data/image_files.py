@@ -5,7 +5,7 @@ import re
 import warnings
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +81,21 @@ def fit_image(image: Image.Image, size: tuple[int, int], fit: str) -> NDArray[np
     else:
         fitted = image.resize(target, bicubic) if fit == "squash" else ImageOps.pad(image, target, bicubic, PAD)
     return np.asarray(fitted)
+
+
+def content_boxes(sizes: NDArray[Any], target: tuple[int, int], fit: str) -> NDArray[np.int32]:
+    """Where images of some sizes (N, 2) lie in a square that `fit_image` makes of them -> (N, 4), in its pixels.
+
+    A size is height and width, a box top, left, bottom and right. Of `pad` the rest is grey; else the box is all of it.
+    """
+    inner, outer = np.tile(np.asarray(target), (len(sizes), 1)), np.asarray(target)
+    if fit == "pad":  # as ImageOps.pad computes it
+        (height, width), (tall, wide) = sizes.T.astype(float), outer
+        flat = width / height > wide / tall
+        inner[flat, 0] = np.rint(height / width * wide)[flat]
+        inner[~flat, 1] = np.rint(width / height * tall)[~flat]
+    start = np.rint((outer - inner) * 0.5)
+    return np.concatenate([start, start + inner], axis=1).astype(np.int32)
 
 
 def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
