@@ -39,6 +39,9 @@ def main() -> None:
     rows = choose_gallery(test, settings.gallery, rng)
     shown = test.take(rows)
     filled = gallery.fill_gallery(maker, preprocess(torch.from_numpy(shown.images)), rows, shown, len(classes))
+    relevance = judgement.maps["relevance"]
+    relevance, drawn = gallery.relevance_by_class(maker, test, preprocess, sample, relevance, rng)
+    means = gallery.class_means(relevance, test.predicted[drawn], test.labels[drawn], classes)
 
     with new_folder("attention") as folder:
         gallery.write_page(folder / "index.html", filled, grid, classes, maker.layout.prefix, judgement)
@@ -47,7 +50,7 @@ def main() -> None:
     write_json("metrics/attention.json", judgement.metrics)
     for name, table in judgement.tables.items():
         write_csv(f"plots/{name}.csv", table)
-    for name, picture in draw_all(filled, judgement, sample, grid, classes).items():
+    for name, picture in draw_all(filled, judgement, means, grid, classes).items():
         write_bytes(f"plots/{name}.png", png(picture))
 
 

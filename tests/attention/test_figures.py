@@ -12,6 +12,7 @@ from vit_finetune.attention.figures import (
     distance_plot,
     overlay,
 )
+from vit_finetune.attention.gallery import ClassMean
 from vit_finetune.attention.pixels import spotlight
 from vit_finetune.style import QUIET
 
@@ -30,7 +31,7 @@ def test_every_figure_draws_for_few_and_many_classes(k):
     assert_draws(attention_montage(IMAGES[:2], maps, labels, predicted, certain, classes, {"raw": "better"}))
     assert_draws(overlay(IMAGES[0], rng.random((8, 8)), classes[0]))
     assert_draws(block_head_grid(IMAGES[0], rng.random((3, 2, 4, 6)), "heads"))
-    assert_draws(class_mean_maps(rng.random((k, 7, 7)), classes, rng.integers(99, size=k)))
+    assert_draws(class_mean_maps([ClassMean(name, rng.random((7, 7)), 20) for name in classes]))
     assert_draws(distance_plot(rng.random((4, 3)), rng.random((4, 3)), uniform=0.5))
     assert_draws(curves_plot(np.linspace(0, 1, 11), bands, bands))
 
@@ -120,14 +121,14 @@ def test_blocks_run_to_the_right_and_heads_downwards():
 
 def test_a_class_without_a_mean_map_stays_empty():
     maps = np.stack([np.full((3, 3), 0.1), np.full((3, 3), np.nan)])
-    first, second = heat(class_mean_maps(maps, ["a", "b"], np.array([5, 0])))
+    first, second = heat(class_mean_maps([ClassMean("a", maps[0], 5), ClassMean("b", maps[1], 0)]))
     assert not np.ma.getmaskarray(first.get_array()).any()
     assert second.get_array().mask.all()
 
 
 def test_mean_maps_are_scaled_each_for_itself_and_say_their_number_of_images():
     maps = np.array([[[0.0, 0.1]], [[0.0, 8.0]]])
-    figure = class_mean_maps(maps, ["a", "b"], np.array([5, 21]))
+    figure = class_mean_maps([ClassMean("a", maps[0], 5), ClassMean("b", maps[1], 21)])
     assert [image.get_array().tolist() for image in heat(figure)] == [[[0.0, 1.0]]] * 2
     assert {"a (n = 5)", "b (n = 21)"} <= set(texts(figure))
 

@@ -14,7 +14,7 @@ from vit_finetune.attention import gallery, kept
 from vit_finetune.attention.judge import Judgement
 from vit_finetune.attention.maps import METHODS, MapMaker
 from vit_finetune.attention.pixels import PixelGrid
-from vit_finetune.attention.sample import PredictedImages
+from vit_finetune.attention.sample import PredictedImages, Sample
 from vit_finetune.attention.walk import Walk
 from vit_finetune.verdict import verdict
 
@@ -154,10 +154,41 @@ def test_painted_maps_are_those_of_the_predicted_class_and_leave_out_bars(filled
 
 def test_class_means_average_the_images_of_a_class_and_leave_the_others_empty():
     maps = torch.arange(12.0).view(3, 2, 2)
-    means = gallery.class_means(maps, np.array([2, 0, 2]), 4)
-    np.testing.assert_array_equal(means[0], maps[1])
-    np.testing.assert_array_equal(means[2], (maps[0] + maps[2]) / 2)
-    assert np.isnan(means[[1, 3]]).all()
+    means = gallery.class_means(maps, np.array([2, 0, 2]), np.array([2, 0, 1]), ["a", "b", "c", "d"])
+    assert [(mean.name, mean.n) for mean in means] == [("a", 1), ("b", 0), ("c", 2), ("d", 0)]
+    np.testing.assert_array_equal(means[0].map, maps[1])
+    np.testing.assert_array_equal(means[2].map, (maps[0] + maps[2]) / 2)
+    assert np.isnan([means[1].map, means[3].map]).all()
+
+
+def test_right_and_wrong_are_apart_where_both_have_enough_images():
+    predicted, labels = np.repeat([0, 1], [45, 39]), np.repeat([0, 1, 1, 0], [20, 25, 20, 19])
+    maps = torch.from_numpy((predicted != labels).astype(np.float32))[:, None, None].expand(-1, 2, 2)
+    means = gallery.class_means(maps, predicted, labels, ["cat", "dog"])
+    assert [(mean.name, mean.n, mean.map[0, 0]) for mean in means] == [
+        ("cat, right", 20, 0),
+        ("cat, wrong", 25, 1),
+        ("dog", 39, pytest.approx(19 / 39)),
+    ]
+
+
+def test_maps_of_further_images_are_those_of_the_images_that_were_drawn(maker):
+    pixels = pictures(maker.model, 12)
+    images = (pixels.permute(0, 2, 3, 1) - pixels.min()).mul(9).numpy().astype(np.uint8)
+    predicted = np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2])
+    test = PredictedImages(images, predicted, predicted, [""] * 12)
+
+    def preprocess(some):
+        return some.permute(0, 3, 1, 2).float()
+
+    rows = np.array([0, 1, 6, 9])
+    sample = Sample(rows, preprocess(torch.from_numpy(images[rows])), torch.from_numpy(predicted[rows]), torch.zeros(4))
+    maps = maker.maps(sample.pixels, sample.predicted)["relevance"]
+    found, drawn = gallery.relevance_by_class(maker, test, preprocess, sample, maps, np.random.default_rng(0))
+    assert drawn[:4].tolist() == rows.tolist()
+    assert len({*drawn.tolist()}) == len(drawn) == 8  # as many more as the sample has
+    expected = maker.maps(preprocess(torch.from_numpy(images[drawn])), torch.from_numpy(predicted[drawn]))["relevance"]
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
 
 
 def test_tensors_are_written_with_the_rows_that_they_belong_to(filled, tmp_path):

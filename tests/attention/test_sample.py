@@ -7,6 +7,7 @@ import torch
 from vit_finetune.attention.sample import (
     PredictedImages,
     choose_gallery,
+    draw_for_classes,
     draw_mosaics,
     draw_sample,
     read_predicted_images,
@@ -94,3 +95,14 @@ def test_a_model_is_above_chance_when_the_interval_of_its_accuracy_is(right, abo
     labels = np.arange(12) % 3
     predicted = np.where(np.arange(12) < right, labels, (labels + 1) % 3)
     assert PredictedImages(np.zeros((12, 1, 1, 3), np.uint8), labels, predicted, FILES).above_chance == above
+
+
+def test_further_images_are_drawn_for_the_classes_that_have_few_and_those_with_the_fewest_come_first(rng):
+    predicted = np.repeat([0, 1, 2], [30, 10, 3])
+    taken = np.array([0, 1, 2, 3, 4, 30])
+    more = draw_for_classes(predicted, taken, 5, np.random.default_rng(0))
+    assert not {*more.tolist()} & {*taken.tolist()}
+    assert np.bincount(predicted[more], minlength=3).tolist() == [0, 3, 3]  # six at most; class 1 had one, class 2 none
+    few = draw_for_classes(predicted, np.arange(12), 5, rng)
+    assert np.bincount(predicted[few], minlength=3).tolist() == [0, 5, 3]
+    assert len(draw_for_classes(predicted, np.arange(43), 20, rng)) == 0

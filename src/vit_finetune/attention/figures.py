@@ -13,10 +13,9 @@ from matplotlib.ticker import MaxNLocator
 
 from vit_finetune import style
 from vit_finetune.attention.faithfulness import FRACTIONS
-from vit_finetune.attention.gallery import Gallery, class_means, opening, painted, painted_maps
+from vit_finetune.attention.gallery import ClassMean, Gallery, opening, painted, painted_maps
 from vit_finetune.attention.judge import Judgement
 from vit_finetune.attention.pixels import PixelGrid, bright_end, spotlight
-from vit_finetune.attention.sample import Sample
 from vit_finetune.style import Array, Names
 
 
@@ -152,18 +151,15 @@ def block_head_grid(image: Array, maps: Array, title: str) -> Figure:
 
 
 @style.styled
-def class_mean_maps(maps: Array, classes: Names, counts: Array) -> Figure:
-    """The mean map (K, Gh, Gw) of each class, scaled for itself, over the class's name and number of images (K,).
-
-    A class without images is NaN and left empty.
-    """
-    maps = maps / np.maximum(maps.max(axis=(1, 2), keepdims=True), 1e-12)
-    columns, row = 5 if len(classes) <= 15 else 10, 0.3 + maps.shape[1] / maps.shape[2]
-    height = row * math.ceil(len(classes) / columns)
+def class_mean_maps(means: Sequence[ClassMean]) -> Figure:
+    """Each mean map (Gh, Gw), scaled for itself, under its name and number of images; one of no images stays empty."""
+    maps = np.stack([mean.map / max(mean.map.max(), 1e-12) for mean in means])
+    columns, row = 5 if len(means) <= 15 else 10, 0.3 + maps.shape[1] / maps.shape[2]
+    height = row * math.ceil(len(means) / columns)
     figure, axes, heat = heat_canvas(
         columns, height, "Mean map of each predicted class, each scaled for itself", maps, "share of its maximum"
     )
-    labels = [f"{style.shorten(name, 12)} (n = {n})" for name, n in zip(classes, counts, strict=True)]
+    labels = [f"{style.shorten(mean.name, 18)} (n = {mean.n})" for mean in means]
     names, size = style.fit_texts(labels, 0.88 * (style.WIDTH - 1.25) / columns)
     for c, name in enumerate(names):
         x, y = c % columns, row * (c // columns)
@@ -218,11 +214,10 @@ def curves_plot(
 
 
 def draw_all(
-    gallery: Gallery, judgement: Judgement, sample: Sample, grid: PixelGrid, classes: Names
+    gallery: Gallery, judgement: Judgement, means: Sequence[ClassMean], grid: PixelGrid, classes: Names
 ) -> dict[str, Figure]:
     """Every picture of the stage by the name of its file."""
     maps = painted_maps(gallery, grid)
-    means = class_means(judgement.maps["relevance"], sample.predicted.numpy(), len(classes))
     verdicts = {row["map"]: row["verdict"] for row in judgement.tables["attention_maps"]}
     confidence, first = gallery.probabilities.max(axis=1), opening(gallery, judgement)[0]
     heads = np.stack([[painted(gallery, first, head, grid) for head in block] for block in gallery.heads[first]])
@@ -233,9 +228,7 @@ def draw_all(
             list(gallery.images), maps, gallery.labels, gallery.predicted, confidence, classes, verdicts
         ),
         "attention_blocks": block_head_grid(gallery.images[first], heads, said),
-        "attention_classes": class_mean_maps(
-            means, classes, np.bincount(sample.predicted.numpy(), minlength=len(classes))
-        ),
+        "attention_classes": class_mean_maps(means),
         "attention_distance": distance_plot(*judgement.distances.numpy()),
         "faithfulness": curves_plot(np.array(FRACTIONS), bands["deletion"], bands["insertion"]),
     }

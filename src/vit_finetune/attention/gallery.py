@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,11 +19,14 @@ from vit_finetune.attention.kept import Kept, kept_in_file, kept_on_page
 from vit_finetune.attention.maps import CLASS_AGNOSTIC, METHODS, MapMaker, Maps, Pair, joined, readout_maps
 from vit_finetune.attention.page import Record, render
 from vit_finetune.attention.pixels import PixelGrid
-from vit_finetune.attention.sample import PredictedImages
+from vit_finetune.attention.sample import PredictedImages, Preprocess, Sample, draw_for_classes
 from vit_finetune.attention.walk import BlockAttention, Walk
 from vit_finetune.model.tokens import TokenLayout
 from vit_finetune.verdict import verdict
 
+Rng = np.random.Generator
+
+ENOUGH = 20  # images of a mean map
 CONTRAST_CLASSES = 10  # each of which is set against each other one: 45 pairs
 
 
@@ -166,11 +169,42 @@ def painted(gallery: Gallery, image: int, patch_map: Tensor, grid: PixelGrid) ->
     return grid.paint(patch_map.cpu().numpy(), size=grid.resized, content=content)
 
 
-def class_means(maps: Tensor, predicted: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
-    """Mean map (K, G_h, G_w) of the images predicted as each class; NaN for a class that never is."""
-    means = np.full((classes, *maps.shape[1:]), np.nan)
-    for k in np.unique(predicted):
-        means[k] = maps[torch.from_numpy(predicted == k)].mean(dim=0).numpy()
+def relevance_by_class(
+    maker: MapMaker, test: PredictedImages, preprocess: Preprocess, sample: Sample, maps: Tensor, rng: Rng
+) -> tuple[Tensor, NDArray[np.intp]]:
+    """Relevance maps of the sample and of further images of classes that have few, with their rows in the test part.
+
+    Args:
+        maps: relevance of the sample, (n, G_h, G_w).
+    """
+    more = draw_for_classes(test.predicted, sample.rows, ENOUGH, rng)
+    if len(more):
+        drawn = test.take(more)
+        pixels, predicted = preprocess(torch.from_numpy(drawn.images)), torch.from_numpy(drawn.predicted)
+        maps = torch.cat([maps, maker.maps(pixels, predicted)["relevance"]])
+    return maps, np.concatenate([sample.rows, more])
+
+
+class ClassMean(NamedTuple):
+    """A mean map (G_h, G_w) of n images, NaN of none."""
+
+    name: str
+    map: NDArray[np.float64]
+    n: int
+
+
+def class_means(
+    maps: Tensor, predicted: NDArray[np.int64], labels: NDArray[np.int64], classes: Sequence[str]
+) -> list[ClassMean]:
+    """The mean map of the images (N, G_h, G_w) predicted as each class; right and wrong apart if both are ENOUGH."""
+    means = []
+    for k, name in enumerate(classes):
+        right, wrong = (predicted == k) & (labels == k), (predicted == k) & (labels != k)
+        apart = min(right.sum(), wrong.sum()) >= ENOUGH
+        for text, rows in ((f"{name}, right", right), (f"{name}, wrong", wrong)) if apart else ((name, right | wrong),):
+            none = np.full(maps.shape[1:], np.nan)
+            mean = maps[torch.from_numpy(rows)].double().mean(dim=0).numpy() if rows.any() else none
+            means.append(ClassMean(text, mean, int(rows.sum())))
     return means
 
 

@@ -80,6 +80,24 @@ def draw_mosaics(test: PredictedImages, preprocess: Preprocess, count: int, rng:
     return Mosaics(preprocess(torch.from_numpy(tiles)), torch.from_numpy(classes), torch.from_numpy(quadrants))
 
 
+def draw_for_classes(
+    predicted: NDArray[np.int64], taken: NDArray[np.intp], each: int, rng: np.random.Generator
+) -> NDArray[np.intp]:
+    """Rows of further test images, so that each predicted class has `each` with those `taken`, as far as there are any.
+
+    As many as are taken at most; classes with the fewest come first.
+    """
+    rows, levels = [], []
+    free = np.ones(len(predicted), dtype=bool)
+    free[taken] = False
+    for k in np.unique(predicted):
+        has = int((predicted[taken] == k).sum())
+        rows.append(rng.permutation(np.flatnonzero(free & (predicted == k)))[: max(0, each - has)])
+        levels.append(has + np.arange(len(rows[-1])))
+    order = np.argsort(np.concatenate(levels), kind="stable")[: len(taken)]
+    return np.sort(np.concatenate(rows)[order])
+
+
 def choose_gallery(test: PredictedImages, count: int, rng: np.random.Generator) -> NDArray[np.intp]:
     """Rows of `count` images in random order, or all if there are fewer; half of them wrong if there are so many."""
     right = test.predicted == test.labels
