@@ -5,6 +5,7 @@ written. The first run is not limited. The second has what the first took for it
 files of training activations. Both start with none of the files in memory.
 """
 
+import itertools
 import os
 import subprocess
 import sys
@@ -16,7 +17,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-import itertools
 
 from vit_finetune.core.files import write_json  # noqa: E402
 from vit_finetune.params import read_yaml  # noqa: E402

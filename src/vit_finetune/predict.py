@@ -36,7 +36,7 @@ class Photograph:
     name: str
     pixels: NDArray[np.uint8]
     seen: NDArray[np.uint8] | None  # larger, as a picture of its map shows it; None if none is drawn
-    content: NDArray[np.int32]  # of `seen` without bars: top, left, bottom, right
+    content: NDArray[np.int32] | None = None  # of `seen` without bars: top, left, bottom, right
 
 
 class Predictor:
