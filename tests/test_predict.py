@@ -192,6 +192,31 @@ def test_an_image_of_another_size_is_seen_as_the_training_images_were(model, tmp
     assert torch.equal(seen(large), seen(large.resize((8, 8), Image.Resampling.BICUBIC)))
 
 
+@pytest.mark.parametrize(
+    ("size", "fit"), [((96, 24), "crop"), ((24, 96), "crop"), ((96, 24), "pad"), ((24, 96), "pad")]
+)
+def test_a_map_is_painted_on_what_the_model_saw_of_the_image_alone(model, tmp_path, size, fit):
+    """Of an image four times as long as wide: cut to its middle, or with bars at its sides."""
+    Image.fromarray(np.random.default_rng(0).integers(256, size=(*size[::-1], 3), dtype=np.uint8)).save(
+        tmp_path / "long.png"
+    )
+    predictor = Predictor(model, "cpu")
+    predictor.source = {**predictor.source, "fit": fit}
+    read = predictor.read("long", tmp_path / "long.png", draw=True)
+    painted = predictor.painted(read, "relevance", 0, None)
+    assert painted.shape == read.seen.shape[:2]
+    high, wide = painted.shape
+    if fit == "crop":
+        assert max(high, wide) == 4 * min(high, wide)  # the picture shows all of the image
+    side = max(high, wide)
+    quarter = slice(3 * side // 8, -(-5 * side // 8))  # the middle quarter of the long side, to a pixel
+    middle = np.zeros((high, wide), bool)
+    middle[(slice(None), quarter) if (size[0] > size[1]) == (fit == "crop") else (quarter, slice(None))] = True
+    assert not np.isfinite(painted[~middle]).any()
+    assert np.isfinite(painted[middle]).mean() > 0.75  # the model's own crop leaves out a margin
+    assert (spotlight(read.seen, painted)[~middle] <= np.ceil(read.seen[~middle] * 0.2)).all()
+
+
 def test_the_overlay_shows_the_map_of_the_predicted_class(model, images, tmp_path, call):
     """The file's name has a part of the image's, which may be too long for a file in another folder."""
     photograph = tmp_path / f"{'ö' * 120}.png"

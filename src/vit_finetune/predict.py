@@ -19,7 +19,7 @@ from vit_finetune.attention.pixels import spotlight
 from vit_finetune.core.device import set_up_torch
 from vit_finetune.core.errors import UserError, readable_errors
 from vit_finetune.core.files import write_bytes
-from vit_finetune.data.image_files import UNREADABLE, content_boxes, fit_image, image_files, open_image
+from vit_finetune.data.image_files import UNREADABLE, around_crop, content_boxes, fit_image, image_files, open_image
 from vit_finetune.model.build import preprocessing
 from vit_finetune.model.saved import load_model, trained_config
 from vit_finetune.predict_page import card, note_of, write_page
@@ -35,8 +35,11 @@ class Photograph:
 
     name: str
     pixels: NDArray[np.uint8]
-    seen: NDArray[np.uint8] | None  # larger, as a picture of its map shows it; None if none is drawn
-    content: NDArray[np.int32] | None = None  # of `seen` without bars: top, left, bottom, right
+    seen: (
+        NDArray[np.uint8] | None
+    )  # larger, with what a crop cuts away, for a picture of its map; None if none is drawn
+    crop: tuple[int, int] = (0, 0)  # top and left of what the model gets in `seen`
+    content: NDArray[np.int32] | None = None  # of what the model gets, without bars: top, left, bottom, right
 
 
 class Predictor:
@@ -54,9 +57,11 @@ class Predictor:
         image = open_image(source)
         size, fit = self.source["image_size"], self.source["fit"]
         larger = self.preprocess.resized(*size)
-        seen = fit_image(image, larger, fit) if draw else None
+        seen, crop = None, (0, 0)
+        if draw:
+            seen, crop = around_crop(image, larger) if fit == "crop" else (fit_image(image, larger, fit), crop)
         content = content_boxes(np.array([image.size[::-1]]), larger, fit)[0]
-        return Photograph(name, fit_image(image, size, fit), seen, content)
+        return Photograph(name, fit_image(image, size, fit), seen, crop, content)
 
     def pixels(self, images: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
         """Images (H, W, 3) of the size that the model was trained on -> (B, 3, h, w) as the model takes them."""
@@ -74,7 +79,7 @@ class Predictor:
         return None if name is None else self.classes.index(name)
 
     def painted(self, photograph: Photograph, method: str, label: int, against: int | None) -> NDArray[np.float64]:
-        """A map of `photograph.seen`, (H, W), NaN outside the model's crop and on bars: of what speaks for a class.
+        """A map of `photograph.seen`, (H, W), NaN on what was cut away and on bars: of what speaks for a class.
 
         With `against`, a second class, it is signed: of what speaks for the one and for the other.
         """
@@ -82,16 +87,19 @@ class Predictor:
         from vit_finetune.attention.pixels import PixelGrid
 
         assert photograph.seen is not None
-        maker, size = MapMaker(self.model), photograph.seen.shape[:2]
+        maker, size = MapMaker(self.model), self.preprocess.resized(*photograph.pixels.shape[:2])
         asked = [torch.tensor([k], device=self.device) for k in (label, against) if k is not None]
         found = maker.maps(self.pixels([photograph.pixels]), *asked)[method][0]
         grid = PixelGrid(size, size, self.preprocess.input_size, maker.layout.grid)
-        return grid.paint(found.cpu().numpy(), size=grid.resized, content=photograph.content)
+        painted = np.full(photograph.seen.shape[:2], np.nan)
+        rows, columns = (slice(start, start + side) for start, side in zip(photograph.crop, size, strict=True))
+        painted[rows, columns] = grid.paint(found.cpu().numpy(), content=photograph.content)
+        return painted
 
     def overlay(
         self, photograph: Photograph, painted: NDArray[np.float64], label: int, against: int | None, title: str
     ) -> bytes:
-        """A picture (PNG) of the image as the model saw it, and of a map of it as `painted` gives it."""
+        """A picture (PNG) of the image, and of a map of it as `painted` gives it."""
         from vit_finetune.attention.figures import contrast, overlay
         from vit_finetune.style import png
 

@@ -22,9 +22,9 @@ def note_of(method: str, against: str | None) -> str:
     """What the second picture of each image shows."""
     shown = f"what speaks for the class and against {against}" if against else "what speaks for the class"
     return (
-        f"Left the image as the model saw it, right {shown} (map: {method}), each map on its own scale: bright where "
-        "it is high, dimmed where it is low. Whether a map explains a prediction has to be measured: see "
-        "plots/attention_maps.csv of the run that trained the model."
+        f"Left the image, right {shown} (map: {method}), each map on its own scale: bright where it is high, dimmed "
+        "where it is low and where the model did not see the image. Whether a map explains a prediction has to be "
+        "measured: see plots/attention_maps.csv of the run that trained the model."
     )
 
 

@@ -20,6 +20,7 @@ from tests.project import ROOT
 from vit_finetune.data.image_files import (
     LARGEST,
     UNREADABLE,
+    around_crop,
     content_boxes,
     fit_image,
     image_files,
@@ -447,3 +448,17 @@ def test_the_box_of_a_padded_image_is_where_fit_image_puts_it(width, height, wid
     assert np.array_equal(fitted, expected)
     for fit in ("crop", "squash"):
         assert content_boxes(np.array([[height, width]]), (tall, wide), fit).tolist() == [[0, 0, tall, wide]]
+
+
+@pytest.mark.parametrize("size", [(1200, 300), (300, 1200), (64, 64), (61, 97)])
+def test_around_a_crop_lies_what_it_cut_away(size):
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(256, size=(size[1], size[0], 3), dtype=np.uint8)).resize(size)
+    whole, (top, left) = around_crop(image, (64, 64))
+    assert np.array_equal(whole[top : top + 64, left : left + 64], fit_image(image, (64, 64), "crop"))
+    assert min(whole.shape[:2]) == 64
+    assert whole.shape[1] / whole.shape[0] == pytest.approx(size[0] / size[1], rel=0.02)
+    expected = np.asarray(image.resize(whole.shape[1::-1], Image.Resampling.BICUBIC))
+    outside = np.ones(whole.shape[:2], bool)
+    outside[top : top + 64, left : left + 64] = False
+    assert np.array_equal(whole[outside], expected[outside])

@@ -83,6 +83,19 @@ def fit_image(image: Image.Image, size: tuple[int, int], fit: str) -> NDArray[np
     return np.asarray(fitted)
 
 
+def around_crop(image: Image.Image, size: tuple[int, int]) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """The whole RGB image as large as `fit_image` has it when it crops it to a size -> uint8 (H, W, 3).
+
+    With it, top and left of the crop, which holds the same pixels.
+    """
+    scale = max(size[0] / image.height, size[1] / image.width)
+    whole = max(size[1], round(image.width * scale)), max(size[0], round(image.height * scale))
+    pixels = np.array(image.resize(whole, Image.Resampling.BICUBIC))
+    top, left = (whole[1] - size[0]) // 2, (whole[0] - size[1]) // 2
+    pixels[top : top + size[0], left : left + size[1]] = fit_image(image, size, "crop")
+    return pixels, (top, left)
+
+
 def content_boxes(sizes: NDArray[Any], target: tuple[int, int], fit: str) -> NDArray[np.int32]:
     """Where images of some sizes (N, 2) lie in a square that `fit_image` makes of them -> (N, 4), in its pixels.
 
