@@ -5,6 +5,7 @@ import csv
 import hashlib
 import json
 import re
+import subprocess
 import sys
 
 import pytest
@@ -123,7 +124,10 @@ def test_the_tutorial_reads_the_attention_of_the_committed_run():
 def test_metrics_and_plot_data_in_git_are_those_that_the_lock_names():
     stages = read_yaml(ROOT / "dvc.lock")["stages"]
     outputs = {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
-    in_git = [path for path in outputs if path.endswith((".json", ".csv"))]
+    listed = subprocess.run(
+        ["git", "ls-files", "metrics", "plots"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    in_git = [path for path in listed.stdout.splitlines() if path.endswith((".json", ".csv"))]
     assert len(in_git) == 14
     for path in in_git:
         assert hashlib.md5((ROOT / path).read_bytes()).hexdigest() == outputs[path], f"{path}: run dvc repro"

@@ -18,6 +18,10 @@ from vit_finetune.attention.judge import Judgement
 from vit_finetune.attention.pixels import PixelGrid, bright_end, spotlight
 from vit_finetune.style import Array, Names
 
+MONTAGE_NOTE = (
+    "Bright where the map is high, each scaled for itself. Under its name: its score beside a centred Gaussian's."
+)
+
 
 def heat_canvas(width: float, height: float, title: str, maps: Any, unit: str) -> tuple[Figure, Axes, dict[str, Any]]:
     """A canvas and the style to draw its maps in: one scale, which one attention sink cannot darken for the rest."""
@@ -80,10 +84,7 @@ def attention_montage(
         style.place(axes, image, wide, y, tall)
         for column, method in enumerate(maps.values(), start=1):
             style.place(axes, spotlight(image, method[i]), wide + column, y, tall)
-    note = (
-        "Bright where the map is high, each scaled for itself. Under its name: its score beside a centred Gaussian's."
-    )
-    axes.text(0, height + 0.2, note, fontsize=7, color=style.QUIET)
+    axes.text(0, height + 0.2, MONTAGE_NOTE, fontsize=7, color=style.QUIET)
     return figure
 
 

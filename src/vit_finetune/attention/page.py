@@ -77,16 +77,14 @@ def render(
         raise ValueError("the page needs at least one image, but there are no records")
     depth, heads = layouts[0]["shape"][:2]
     kept = kept or Kept(tuple(range(depth)), depth, heads)
-    text = {"title": title, "note": f"{note} {kept.left_out}".rstrip(), "summary": summary, "facts": list(facts)}
     data = {
-        **text,
+        **{"title": title, "note": f"{note} {kept.left_out}".rstrip(), "summary": summary, "facts": list(facts)},
         "classes": list(classes),
         "prefix": list(prefix_names),
         "methods": dict(methods),
         **layouts[0],
         **{"blocks": kept.blocks, "depth": kept.depth, "meanHeads": not kept.each_head},
-        "start": start,
-        "pairs": list(pairs),
+        **{"start": start, "pairs": list(pairs)},
         "images": images,
     }
     # "<" could end the script element early; inside JSON its escape means the same

@@ -47,8 +47,11 @@ def pixel_hashes(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     def hashes(chunk: NDArray[np.uint8]) -> bytes:
         return b"".join(hashlib.blake2b(image, digest_size=16).digest() for image in np.array(chunk))
 
-    found = b"".join(ordered_map(hashes, chunks(images), os.cpu_count() or 1))
-    return np.frombuffer(found, dtype=np.uint8).reshape(-1, 16)
+    found, end = np.empty(16 * len(images), dtype=np.uint8), 0
+    for some in ordered_map(hashes, chunks(images), os.cpu_count() or 1):
+        found[end : end + len(some)] = np.frombuffer(some, dtype=np.uint8)
+        end += len(some)
+    return found.reshape(-1, 16)
 
 
 def channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:

@@ -60,8 +60,8 @@ def load_folder(
     count = sum(len(names) for by_class in files.values() for names in by_class.values())
     require_disk("download", into, 3 * count * image_size**2)
     shown, decoded = iter(bar(range(count))), {}
-    for part, by_class in files.items():
-        ordered, target = [by_class[name] for name in classes], into / f"{part}_images.npy"
+    for part in [*files]:
+        target, ordered = into / f"{part}_images.npy", list(map(files.pop(part).pop, classes))
         decoded[part] = _decode(folder, ordered, target, image_size, fit, threads or os.cpu_count() or 1, shown)
     unreadable = _require_readable(folder, [*decoded.values()], count, broken)
     _require_enough(folder, {part: of.labels for part, of in decoded.items()}, classes)
@@ -102,6 +102,7 @@ def _decode(
         return [_read(f"{folder}/{os.fsdecode(file)}", side, fit) for file in some]
 
     files, labels = np.concatenate(by_class), np.repeat(np.arange(len(by_class)), [len(names) for names in by_class])
+    by_class.clear()
     kept, sizes = np.zeros(len(files), dtype=bool), np.zeros((len(files), 2), dtype=np.int32)
     largest, problems = None, {}
     with new_rows(target, (side, side, 3), np.uint8) as append:
@@ -115,7 +116,9 @@ def _decode(
             append(pixels[None])
             kept[row] = True
             largest = max((v for v in (largest, of_16_bits) if v is not None), default=None)
-    return _Decoded(files[kept], labels[kept], sizes[kept], largest, problems)
+    if problems:
+        files, labels, sizes = files[kept], labels[kept], sizes[kept]
+    return _Decoded(files, labels, sizes, largest, problems)
 
 
 def _read(path: str, side: int, fit: str) -> _Image | str:
@@ -173,15 +176,16 @@ def _split_files(folder: Path, test_share: float) -> tuple[dict[str, dict[str, N
         for name in classes - set(by_class):
             by_class[name] = packed([])
     if "test" not in files:
-        drawn = {name: _drawn(names, test_share) for name, names in files["train"].items()}
-        files["test"] = {name: names[drawn[name]] for name, names in files["train"].items()}
-        files["train"] = {name: names[~drawn[name]] for name, names in files["train"].items()}
+        files["test"] = {}
+        for name, names in files["train"].items():
+            drawn = _drawn(names, test_share)
+            files["test"][name], files["train"][name] = names[drawn], names[~drawn]
     return files, sorted(ignored)
 
 
 def _drawn(files: NDArray[np.bytes_], share: float) -> NDArray[np.bool_]:
     """A mask of the share of the files of a class whose hashes are the lowest, and of at least one."""
-    hashes = np.array([hashlib.sha256(name).digest() for name in files.tolist()], dtype="S32")
+    hashes = np.fromiter((hashlib.sha256(name).digest() for name in files), dtype="S32", count=len(files))
     drawn = np.zeros(len(files), dtype=bool)
     drawn[hashes.argsort()[: max(1, round(share * len(files)))]] = True
     return drawn
