@@ -40,6 +40,31 @@ for (const id of ids) marks[id] = window.views[id] && count(window.views[id].sce
 return marks;
 """
 
+# Panels of a plot that stand under or beside the header of another: [plot, what the header says, what is in the panel].
+MISPLACED = """
+const wrong = [];
+for (const [id, view] of Object.entries(window.views)) {
+  const panels = [], headers = [];
+  (function collect(mark) {
+    for (const item of mark.items || []) {
+      if (mark.name === "cell") panels.push(item);
+      if (mark.name === "row_header") headers.push([item, "y"]);
+      if (mark.name === "column_header") headers.push([item, "x"]);
+      (item.items || []).forEach(collect);
+    }
+  })(view.scenegraph().root);
+  for (const [header, axis] of headers) for (const panel of panels) {
+    if (Math.abs(panel[axis] - header[axis]) > 1) continue;
+    for (const [key, value] of Object.entries(header.datum)) {
+      const found = panel.datum[key];
+      if (typeof value === "string" && found !== undefined && found !== value) wrong.push([id, value, found]);
+    }
+  }
+  window.panels = (window.panels || 0) + (headers.length ? panels.length : 0);
+}
+return wrong;
+"""
+
 
 @pytest.fixture(scope="module")
 def shown(finished, tmp_path_factory):
@@ -70,17 +95,20 @@ def open_page(project, *command, width=1280):
         driver.save_screenshot(str(SCREENSHOTS / f"plots_{command[0]}_{width}.png"))
         pictures = driver.execute_script("return [...document.images].map(i => i.naturalWidth)")
         severe = [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
-        return driver.execute_script(MARKS), pictures, severe
+        misplaced, panels = driver.execute_script(MISPLACED), driver.execute_script("return window.panels")
+        return driver.execute_script(MARKS), pictures, severe, misplaced, panels
 
 
 @pytest.mark.parametrize("command", [("show",), pytest.param(("diff", "HEAD"), marks=pytest.mark.slow)])
 def test_every_plot_has_marks_in_it_without_a_network(shown, command):
-    marks, pictures, severe = open_page(shown, *command)
+    marks, pictures, severe, misplaced, panels = open_page(shown, *command)
     assert severe == []
+    assert misplaced == []
     assert len(marks) == 10
     assert {id: count for id, count in marks.items() if not count} == {}
     revisions = 1 if command == ("show",) else 2
     assert pictures == []
+    assert panels == 3 + revisions + 2 * revisions  # of the class balance, the confusion, the curves
     assert marks["#plots_per_class_csv"] == 10 * revisions
     assert marks["#plots_class_balance_csv"] == 30 * revisions
     assert marks["#plots_reliability_csv"] > 2  # the two ends of its diagonal, which is there without data
