@@ -32,6 +32,7 @@ def test_rows_are_taken_in_the_order_asked_for_and_as_a_copy():
 
 
 ROW, ROWS = 16 * mmap.PAGESIZE, 400
+FEW = 12  # pages that a file system may add to those of a row
 
 
 @pytest.fixture(params=["activations", "images"])
@@ -68,7 +69,8 @@ def test_rows_in_any_order_are_read_without_what_lies_around_them(on_disk):
     view, resident, pages_of = on_disk
     read_at_random(view)
     view[torch.tensor([200])]
-    assert resident() == pages_of(200)
+    assert resident() >= pages_of(200)
+    assert len(resident()) < len(pages_of(200)) + FEW
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux what is in memory")
@@ -76,6 +78,7 @@ def test_rows_that_were_announced_are_read_before_anyone_takes_them(on_disk):
     view, resident, pages_of = on_disk
     announce(view, torch.tensor([300, 7]))
     deadline = time.monotonic() + 30
-    while resident() != pages_of(300, 7) and time.monotonic() < deadline:
+    while not resident() >= pages_of(300, 7) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert resident() == pages_of(300, 7)
+    assert resident() >= pages_of(300, 7)
+    assert len(resident()) < len(pages_of(300, 7)) + FEW
