@@ -26,14 +26,16 @@ from vit_finetune.intervals import wilson
 WORK, TABLE, PLOT = ROOT / ".checkpoints/accuracy", ROOT / "benchmarks/accuracy.csv", ROOT / "docs/accuracy.png"
 VAL, JUDGES, TESTS = 1_000, 3_000, 2_000
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-ADAPTED = [
-    {"images": images, "adapt": epochs, "blocks": blocks, "epochs": 8}
-    for images, epochs in itertools.product((5_000, 1_000), (0, 1, 2))
-    for blocks in ("0", "1", "4")
-]
-WHOLE = [
-    {"images": images, "adapt": 0, "blocks": "all", "epochs": epochs}
-    for images, epochs in itertools.product((5_000, 1_000), (1, 2, 4, 8))
+LINES = [
+    line
+    for images in (1_000, 5_000)
+    for line in [
+        *(
+            {"images": images, "adapt": epochs, "blocks": blocks, "epochs": 8}
+            for epochs, blocks in itertools.product((0, 1, 2), ("0", "1", "4"))
+        ),
+        *({"images": images, "adapt": 0, "blocks": "all", "epochs": epochs} for epochs in (1, 2, 4, 8)),
+    ]
 ]
 
 
@@ -77,7 +79,7 @@ def run_line(line, seed, threads):
     row = {**line, "seed": seed}
     for name, part in (("val", hits[:JUDGES]), ("test", hits[JUDGES:])):
         low, high = wilson(int(part.sum()), len(part))
-        row |= {name: round(part.mean(), 4), f"{name}_low": round(low, 4), f"{name}_high": round(high, 4)}
+        row |= {name: round(float(part.mean()), 4), f"{name}_low": round(low, 4), f"{name}_high": round(high, 4)}
     row |= {"adapt_s": seconds["adapt"], "pass_s": seconds["embed"] * computed / (computed + JUDGES + TESTS)}
     row |= {"train_s": seconds["train"]}
     return {key: round(value, 1) if key.endswith("_s") else value for key, value in row.items()}
@@ -121,7 +123,7 @@ def main():
     args = parser.parse_args()
     rows = read_csv(TABLE) if TABLE.is_file() else []
     done = {tuple(row[key] for key in ("images", "adapt", "blocks", "epochs", "seed")) for row in rows}
-    for line in [] if args.plot else [*ADAPTED, *WHOLE]:
+    for line in [] if args.plot else LINES:
         if (*map(str, line.values()), str(args.seed)) in done:
             continue
         rows.append(run_line(line, args.seed, args.threads))

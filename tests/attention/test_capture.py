@@ -13,7 +13,7 @@ from torchvision.models import VisionTransformer as TorchvisionViT
 
 from tests.small_vits import SIDES, SMALL, build, pictures, scatter_weights
 from vit_finetune.attention import capture as module
-from vit_finetune.attention.capture import Capture, capture, check
+from vit_finetune.attention.capture import Call, Capture, capture, check
 from vit_finetune.core.errors import UserError
 from vit_finetune.model.torchvision import load_torchvision_state
 
@@ -287,15 +287,19 @@ def test_modules_that_do_not_use_the_fused_kernel_are_captured_too(vit):
     assert torch.allclose(observe(unfused).stacked(), observe(vit).stacked(), atol=1e-6)
 
 
-def test_without_the_blocks_only_attention_pooling_is_recorded():
+def test_matrices_made_later_are_the_same_with_the_same_proof():
     model = build("vit_base_patch16_siglip_224")
     with torch.no_grad(), capture(model) as whole:
         model(pictures(model))
-    with torch.no_grad(), capture(model, blocks=False) as seen:
+    with torch.no_grad(), capture(model, later=True) as seen:
         model(pictures(model))
     assert not seen.attn
     assert torch.equal(seen.pooling_row(), whole.pooling_row())
-    assert check(seen, blocks=[])["pooling_captured"] == 1
+    before = check(seen)
+    assert [before[key] for key in ("selfcheck_max_rel_err", "blocks_captured", "pooling_captured")] == [0.0, 2, 1]
+    assert all(torch.equal(seen.matrix(index), whole.attn[index]) for index in range(2))
+    assert not seen.attn
+    assert check(seen) == check(whole)
 
 
 # A capture that cannot be right is an error that names the block
@@ -358,7 +362,8 @@ def test_a_self_check_that_is_not_a_number_fails(errors):
     seen = Capture(("blocks.0",))
     for error in errors:
         seen.clear()
-        seen.record("blocks.0.attn", *[torch.zeros(1, 1, 2, 2)] * 3, error)
+        read = torch.full((1, 1, 2, 2), error)  # where it is 0, P v, too
+        seen.record("blocks.0.attn", Call(*[torch.zeros(1, 1, 2, 2)] * 3, None, None, read))
     with pytest.raises(UserError, match=r"^blocks\.0: .*nan"):
         check(seen)
 
@@ -380,5 +385,5 @@ def test_a_matrix_that_is_not_square_is_named():
 
 def test_block_ten_is_not_taken_for_block_one():
     seen = Capture(tuple(f"blocks.{i}" for i in range(11)))
-    seen.record("blocks.10.attn", *[torch.zeros(1, 1, 2, 2)] * 3, 0.0)
+    seen.record("blocks.10.attn", Call(*[torch.zeros(1, 1, 2, 2)] * 3, None, None, torch.zeros(1, 1, 2, 2)))
     assert seen.names == ["blocks.10"]

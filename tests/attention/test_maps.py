@@ -242,7 +242,7 @@ def maker() -> MapMaker:
 def test_the_gradient_of_a_contrast_worked_out_by_hand():
     """d logit_k / d P[0, j] = w_k . v_j, so class 0 against class 1 has v_j0 - 2 v_j1; P is uniform."""
     values = torch.tensor([[1.0, 2.0], [5.0, 1.0], [4.0, 2.0]]).expand(1, 1, 3, 2)
-    found = attention_gradients(Averager(), values, torch.tensor([0]), torch.tensor([1]))
+    found = attention_gradients(Averager().eval(), values, torch.tensor([0]), torch.tensor([1]))
     expected = torch.tensor([[-3.0, 3.0, 0.0], [0.0] * 3, [0.0] * 3])
     torch.testing.assert_close(found.grads[0, 0, 0], expected)
     torch.testing.assert_close(found.attn, torch.full_like(found.attn, 1 / 3))

@@ -13,7 +13,7 @@ from tests.small_vits import SIDES, build, pictures
 from vit_finetune.attention import capture as capture_module
 from vit_finetune.attention.capture import capture
 from vit_finetune.attention.judge import maps_and_shapes
-from vit_finetune.attention.maps import MATRICES, METHODS, MapMaker
+from vit_finetune.attention.maps import GRAPH, MATRICES, METHODS, MapMaker
 from vit_finetune.attention.sample import Sample
 from vit_finetune.attention.shape import attention_distance, prefix_mass
 from vit_finetune.attention.walk import Walk, attention_gradients, directions_of
@@ -109,8 +109,8 @@ def test_a_walk_that_forgets_to_hand_on_the_gradient_is_caught(vit, monkeypatch)
     """The mutation: every block is given the gradient that the head hands to the last one."""
     images, directions = pictures(vit), both_directions()
     (_, grads, _), _ = whole_stacks(vit, images, directions)
-    real = Walk._run_again
-    monkeypatch.setattr(Walk, "_run_again", lambda self, i, handed, early: (real(self, i, handed, early)[0], handed))
+    real = Walk._back
+    monkeypatch.setattr(Walk, "_back", lambda self, index, handed: (real(self, index, handed)[0], handed))
     found = Walk(vit, images).each_block(lambda block: block.gradient(block.reads[0]), directions)
     torch.testing.assert_close(found[0], grads[0, :, 1], **CLOSE)
     assert not torch.allclose(found[1], grads[0, :, 0], rtol=0.1, atol=0.1 * grads[0, :, 0].abs().amax().item())
@@ -153,9 +153,17 @@ def test_gradients_per_block_are_those_of_a_model_that_ends_with_the_block(vit):
 def test_without_directions_the_walk_gives_the_attention_alone(vit):
     with torch.no_grad(), capture(vit) as seen:
         vit(pictures(vit))
-    found = Walk(vit, pictures(vit)).each_block(lambda block: (block.attn, len(block.reads), block.early_reads))
-    assert [rest for _, *rest in found] == [[0, None]] * 2
-    assert torch.equal(torch.stack([attn for attn, *_ in reversed(found)], dim=1), seen.stacked())
+    for gradients in (True, False):
+        walk = Walk(vit, pictures(vit), gradients=gradients)
+        found = walk.each_block(lambda block: (block.attn, len(block.reads), block.early_reads), early=True)
+        assert [rest for _, *rest in found] == [[0, None]] * 2
+        assert torch.equal(torch.stack([attn for attn, *_ in reversed(found)], dim=1), seen.stacked())
+
+
+def test_a_second_walk_back_finds_the_same(vit):
+    walk = Walk(vit, pictures(vit))
+    first, second = (walk.each_block(lambda block: block.reads, both_directions(), early=True) for _ in range(2))
+    assert all(torch.equal(*pair) for pair in zip(first, second, strict=True))
 
 
 # One block at a time
@@ -178,14 +186,23 @@ def test_only_one_blocks_matrices_live_during_the_walk():
 
 
 @pytest.mark.parametrize("name", SIDES)
-def test_the_graph_of_a_block_keeps_no_matrix(name):
-    model, kept = build(name, num_heads=4), []  # 12 values a head, so that no other tensor looks like a matrix
-    walk, tokens = Walk(model, pictures(model)), token_layout(model).tokens
-    with torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(one.shape) or one, lambda one: one):
+def test_the_graph_keeps_no_matrix_and_as_much_as_batches_are_sized_for(name):
+    model, kept = build(name, num_heads=4), {}  # 12 values a head, so that no other tensor looks like a matrix
+    weights, images = {p.untyped_storage().data_ptr() for p in model.parameters()}, pictures(model)
+
+    def keep(one: Tensor) -> Tensor:
+        kept[one.untyped_storage().data_ptr()] = one
+        return one
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda one: one):
+        walk = Walk(model, images)
+        of_pass = [one for pointer, one in kept.items() if pointer not in weights]
         walk.each_block(lambda block: block.index, both_directions(), early=True)
-    assert kept
-    matrices = [shape for shape in kept if shape[-2:] == (tokens, tokens)]
-    assert all(shape[0] == 1 for shape in matrices)  # BEiT's bias, which belongs to no image
+    tokens = token_layout(model).tokens
+    matrices = [one for one in kept.values() if one.shape[-2:] == (tokens, tokens)]
+    assert all(one.shape[0] == 1 for one in matrices)  # BEiT's bias, which belongs to no image
+    values = sum(one.untyped_storage().nbytes() for one in of_pass) / 4 / len(images)
+    assert 10 <= values / (len(model.blocks) * tokens * model.embed_dim) <= GRAPH * 1.05
 
 
 def test_the_maps_of_many_classes_and_pairs_keep_no_matrix_of_a_block():
@@ -195,9 +212,12 @@ def test_the_maps_of_many_classes_and_pairs_keep_no_matrix_of_a_block():
     assert most == [1, 1]
 
 
-@pytest.mark.parametrize(("limit", "expected"), [(2**30, 8), (MATRICES * 3 * 17**2 * 4 * 3, 3), (1, 1)])
+IMAGE_BYTES = 4 * (MATRICES * 3 * 17**2 + GRAPH * 2 * 17 * 48)
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(2**30, 8), (3 * IMAGE_BYTES, 3), (3 * IMAGE_BYTES - 1, 2), (1, 1)])
 def test_batches_are_as_large_as_the_stated_bytes_allow(limit, expected, monkeypatch):
-    monkeypatch.setattr("vit_finetune.attention.maps.BLOCK_BYTES", limit)
+    monkeypatch.setattr("vit_finetune.attention.maps.BATCH_BYTES", limit)
     maker = MapMaker(build(), batch_size=8)
     assert maker.images_at_once == expected
     assert max(len(batch) for (batch,) in maker.batches(torch.zeros(9, 1))) == expected
@@ -208,7 +228,7 @@ def test_batches_are_as_large_as_the_stated_bytes_allow(limit, expected, monkeyp
 
 class Faulty(nn.Module):
     def forward(self, x):
-        raise ZeroDivisionError("inside a block")
+        raise ZeroDivisionError("inside the model")
 
 
 def hooks_of(model: nn.Module) -> int:
@@ -221,7 +241,7 @@ def test_everything_is_restored_after_an_error_in_the_pass_or_on_the_way_back(vi
     with pytest.raises(ZeroDivisionError):
         Walk(broken, pictures(broken))
     walk = Walk(model := copy.deepcopy(vit), pictures(vit))
-    model.blocks[0].mlp = Faulty()
+    model.norm = Faulty()
     with torch.no_grad(), pytest.raises(ZeroDivisionError):
         walk.each_block(lambda block: block.index, both_directions(), early=True)
     with pytest.raises(KeyError):
@@ -243,12 +263,10 @@ def test_a_gradient_that_was_there_stays(vit):
     assert all(torch.equal(p.grad, torch.ones_like(p)) for p in model.parameters())
 
 
-def test_a_block_that_gives_another_output_when_run_again_is_an_error():
-    model = build(drop_path_rate=0.5, depth=6)
-    model.train()
-    torch.manual_seed(0)
-    with pytest.raises(RuntimeError, match=r"^blocks\.\d gave another output .*model\.eval\(\)"):
-        Walk(model, pictures(model, 8)).each_block(lambda block: block.index)
+def test_a_model_in_training_mode_is_refused():
+    model = build(drop_path_rate=0.5)
+    with pytest.raises(RuntimeError, match=r"training mode.*model\.eval\(\)"):
+        Walk(model.train(), pictures(model))
 
 
 @pytest.mark.parametrize("faulty", [0, 1])
@@ -275,10 +293,19 @@ def test_a_block_that_does_not_attend_is_named():
         Walk(model, pictures(model)).each_block(lambda block: block.index)
 
 
-def test_blocks_that_do_not_run_once_each_are_refused():
+@pytest.mark.parametrize(
+    ("order", "message"), [((0, 1, 0), r"^blocks\.0 attended more than once"), ((1, 0), "do not run in their order")]
+)
+def test_blocks_that_do_not_run_once_each_in_order_are_refused(order, message):
     model = build()
-    model.blocks.forward = lambda x: model.blocks[0](model.blocks[0](x))
-    with pytest.raises(UserError, match="do not run once each"):
+
+    def forward(tokens: Tensor) -> Tensor:
+        for index in order:
+            tokens = model.blocks[index](tokens)
+        return tokens
+
+    model.blocks.forward = forward
+    with pytest.raises(UserError, match=message):
         Walk(model, pictures(model))
 
 

@@ -7,7 +7,7 @@ measured in `faithfulness`.
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,39 +23,74 @@ TOLERANCE = 1e-4  # relative; right float32 captures stay below 1e-5, a dropped 
 _LOCK = threading.Lock()  # the stand-in replaces a function of the whole process
 
 
+@dataclass(frozen=True)
+class Call:
+    """One call of scaled_dot_product_attention: all that its matrix is made of."""
+
+    query: Tensor  # (B, H, T, d), as key and value, detached
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    scale: float | None
+    read: Tensor  # the kernel's P v, (B, H, T, d), in the graph if there is one
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the matrix."""
+        return (*self.query.shape[:-1], self.key.shape[-2])
+
+    def attend(self) -> tuple[Tensor, float]:
+        """The matrix (B, H, T, T), and its proof: max|P v - read| / max|read|."""
+        with torch.no_grad(), torch.autocast(self.query.device.type, enabled=False):
+            probabilities = _probabilities(self.query, self.key, self.mask, self.scale)
+            read = self.read.detach().float()
+            largest = read.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
+            return probabilities, float((probabilities @ self.value.float() - read).abs().amax() / largest)
+
+
 @dataclass
 class Capture:
     """What `capture` records: matrices of the latest forward pass, the self-check over all passes."""
 
     block_names: tuple[str, ...]
-    names: list[str] = field(default_factory=list)  # block of each entry of `attn`, in execution order
-    attn: list[Tensor] = field(default_factory=list)  # each (B, H, T, T) float32, detached
-    values: list[Tensor] = field(default_factory=list)  # v of each, (B, H, T, d), detached
-    reads: list[Tensor] = field(default_factory=list)  # the kernel's P v, (B, H, T, d), in the graph if there is one
+    later: bool = False  # blocks' matrices are made when `matrix` asks for them, and not kept
+    names: list[str] = field(default_factory=list)  # block of each entry of `calls` or `attn`, in execution order
+    calls: list[Call] = field(default_factory=list)  # of the blocks, if `later`
+    attn: list[Tensor] = field(default_factory=list)  # each (B, H, T, T) float32, detached, unless `later`
+    shapes: list[tuple[int, ...]] = field(default_factory=list)  # of the matrices
     pooling: dict[str, Tensor] = field(default_factory=dict)  # by module: (B, H, queries, T)
     selfcheck: dict[str, float] = field(default_factory=dict)  # worst max|P v - out| / max|out| by name
 
     def clear(self) -> None:
         """Forget the matrices of the last forward pass, keep the self-check."""
-        self.names, self.attn, self.values, self.reads, self.pooling = [], [], [], [], {}
+        self.names, self.calls, self.attn, self.shapes, self.pooling = [], [], [], [], {}
 
     def block_of(self, module: str) -> str | None:
         """The encoder block that the module of that name lies in."""
         return next((b for b in self.block_names if module == b or module.startswith(f"{b}.")), None)
 
-    def record(self, module: str, probabilities: Tensor, value: Tensor, read: Tensor, error: float) -> None:
+    def record(self, module: str, call: Call) -> None:
         """File one attention call of the module of that name."""
         block = self.block_of(module)
         if block is None:
-            self.pooling[module or "model"] = probabilities
+            self.pooling[module or "model"] = self._proven(module or "model", call)
+            return
+        self.names.append(block)
+        self.shapes.append(call.shape)
+        if self.later:
+            self.calls.append(call)
         else:
-            self.names.append(block)
-            self.attn.append(probabilities)
-            self.values.append(value)
-            self.reads.append(read)
-        name = block or module or "model"
+            self.attn.append(self._proven(block, call))
+
+    def matrix(self, index: int) -> Tensor:
+        """The matrix (B, H, T, T) of one of `calls`; its proof goes into `selfcheck`."""
+        return self._proven(self.names[index], self.calls[index])
+
+    def _proven(self, name: str, call: Call) -> Tensor:
+        probabilities, error = call.attend()
         if error > self.selfcheck.setdefault(name, 0.0) or math.isnan(error):  # a NaN stays: nothing exceeds it
             self.selfcheck[name] = error
+        return probabilities
 
     def stacked(self) -> Tensor:
         """All blocks as one (B, L, H, T, T)."""
@@ -84,7 +119,7 @@ def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None, scale: float | Non
     return scores.masked_fill(nothing, 0).softmax(dim=-1).masked_fill(nothing, 0)
 
 
-def _stand_in(original: Callable[..., Tensor], seen: Capture, stack: list[str], blocks: bool) -> Callable[..., Tensor]:
+def _stand_in(original: Callable[..., Tensor], seen: Capture, stack: list[str]) -> Callable[..., Tensor]:
     """A scaled_dot_product_attention that also records; the model goes on with its own kernel's output."""
 
     def attention(
@@ -97,25 +132,21 @@ def _stand_in(original: Callable[..., Tensor], seen: Capture, stack: list[str], 
         scale: float | None = None,
     ) -> Tensor:
         output = original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale)
-        if not stack or not (blocks or seen.block_of(stack[-1]) is None):  # another model's call, or one not asked for
+        if not stack:  # another model's call
             return output
         if dropout_p > 0:
             raise RuntimeError(
                 f"attention dropout of {dropout_p} is active in {stack[-1]!r}, so its output is random; "
                 "call model.eval() before capturing"
             )
-        with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
-            probabilities = _probabilities(query, key, attn_mask, scale)
-            largest = output.float().abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
-            error = float((probabilities @ value.float() - output.float()).abs().amax() / largest)
-        seen.record(stack[-1], probabilities, value.detach(), output, error)
+        seen.record(stack[-1], Call(query.detach(), key.detach(), value.detach(), attn_mask, scale, output))
         return output
 
     return attention
 
 
 @contextmanager
-def capture(model: nn.Module, *, blocks: bool = True) -> Iterator[Capture]:
+def capture(model: nn.Module, *, later: bool = False) -> Iterator[Capture]:
     """Record the attention of every forward pass of `model` inside the block; restore everything afterwards.
 
     It stands in for torch.nn.functional.scaled_dot_product_attention, which receives the final q, k, mask and
@@ -123,14 +154,14 @@ def capture(model: nn.Module, *, blocks: bool = True) -> Iterator[Capture]:
     proof, and the model's output.
 
     Args:
-        blocks: False records the attention outside the encoder blocks alone, which is that of attention pooling: no
-            (T, T) matrix is made.
+        later: keep what the blocks' matrices are made of, (B, H, T, d) each, and make a (T, T) matrix only when
+            `Capture.matrix` asks for it.
 
     Raises:
         UserError: the model has no encoder blocks.
         RuntimeError: captures are nested (the stand-in is process-wide), or attention dropout is active.
     """
-    seen = Capture(encoder_blocks(model))
+    seen = Capture(encoder_blocks(model), later)
     if not _LOCK.acquire(blocking=False):
         raise RuntimeError("a capture is already running in this process; end it before starting another")
     stack: list[str] = []
@@ -152,17 +183,17 @@ def capture(model: nn.Module, *, blocks: bool = True) -> Iterator[Capture]:
             if getattr(module, "fused_attn", True) is False:
                 restore.callback(setattr, module, "fused_attn", False)
                 module.fused_attn = True
-        F.scaled_dot_product_attention = _stand_in(F.scaled_dot_product_attention, seen, stack, blocks)
+        F.scaled_dot_product_attention = _stand_in(F.scaled_dot_product_attention, seen, stack)
         yield seen
 
 
-def check(seen: Capture, tolerance: float = TOLERANCE, blocks: Sequence[str] | None = None) -> dict[str, Any]:
+def check(seen: Capture, tolerance: float = TOLERANCE) -> dict[str, Any]:
     """Proof that the capture is whole and right, as numbers; UserError naming the block if it is not.
 
-    Each of the encoder blocks (all of them, or `blocks`) exactly once, a square matrix in each, and P v equal to the
-    model's own attention output to `tolerance` (relative, worst over all forward passes).
+    Each of the encoder blocks exactly once, a square matrix in each, and P v equal to the model's own attention output
+    to `tolerance` (relative, worst over all forward passes; of matrices made later, over those made up to now).
     """
-    missing = [b for b in (seen.block_names if blocks is None else blocks) if b not in seen.names]
+    missing = [b for b in seen.block_names if b not in seen.names]
     if missing:
         raise UserError(
             f"attention of {len(missing)} of {len(seen.block_names)} encoder blocks was not captured: "
@@ -174,9 +205,9 @@ def check(seen: Capture, tolerance: float = TOLERANCE, blocks: Sequence[str] | N
             f"{', '.join(repeated)} attended more than once, one matrix per block and pass is allowed; "
             "call the model itself, without gradient checkpointing"
         )
-    for name, matrix in zip(seen.names, seen.attn, strict=True):
-        if matrix.ndim != 4 or matrix.shape[-1] != matrix.shape[-2]:
-            raise UserError(f"{name} has attention of shape {tuple(matrix.shape)}; (B, H, T, T) is needed")
+    for name, shape in zip(seen.names, seen.shapes, strict=True):
+        if len(shape) != 4 or shape[-1] != shape[-2]:
+            raise UserError(f"{name} has attention of shape {shape}; (B, H, T, T) is needed")
     for name, error in seen.selfcheck.items():
         if not error <= tolerance:
             raise UserError(
@@ -184,7 +215,7 @@ def check(seen: Capture, tolerance: float = TOLERANCE, blocks: Sequence[str] | N
                 f"{error:.1e} where at most {tolerance:.0e} is allowed; run the model in float32"
             )
     return {
-        "selfcheck_max_rel_err": max((seen.selfcheck[name] for name in seen.names), default=0.0),
+        "selfcheck_max_rel_err": max((seen.selfcheck.get(name, 0.0) for name in seen.names), default=0.0),
         "blocks_captured": len(seen.names),
         "blocks_total": len(seen.block_names),
         "pooling_captured": len(seen.pooling),

@@ -131,7 +131,7 @@ def distances_of(maker: MapMaker, pixels: Tensor) -> tuple[Tensor, float]:
     """Attention distance of each image, (B, L, H), and the self-check's error."""
     layout, parts, errors = maker.layout, [], []
     for (batch,) in maker.batches(pixels):
-        walk = Walk(maker.model, batch)
+        walk = Walk(maker.model, batch, gradients=False)
         by_block = walk.each_block(lambda block: attention_distance(block.attn, layout))
         parts.append(torch.stack(by_block[::-1], dim=1))
         errors.append(walk.error)

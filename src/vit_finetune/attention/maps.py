@@ -19,8 +19,9 @@ from vit_finetune.attention.walk import BlockAttention, Walk, directions_of, one
 from vit_finetune.model.families import token_layout
 from vit_finetune.model.tokens import TokenLayout
 
-BLOCK_BYTES = 2**28  # that the matrices of one block may take: so many images go together, or one
-MATRICES = 4  # (B, H, T, T) float32 at once: attention, two gradients, one on the way
+BATCH_BYTES = 2**28  # that matrices and graph of a batch may take: so many images go together, or one
+MATRICES = 4  # (H, T, T) float32 of an image at once, of one block: attention, two gradients, one on the way
+GRAPH = 16  # (T, D) float32 of an image that the graph keeps for each block, about: 10 to 16 in timm's families
 CLASSES_AT_ONCE = 16  # whose gradients, a few (B, T, D) each, are held together
 
 Fusion = Literal["mean", "max"]
@@ -242,7 +243,7 @@ class ClassMaps:
 class MapMaker:
     """Makes the map of every method, for a model and the settings of the maps.
 
-    At most `batch_size` images go together, and no more than BLOCK_BYTES allow.
+    At most `batch_size` images go together, and no more than BATCH_BYTES allow.
     """
 
     model: nn.Module
@@ -261,10 +262,16 @@ class MapMaker:
         return int(attention.num_heads)
 
     @property
+    def image_bytes(self) -> int:
+        """What the walk keeps of one image, about: matrices of one block, the graph of all."""
+        model: Any = self.model
+        tokens = self.layout.tokens
+        return 4 * (MATRICES * self.heads * tokens**2 + GRAPH * len(model.blocks) * tokens * model.embed_dim)
+
+    @property
     def images_at_once(self) -> int:
-        """Images of a batch, so that the matrices of one block stay below BLOCK_BYTES."""
-        each = MATRICES * self.heads * self.layout.tokens**2 * 4
-        return max(1, min(self.batch_size, BLOCK_BYTES // each))
+        """Images of a batch, so that they stay below BATCH_BYTES."""
+        return max(1, min(self.batch_size, BATCH_BYTES // self.image_bytes))
 
     def batches(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """Tensors of the same images, batch by batch."""

@@ -1,4 +1,4 @@
-"""Attention and its gradients one block at a time, last block first, so that memory does not grow with the depth.
+"""One pass forward, then the way back through the blocks, with the matrices of one block at a time.
 
 B images, L encoder blocks, H heads, T tokens, d values per head, K classes, C directions. A direction weighs the
 logits of each image, (B, K): one-hot for a class, +1 and -1 for one class against another. The gradient of the
@@ -17,10 +17,8 @@ from torch import Tensor, nn
 from torch.autograd import grad
 from torch.nn import functional as F
 
-from vit_finetune.attention.capture import Capture, capture, check, encoder_blocks
+from vit_finetune.attention.capture import capture, check
 from vit_finetune.core.errors import UserError
-
-REPEATED = 1e-5  # relative; a block run twice on the same input differs by rounding alone, if at all
 
 T = TypeVar("T")
 
@@ -51,56 +49,67 @@ class BlockAttention:
 
 
 class Walk:
-    """One forward pass without matrices, then the way back through the blocks with those of one block at a time.
+    """One forward pass that keeps no matrix, then the way back through the blocks.
 
-    The pass keeps each block's input and output, (B, T, D), and a graph from the last block's output to the logits.
+    The pass keeps its graph as a training step does, and each block's queries, keys and values: memory that grows with
+    L T, not with L T^2. The matrices of a block are made from them when the way back comes to it.
 
-    Raises:
-        UserError: the model has no encoder blocks, or they do not run once each, in order.
+    Attributes:
+        pooling: (B, H, queries, T), attention pooling only.
     """
 
-    def __init__(self, model: nn.Module, images: Tensor) -> None:
-        """Of images (B, 3, h, w)."""
-        self.model, self.names = model, encoder_blocks(model)
-        self._inputs: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
-        self._outputs: list[Tensor] = []
-        with _settings(model, gradients=False), capture(model, blocks=False) as seen, ExitStack() as hooks:
-            for name in self.names:
-                self._listen(name, hooks)
+    def __init__(self, model: nn.Module, images: Tensor, *, gradients: bool = True) -> None:
+        """Of images (B, 3, h, w).
+
+        Args:
+            gradients: False keeps no graph, for the attention alone.
+
+        Raises:
+            RuntimeError: the model is in training mode.
+            UserError: the model has no encoder blocks, or they do not attend once each, in order.
+        """
+        if model.training:
+            raise RuntimeError("a model in training mode gives random attention; call model.eval() before")
+        self.model, self._tokens = model, list[Tensor]()  # (B, T, D), before the first block and after each
+        with _settings(model, gradients), capture(model, later=True) as self._seen, ExitStack() as hooks:
+            for name in self._seen.block_names:
+                self._listen(model.get_submodule(name), hooks, gradients)
             self._scores: Tensor = model(images)
-        if [name for name, *_ in self._inputs] != [*self.names]:
-            raise UserError(f"the encoder blocks of a {type(model).__name__} do not run once each, in their order")
-        self.pooling = seen.pooling_row()  # (B, H, queries, T), attention pooling only
-        self.error = self._error_of(seen, [])  # the largest relative error of the self-checks up to now
+        check(self._seen)
+        if self._seen.names != [*self._seen.block_names]:
+            raise UserError(f"the encoder blocks of a {type(model).__name__} do not run in their order")
+        self.pooling = self._seen.pooling_row()
 
     @property
     def logits(self) -> Tensor:
         """(B, K)."""
         return self._scores.detach()
 
-    def _listen(self, name: str, hooks: ExitStack) -> None:
-        """Keep what the block takes and gives; of the last one, begin the graph of the head."""
-        block = self.model.get_submodule(name)
+    @property
+    def error(self) -> float:
+        """The largest relative error of the self-checks up to now."""
+        return max(self._seen.selfcheck.values(), default=0.0)
 
-        def keep_input(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._inputs.append((name, args, kwargs))
+    def _listen(self, block: nn.Module, hooks: ExitStack, gradients: bool) -> None:
+        """Keep what a block gives; before the first, begin the graph."""
 
-        def keep_output(_module: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
-            self._outputs.append(output)
-            if name != self.names[-1]:
-                return None
-            torch.set_grad_enabled(True)  # until the pass ends
-            return output.requires_grad_()
+        def begin(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            self._tokens.append(args[0].detach().requires_grad_(gradients))
+            return (self._tokens[0], *args[1:]), kwargs
 
-        hooks.callback(block.register_forward_pre_hook(keep_input, with_kwargs=True).remove)
-        hooks.callback(block.register_forward_hook(keep_output).remove)
+        def keep(_module: nn.Module, _args: Any, output: Tensor) -> None:
+            self._tokens.append(output)
+
+        if block is self.model.get_submodule(self._seen.block_names[0]):
+            hooks.callback(block.register_forward_pre_hook(begin, with_kwargs=True).remove)
+        hooks.callback(block.register_forward_hook(keep).remove)
 
     def each_block(
         self, visit: Callable[[BlockAttention], T], directions: Tensor | None = None, *, early: bool = False
     ) -> list[T]:
         """What `visit` returns for each block, last block first.
 
-        Nothing of a block stays but what `visit` keeps. The parameters' .grad stay as they are.
+        Of matrices nothing stays but what `visit` keeps. The parameters' .grad stay as they are.
 
         Args:
             directions: (C, B, K); None for the attention alone.
@@ -108,61 +117,35 @@ class Walk:
                 these early logits is taken with respect to the block's attention.
 
         Raises:
-            UserError: the attention of a block was not captured, or is not the model's own.
-            RuntimeError: a block that is run again gives another output.
+            UserError: a captured matrix is not the model's own.
         """
         shape = self._scores.shape
         if directions is not None and directions.shape[1:] != shape:
             raise ValueError(f"directions: shape {tuple(directions.shape)}; use (C, {', '.join(map(str, shape))})")
         weights = () if directions is None else tuple(directions.to(self._scores))
-        handed = [grad(self._scores, self._outputs[-1], one, retain_graph=True)[0] for one in weights]
-        found = []
-        for index in reversed(range(len(self.names))):
-            block, handed = self._run_again(index, handed, weights if early else ())
-            found.append(visit(block))
-            del block  # else it would live beside the next one
+        found, handed = [], [grad(self._scores, self._tokens[-1], one, retain_graph=True)[0] for one in weights]
+        for index, call in reversed([*enumerate(self._seen.calls)]):
+            reads, handed = self._back(index, handed)
+            early_reads = self._early_reads(index, weights) if early and weights else None
+            attn, values = self._seen.matrix(index), call.value.float()
+            check(self._seen)
+            stacked = torch.stack(reads) if reads else values.new_zeros(0, *values.shape)
+            found.append(visit(BlockAttention(index, attn, values, stacked, early_reads)))
+            del attn  # else it would live beside the next one
         return found
 
-    def _run_again(
-        self, index: int, handed: list[Tensor], early: Sequence[Tensor]
-    ) -> tuple[BlockAttention, list[Tensor]]:
-        """One block, and the gradients (B, T, D) with respect to its input, from those for its output.
+    def _back(self, index: int, handed: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Through one block: from gradients (B, T, D) for its output to those for what it reads and for its input."""
+        read, (before, after) = self._seen.calls[index].read, self._tokens[index : index + 2]
+        pairs = [grad(after, (read, before), one, retain_graph=True) for one in handed]
+        return [of_read.float() for of_read, _ in pairs], [of_tokens for _, of_tokens in pairs]
 
-        Args:
-            early: directions of which the gradient from the block's own output is asked for, too.
-        """
-        name, args, kwargs = self._inputs[index]
-        early_reads, head = [], _any(self.model)
-        with _settings(self.model, gradients=bool(handed)):
-            tokens = args[0].detach().requires_grad_(bool(handed))
-            with capture(self.model) as seen:
-                output = self.model.get_submodule(name)(tokens, *args[1:], **kwargs)
-            self._compare(index, output.detach())
-            self.error = max(self.error, self._error_of(seen, [name]))
-            attn, values, read = seen.attn[0], seen.values[0].float(), seen.reads[0]
-            pairs = [grad(output, (read, tokens), one, retain_graph=True) for one in handed]
-            if early:
-                scores = head.forward_head(head.norm(output))
-                early_reads = [grad(scores, read, one, retain_graph=True)[0].float() for one in early]
-        reads = torch.stack([of_read.float() for of_read, _ in pairs]) if pairs else values.new_zeros(0, *values.shape)
-        block = BlockAttention(index, attn, values, reads, torch.stack(early_reads) if early_reads else None)
-        return block, [of_tokens for _, of_tokens in pairs]
-
-    def _compare(self, index: int, output: Tensor) -> None:
-        """RuntimeError unless the block's output is that of the first pass."""
-        first = self._outputs[index].detach()
-        error = float((output - first).abs().amax() / first.abs().amax().clamp_min(torch.finfo(first.dtype).tiny))
-        if not error <= REPEATED:
-            raise RuntimeError(
-                f"{self.names[index]} gave another output when it was run again, relative error {error:.1e} where at "
-                f"most {REPEATED:.0e} is allowed; call model.eval() before"
-            )
-
-    @staticmethod
-    def _error_of(seen: Capture, blocks: list[str]) -> float:
-        """The largest relative error that `check` finds, of blocks and of attention pooling."""
-        checked = check(seen, blocks=blocks)
-        return max(checked["selfcheck_max_rel_err"], checked["pooling_max_rel_err"] or 0.0)
+    def _early_reads(self, index: int, weights: Sequence[Tensor]) -> Tensor:
+        """Gradients (C, B, H, T, d) of the logits that the head makes of one block's own output."""
+        head, read = _any(self.model), self._seen.calls[index].read
+        with _settings(self.model, gradients=True):
+            scores = head.forward_head(head.norm(self._tokens[index + 1]))
+            return torch.stack([grad(scores, read, one, retain_graph=True)[0].float() for one in weights])
 
 
 @contextmanager
