@@ -147,7 +147,21 @@ def test_keeping_everything_changes_nothing_in_any_order_and_batch(name, options
     images = pictures(model, 5)
     order = ranking(random_maps(5, (4, 4), rng), rng)
     expected = model(images).softmax(dim=-1)
-    assert torch.allclose(kept_probabilities(model, images, order, batch_tokens=32), expected, atol=1e-5)
+    assert torch.allclose(kept_probabilities(model, images, order[:, None], 32)[:, 0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "options"), EVERY_KIND, ids=str)
+def test_several_choices_of_an_image_are_what_each_is_alone(name, options):
+    model = build(name, **options)
+    images, keep = pictures(model, 3), torch.stack([KEEP, (KEEP + 7) % 16], dim=1)
+    with torch.no_grad(), keep_patches(model, keep[:, 1]):
+        second = model(images).softmax(dim=-1)
+    found = kept_probabilities(model, images, keep, batch_tokens=12)  # two images, then one
+    assert found.shape == (3, 2, 5)
+    assert torch.allclose(found[:, 1], second, atol=1e-5)
+    assert torch.allclose(found[:, :1], kept_probabilities(model, images, keep[:, :1]), atol=1e-5)
+    assert (found[:, 0] - found[:, 1]).abs().amax() > 1e-3
+    assert not model.patch_embed._forward_hooks
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -178,9 +192,9 @@ def only_patch_three_matters(monkeypatch) -> list[int]:
     calls: list[int] = []
 
     def probabilities(_model, _images, keep, _batch_tokens=0):
-        calls.append(keep.shape[1])
-        present = (keep == 3).any(dim=1).float()
-        return torch.stack([1 - present, present], dim=1)
+        calls.append(keep.shape[2])
+        present = (keep == 3).any(dim=2).float()
+        return torch.stack([1 - present, present], dim=2)
 
     monkeypatch.setattr(faithfulness, "kept_probabilities", probabilities)
     return calls
@@ -215,11 +229,9 @@ def test_a_map_measured_patch_by_patch_beats_its_opposite_on_a_real_model(rng):
     with torch.no_grad():
         targets = model(images).argmax(dim=1)
     everything = torch.arange(16).expand(6, -1)
-    alone = [
-        kept_probabilities(model, images, torch.cat([everything[:, :p], everything[:, p + 1 :]], dim=1))
-        for p in range(16)
-    ]
-    maps = -torch.stack([p.gather(1, targets[:, None])[:, 0] for p in alone], dim=1).view(6, 4, 4)
+    alone = torch.stack([torch.cat([everything[:, :p], everything[:, p + 1 :]], dim=1) for p in range(16)], dim=1)
+    found = kept_probabilities(model, images, alone)
+    maps = -found[torch.arange(6), :, targets].view(6, 4, 4)
     curves = deletion_insertion(model, images, targets, {"drop": maps, "opposite": -maps}, rng)
     assert curves["drop"].score().mean > curves["opposite"].score().mean + 0.05
     assert curves["drop"].deletion.shape == (6, len(FRACTIONS))
@@ -281,8 +293,8 @@ def test_accuracy_from_some_patches_keeps_the_patches_that_it_says(monkeypatch, 
     kept: list[Tensor] = []
 
     def probabilities(_model, _images, keep):
-        kept.append(keep)
-        return torch.eye(2)[(keep == 7).any(dim=1).long()]
+        kept.append(keep[:, 0])
+        return torch.eye(2)[(keep == 7).any(dim=2).long()]
 
     monkeypatch.setattr(faithfulness, "kept_probabilities", probabilities)
     maps = torch.zeros(3, 4, 5)
@@ -300,13 +312,20 @@ def test_accuracy_from_some_patches_keeps_the_patches_that_it_says(monkeypatch, 
     assert found["border"].tolist() == [0, 0, 1]
 
 
-def test_a_batch_is_bounded_in_images_and_in_patches(rng):
+def test_a_batch_is_bounded_in_choices_and_in_patches(rng):
     model, seen = build("vit_tiny_patch16_224"), []
     model.register_forward_pre_hook(lambda _model, args: seen.append(len(args[0])))
     images = pictures(model, 10)
     order = ranking(random_maps(10, (4, 4), rng), rng)
-    for patches, images_at_a_time, largest in ((1, 4, 4), (16, 64, 2), (16, 1, 1)):
+    for patches, choices, at_a_time, largest in (
+        (1, 1, 4, 4),
+        (16, 1, 64, 2),
+        (16, 1, 1, 1),
+        (1, 3, 9, 3),
+        (1, 3, 2, 1),
+    ):
         seen.clear()
-        kept_probabilities(model, images, order[:, :patches], batch_tokens=32, batch_images=images_at_a_time)
+        keep = order[:, None, :patches].expand(-1, choices, -1)
+        kept_probabilities(model, images, keep, batch_tokens=32, batch_choices=at_a_time)
         assert sum(seen) == 10
         assert max(seen) == largest

@@ -1,6 +1,7 @@
 """Does a map show what the model uses? Patches are left out in its order, and the model is asked again.
 
-B images, `maps` (B, G_h, G_w) relevance per patch, `keep` (B, n) patch numbers, row by row. Leaving tokens out needs
+B images, `maps` (B, G_h, G_w) relevance per patch, M choices of n patches each: `keep` (B, M, n), patch numbers row by
+row. Leaving tokens out needs
 no replacement value (TIS, ICCVW 2023). Two baselines put every score in its place: random maps, and a Gaussian in the
 centre, because the objects of most data sets are centred (arXiv:2112.09195). Every map of an image is asked for at the
 same fractions, so that differences between maps are paired.
@@ -24,7 +25,7 @@ Rng = np.random.Generator
 
 FRACTIONS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)
 BATCH_TOKENS = 4096  # a batch of this many patches is large enough for the matrix products and small enough for caches
-BATCH_IMAGES = 64  # every image is embedded whole before patches leave, and some families compute all of its tokens
+BATCH_CHOICES = 64  # every choice begins with the patches of the whole image, and some families compute all of them
 GROUPS = 6  # of images; each is asked at every sixth of the fractions
 
 
@@ -49,22 +50,28 @@ def ranking(maps: Tensor, rng: Rng) -> Tensor:
 
 @torch.inference_mode()
 def kept_probabilities(
-    model: nn.Module,
+    model: Any,
     images: Tensor,
     keep: Tensor,
     batch_tokens: int = BATCH_TOKENS,
-    batch_images: int = BATCH_IMAGES,
+    batch_choices: int = BATCH_CHOICES,
 ) -> Tensor:
-    """Class probabilities (B, K) from the patches `keep` (B, n) of images (B, 3, h, w).
+    """Class probabilities (B, M, K) from the patches `keep` (B, M, n) of images (B, 3, h, w), each embedded once.
 
     Args:
         batch_tokens: patches in one pass, at most; a single image may have more. Batches are about equally large.
-        batch_images: images in one pass, at most.
+        batch_choices: choices in one pass, at most; a single image may have more.
     """
-    batches, parts = math.ceil(len(keep) / min(len(keep), batch_images, max(1, batch_tokens // keep.shape[1]))), []
-    for some, indices in zip(images.tensor_split(batches), keep.to(images.device).tensor_split(batches), strict=True):
-        with family_of(model).keep_patches(model, indices):
-            parts.append(model(some).float().softmax(dim=-1))
+    choices, parts = keep.shape[1], []
+    at_once = max(1, min(batch_choices, batch_tokens // keep.shape[2]) // choices)
+    batches = math.ceil(len(keep) / at_once)
+    repeat = model.patch_embed.register_forward_hook(lambda _module, _args, out: out.repeat_interleave(choices, dim=0))
+    try:
+        for some, kept in zip(images.tensor_split(batches), keep.to(images.device).tensor_split(batches), strict=True):
+            with family_of(model).keep_patches(model, kept.flatten(0, 1)):
+                parts.append(model(some).float().softmax(dim=-1).unflatten(0, (-1, choices)))
+    finally:
+        repeat.remove()
     return torch.cat(parts).cpu()
 
 
@@ -122,19 +129,17 @@ def deletion_insertion(
     group = torch.arange(len(images)) % groups
     known = np.full((len(images), len(fractions)), np.nan)
     curves = {name: Curves(tuple(fractions), known.copy(), known.copy()) for name in maps}
-    orders = {name: ranking(relevance, rng) for name, relevance in maps.items()}
+    orders = torch.stack([ranking(relevance, rng) for relevance in maps.values()], dim=1)
     for f, fraction in enumerate(fractions):
         rows, gone = torch.nonzero(group == f % groups)[:, 0], round(fraction * count)
-        some, classes = images[rows.to(images.device)], targets.cpu()[rows][:, None]
-
-        def probability(keep: Tensor, some: Tensor = some, classes: Tensor = classes) -> Array:
-            return kept_probabilities(model, some, keep, batch_tokens).gather(1, classes)[:, 0].numpy()
-
-        whole = probability(torch.arange(count).expand(len(rows), -1)) if gone in (0, count) else None
-        for name, order in orders.items():
-            left, come = order[rows, min(gone, count - 1) :], order[rows, : max(gone, 1)]
-            curves[name].deletion[rows.numpy(), f] = whole if gone == 0 else probability(left)
-            curves[name].insertion[rows.numpy(), f] = whole if gone == count else probability(come)
+        some, classes, order = images[rows.to(images.device)], targets.cpu()[rows][:, None, None], orders[rows]
+        left, come = order[..., min(gone, count - 1) :], order[..., : max(gone, 1)]
+        for kind, keep in (("deletion", left), ("insertion", come)):
+            every = keep.shape[2] == count  # all patches are the same choice in any order
+            found = kept_probabilities(model, some, keep[:, :1] if every else keep, batch_tokens)
+            of_class = found.gather(2, classes.expand(-1, found.shape[1], 1))[..., 0].expand(-1, len(maps)).numpy()
+            for curve, values in zip(curves.values(), of_class.T, strict=True):
+                getattr(curve, kind)[rows.numpy(), f] = values
     return curves
 
 
@@ -151,7 +156,9 @@ def kept_correct(
     middle = ranking(centre_prior((maps.shape[1], maps.shape[2])).expand_as(maps), rng)
     few, half = max(1, round(share * order.shape[1])), order.shape[1] // 2
     kept = {"top": order[:, :few], "random": chance[:, :few], "centre": middle[:, :half], "border": middle[:, half:]}
-    return {
-        name: (kept_probabilities(model, images, keep).argmax(dim=1) == labels.cpu()).numpy().astype(float)
-        for name, keep in kept.items()
-    }
+
+    def right(keep: Tensor) -> Array:
+        classes = kept_probabilities(model, images, keep[:, None])[:, 0].argmax(dim=1)
+        return (classes == labels.cpu()).numpy().astype(float)
+
+    return {name: right(keep) for name, keep in kept.items()}

@@ -37,7 +37,7 @@ class Gallery:
     Attributes:
         rows: (N,), their places in the test split; `files`: where each of them came from.
         content: where the image lies between bars that were added to it, (N, 4); None without bars.
-        attn: (N, blocks of `in_file`, H, T, T) float16.
+        attn: (N, blocks of `in_file`, H or 1 for their mean, T, T) float16.
         page_attn: (N, blocks of `on_page`, H or 1 for their mean, T, T) float32.
         heads: (N, L, H, G_h, G_w), where each head looks for what the model's head reads.
         probabilities: (N, K).
@@ -70,18 +70,15 @@ class _Matrices:
         sizes = images, len(encoder_blocks(maker.model)), maker.heads, maker.layout.tokens
         (_, depth, heads, tokens), grid = sizes, maker.layout.grid
         self.in_file, self.on_page = kept_in_file(*sizes), kept_on_page(*sizes)
-        self.attn = torch.empty(images, len(self.in_file.blocks), heads, tokens, tokens, dtype=torch.float16)
-        shown = heads if self.on_page.each_head else 1
-        self.page_attn = torch.empty(images, len(self.on_page.blocks), shown, tokens, tokens)
+        self.attn = self.in_file.empty(images, tokens, torch.float16)
+        self.page_attn = self.on_page.empty(images, tokens, torch.float32)
         self.heads = torch.empty(images, depth, heads, *grid)
 
     def take(self, block: BlockAttention, images: slice, layout: TokenLayout, readout: Tensor) -> None:
         self.heads[images, block.index] = readout_maps(block.attn, layout, readout)
-        if block.index in self.in_file.blocks:
-            self.attn[images, self.in_file.blocks.index(block.index)] = block.attn.half()
-        if block.index in self.on_page.blocks:
-            shown = block.attn if self.on_page.each_head else block.attn.mean(dim=1, keepdim=True)
-            self.page_attn[images, self.on_page.blocks.index(block.index)] = shown
+        for kept, matrices in ((self.in_file, self.attn), (self.on_page, self.page_attn)):
+            if block.index in kept.blocks:
+                matrices[images, kept.blocks.index(block.index)] = kept.take(block.attn).to(matrices.dtype)
 
 
 def contrasted(maker: MapMaker, pixels: Tensor, classes: int) -> list[int]:
@@ -261,11 +258,12 @@ def write_tensors(
 
     `rows` in both are the images' places in the test split.
     """
-    blocks, depth = gallery.in_file.blocks, gallery.in_file.depth
+    kept = gallery.in_file
     # One key only: safetensors writes several in an order that changes from run to run.
-    axes = f"images, blocks, heads, queries, keys; prefix tokens: {' '.join(prefix) or 'none'}"
-    metadata = {"attn": f"{axes}; blocks: {' '.join(map(str, blocks))} of {depth}"}
-    tensors = {"attn": gallery.attn, "blocks": torch.tensor(blocks), "rows": torch.from_numpy(gallery.rows)}
+    axes = f"images, blocks, {'heads' if kept.each_head else 'the mean over heads'}, queries, keys"
+    which = f"blocks: {' '.join(map(str, kept.blocks))} of {kept.depth}"
+    metadata = {"attn": f"{axes}; prefix tokens: {' '.join(prefix) or 'none'}; {which}"}
+    tensors = {"attn": gallery.attn, "blocks": torch.tensor(kept.blocks), "rows": torch.from_numpy(gallery.rows)}
     (folder / "gallery.safetensors").write_bytes(save(tensors, metadata))
     by_name = {name.replace(" ", "_"): values.contiguous() for name, values in maps.items()}
     (folder / "maps.safetensors").write_bytes(save({**by_name, "rows": torch.from_numpy(sample)}))

@@ -22,5 +22,5 @@ class Attention(Section):
         description="share of the weakest attention that the rollouts leave out in each block"
     )
     batch_size: Annotated[int, Field(ge=1, le=256)] = Field(
-        description="images that go together at most; fewer where the matrices of one block would take more than 256 MB"
+        description="images that go together at most; fewer where they would take more than 256 MB"
     )
