@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_finetune.core.files import new_folder, require_disk, write_json, write_split
+from vit_finetune.core.files import new_folder, new_rows, require_disk, write_json, write_split
 from vit_finetune.core.process import progress, run_stage
 from vit_finetune.data.dataset import Dataset, channel_statistics, class_counts, pixel_hashes
 from vit_finetune.data.sources import load_dataset
@@ -20,15 +20,16 @@ def main() -> None:
     data = params.section(Data)
     with new_folder("data/raw") as raw:
         dataset = load_dataset(data, raw, params.runtime.threads, bar=partial(progress, label="download", unit="image"))
-        in_memory = {part: images for part, images in dataset.images.items() if not isinstance(images, np.memmap)}
-        require_disk("download", raw, sum(images.nbytes for images in in_memory.values()))
-        for part, images in in_memory.items():
-            write_split(raw, part, images=images)
+        in_memory = [images for images in dataset.images.values() if not isinstance(images, np.memmap)]
+        require_disk("download", raw, sum(images.nbytes for images in in_memory))
+        for name in ("images", "labels", "files", "sizes"):
+            for part, array in getattr(dataset, name).items():
+                if not isinstance(array, np.memmap):  # which load_dataset wrote
+                    write_split(raw, part, **{name: array})
         for part, images in dataset.images.items():
-            labels, files, hashes = dataset.labels[part], dataset.files[part], pixel_hashes(images)
-            write_split(raw, part, labels=labels, files=files, hashes=hashes)
-        for part, sizes in dataset.sizes.items():
-            write_split(raw, part, sizes=sizes)
+            with new_rows(raw / f"{part}_hashes.npy", (16,), np.uint8) as append:
+                for hashes in pixel_hashes(images):
+                    append(hashes)
         write_json(raw / "dataset.json", describe(data, dataset))
     for left_out, why in ((dataset.broken, "cannot be read as images"), (dataset.ignored, "are no images of a class")):
         if left_out:

@@ -20,7 +20,7 @@ Row = dict[str, str]
 
 
 @dataclass(frozen=True)
-class Kept:
+class RawData:
     """What `download` kept of each part, besides the pixels.
 
     Attributes:
@@ -37,7 +37,7 @@ class Kept:
     sizes: dict[str, NDArray[np.int32]]
 
     @classmethod
-    def read(cls, folder: str | Path) -> "Kept":
+    def read(cls, folder: str | Path) -> "RawData":
         description = read_json(Path(folder) / "dataset.json")
         parts = list(description["counts"])
         labels, files, hashes = (
@@ -96,38 +96,38 @@ def same_pixels(hashes: Mapping[str, NDArray[np.uint8]]) -> dict[str, NDArray[np
     return dict(zip(hashes, np.split(numbers, ends), strict=True))
 
 
-def problems(kept: Kept) -> Iterator[Row]:
+def problems(raw: RawData) -> Iterator[Row]:
     """A row for each image, class or file with which something is wrong."""
-    yield from copies(kept)
-    yield from rare_classes(kept.description["counts"]["train"])
-    yield from small_images(kept)
-    for entry in kept.description["broken"]:
+    yield from copies(raw)
+    yield from rare_classes(raw.description["counts"]["train"])
+    yield from small_images(raw)
+    for entry in raw.description["broken"]:
         file, _, reason = entry.partition(" (")
         yield dict(zip(COLUMNS, ("unreadable", "", "", file, reason.removesuffix(")")), strict=True))
-    for file in kept.description["ignored"]:
+    for file in raw.description["ignored"]:
         yield dict(zip(COLUMNS, ("no image of a class", "", "", file, ""), strict=True))
 
 
-def copies(kept: Kept) -> Iterator[Row]:
+def copies(raw: RawData) -> Iterator[Row]:
     """A row for each image that is in two parts, in two classes, or twice in a part; `detail` is the other file."""
-    together = np.concatenate([*kept.same.values()])
+    together = np.concatenate([*raw.same.values()])
     often = np.bincount(together) > 1
     groups: dict[int, list[tuple[str, int]]] = {}
-    for part, numbers in kept.same.items():
+    for part, numbers in raw.same.items():
         for index in np.flatnonzero(often[numbers]).tolist():
             groups.setdefault(int(numbers[index]), []).append((part, index))
     for images in groups.values():
         for part, index in images:
             others = [other for other in images if other != (part, index)]
-            label = kept.labels[part][index]
+            label = raw.labels[part][index]
             kinds = {
                 "in two parts": [(p, i) for p, i in others if p != part],
-                "in two classes": [(p, i) for p, i in others if kept.labels[p][i] != label],
+                "in two classes": [(p, i) for p, i in others if raw.labels[p][i] != label],
                 "twice in a part": [(p, i) for p, i in others if p == part],
             }
             for problem, found in kinds.items():
                 if found:
-                    yield kept.row(problem, part, index, kept.file(*found[0]))
+                    yield raw.row(problem, part, index, raw.file(*found[0]))
 
 
 def rare_classes(counts: Mapping[str, int]) -> Iterator[Row]:
@@ -139,9 +139,9 @@ def rare_classes(counts: Mapping[str, int]) -> Iterator[Row]:
             yield dict(zip(COLUMNS, ("rare class", "train", name, "", detail), strict=True))
 
 
-def small_images(kept: Kept) -> Iterator[Row]:
+def small_images(raw: RawData) -> Iterator[Row]:
     """A row for each image whose shorter side was less than half of the side to which it was enlarged."""
-    for part, sizes in kept.sizes.items():
-        for index in np.flatnonzero(sizes.min(axis=1) * SMALL < kept.description["image_shape"][0]).tolist():
+    for part, sizes in raw.sizes.items():
+        for index in np.flatnonzero(sizes.min(axis=1) * SMALL < raw.description["image_shape"][0]).tolist():
             height, width = sizes[index]
-            yield kept.row("small image", part, index, f"{width} x {height} pixels")
+            yield raw.row("small image", part, index, f"{width} x {height} pixels")

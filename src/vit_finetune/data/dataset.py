@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,17 +41,14 @@ class Dataset:
             self.files.setdefault(part, packed(f"{part}/{index}" for index in range(len(labels))))
 
 
-def pixel_hashes(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A hash of the pixels of each image, (N, 16) bytes: 128 bits of BLAKE2b."""
+def pixel_hashes(images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    """A hash of the pixels of each image, (n, 16) bytes of some at a time: 128 bits of BLAKE2b."""
 
     def hashes(chunk: NDArray[np.uint8]) -> bytes:
         return b"".join(hashlib.blake2b(image, digest_size=16).digest() for image in np.array(chunk))
 
-    found, end = np.empty(16 * len(images), dtype=np.uint8), 0
     for some in ordered_map(hashes, chunks(images), os.cpu_count() or 1):
-        found[end : end + len(some)] = np.frombuffer(some, dtype=np.uint8)
-        end += len(some)
-    return found.reshape(-1, 16)
+        yield np.frombuffer(some, dtype=np.uint8).reshape(-1, 16)
 
 
 def channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:

@@ -4,14 +4,16 @@ import hashlib
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vit_finetune.core.errors import UserError
-from vit_finetune.core.files import new_rows, packed, require_disk, unpacked
+from vit_finetune.core.files import new_rows, packed, read_split, require_disk, unpacked
 from vit_finetune.core.threads import ordered_map
 from vit_finetune.data.dataset import Dataset
 from vit_finetune.data.image_files import LARGEST, UNREADABLE, fit_image, image_names, named_as_image, open_image
@@ -46,7 +48,7 @@ def load_folder(
     on no seed, and an image that is added moves one other at most.
 
     Args:
-        into: the folder where the images are kept, as `<part>_images.npy`, and mapped from.
+        into: the folder where images, labels and sizes are kept, as `<part>_images.npy` and so on, and mapped from.
         threads: that decode files side by side; one for each core by default.
         bar: shows progress over the files.
 
@@ -61,19 +63,48 @@ def load_folder(
     require_disk("download", into, 3 * count * image_size**2)
     shown, decoded = iter(bar(range(count))), {}
     for part in [*files]:
-        target, ordered = into / f"{part}_images.npy", list(map(files.pop(part).pop, classes))
-        decoded[part] = _decode(folder, ordered, target, image_size, fit, threads or os.cpu_count() or 1, shown)
+        ordered, target = list(map(files.pop(part).pop, classes)), _Target(into, part, image_size, fit)
+        decoded[part] = _decode(folder, ordered, target, threads or os.cpu_count() or 1, shown)
     unreadable = _require_readable(folder, [*decoded.values()], count, broken)
-    _require_enough(folder, {part: of.labels for part, of in decoded.items()}, classes)
+    images, labels, sizes = (
+        {part: read_split(into, part, name)[0] for part in decoded} for name in ("images", "labels", "sizes")
+    )
+    _require_enough(folder, labels, classes)
     return Dataset(
         classes,
-        images={part: np.lib.format.open_memmap(into / f"{part}_images.npy", mode="r") for part in decoded},
-        labels={part: of.labels for part, of in decoded.items()},
+        images=images,
+        labels=labels,
         files={part: of.files for part, of in decoded.items()},
-        sizes={part: of.sizes for part, of in decoded.items()},
+        sizes=sizes,
         broken=unreadable,
         ignored=[_name(path, folder) for path in ignored],
     )
+
+
+class _Target(NamedTuple):
+    """Where the images of a part are written, and how they are fitted."""
+
+    folder: Path
+    part: str
+    side: int
+    fit: str
+
+    @contextmanager
+    def rows(self) -> Iterator[Callable[[NDArray[np.uint8], int, tuple[int, int]], None]]:
+        """A function that appends an image, its label, and its height and width before it was fitted."""
+        images, labels, sizes = (self.folder / f"{self.part}_{name}.npy" for name in ("images", "labels", "sizes"))
+        with (
+            new_rows(images, (self.side, self.side, 3), np.uint8) as add_images,
+            new_rows(labels, (), np.int64) as add_labels,
+            new_rows(sizes, (2,), np.int32) as add_sizes,
+        ):
+
+            def append(image: NDArray[np.uint8], label: int, size: tuple[int, int]) -> None:
+                add_images(image[None])
+                add_labels(np.array([label]))
+                add_sizes(np.array([size]))
+
+            yield append
 
 
 @dataclass(frozen=True)
@@ -81,44 +112,47 @@ class _Decoded:
     """Of a part: what became images, the largest value of those with 16 bits, and what did not, with the reason."""
 
     files: NDArray[np.bytes_]
-    labels: NDArray[np.int64]
-    sizes: NDArray[np.int32]  # height and width, (N, 2)
     largest: int | None
     problems: dict[str, str]
 
 
 def _decode(
-    folder: Path,
-    by_class: list[NDArray[np.bytes_]],
-    target: Path,
-    side: int,
-    fit: str,
-    threads: int,
-    shown: Iterator[int],
+    folder: Path, by_class: list[NDArray[np.bytes_]], target: _Target, threads: int, shown: Iterator[int]
 ) -> _Decoded:
-    """Write the images of files to `target` in their order, decoded side by side, a few in memory at a time."""
+    """Write the images of files to `target` in their order, decoded side by side, a few in memory at a time.
+
+    What is there of every file, its name, is in memory once: `by_class` is empty afterwards.
+    """
 
     def read(some: NDArray[np.bytes_]) -> list[_Image | str]:
-        return [_read(f"{folder}/{os.fsdecode(file)}", side, fit) for file in some]
+        return [_read(f"{folder}/{os.fsdecode(file)}", target.side, target.fit) for file in some]
 
-    files, labels = np.concatenate(by_class), np.repeat(np.arange(len(by_class)), [len(names) for names in by_class])
-    by_class.clear()
-    kept, sizes = np.zeros(len(files), dtype=bool), np.zeros((len(files), 2), dtype=np.int32)
-    largest, problems = None, {}
-    with new_rows(target, (side, side, 3), np.uint8) as append:
+    ends = np.cumsum([len(names) for names in by_class])
+    files = _one_array(by_class)
+    kept, largest, problems = np.zeros(len(files), dtype=bool), None, {}
+    with target.rows() as append:
         several = (files[start : start + TOGETHER] for start in range(0, len(files), TOGETHER))
         for row, found in enumerate(itertools.chain.from_iterable(ordered_map(read, several, threads))):
             next(shown)
             if isinstance(found, str):
                 problems[unpacked(files[row : row + 1])[0]] = found
                 continue
-            pixels, sizes[row], of_16_bits = found
-            append(pixels[None])
+            pixels, size, of_16_bits = found
+            append(pixels, int(np.searchsorted(ends, row, side="right")), size)
             kept[row] = True
             largest = max((v for v in (largest, of_16_bits) if v is not None), default=None)
-    if problems:
-        files, labels, sizes = files[kept], labels[kept], sizes[kept]
-    return _Decoded(files, labels, sizes, largest, problems)
+    return _Decoded(files[kept] if problems else files, largest, problems)
+
+
+def _one_array(by_class: list[NDArray[np.bytes_]]) -> NDArray[np.bytes_]:
+    """What `np.concatenate` gives, each class let go once it is copied."""
+    whole = np.empty(sum(map(len, by_class)), dtype=max((names.dtype for names in by_class), key=lambda d: d.itemsize))
+    end = len(whole)
+    while by_class:
+        names = by_class.pop()
+        whole[end - len(names) : end] = names
+        end -= len(names)
+    return whole
 
 
 def _read(path: str, side: int, fit: str) -> _Image | str:
