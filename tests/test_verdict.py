@@ -24,7 +24,7 @@ def test_the_verdict_sorts_the_maps_and_says_how_many_comparisons_were_made():
     )
     assert "Judged on 200 images" in found
     assert (
-        "if none of the 4 differed from the Gaussian, at least one would seem to in at most 20% of such runs" in found
+        "if none of the 4 differed from the Gaussian, at least one would seem to in at most 20 % of such runs" in found
     )
 
 

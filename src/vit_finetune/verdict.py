@@ -24,5 +24,5 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
     chance = min(1, (1 - LEVEL) * len(judged))  # Bonferroni's inequality: the maps are judged on the same images
     return (
         f"{found} Judged on {judged[0]['n']} images, each map by its own 95 % interval: if none of the {len(judged)} "
-        f"differed from the Gaussian, at least one would seem to in at most {chance:.0%} of such runs."
+        f"differed from the Gaussian, at least one would seem to in at most {100 * chance:.0f} % of such runs."
     )

@@ -49,6 +49,18 @@ def test_every_column_of_plot_data_is_documented(path):
     assert {name for name in columns if name not in ends or name in documented} == set(documented)
 
 
+def test_the_pictures_of_the_tutorial_are_all_shown_and_of_the_committed_run():
+    shown = re.findall(r"\]\(tutorial/(\w+)\.webp\)", DOCUMENTS["docs/tutorial.md"])
+    assert sorted(shown) == sorted(path.stem for path in (ROOT / "docs/tutorial").glob("*.webp"))
+    sources = json.loads((ROOT / "docs/tutorial/sources.json").read_text())
+    assert set(shown) == {*sources, "tokens"}
+    stages = read_yaml(ROOT / "dvc.lock")["stages"].values()
+    locked = {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", [])}
+    for of_picture in sources.values():
+        for path, md5 in of_picture.items():
+            assert locked[path] == md5, "run: python tools/pictures.py"
+
+
 def test_every_output_of_the_pipeline_is_described():
     for stage in read_yaml(ROOT / "dvc.yaml")["stages"].values():
         for output in reference.stage_outputs(stage):

@@ -62,7 +62,7 @@ def channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[flo
         squares = np.square(channels, dtype=np.uint16)
         return np.array([[values.sum(dtype=np.int64) for values in part] for part in (channels, squares)])
 
-    total = np.sum([*ordered_map(sums, chunks(images), os.cpu_count() or 1)], axis=0)
+    total = sum(ordered_map(sums, chunks(images), os.cpu_count() or 1), start=np.zeros((2, 3), dtype=np.int64))
     mean, mean_square = total / images[..., 0].size / [[255], [255**2]]
     return mean.round(6).tolist(), np.sqrt(mean_square - mean**2).round(6).tolist()
 

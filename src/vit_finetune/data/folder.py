@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_finetune.core.errors import UserError
-from vit_finetune.core.files import new_rows, packed, read_split, require_disk, unpacked
+from vit_finetune.core.files import new_file, new_rows, packed, read_split, require_disk, unpacked
 from vit_finetune.core.threads import ordered_map
 from vit_finetune.data.dataset import Dataset
 from vit_finetune.data.image_files import LARGEST, UNREADABLE, fit_image, image_names, named_as_image, open_image
@@ -61,21 +61,25 @@ def load_folder(
     classes = sorted(files["train"])
     count = sum(len(names) for by_class in files.values() for names in by_class.values())
     require_disk("download", into, 3 * count * image_size**2)
+    ends = {part: np.cumsum([len(by_class[name]) for name in classes]) for part, by_class in files.items()}
+    for part in ends:
+        _write_names(into, part, list(map(files.pop(part).pop, classes)))
     shown, decoded = iter(bar(range(count))), {}
-    for part in [*files]:
-        ordered, target = list(map(files.pop(part).pop, classes)), _Target(into, part, image_size, fit)
-        decoded[part] = _decode(folder, ordered, target, threads or os.cpu_count() or 1, shown)
+    for part, of_classes in ends.items():
+        target = _Target(into, part, image_size, fit)
+        decoded[part] = _decode(folder, of_classes, target, threads or os.cpu_count() or 1, shown)
     unreadable = _require_readable(folder, [*decoded.values()], count, broken)
-    images, labels, sizes = (
-        {part: read_split(into, part, name)[0] for part in decoded} for name in ("images", "labels", "sizes")
-    )
-    _require_enough(folder, labels, classes)
+    written = {
+        name: {part: read_split(into, part, name)[0] for part in decoded}
+        for name in ("images", "labels", "files", "sizes")
+    }
+    _require_enough(folder, written["labels"], classes)
     return Dataset(
         classes,
-        images=images,
-        labels=labels,
-        files={part: of.files for part, of in decoded.items()},
-        sizes=sizes,
+        images=written["images"],
+        labels=written["labels"],
+        files=written["files"],
+        sizes=written["sizes"],
         broken=unreadable,
         ignored=[_name(path, folder) for path in ignored],
     )
@@ -111,24 +115,21 @@ class _Target(NamedTuple):
 class _Decoded:
     """Of a part: what became images, the largest value of those with 16 bits, and what did not, with the reason."""
 
-    files: NDArray[np.bytes_]
     largest: int | None
     problems: dict[str, str]
 
 
-def _decode(
-    folder: Path, by_class: list[NDArray[np.bytes_]], target: _Target, threads: int, shown: Iterator[int]
-) -> _Decoded:
-    """Write the images of files to `target` in their order, decoded side by side, a few in memory at a time.
+def _decode(folder: Path, ends: NDArray[np.int64], target: _Target, threads: int, shown: Iterator[int]) -> _Decoded:
+    """Write the images of a part in the order of their names, decoded side by side, a few in memory at a time.
 
-    What is there of every file, its name, is in memory once: `by_class` is empty afterwards.
+    Args:
+        ends: the row after the last of each class.
     """
 
     def read(some: NDArray[np.bytes_]) -> list[_Image | str]:
         return [_read(f"{folder}/{os.fsdecode(file)}", target.side, target.fit) for file in some]
 
-    ends = np.cumsum([len(names) for names in by_class])
-    files = _one_array(by_class)
+    (files,) = read_split(target.folder, target.part, "files")
     kept, largest, problems = np.zeros(len(files), dtype=bool), None, {}
     with target.rows() as append:
         several = (files[start : start + TOGETHER] for start in range(0, len(files), TOGETHER))
@@ -141,18 +142,17 @@ def _decode(
             append(pixels, int(np.searchsorted(ends, row, side="right")), size)
             kept[row] = True
             largest = max((v for v in (largest, of_16_bits) if v is not None), default=None)
-    return _Decoded(files[kept] if problems else files, largest, problems)
+    if problems:
+        _write_names(target.folder, target.part, [files[kept]])
+    return _Decoded(largest, problems)
 
 
-def _one_array(by_class: list[NDArray[np.bytes_]]) -> NDArray[np.bytes_]:
-    """What `np.concatenate` gives, each class let go once it is copied."""
-    whole = np.empty(sum(map(len, by_class)), dtype=max((names.dtype for names in by_class), key=lambda d: d.itemsize))
-    end = len(whole)
-    while by_class:
-        names = by_class.pop()
-        whole[end - len(names) : end] = names
-        end -= len(names)
-    return whole
+def _write_names(folder: Path, part: str, by_class: list[NDArray[np.bytes_]]) -> None:
+    """`<part>_files.npy`, in place of what is there; `by_class` is empty afterwards."""
+    path = folder / f"{part}_files.npy"
+    with new_file(path) as partial, new_rows(partial, (), np.result_type(*by_class)) as append:
+        while by_class:
+            append(by_class.pop(0))
 
 
 def _read(path: str, side: int, fit: str) -> _Image | str:

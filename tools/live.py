@@ -1,0 +1,52 @@
+"""`python tools/live.py dvc repro`: runs a command, and hands each epoch of `train` to DVCLive as it ends.
+
+What DVCLive is told to do, by its environment variables, it does: show a run in DVC Studio, for one. It needs
+`pip install dvclive`, keeps its own files in dvclive/ and makes no experiment of its own. Nothing of the pipeline
+depends on it. It ends as the command does.
+"""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from dvclive import Live
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "src"))
+
+from vit_finetune.core.files import read_csv  # noqa: E402
+
+HISTORY = Path("plots/history.csv")  # replaced whole after each epoch
+SECONDS = 1.0  # between two looks
+
+
+def hand_over(live: Live, done: int) -> int:
+    """Log the epochs that are new; returns how many are logged."""
+    rows = read_csv(HISTORY) if HISTORY.is_file() else []
+    for row in rows[done:]:
+        live.step = int(row["epoch"])
+        for name, value in row.items():
+            if name != "epoch":
+                live.log_metric(name.replace("_", "/", 1), float(value))  # train_loss -> train/loss: a plot for both
+        live.make_summary()
+    return max(done, len(rows))
+
+
+def main(command: list[str]) -> int:
+    if not command:
+        sys.exit("say what to run: python tools/live.py dvc repro")
+    started, done = time.time(), 0
+    process = subprocess.Popen(command)
+    with Live(dvcyaml=None, save_dvc_exp=False) as live:
+        while process.poll() is None:
+            if HISTORY.is_file() and HISTORY.stat().st_mtime >= started:  # not the history of the run before
+                done = hand_over(live, done)
+            time.sleep(SECONDS)
+        if process.returncode == 0:
+            hand_over(live, done)
+    return process.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
