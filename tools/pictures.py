@@ -61,7 +61,7 @@ def tokens(image: np.ndarray, seen: np.ndarray, patch: int) -> Figure:
     """An image as it is stored, as the model sees it, and its patches apart."""
     figure, [panels] = figure_of(2.9, "From an image to tokens", 3)
     rows, columns = seen.shape[0] // patch, seen.shape[1] // patch
-    gap = 6
+    gap = 4
     apart = np.full((rows * (patch + gap) - gap, columns * (patch + gap) - gap, 3), 255, np.uint8)
     for row in range(rows):
         for column in range(columns):
@@ -69,9 +69,9 @@ def tokens(image: np.ndarray, seen: np.ndarray, patch: int) -> Figure:
             apart[row * (patch + gap) :, column * (patch + gap) :][:patch, :patch] = block
     height, width = image.shape[:2]
     titles = (
-        f"stored: {height} x {width} pixels",
-        f"resized: {seen.shape[0]} x {seen.shape[1]} pixels",
-        f"{rows} x {columns} patches: {rows * columns} tokens, and CLS",
+        f"stored: {height} × {width} pixels",
+        f"resized: {seen.shape[0]} × {seen.shape[1]} pixels",
+        f"{rows} × {columns} patches: {rows * columns} tokens, and CLS",
     )
     for ax, picture, title in zip(panels, (image, seen, apart), titles, strict=True):
         ax.imshow(picture)
