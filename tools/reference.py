@@ -34,7 +34,7 @@ from vit_finetune.core.files import read_csv  # noqa: E402
 from vit_finetune.intervals import mean  # noqa: E402
 from vit_finetune.params import SECTIONS, SEED, read_yaml, section_schema  # noqa: E402
 from vit_finetune.report.headline import maps_judged  # noqa: E402
-from vit_finetune.verdict import verdict  # noqa: E402
+from vit_finetune.verdict import in_words, verdict  # noqa: E402
 
 
 def stage_outputs(stage: dict[str, Any]) -> list[str]:
@@ -118,7 +118,7 @@ def headline_text() -> str:
     """Accuracy and verdict of the committed run, in two sentences."""
     run, images = metrics("evaluation"), metrics("subset")["images"]
     (low, high), n = run["accuracy_ci95"], run["n"]
-    found = verdict(read_csv(ROOT / "plots/attention_maps.csv")).partition(" Judged")[0]
+    found = in_words(read_csv(ROOT / "plots/attention_maps.csv"))
     return (
         f"**Test accuracy {run['accuracy']:.4f}**, 95 % interval [{low:.4f}, {high:.4f}], n = {n:,}, from "
         f"{images['train']:,} training images. Attention maps: {found[0].lower()}{found[1:]}"

@@ -16,7 +16,7 @@ from vit_finetune.attention.maps import METHODS, MapMaker
 from vit_finetune.attention.pixels import PixelGrid
 from vit_finetune.attention.sample import PredictedImages, Sample
 from vit_finetune.attention.walk import Walk
-from vit_finetune.verdict import verdict
+from vit_finetune.verdict import caution, in_words
 
 GRID = PixelGrid((8, 16), (64, 128), (64, 64), (4, 4))  # the middle half of a wide image
 
@@ -231,6 +231,7 @@ JUDGEMENT = Judgement({"selfcheck_max_rel_err": 1.24e-6}, {"attention_maps": ROW
 
 def test_the_facts_of_the_page_are_those_of_the_judgement(filled, tmp_path):
     assert gallery.facts(JUDGEMENT) == [
+        ("how sure that is", caution(ROWS)),
         ("rollout: score minus that of a centred Gaussian", "-0.021 [-0.050, +0.010]"),
         ("self-check of every block, largest relative error", "1.2e-06"),
     ]
@@ -238,7 +239,7 @@ def test_the_facts_of_the_page_are_those_of_the_judgement(filled, tmp_path):
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "rollout: score minus that of a centred Gaussian" in text
     assert "What the model attends to" in text
-    assert json.dumps(verdict(ROWS)) in text
+    assert f'"summary": {json.dumps(in_words(ROWS))}' in text
 
 
 def test_the_page_opens_on_the_surest_right_image_and_the_map_that_deserves_most_trust(filled):

@@ -510,6 +510,10 @@ def test_a_phone_shows_all_without_scrolling_sideways_and_a_tap_holds_a_patch(dr
     try:
         page = open_page(driver, address)
         assert page.js("[innerWidth, document.documentElement.scrollWidth]") == [390, 390]
+        for row in ("gallery", "views"):  # wider than the screen, and the chosen one is in sight
+            label = f"document.querySelector('[name={row}]:checked').parentElement.getBoundingClientRect()"
+            left, right = page.js(f"[{label}.left, {label}.right]")
+            assert 0 <= left < right <= 390
         stage = page.find("#stage")
         page.js("arguments[0].scrollIntoView({block: 'center'})", stage)
         area = page.js("(({x, y, width, height}) => [x, y, width, height])(stage.getBoundingClientRect())")

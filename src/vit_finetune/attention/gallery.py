@@ -22,7 +22,7 @@ from vit_finetune.attention.pixels import PixelGrid
 from vit_finetune.attention.sample import PredictedImages, Preprocess, Sample, draw_for_classes
 from vit_finetune.attention.walk import BlockAttention, Walk
 from vit_finetune.model.tokens import TokenLayout
-from vit_finetune.verdict import verdict
+from vit_finetune.verdict import caution, in_words
 
 Rng = np.random.Generator
 
@@ -208,7 +208,9 @@ def class_means(
 def facts(judgement: Judgement) -> list[tuple[str, str]]:
     """Numbers of the page: the margins that the verdict rests on, and the proof of the capture."""
     rows = [row for row in judgement.tables["attention_maps"] if row["verdict"]]
+    said = caution(rows)
     return [
+        *([("how sure that is", said)] if said else []),
         *(
             (
                 f"{row['map']}: score minus that of a centred Gaussian",
@@ -242,7 +244,7 @@ def write_page(
         classes=classes,
         prefix_names=prefix,
         methods=METHODS,
-        summary=verdict(judgement.tables["attention_maps"]),
+        summary=in_words(judgement.tables["attention_maps"]),
         facts=facts(judgement),
         start=opening(gallery, judgement),
         pairs=[*gallery.contrasts],
