@@ -17,11 +17,12 @@ import shutil
 
 import numpy as np
 from in_process import ROOT, prepare, run_stages
-from matplotlib import pyplot as plt
+from matplotlib.ticker import LogLocator, NullLocator
 
-from vit_finetune.core.files import read_csv, read_split, write_csv
+from vit_finetune.core.files import read_csv, read_split, write_bytes, write_csv
 from vit_finetune.data.split import stratified
 from vit_finetune.intervals import wilson
+from vit_finetune.style import SERIES, figure_of, png, styled
 
 WORK, TABLE, PLOT = ROOT / ".checkpoints/accuracy", ROOT / "benchmarks/accuracy.csv", ROOT / "docs/accuracy.png"
 VAL, JUDGES, TESTS = 1_000, 3_000, 2_000
@@ -85,34 +86,51 @@ def run_line(line, seed, threads):
     return {key: round(value, 1) if key.endswith("_s") else value for key, value in row.items()}
 
 
+def epochs(number):
+    return f"{number} epoch{'s' * (number != '1')}"
+
+
 def label_of(row):
-    return "everything trained" if row["blocks"] == "all" else f"adapted for {row['adapt']} epochs, then frozen"
+    if row["blocks"] == "all":
+        return "everything trained from the images"
+    return f"adapted for {epochs(row['adapt'])}, then frozen" if row["adapt"] != "0" else "frozen as pretrained"
 
 
+def point_of(row):
+    if row["blocks"] == "all":
+        return epochs(row["epochs"])
+    return {"0": "head", "1": "1 block", "4": "4 blocks"}[row["blocks"]]
+
+
+def draw_panel(panel, rows):
+    """One number of training images: a line for each way, a point for each line of the table."""
+    for name, style in zip(dict.fromkeys(map(label_of, rows)), SERIES, strict=False):
+        line = [row for row in rows if label_of(row) == name]
+        seconds = [sum(float(row[f"{part}_s"]) for part in ("adapt", "pass", "train")) for row in line]
+        mean, low, high = (np.array([float(row[key]) for row in line]) for key in ("val", "val_low", "val_high"))
+        joined = {"linestyle": "-" if line[0]["blocks"] == "all" else "none", "markevery": 1, "capsize": 2}
+        panel.errorbar(seconds, mean, [mean - low, high - mean], **style | joined, label=name)
+        for row, x, y in zip(line, seconds, mean, strict=True):
+            panel.annotate(point_of(row), (x, y), (5, -9), textcoords="offset points", fontsize=7)
+    panel.set(xscale="log", xlabel="CPU seconds of adapt, pass and training")
+    panel.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    panel.xaxis.set_major_formatter("{x:g}")
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.set_title(f"{int(rows[0]['images']):,} training images")
+
+
+@styled
 def draw(rows):
-    """Accuracy against CPU seconds, a panel for each number of training images."""
-    figure, panels = plt.subplots(1, 2, figsize=(8, 3.4), sharey=True, layout="constrained")
-    for panel, images in zip(panels, ("1000", "5000"), strict=True):
-        here = [row for row in rows if row["images"] == images]
-        names = list(dict.fromkeys(label_of(row) for row in here))
-        for name, marker in zip(names, "ovs^D", strict=False):
-            line = [row for row in here if label_of(row) == name]
-            seconds = [sum(float(row[f"{part}_s"]) for part in ("adapt", "pass", "train")) for row in line]
-            values = [float(row["val"]) for row in line]
-            errors = [
-                [float(r["val"]) - float(r["val_low"]) for r in line],
-                [float(r["val_high"]) - float(r["val"]) for r in line],
-            ]
-            style = {"linestyle": "--", "color": "#767676"} if name.startswith("every") else {}
-            panel.errorbar(seconds, values, errors, marker=marker, label=name, capsize=2, linewidth=1, **style)
-            for row, x, y in zip(line, seconds, values, strict=True):
-                text = f"{row['epochs']} ep." if row["blocks"] == "all" else row["blocks"]
-                panel.annotate(text, (x, y), (4, 4), textcoords="offset points", fontsize=7)
-        panel.set(xscale="log", xlabel="CPU seconds", title=f"{int(images):,} training images")
-        panel.grid(alpha=0.3)
-    panels[0].set_ylabel("validation accuracy")
-    panels[1].legend(fontsize=7, loc="lower right")
-    figure.savefig(PLOT, dpi=150)
+    """Accuracy against CPU seconds, a panel for each number of training images all of whose lines are there."""
+    sizes = list(dict.fromkeys(str(line["images"]) for line in LINES))
+    panels = [[row for row in rows if row["images"] == images] for images in sizes]
+    panels = [found for found in panels if len(found) >= len(LINES) / len(sizes)]
+    figure, [axes] = figure_of(3.6, "Accuracy against time", len(panels))
+    for ax, found in zip(axes, panels, strict=True):
+        draw_panel(ax, found)
+    axes[0].set_ylabel(f"accuracy on {JUDGES:,} other images")
+    axes[-1].legend(fontsize=8, loc="lower right")
+    return figure
 
 
 def main():
@@ -131,7 +149,7 @@ def main():
         write_csv(TABLE, rows)
     if not args.plot:
         shutil.rmtree(WORK, ignore_errors=True)
-    draw(read_csv(TABLE))
+    write_bytes(PLOT, png(draw(read_csv(TABLE))))
 
 
 if __name__ == "__main__":
