@@ -4,6 +4,7 @@ import csv
 import subprocess
 import sys
 
+from tests.documents import template
 from tests.project import ROOT
 
 TRAINING = """
@@ -24,8 +25,9 @@ def run_live(folder, code: str) -> int:
     (folder / "plots").mkdir()
     (folder / "plots/history.csv").write_text("epoch,train_loss,val_loss,lr\n7,9,9,9\n")  # of the run before
     (folder / "train.py").write_text(code)
-    command = [sys.executable, ROOT / "tools/live.py", sys.executable, "train.py"]
-    return subprocess.run(command, cwd=folder, timeout=120).returncode
+    here = {"python tools": f"{sys.executable} {ROOT}/tools", "dvc repro": f"{sys.executable} train.py"}
+    (command,) = template("python tools/live.py", here)
+    return subprocess.run(command.split(), cwd=folder, timeout=120).returncode
 
 
 def logged(folder, name: str) -> list[tuple[str, ...]]:

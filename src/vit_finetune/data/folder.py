@@ -61,28 +61,18 @@ def load_folder(
     classes = sorted(files["train"])
     count = sum(len(names) for by_class in files.values() for names in by_class.values())
     require_disk("download", into, 3 * count * image_size**2)
-    ends = {part: np.cumsum([len(by_class[name]) for name in classes]) for part, by_class in files.items()}
-    for part in ends:
-        _write_names(into, part, list(map(files.pop(part).pop, classes)))
+    ends = {part: _write_names(into, part, list(map(files[part].pop, classes))) for part in files}
     shown, decoded = iter(bar(range(count))), {}
     for part, of_classes in ends.items():
         target = _Target(into, part, image_size, fit)
         decoded[part] = _decode(folder, of_classes, target, threads or os.cpu_count() or 1, shown)
     unreadable = _require_readable(folder, [*decoded.values()], count, broken)
-    written = {
-        name: {part: read_split(into, part, name)[0] for part in decoded}
-        for name in ("images", "labels", "files", "sizes")
-    }
-    _require_enough(folder, written["labels"], classes)
-    return Dataset(
-        classes,
-        images=written["images"],
-        labels=written["labels"],
-        files=written["files"],
-        sizes=written["sizes"],
-        broken=unreadable,
-        ignored=[_name(path, folder) for path in ignored],
+    images, labels, names, sizes = (
+        {part: read_split(into, part, name)[0] for part in decoded} for name in ("images", "labels", "files", "sizes")
     )
+    _require_enough(folder, labels, classes)
+    left_out = [_name(path, folder) for path in ignored]
+    return Dataset(classes, images, labels, names, sizes, broken=unreadable, ignored=left_out)
 
 
 class _Target(NamedTuple):
@@ -147,12 +137,17 @@ def _decode(folder: Path, ends: NDArray[np.int64], target: _Target, threads: int
     return _Decoded(largest, problems)
 
 
-def _write_names(folder: Path, part: str, by_class: list[NDArray[np.bytes_]]) -> None:
-    """`<part>_files.npy`, in place of what is there; `by_class` is empty afterwards."""
-    path = folder / f"{part}_files.npy"
+def _write_names(folder: Path, part: str, by_class: list[NDArray[np.bytes_]]) -> NDArray[np.int64]:
+    """`<part>_files.npy`, in place of what is there; `by_class` is empty afterwards.
+
+    Returns:
+        The row after the last of each class.
+    """
+    path, ends = folder / f"{part}_files.npy", np.cumsum([len(names) for names in by_class])
     with new_file(path) as partial, new_rows(partial, (), np.result_type(*by_class)) as append:
         while by_class:
             append(by_class.pop(0))
+    return ends
 
 
 def _read(path: str, side: int, fit: str) -> _Image | str:
