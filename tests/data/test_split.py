@@ -166,10 +166,19 @@ def test_all_validation_images_of_a_data_set_without_a_validation_part_is_an_err
         train_val_test(TWO, train_size=10, val_size="all", test_size=10, seed=0)
 
 
+@pytest.mark.parametrize("val_size", [118, 120, 121])
 @pytest.mark.parametrize("train_size", [3, "all"])
-def test_validation_that_leaves_no_image_to_train_on_is_an_error(train_size):
-    with pytest.raises(UserError, match=r"^subset\.val_size is 120: no image is left to train on, use less$"):
-        train_val_test(TWO, train_size=train_size, val_size=120, test_size=10, seed=0)
+def test_validation_that_leaves_too_few_images_to_train_on_is_an_error_that_says_how_many_it_may_have(
+    train_size, val_size
+):
+    message = (
+        f"subset.val_size is {val_size}: of the 120 images that are not for testing, of 3 classes, training needs one "
+        "of each class; use 3 to 117"
+    )
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        train_val_test(TWO, train_size=train_size, val_size=val_size, test_size=10, seed=0)
+    most = train_val_test(TWO, train_size=3, val_size=117, test_size=10, seed=0)
+    assert sorted(TWO["train"][most["train"]]) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -177,8 +186,7 @@ def test_validation_that_leaves_no_image_to_train_on_is_an_error(train_size):
     [
         (TWO, {"train_size": 101}, "train_size is 101: there are 100 images to take from, of 3 classes; use 3 to 100"),
         (TWO, {"train_size": 2}, "train_size is 2: there are 100 images to take from, of 3 classes; use 3 to 100"),
-        (TWO, {"val_size": 121}, "val_size is 121: there are 120 images to take from, of 3 classes; use 3 to 120"),
-        (TWO, {"val_size": 118}, "train_size is 10: there are 2 images to take from, of 2 classes; use 2 to 2"),
+        (TWO, {"val_size": 117}, "train_size is 10: there are 3 images to take from, of 3 classes; use 3 to 3"),
         (TWO, {"test_size": 37}, "test_size is 37: there are 36 images to take from, of 3 classes; use 3 to 36"),
         (
             THREE,

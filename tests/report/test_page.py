@@ -36,7 +36,7 @@ MAPS = [
 @pytest.fixture
 def metrics():
     return {
-        "subset": {"images": {"train": 90, "val": 30, "test": 60}},
+        "subset": {"images": {"train": 90, "val": 30, "test": 60}, "problems": 3},
         "train": {"val_accuracy": 0.8, "probe_accuracy": 0.7, "best_epoch": 0, "epochs": "2 of 2"}
         | {"parameters_adapted": 0, "parameters_trained": 1234567},
         "evaluation": {"accuracy": 0.75, "accuracy_ci95": [0.6, 0.9], "macro_f1": 0.7, "nll": 0.5, "ece": 0.1, "n": 60},
@@ -58,6 +58,8 @@ def test_the_numbers_are_those_of_the_metrics_and_parameters(metrics):
     assert "<tr><td>model.image_size</td><td>null</td><td></td></tr>" in text
     assert "<tr><td>seed</td><td>0</td><td></td></tr>" in text
     assert "<td>torch</td><td>2.0</td>" in text
+    assert "Problems of 3 images, classes or files are listed in plots/image_problems.csv." in text
+    assert "image_problems" not in page({**metrics, "subset": metrics["subset"] | {"problems": 0}})
 
 
 def test_title_and_author_are_text_and_never_markup(metrics):
@@ -84,7 +86,8 @@ def test_the_shipped_settings_are_those_of_params_yaml():
 
 def test_probe_and_fine_tuned_model_are_rows_with_their_interval(metrics):
     numbers = {"probe_accuracy": 0.5, "val_accuracy": 0.9}
-    changed = {"train": metrics["train"] | numbers, "subset": {"images": {"train": 9, "val": 10, "test": 9}}}
+    images = {"images": {"train": 9, "val": 10, "test": 9}}
+    changed = {"train": metrics["train"] | numbers, "subset": metrics["subset"] | images}
     text = page(metrics | changed)
     # Wilson (1927) by hand, z = 1.96
     assert "<td>linear probe, before training</td><td>0.5000</td><td>[0.2366, 0.7634]</td>" in text

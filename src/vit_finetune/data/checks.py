@@ -16,6 +16,7 @@ from vit_finetune.data.image_files import content_boxes
 
 COLUMNS = ("problem", "part", "class", "file", "detail")
 RARE, SMALL = 10, 2  # a class is rare with a tenth of the images of the largest; an image small at half of the side
+STAYS = {"in two classes": "; those of one part stay under both labels, so remove the wrong one"}
 Row = dict[str, str]
 
 
@@ -85,7 +86,8 @@ class Tally:
         for problem, row in self.first.items():
             first = " ".join(filter(None, [row["part"], row["file"] or row["class"]]))
             detail = f" ({row['detail']})" if row["detail"] else ""
-            yield f"{problem}: {self.counts[problem]}, the first {first}{detail}; all in {table}"
+            said = f"{problem}: {self.counts[problem]}, the first: {first}{detail}{STAYS.get(problem, '')}"
+            yield f"{said}; all in {table}"
 
 
 def same_pixels(hashes: Mapping[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.intp]]:
@@ -109,7 +111,7 @@ def problems(raw: RawData) -> Iterator[Row]:
 
 
 def copies(raw: RawData) -> Iterator[Row]:
-    """A row for each image that is in two parts, in two classes, or twice in a part; `detail` is the other file."""
+    """A row for each image that is in two parts, in two classes, or twice in a part; `detail` is the other one."""
     together = np.concatenate([*raw.same.values()])
     often = np.bincount(together) > 1
     groups: dict[int, list[tuple[str, int]]] = {}
@@ -127,7 +129,8 @@ def copies(raw: RawData) -> Iterator[Row]:
             }
             for problem, found in kinds.items():
                 if found:
-                    yield raw.row(problem, part, index, raw.file(*found[0]))
+                    (of_part, other), same = found[0], "" if found[0][0] == part else f"{found[0][0]} "
+                    yield raw.row(problem, part, index, f"{same}{raw.file(of_part, other)}")
 
 
 def rare_classes(counts: Mapping[str, int]) -> Iterator[Row]:

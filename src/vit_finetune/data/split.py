@@ -84,9 +84,13 @@ def train_val_test(
     elif val_size == "all":
         raise UserError("subset.val_size is all: the data set has no validation images of its own, use a number")
     else:
+        classes, count = len(np.unique(labels["train"])), len(labels["train"])
+        if int(val_size) > count - classes:
+            raise UserError(
+                f"subset.val_size is {val_size}: of the {count} images that are not for testing, of {classes} classes, "
+                f"training needs one of each class; use {classes} to {count - classes}"
+            )
         val, pool = take("val", labels["train"], val_size, keep=True)
-        if not len(pool):
-            raise UserError(f"subset.val_size is {val_size}: no image is left to train on, use less")
     train = pool[take("train", labels["train"][pool], train_size)[0]]
     return {"train": train, "val": val, "test": take("test", labels["test"], test_size)[0]}
 

@@ -84,7 +84,11 @@ def compose(
         "Mistakes": (none, [], {} if flawless else MISTAKES),
         "Where the model looks": ([verdict(maps), HOW_TO_READ], [maps_judged(maps)], ATTENTION),
         "Test results": ([], [], TEST),
-        "Training and data": ([], [validation_rows(metrics["train"], images["val"])], training),
+        "Training and data": (
+            problems_of(metrics["subset"]),
+            [validation_rows(metrics["train"], images["val"])],
+            training,
+        ),
         "Settings and versions": (["Settings marked * differ from those that the project ships."], run, {}),
     }
     rows = [(html.escape(name), html.escape(value)) for name, value in headline(metrics)]
@@ -98,6 +102,12 @@ def compose(
         contents="\n".join(f'<a href="#{_anchor(name)}">{name}</a>' for name in sections),
         sections="\n".join(_section(name, *parts, pictures) for name, parts in sections.items()),
     )
+
+
+def problems_of(subset: Mapping[str, Any]) -> list[str]:
+    """A sentence on what was found wrong with the images, if anything was."""
+    count = subset["problems"]
+    return [f"Problems of {count:,} images, classes or files are listed in plots/image_problems.csv."] if count else []
 
 
 def validation_rows(train: Mapping[str, Any], images: int) -> Rows:
