@@ -72,36 +72,44 @@ def compose(
             was adapted.
         versions: package -> version.
     """
-    images, test = metrics["subset"]["images"], metrics["evaluation"]
-    counts = ", ".join(f"{count:,} {split}" for split, count in images.items())
-    author = params["report"]["author"]
-    subtitle = f"Model: {params['model']['name']}. Images: {counts}."
-    training = {name: caption for name, caption in TRAINING.items() if name in pictures or name != "adaptation"}
-    flawless = test["accuracy"] == 1
-    none = [f"All {test['n']:,} test images are classified correctly."] if flawless else []
-    run = [settings_rows(params, shipped), [["package", "version"], *([*pair] for pair in versions.items())]]
-    sections: dict[str, tuple[Sequence[str], Sequence[Rows], Mapping[str, str]]] = {
-        "Mistakes": (none, [], {} if flawless else MISTAKES),
-        "Where the model looks": ([verdict(maps), HOW_TO_READ], [maps_judged(maps)], ATTENTION),
-        "Test results": ([], [], TEST),
-        "Training and data": (
-            problems_of(metrics["subset"]),
-            [validation_rows(metrics["train"], images["val"])],
-            training,
-        ),
-        "Settings and versions": (["Settings marked * differ from those that the project ships."], run, {}),
-    }
+    counts = ", ".join(f"{count:,} {split}" for split, count in metrics["subset"]["images"].items())
+    author = f"{params['report']['author']}. " if params["report"]["author"] else ""
+    versions_table = [["package", "version"], *([*pair] for pair in versions.items())]
+    sections = sections_of(metrics, maps, pictures, [settings_rows(params, shipped), versions_table])
     rows = [(html.escape(name), html.escape(value)) for name, value in headline(metrics)]
     signs = [f'<p class="warning">Warning: {html.escape(sign)}</p>' for sign in warnings_of(metrics)]
     title = params["report"]["title"] or f"A Vision Transformer fine-tuned on {NAMES[params['data']['name']]}"
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=html.escape(title),
-        subtitle=html.escape(f"{author}. {subtitle}" if author else subtitle),
+        subtitle=html.escape(f"{author}Model: {params['model']['name']}. Images: {counts}."),
         warnings="\n".join(signs),
         headline="\n".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in rows),
         contents="\n".join(f'<a href="#{_anchor(name)}">{name}</a>' for name in sections),
         sections="\n".join(_section(name, *parts, pictures) for name, parts in sections.items()),
     )
+
+
+def sections_of(
+    metrics: Mapping[str, Mapping[str, Any]],
+    maps: Sequence[Mapping[str, Any]],
+    pictures: Mapping[str, bytes],
+    run: Sequence[Rows],
+) -> dict[str, tuple[Sequence[str], Sequence[Rows], Mapping[str, str]]]:
+    """Texts, tables and pictures of each section; `run` are the tables of settings and versions."""
+    subset, test = metrics["subset"], metrics["evaluation"]
+    training = {name: caption for name, caption in TRAINING.items() if name in pictures or name != "adaptation"}
+    none = [f"All {test['n']:,} test images are classified correctly."] if test["accuracy"] == 1 else []
+    return {
+        "Mistakes": (none, [], {} if none else MISTAKES),
+        "Where the model looks": ([verdict(maps), HOW_TO_READ], [maps_judged(maps)], ATTENTION),
+        "Test results": ([], [], TEST),
+        "Training and data": (
+            problems_of(subset),
+            [validation_rows(metrics["train"], subset["images"]["val"])],
+            training,
+        ),
+        "Settings and versions": (["Settings marked * differ from those that the project ships."], run, {}),
+    }
 
 
 def problems_of(subset: Mapping[str, Any]) -> list[str]:
