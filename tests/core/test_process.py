@@ -170,11 +170,14 @@ def test_progress_shows_on_a_terminal_unless_asked_to_be_quiet(monkeypatch, quie
     with os.fdopen(follower, "w") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
         assert list(progress(range(3), "embed", "batch")) == [0, 1, 2]
-        terminal.write("|")  # so that there is something to read
+        terminal.write("END")
         terminal.flush()
-        written = os.read(leader, 10_000).decode()
+        read = b""
+        while not read.endswith(b"END"):  # a terminal hands over what has arrived, which may be a part
+            read += os.read(leader, 10_000)
     os.close(leader)
-    assert ("embed" in written and "3/3" in written and "batch" in written) if shown else written == "|"
+    written = read.decode()
+    assert ("embed" in written and "3/3" in written and "batch" in written) if shown else written == "END"
 
 
 def test_what_need_not_compute_loads_without_torch(tmp_path):
