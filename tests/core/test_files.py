@@ -29,6 +29,7 @@ from vit_finetune.core.files import (
     read_json,
     read_split,
     replace_folder,
+    readable_size,
     require_disk,
     unpacked,
     write_bytes,
@@ -489,8 +490,24 @@ def test_more_than_the_disk_has_is_an_error_before_anything_is_written(tmp_path,
     assert capsys.readouterr().out.startswith("download: writes 2.0 GB; ")
     folder = tmp_path / "data/raw.partial"
     folder.mkdir(parents=True)
-    with pytest.raises(UserError, match=r"data/raw will take 1000000000\.0 GB, and the disk has .* GB left; free some"):
+    with pytest.raises(UserError, match=r"data/raw will take 1000000 TB, and the disk has .*B left; free some"):
         require_disk("download", folder, 10**18)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1.0 kB"),
+        (61_440, "61.4 kB"),
+        (250 * 10**6, "250 MB"),
+        (3.14e9, "3.1 GB"),
+        (2e15, "2000 TB"),
+    ],
+)
+def test_sizes_are_given_in_the_unit_that_suits_them(size, text):
+    assert readable_size(size) == text
 
 
 def test_rows_of_a_table_are_written_as_they_come(tmp_path):

@@ -66,8 +66,11 @@ def test_what_can_be_looked_at_is_written_before_the_bar_moves():
 
 def test_off_a_terminal_each_epoch_is_a_line(capsys):
     with results.epoch_bar(plain_settings(epochs=4), 40, None) as show:
+        show(History(ROWS[:1]))
         show(HISTORY)
-    assert capsys.readouterr().out == "train: epoch 2 of 4: train_loss 0.333, val_loss 0.667, val_accuracy 0.500\n"
+    start, epoch = capsys.readouterr().out.splitlines()
+    assert start == "train: before training: val_loss 0.667, val_accuracy 0.250"
+    assert epoch == "train: epoch 2 of 4: train_loss 0.333, val_loss 0.667, val_accuracy 0.500"
 
 
 @pytest.mark.parametrize(

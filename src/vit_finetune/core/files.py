@@ -163,11 +163,22 @@ def require_disk(stage: str, folder: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if size > free:
         raise UserError(
-            f"{str(folder).removesuffix(PARTIAL)} will take {size / 1e9:.1f} GB, and the disk has {free / 1e9:.1f} GB "
-            "left; free some of it, or take fewer or smaller images"
+            f"{str(folder).removesuffix(PARTIAL)} will take {readable_size(size)}, and the disk has "
+            f"{readable_size(free)} left; free some of it, or take fewer or smaller images"
         )
     if size >= WORTH_SAYING:
-        print(f"{stage}: writes {size / 1e9:.1f} GB; {free / 1e9:.0f} GB of the disk are free", flush=True)
+        print(f"{stage}: writes {readable_size(size)}; {readable_size(free)} of the disk are free", flush=True)
+
+
+def readable_size(size: float) -> str:
+    """A number of bytes in the unit that suits it: `3.1 GB`."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            break
+        size /= 1000
+    else:
+        unit = "TB"
+    return f"{size:.0f} {unit}" if size >= 100 or unit == "bytes" else f"{size:.1f} {unit}"
 
 
 def packed(names: Iterable[str]) -> NDArray[np.bytes_]:

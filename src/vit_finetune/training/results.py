@@ -33,12 +33,14 @@ def epoch_bar(
         def show(history: History) -> None:
             if write:
                 write(history)
-            numbers = {key: f"{history.rows[-1][key]:.3f}" for key in SHOWN}
+            shown = SHOWN if history.epochs else SHOWN[1:]  # a probe's training loss is of another kind
+            numbers = {key: f"{history.rows[-1][key]:.3f}" for key in shown}
             bar.set_postfix(numbers)
             bar.update(history.epochs - bar.n)
             if bar.disable:
                 line = ", ".join(f"{key} {value}" for key, value in numbers.items())
-                print(f"{settings.section}: epoch {history.epochs} of {epochs}: {line}", flush=True)
+                done = f"epoch {history.epochs} of {epochs}" if history.epochs else "before training"
+                print(f"{settings.section}: {done}: {line}", flush=True)
 
         yield show
 
