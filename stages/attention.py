@@ -9,13 +9,14 @@ from vit_finetune.attention.judge import STEPS, judge
 from vit_finetune.attention.maps import MapMaker
 from vit_finetune.attention.pixels import PixelGrid
 from vit_finetune.attention.sample import choose_gallery, draw_mosaics, draw_sample, read_predicted_images
-from vit_finetune.core.device import set_up_torch
+from vit_finetune.core.device import resolve_precision, set_up_torch
 from vit_finetune.core.files import new_folder, write_bytes, write_csv, write_json
 from vit_finetune.core.process import progress, run_stage
 from vit_finetune.model.build import preprocessing
 from vit_finetune.model.saved import class_names, load_model
 from vit_finetune.params import read_params
 from vit_finetune.params.attention import Attention
+from vit_finetune.params.model import Model
 from vit_finetune.style import png
 
 MOSAICS = 64
@@ -24,7 +25,8 @@ MOSAICS = 64
 def main() -> None:
     params = read_params()
     settings = params.section(Attention)
-    set_up_torch("cpu", params.runtime.threads)  # every matrix and its gradient in float32
+    device = set_up_torch("cpu", params.runtime.threads)  # every matrix and its gradient in float32
+    quick = resolve_precision("float32" if params.section(Model).precision == "float32" else "auto", device)
     model, pretrained = load_model("models/finetuned"), load_model("models/pretrained")
     classes, preprocess = class_names("models/finetuned"), preprocessing(model, None)
     test = read_predicted_images("data/subset", "plots/predictions.csv", classes)
@@ -35,7 +37,7 @@ def main() -> None:
     sample = draw_sample(test, preprocess, settings.sample, rng)
     mosaics = draw_mosaics(test, preprocess, min(len(sample.rows), MOSAICS), rng)
     with progress(range(STEPS), "attention: analysis", "step", total=STEPS) as bar:
-        judgement = judge(maker, pretrained, sample, mosaics, test.above_chance, params.seed, step=bar.update)
+        judgement = judge(maker, pretrained, sample, mosaics, test.above_chance, params.seed, bar.update, quick)
     rows = choose_gallery(test, settings.gallery, rng)
     shown = test.take(rows)
     filled = gallery.fill_gallery(maker, preprocess(torch.from_numpy(shown.images)), rows, shown, len(classes))

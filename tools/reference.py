@@ -118,10 +118,10 @@ def headline_text() -> str:
     """Accuracy and verdict of the committed run, in two sentences."""
     run, images = metrics("evaluation"), metrics("subset")["images"]
     (low, high), n = run["accuracy_ci95"], run["n"]
-    found = in_words(read_csv(ROOT / "plots/attention_maps.csv"))
     return (
         f"**Test accuracy {run['accuracy']:.4f}**, 95 % interval [{low:.4f}, {high:.4f}], n = {n:,}, from "
-        f"{images['train']:,} training images. Attention maps: {found[0].lower()}{found[1:]}"
+        f"{images['train']:,} training images. "
+        f"{in_words(read_csv(ROOT / 'plots/attention_maps.csv'))}"
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from vit_finetune.intervals import LEVEL
 
-WORDS = {"better": "Better than a centred Gaussian", "no better": "No better", "worse": "Worse"}
+WORDS = ("better", "no better", "worse")
 NOT_JUDGED = "not judged"
 
 
@@ -19,19 +19,21 @@ def in_words(rows: Sequence[Mapping[str, Any]]) -> str:
     judged = [row for row in rows if row["verdict"]]
     if any(row["verdict"] == NOT_JUDGED for row in judged):
         return "The model is not clearly more accurate than its most frequent class, so no map of it is judged."
-    groups = {text: [row["map"] for row in judged if row["verdict"] == word] for word, text in WORDS.items()}
-    return " ".join(f"{text}: {', '.join(names)}." for text, names in groups.items() if names)
+    groups = {word: [row["map"] for row in judged if row["verdict"] == word] for word in WORDS}
+    found = [(word, ", ".join(names)) for word, names in groups.items() if names]
+    first = [f"Attention maps {word} than a centred Gaussian: {names}." for word, names in found[:1]]
+    return " ".join([*first, *(f"{word.capitalize()}: {names}." for word, names in found[1:])])
 
 
 def caution(rows: Sequence[Mapping[str, Any]]) -> str:
-    """How often that would be wrong by chance; empty if no map is judged."""
+    """How sure that is; empty if no map is judged."""
     judged = [row for row in rows if row["verdict"] and row["verdict"] != NOT_JUDGED]
     if not judged:
         return ""
     chance = min(1, (1 - LEVEL) * len(judged))  # Bonferroni's inequality: the maps are judged on the same images
     return (
-        f"Judged on {judged[0]['n']} images, each map by its own 95 % interval: if none of the {len(judged)} "
-        f"differed from the Gaussian, at least one would seem to in at most {100 * chance:.0f} % of such runs."
+        f"Judged on {judged[0]['n']} images, each map by its own 95 % interval. The chance that at least one of these "
+        f"{len(judged)} intervals is wrong is at most {100 * chance:.0f} %."
     )
 
 

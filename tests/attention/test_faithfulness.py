@@ -12,12 +12,14 @@ from torch import Tensor
 from tests.small_vits import build, pictures
 from vit_finetune.attention import faithfulness
 from vit_finetune.attention.faithfulness import (
+    CHECKED,
     FRACTIONS,
     Curves,
     centre_prior,
     deletion_insertion,
     kept_correct,
     kept_probabilities,
+    precision_for,
     random_maps,
     ranking,
 )
@@ -221,6 +223,34 @@ def test_curves_are_of_the_target_class_of_each_image(only_patch_three_matters, 
     maps = {"any": random_maps(2, (2, 5), rng)}
     found = deletion_insertion(build(), torch.zeros(2, 1), torch.tensor([0, 1]), maps, rng, (0.0, 1.0))
     assert found["any"].deletion[:, 0].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(("name", "options"), EVERY_KIND, ids=str)
+def test_every_kind_of_model_can_be_asked_in_bfloat16(name, options, capsys):
+    model = build(name, **options)
+    images, keep = pictures(model, 3), torch.stack([KEEP, (KEEP + 7) % 16], dim=1)
+    exact = kept_probabilities(model, images, keep)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = kept_probabilities(model, images, keep)
+    assert not torch.equal(found, exact)
+    assert torch.allclose(found, exact, atol=0.05)
+    assert precision_for(model, images, torch.float32) == torch.float32
+    assert precision_for(model, images, torch.bfloat16) == torch.bfloat16
+    assert capsys.readouterr().out == ""
+
+
+def test_where_bfloat16_changes_the_probabilities_the_model_is_asked_in_float32_and_that_is_said(monkeypatch, capsys):
+    monkeypatch.setattr(faithfulness, "TOLERANCE", 1e-5)
+    model = build()
+    images = pictures(model, CHECKED + 4)
+    assert precision_for(model, images, torch.bfloat16) == torch.float32
+    keep = centre_prior((4, 4)).flatten().argsort(descending=True, stable=True)[:8].expand(CHECKED, 1, -1)
+    exact = kept_probabilities(model, images[:CHECKED], keep)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        difference = (kept_probabilities(model, images[:CHECKED], keep) - exact).abs().amax(dim=2).mean()
+    assert difference > 1e-5
+    said = f"attention: in bfloat16 probabilities differ by {difference:.3f}, so patches are left out in float32\n"
+    assert capsys.readouterr().out == said
 
 
 def test_a_map_measured_patch_by_patch_beats_its_opposite_on_a_real_model(rng):

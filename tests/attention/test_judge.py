@@ -85,19 +85,41 @@ def test_accuracy_from_all_patches_is_that_of_the_predictions(maker):
     labels = predicted.clone()
     labels[0] = (labels[0] + 1) % 3
     sample = Sample(np.arange(6), pixels, predicted, labels)
-    found = patch_rows(maker, sample, torch.rand(6, 4, 4), np.random.default_rng(0))
+    found = patch_rows(maker.model, sample, torch.rand(6, 4, 4), np.random.default_rng(0))
     assert [row["patches"] for row in found] == ["all", "top", "random", "centre", "border"]
     assert found[0]["accuracy"] == round(5 / 6, 4)
     assert found[0]["accuracy_low"] < 5 / 6 < found[0]["accuracy_high"]
 
 
-def judged(model: nn.Module, pretrained: nn.Module, batch_size: int) -> tuple[Judgement, int]:
+def judged(
+    model: nn.Module, pretrained: nn.Module, batch_size: int, precision: torch.dtype = torch.float32
+) -> tuple[Judgement, int]:
     """The judgement of eight images, and how often `step` was called."""
     pixels, labels, steps = pictures(model, 16), torch.arange(8) % 3, []
     sample = Sample(np.arange(8), pixels[:8], labels, labels)
     mosaics = Mosaics(pixels[8:], labels, torch.arange(8) % 4)
     maker = MapMaker(model, batch_size=batch_size)
-    return judge(maker, pretrained, sample, mosaics, True, seed=0, step=lambda: steps.append(0)), len(steps)
+    return judge(maker, pretrained, sample, mosaics, True, 0, lambda: steps.append(0), precision), len(steps)
+
+
+def test_in_bfloat16_patches_are_left_out_and_nothing_else_changes(maker):
+    (exact, _), (quick, _) = (
+        judged(maker.model, maker.model, 8, precision) for precision in (torch.float32, torch.bfloat16)
+    )
+    assert quick.metrics["selfcheck_max_rel_err"] == exact.metrics["selfcheck_max_rel_err"]
+    assert all(torch.equal(quick.maps[name], exact.maps[name]) for name in METHODS)
+    assert quick.tables["attention_blocks"] == exact.tables["attention_blocks"]
+    asked = {"score", "minus_random", "minus_centre"}
+    for row, other in zip(quick.tables["attention_maps"], exact.tables["attention_maps"], strict=True):
+        for key, value in row.items():
+            if not any(key.startswith(name) for name in asked) or value == "":
+                assert value == other[key], key
+            else:
+                assert value == pytest.approx(other[key], abs=0.05), key
+    assert any(
+        row["score"] != other["score"]
+        for row, other in zip(quick.tables["attention_maps"], exact.tables["attention_maps"], strict=True)
+    )
 
 
 def test_the_whole_judgement_is_the_same_for_any_batch_size_and_sees_every_block(maker):

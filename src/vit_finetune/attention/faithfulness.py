@@ -1,10 +1,11 @@
 """Does a map show what the model uses? Patches are left out in its order, and the model is asked again.
 
 B images, `maps` (B, G_h, G_w) relevance per patch, M choices of n patches each: `keep` (B, M, n), patch numbers row by
-row. Leaving tokens out needs
-no replacement value (TIS, ICCVW 2023). Two baselines put every score in its place: random maps, and a Gaussian in the
-centre, because the objects of most data sets are centred (arXiv:2112.09195). Every map of an image is asked for at the
-same fractions, so that differences between maps are paired.
+row. Leaving tokens out needs no replacement value (TIS, ICCVW 2023). Two baselines put every score in its place: random
+maps, and a Gaussian in the centre, because the objects of most data sets are centred (arXiv:2112.09195). Every map of
+an image is asked for at the same fractions, so that differences between maps are paired.
+
+The passes are computed in the caller's `torch.autocast`, in float32 without it.
 """
 
 import math
@@ -27,6 +28,7 @@ FRACTIONS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)
 BATCH_TOKENS = 4096  # a batch of this many patches is large enough for the matrix products and small enough for caches
 BATCH_CHOICES = 64  # every choice begins with the patches of the whole image, and some families compute all of them
 GROUPS = 6  # of images; each is asked at every sixth of the fractions
+CHECKED, TOLERANCE = 16, 0.01  # images, and the mean difference between probabilities of a class, see `precision_for`
 
 
 def centre_prior(grid: tuple[int, int], sigma: float = 0.25) -> Tensor:
@@ -73,6 +75,28 @@ def kept_probabilities(
     finally:
         repeat.remove()
     return torch.cat(parts).cpu()
+
+
+def precision_for(model: Any, images: Tensor, wanted: torch.dtype) -> torch.dtype:
+    """The precision in which the model can be asked: `wanted` if its probabilities agree with float32's, else float32.
+
+    The first CHECKED images are asked in both, for the half of the patches nearest to the middle. A score is a
+    difference of mean probabilities, so it changes by at most twice what they do.
+    """
+    if wanted == torch.float32:
+        return wanted
+    some = images[:CHECKED]
+    middle = centre_prior(model.patch_embed.grid_size).flatten().argsort(descending=True, stable=True)
+    keep = middle[: max(1, len(middle) // 2)].expand(len(some), 1, -1)
+    exact = kept_probabilities(model, some, keep)
+    with torch.autocast(images.device.type, dtype=wanted):
+        found = kept_probabilities(model, some, keep)
+    difference = float((found - exact).abs().amax(dim=2).mean())
+    if difference <= TOLERANCE:
+        return wanted
+    name = str(wanted).removeprefix("torch.")
+    print(f"attention: in {name} probabilities differ by {difference:.3f}, so patches are left out in float32")
+    return torch.float32
 
 
 @dataclass(frozen=True)

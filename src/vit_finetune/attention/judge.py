@@ -4,6 +4,7 @@ B images, L blocks, H heads, T tokens, a grid of G_h x G_w patches. `Maps` is me
 """
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -21,6 +22,7 @@ from vit_finetune.attention.sanity import randomised, rank_correlation
 from vit_finetune.attention.shape import attention_distance, corner_share, effective_patches, prefix_mass
 from vit_finetune.attention.walk import BlockAttention, Walk
 from vit_finetune.intervals import Interval, mean, share
+from vit_finetune.model.boundary import autocast, to_device
 from vit_finetune.model.families import family_of
 from vit_finetune.verdict import NOT_JUDGED, word_for
 
@@ -43,14 +45,14 @@ def per_method(values: Mapping[str, NDArray[Any]]) -> Intervals:
     return {name: mean(value) for name, value in values.items()}
 
 
-def faithfulness_of(maker: MapMaker, sample: Sample, maps: Maps, rng: Rng) -> dict[str, faithfulness.Curves]:
+def faithfulness_of(asked: nn.Module, sample: Sample, maps: Maps, rng: Rng) -> dict[str, faithfulness.Curves]:
     """Deletion and insertion of every map and of the two baselines."""
-    grid, count = maker.layout.grid, len(sample.pixels)
+    count, *grid = maps["relevance"].shape
     baselines = {
-        "random": faithfulness.random_maps(count, grid, rng),
-        "centre": faithfulness.centre_prior(grid).expand(count, *grid),
+        "random": faithfulness.random_maps(count, (grid[0], grid[1]), rng),
+        "centre": faithfulness.centre_prior((grid[0], grid[1])).expand(count, *grid),
     }
-    return faithfulness.deletion_insertion(maker.model, sample.pixels, sample.predicted, {**maps, **baselines}, rng)
+    return faithfulness.deletion_insertion(asked, sample.pixels, sample.predicted, {**maps, **baselines}, rng)
 
 
 Bands = dict[str, dict[str, NDArray[Any]]]  # `deletion` and `insertion` -> map -> (3, F)
@@ -84,10 +86,10 @@ def mosaic_shares(maker: MapMaker, mosaics: Mosaics) -> Intervals:
     return per_method({name: quadrant_share(values, mosaics.quadrants) for name, values in maps.items()})
 
 
-def patch_rows(maker: MapMaker, sample: Sample, maps: Tensor, rng: Rng) -> list[Row]:
+def patch_rows(asked: nn.Module, sample: Sample, maps: Tensor, rng: Rng) -> list[Row]:
     """Accuracy from a fifth of the patches (the map's top, or random) and from the centre or the border alone."""
     kept = {"all": (sample.predicted == sample.labels).numpy().astype(float)}
-    kept |= faithfulness.kept_correct(maker.model, sample.pixels, sample.labels, maps, rng)
+    kept |= faithfulness.kept_correct(asked, sample.pixels, sample.labels, maps, rng)
     return [{"patches": name, **cells("accuracy", share(right)), "n": len(right)} for name, right in kept.items()]
 
 
@@ -210,18 +212,29 @@ def judge(
     above_chance: bool,
     seed: int,
     step: Callable[[], object] = lambda: None,
+    precision: torch.dtype = torch.float32,
 ) -> Judgement:
-    """The whole analysis; `step` is called STEPS times, for a progress bar."""
-    rng = np.random.default_rng(seed)
+    """The whole analysis.
+
+    Args:
+        above_chance: whether the model's accuracy is.
+        step: called STEPS times, for a progress bar.
+        precision: of the passes in which patches are left out, if the probabilities stay the same in it. Attention and
+            gradients are always in float32.
+    """
+    rng, device = np.random.default_rng(seed), sample.pixels.device
+    precision = faithfulness.precision_for(maker.model, sample.pixels, precision)
+    asked = to_device(deepcopy(maker.model), device, precision)
     maps, shapes, error = maps_and_shapes(maker, sample)
     step()
     before, first_error = distances_of(replace(maker, model=pretrained), sample.pixels)
     step()
-    curves = faithfulness_of(maker, sample, maps, rng)
+    with autocast(device, precision):
+        curves = faithfulness_of(asked, sample, maps, rng)
+        patches = patch_rows(asked, sample, maps["relevance"], rng)
     step()
     others = {"mosaic_share": mosaic_shares(maker, mosaics)}
     step()
-    patches = patch_rows(maker, sample, maps["relevance"], rng)
     others |= sanity_correlations(maker, sample.pixels, sample.predicted, maps, seed)
     step()
     rows, bands = map_rows(curves, others, above_chance), curve_bands(curves)

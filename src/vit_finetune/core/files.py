@@ -170,15 +170,13 @@ def require_disk(stage: str, folder: Path, size: int) -> None:
         print(f"{stage}: writes {readable_size(size)}; {readable_size(free)} of the disk are free", flush=True)
 
 
-def readable_size(size: float) -> str:
+def readable_size(size: int) -> str:
     """A number of bytes in the unit that suits it: `3.1 GB`."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            break
-        size /= 1000
-    else:
-        unit = "TB"
-    return f"{size:.0f} {unit}" if size >= 100 or unit == "bytes" else f"{size:.1f} {unit}"
+    units = ("bytes", "kB", "MB", "GB", "TB")
+    power = min((len(str(size)) - 1) // 3, len(units) - 1)
+    value = size / 1000**power
+    digits = 1 if power and value < 100 else 0
+    return f"{value:.{digits}f} {units[power]}"
 
 
 def packed(names: Iterable[str]) -> NDArray[np.bytes_]:
