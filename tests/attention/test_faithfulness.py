@@ -24,6 +24,7 @@ from vit_finetune.attention.faithfulness import (
     ranking,
 )
 from vit_finetune.intervals import mean
+from vit_finetune.model.boundary import to_device
 from vit_finetune.model.families import family_of
 
 KEEP = torch.tensor([[3, 0, 9], [1, 2, 15], [8, 4, 6]])
@@ -230,6 +231,8 @@ def test_every_kind_of_model_can_be_asked_in_bfloat16(name, options, capsys):
     model = build(name, **options)
     images, keep = pictures(model, 3), torch.stack([KEEP, (KEEP + 7) % 16], dim=1)
     exact = kept_probabilities(model, images, keep)
+    model = to_device(model, torch.device("cpu"), torch.bfloat16)
+    assert torch.allclose(kept_probabilities(model, images, keep), exact, atol=1e-5)  # also where it is not fused
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = kept_probabilities(model, images, keep)
     assert not torch.equal(found, exact)

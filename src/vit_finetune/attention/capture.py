@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vit_finetune.core.errors import UserError
+from vit_finetune.model.families import fused_attention
 
 TOLERANCE = 1e-4  # relative; right float32 captures stay below 1e-5, a dropped scale or norm goes beyond 1e-2
 
@@ -180,9 +181,7 @@ def capture(model: nn.Module, *, later: bool = False) -> Iterator[Capture]:
 
             restore.callback(module.register_forward_pre_hook(enter).remove)
             restore.callback(module.register_forward_hook(leave, always_call=True).remove)
-            if getattr(module, "fused_attn", True) is False:
-                restore.callback(setattr, module, "fused_attn", False)
-                module.fused_attn = True
+        restore.enter_context(fused_attention(model))
         F.scaled_dot_product_attention = _stand_in(F.scaled_dot_product_attention, seen, stack)
         yield seen
 

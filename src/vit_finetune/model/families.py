@@ -173,10 +173,24 @@ class Beit(Family):
         functional: Any = F
         functional.scaled_dot_product_attention = attention
         try:
-            yield
+            with fused_attention(model):
+                yield
         finally:
             functional.scaled_dot_product_attention = original
             hook.remove()
+
+
+@contextmanager
+def fused_attention(model: nn.Module) -> Iterator[None]:
+    """In this block all attention of the model goes through torch's scaled_dot_product_attention."""
+    others = [module for module in model.modules() if getattr(module, "fused_attn", True) is False]
+    try:
+        for module in others:
+            module.fused_attn = True  # type: ignore[assignment]  # a plain attribute of timm's attention
+        yield
+    finally:
+        for module in others:
+            module.fused_attn = False  # type: ignore[assignment]
 
 
 FAMILIES: dict[type, Family] = {
