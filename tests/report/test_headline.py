@@ -29,7 +29,7 @@ def columns(name: str, mean: float, low: float, high: float) -> dict:
 
 def test_every_headline_number_is_that_of_the_metrics():
     assert dict(headline(METRICS)) == {
-        "test accuracy": "0.9032  [0.8971, 0.9090], n = 10,000",
+        "test accuracy, 95 % interval": "0.9032  [0.8971, 0.9090], n = 10,000",
         "macro F1": "0.9027",
         "negative log-likelihood": "0.3002",
         "calibration error": "0.0123",

@@ -9,7 +9,7 @@ def headline(metrics: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
     train, test, attention = (metrics[name] for name in ("train", "evaluation", "attention"))
     low, high = test["accuracy_ci95"]
     return [
-        ("test accuracy", f"{test['accuracy']:.4f}  [{low:.4f}, {high:.4f}], n = {test['n']:,}"),
+        ("test accuracy, 95 % interval", f"{test['accuracy']:.4f}  [{low:.4f}, {high:.4f}], n = {test['n']:,}"),
         ("macro F1", f"{test['macro_f1']:.4f}"),
         ("negative log-likelihood", f"{test['nll']:.4f}"),
         ("calibration error", f"{test['ece']:.4f}"),
