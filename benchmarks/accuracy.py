@@ -96,10 +96,13 @@ def label_of(row):
     return f"adapted for {epochs(row['adapt'])}, then frozen" if row["adapt"] != "0" else "frozen as pretrained"
 
 
-def point_of(row):
-    if row["blocks"] == "all":
-        return epochs(row["epochs"])
-    return {"0": "head", "1": "1 block", "4": "4 blocks"}[row["blocks"]]
+def annotate(panel, row, x, y, color):
+    """The number of epochs, or of trained blocks; beside the point, where its interval is not."""
+    everything, left = row["blocks"] == "all", row["blocks"] == "0"
+    text = epochs(row["epochs"]) if everything else row["blocks"]
+    offset = (5, -10) if everything else (-6, 3) if left else (5, 3)
+    side = "right" if left else "left"
+    panel.annotate(text, (x, y), offset, textcoords="offset points", fontsize=8, ha=side, color=color, weight="bold")
 
 
 def draw_panel(panel, rows):
@@ -111,7 +114,7 @@ def draw_panel(panel, rows):
         joined = {"linestyle": "-" if line[0]["blocks"] == "all" else "none", "markevery": 1, "capsize": 2}
         panel.errorbar(seconds, mean, [mean - low, high - mean], **style | joined, label=name)
         for row, x, y in zip(line, seconds, mean, strict=True):
-            panel.annotate(point_of(row), (x, y), (5, -9), textcoords="offset points", fontsize=7)
+            annotate(panel, row, x, y, style["color"])
     panel.set(xscale="log", xlabel="CPU seconds of adapt, pass and training")
     panel.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
     panel.xaxis.set_major_formatter("{x:g}")
@@ -129,7 +132,9 @@ def draw(rows):
     for ax, found in zip(axes, panels, strict=True):
         draw_panel(ax, found)
     axes[0].set_ylabel(f"accuracy on {JUDGES:,} other images")
-    axes[-1].legend(fontsize=8, loc="lower right")
+    axes[-1].legend(
+        fontsize=8, loc="lower right", title="0, 1, 4: trained blocks, 0 is the head alone", title_fontsize=8
+    )
     return figure
 
 

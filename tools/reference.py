@@ -190,6 +190,29 @@ def cost_table() -> str:
     return "\n".join([*lines, *("| " + " | ".join(row[name] for name in names) + " |" for row in rows)])
 
 
+def frontier_table() -> str:
+    """benchmarks/accuracy.csv: a row for each line, smaller training sets first."""
+    lines = ["| training images | epochs of `adapt` | trained | accuracy, n = 3,000 | test accuracy, n = 2,000 |"]
+    lines[0] += " `adapt`, s | pass, s | training, s | all, s |"
+    lines.append("|" + "---|" * 9)
+    trained = {"0": "head alone", "1": "one block", "4": "four blocks"}
+    for row in sorted(read_csv(ROOT / "benchmarks/accuracy.csv"), key=lambda row: int(row["images"])):
+        seconds = [float(row[f"{part}_s"]) for part in ("adapt", "pass", "train")]
+        plural = "s" * (row["epochs"] != "1")
+        cells = [
+            f"{int(row['images']):,}",
+            row["adapt"] if row["blocks"] in trained else "-",
+            trained.get(row["blocks"], f"everything, {row['epochs']} epoch{plural}"),
+            *(
+                "{} [{}, {}]".format(*(f"{float(row[part + end]):.3f}" for end in ("", "_low", "_high")))
+                for part in ("val", "test")
+            ),
+            *(f"{one:.0f}" for one in (*seconds, sum(seconds))),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def replaced(text: str, name: str, table: str) -> str:
     """The text with what stands between the markers of `name` replaced."""
     pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
@@ -206,6 +229,7 @@ def generated(text: str) -> str:
         "models": models_table,
         "small data": small_data_table,
         "cost": cost_table,
+        "frontier": frontier_table,
     }
     for name, table in tables.items():
         if f"<!-- {name} -->" in text:
