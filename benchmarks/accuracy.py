@@ -96,9 +96,10 @@ def label_of(row):
     return f"adapted for {epochs(row['adapt'])}, then frozen" if row["adapt"] != "0" else "frozen as pretrained"
 
 
-def annotate(panel, row, x, y, color):
+def annotate(panel, row, x, y, color, first):
     """The number of epochs, or of trained blocks; beside the point, where its interval is not."""
-    everything, left = row["blocks"] == "all", row["blocks"] == "0"
+    everything = row["blocks"] == "all"
+    left = first and not everything
     text = epochs(row["epochs"]) if everything else row["blocks"]
     offset = (5, -10) if everything else (-6, 3) if left else (5, 3)
     side = "right" if left else "left"
@@ -114,8 +115,8 @@ def draw_panel(panel, rows):
         joined = {"linestyle": "-" if line[0]["blocks"] == "all" else "none", "markevery": 1, "capsize": 2}
         panel.errorbar(seconds, mean, [mean - low, high - mean], **style | joined, label=name)
         for row, x, y in zip(line, seconds, mean, strict=True):
-            annotate(panel, row, x, y, style["color"])
-    panel.set(xscale="log", xlabel="CPU seconds of adapt, pass and training")
+            annotate(panel, row, x, y, style["color"], first=x == min(seconds))
+    panel.set(xscale="log", xlabel="CPU seconds of adapt, embed and train")
     panel.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
     panel.xaxis.set_major_formatter("{x:g}")
     panel.xaxis.set_minor_locator(NullLocator())
@@ -131,7 +132,9 @@ def draw(rows):
     figure, [axes] = figure_of(3.6, "Accuracy against time", len(panels))
     for ax, found in zip(axes, panels, strict=True):
         draw_panel(ax, found)
-    axes[0].set_ylabel(f"accuracy on {JUDGES:,} other images")
+    for ax in axes:
+        ax.set_ylim(min(ax.get_ylim()[0] for ax in axes), max(ax.get_ylim()[1] for ax in axes))
+    axes[0].set_ylabel(f"accuracy, {JUDGES:,} held-out images, 95 %")
     axes[-1].legend(
         fontsize=8, loc="lower right", title="0, 1, 4: trained blocks, 0 is the head alone", title_fontsize=8
     )

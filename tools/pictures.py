@@ -47,7 +47,7 @@ def chosen_map() -> str:
 def spotlights(pairs: list[tuple[str, np.ndarray, np.ndarray]], method: str) -> Figure:
     """Class, image and lit image of each pair, five pairs to a row."""
     figure = Figure(figsize=(WIDTH, 2.5), layout="constrained")
-    figure.suptitle(f"CIFAR-10 test images, and what speaks for their class ({method})", x=0.008, ha="left")
+    figure.suptitle(f"CIFAR-10 test images: bright patches speak for the class ({method})", x=0.008, ha="left")
     axes = figure.subplots(2, 5)
     for ax, (name, image, lit) in zip(axes.flat, pairs, strict=True):
         ax.imshow(np.concatenate([image, np.full((len(image), 8, 3), 255, np.uint8), lit], axis=1))

@@ -105,10 +105,10 @@ def results_table() -> str:
             "| | default | textbook recipe |",
             "|---|---|---|",
             row(f"test accuracy, n = {n}", accuracy),
-            row("negative log-likelihood", lambda run: f"{run['nll']:.4f}"),
-            row("calibration error", lambda run: f"{run['ece']:.4f}"),
-            row("adapted, then frozen", lambda run: f"{run['parameters_adapted']:,} parameters"),
-            row("trained from stored activations", lambda run: f"{run['parameters_trained']:,} parameters"),
+            row("negative log-likelihood, lower is better", lambda run: f"{run['nll']:.4f}"),
+            row("calibration error, lower is better", lambda run: f"{run['ece']:.4f}"),
+            row("adapted (step 1)", lambda run: f"{run['parameters_adapted']:,} parameters"),
+            row("then trained (step 3)", lambda run: f"{run['parameters_trained']:,} parameters"),
             row(f"validation accuracy, n = {val}", lambda run: f"{run['val_accuracy']:.4f}"),
         ]
     )

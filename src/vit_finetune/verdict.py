@@ -21,7 +21,7 @@ def in_words(rows: Sequence[Mapping[str, Any]]) -> str:
         return "The model is not clearly more accurate than its most frequent class, so no map of it is judged."
     groups = {word: [row["map"] for row in judged if row["verdict"] == word] for word in WORDS}
     found = [(word, ", ".join(names)) for word, names in groups.items() if names]
-    first = [f"Attention maps {word} than a centred Gaussian: {names}." for word, names in found[:1]]
+    first = [f"Attention maps that are {word} than a centred Gaussian: {names}." for word, names in found[:1]]
     return " ".join([*first, *(f"{word.capitalize()}: {names}." for word, names in found[1:])])
 
 
@@ -32,8 +32,8 @@ def caution(rows: Sequence[Mapping[str, Any]]) -> str:
         return ""
     chance = min(1, (1 - LEVEL) * len(judged))  # Bonferroni's inequality: the maps are judged on the same images
     return (
-        f"Judged on {judged[0]['n']} images, each map by its own 95 % interval. The chance that at least one of these "
-        f"{len(judged)} intervals is wrong is at most {100 * chance:.0f} %."
+        f"Judged on {judged[0]['n']} test images, each map by its own 95 % interval. The chance that at least one of "
+        f"these {len(judged)} intervals is wrong is at most {100 * chance:.0f} %."
     )
 
 

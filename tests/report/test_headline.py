@@ -58,11 +58,11 @@ def test_each_map_has_a_row_with_its_numbers_and_the_header_says_what_is_good():
     assert maps_judged(rows) == [
         [
             "map (n = 48)",
-            "minus random, should be above 0",
-            "minus a centred Gaussian, should be above 0",
-            "share in the right quadrant, 0.25 by chance",
-            "correlation after the head is shuffled, should be far from 1",
-            "verdict",
+            "score minus a random map's, should be above 0",
+            "score minus the Gaussian's, should be above 0",
+            "share in the quadrant of the class, 0.25 by chance",
+            "correlation with itself, classifier shuffled, should be far below 1",
+            "against the Gaussian",
         ],
         [
             "rollout",

@@ -34,12 +34,12 @@ def interval(row: Mapping[str, Any], name: str, sign: str = "") -> str:
 
 def maps_judged(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Rows of a table, the first its header: what each map is worth, from plots/attention_maps.csv."""
-    head = ["minus random, should be above 0", "minus a centred Gaussian, should be above 0"]
+    head = ["score minus a random map's, should be above 0", "score minus the Gaussian's, should be above 0"]
     head += [
-        "share in the right quadrant, 0.25 by chance",
-        "correlation after the head is shuffled, should be far from 1",
+        "share in the quadrant of the class, 0.25 by chance",
+        "correlation with itself, classifier shuffled, should be far below 1",
     ]
-    table = [[f"map (n = {rows[0]['n']})", *head, "verdict"]]
+    table = [[f"map (n = {rows[0]['n']})", *head, "against the Gaussian"]]
     for row in (row for row in rows if row["verdict"]):
         numbers = [interval(row, "minus_random", "+"), interval(row, "minus_centre", "+")]
         numbers += [interval(row, "mosaic_share"), interval(row, "head_shuffled")]
