@@ -493,7 +493,10 @@ BAD_INPUT = {
         spoil=change_weights(lambda t: t * float("nan")),
     ),
     "no space left": Bad(
-        "embed", r"will take \d+ kB, and the disk has 32\.8 kB left; free some of it", {"embed.batch_size": 8}, within=SMALL
+        "embed",
+        r"will take \d+ kB, and the disk has 32\.8 kB left; free some of it",
+        {"embed.batch_size": 8},
+        within=SMALL,
     ),
     "read-only disk": Bad("embed", "Read-only file system: '.checkpoints", {"embed.batch_size": 8}, within=READ_ONLY),
     "too little memory": Bad("embed", "out of memory; try a smaller embed.batch_size", LARGE, within=LITTLE_MEMORY),
