@@ -1,14 +1,17 @@
-"""Accuracy against CPU seconds: epochs of adaptation, blocks trained from stored activations, training images.
+"""Accuracy against CPU seconds: epochs of adaptation, blocks trained from stored activations,
+training images.
 
     python benchmarks/accuracy.py            # every line that benchmarks/accuracy.csv lacks
-    python benchmarks/accuracy.py --plot     # docs/accuracy.png and the tables' rows from the lines that are there
+    python benchmarks/accuracy.py --plot     # docs/accuracy.png and the tables' rows from the lines
+    that are there
 
-A line is a run of the pipeline's own stages with the settings of params.yaml, but for those that it names.
-`adapt.min_steps` is 0, so that epochs are what they say; `all` has no adaptation, and the layer decay of `adapt`. Every
-line is judged on the same 3,000 images of CIFAR-10's training part, which no line trains on; its epoch is chosen on
-1,000 others. The first 2,000 test images are evaluated beside them and decide nothing.
-CPU seconds are of all cores together: of `adapt`, of the pass over training and validation images, of `train`. Other
-work on the machine makes them larger, but does not count itself.
+A line is a run of the pipeline's own stages with the settings of params.yaml, but for those that it
+names. `adapt.min_steps` is 0, so that epochs are what they say; `all` has no adaptation, and the
+layer decay of `adapt`. Every line is judged on the same 3,000 images of CIFAR-10's training part,
+which no line trains on; its epoch is chosen on 1,000 others. The first 2,000 test images are
+evaluated beside them and decide nothing. CPU seconds are of all cores together: of `adapt`, of the
+pass over training and validation images, of `train`. Other work on the machine makes them larger,
+but does not count itself.
 """
 
 import argparse
@@ -24,7 +27,11 @@ from vit_finetune.data.split import stratified
 from vit_finetune.intervals import wilson
 from vit_finetune.style import SERIES, figure_of, png, styled
 
-WORK, TABLE, PLOT = ROOT / ".checkpoints/accuracy", ROOT / "benchmarks/accuracy.csv", ROOT / "docs/accuracy.png"
+WORK, TABLE, PLOT = (
+    ROOT / ".checkpoints/accuracy",
+    ROOT / "benchmarks/accuracy.csv",
+    ROOT / "docs/accuracy.png",
+)
 VAL, JUDGES, TESTS = 1_000, 3_000, 2_000
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 LINES = [
@@ -35,7 +42,10 @@ LINES = [
             {"images": images, "adapt": epochs, "blocks": blocks, "epochs": 8}
             for epochs, blocks in itertools.product((0, 1, 2), ("0", "1", "4"))
         ),
-        *({"images": images, "adapt": 0, "blocks": "all", "epochs": epochs} for epochs in (1, 2, 4, 8)),
+        *(
+            {"images": images, "adapt": 0, "blocks": "all", "epochs": epochs}
+            for epochs in (1, 2, 4, 8)
+        ),
     ]
 ]
 
@@ -48,7 +58,11 @@ def splits_of(images, seed):
     judges, rest = stratified(labels, JUDGES, seed)
     chosen, others = stratified(labels[rest], 5_000, seed)
     val = others[stratified(labels[rest][others], VAL, seed)[0]]
-    train = rest[chosen[stratified(labels[rest][chosen], images, seed)[0]]] if images < 5_000 else rest[chosen]
+    train = (
+        rest[chosen[stratified(labels[rest][chosen], images, seed)[0]]]
+        if images < 5_000
+        else rest[chosen]
+    )
     shown = {"train": train, "val": rest[val]}
     splits = {split: (pixels[rows], labels[rows]) for split, rows in shown.items()}
     parts = (pixels[judges], test_pixels[:TESTS]), (labels[judges], test_labels[:TESTS])
@@ -62,7 +76,9 @@ def run_line(line, seed, threads):
         "seed": seed,
         "subset": {"train_size": line["images"]},
         "adapt": {"epochs": line["adapt"], "min_steps": 0},
-        "freeze": {"trainable_blocks": line["blocks"] if line["blocks"] == "all" else int(line["blocks"])},
+        "freeze": {
+            "trainable_blocks": line["blocks"] if line["blocks"] == "all" else int(line["blocks"])
+        },
         "train": {"epochs": line["epochs"], "min_steps": 0},
         "runtime": {"threads": threads},
     }
@@ -76,12 +92,21 @@ def run_line(line, seed, threads):
     seconds = {"adapt": float(read_csv(spent)[0]["seconds"]) if line["adapt"] else 0.0}
     seconds |= run_stages(backbone, "embed", "train", "evaluate")
     computed = 2 * line["images"] + VAL
-    hits = np.array([row["actual"] == row["predicted"] for row in read_csv(backbone / "plots/predictions.csv")])
+    hits = np.array(
+        [row["actual"] == row["predicted"] for row in read_csv(backbone / "plots/predictions.csv")]
+    )
     row = {**line, "seed": seed}
     for name, part in (("val", hits[:JUDGES]), ("test", hits[JUDGES:])):
         low, high = wilson(int(part.sum()), len(part))
-        row |= {name: round(float(part.mean()), 4), f"{name}_low": round(low, 4), f"{name}_high": round(high, 4)}
-    row |= {"adapt_s": seconds["adapt"], "pass_s": seconds["embed"] * computed / (computed + JUDGES + TESTS)}
+        row |= {
+            name: round(float(part.mean()), 4),
+            f"{name}_low": round(low, 4),
+            f"{name}_high": round(high, 4),
+        }
+    row |= {
+        "adapt_s": seconds["adapt"],
+        "pass_s": seconds["embed"] * computed / (computed + JUDGES + TESTS),
+    }
     row |= {"train_s": seconds["train"]}
     return {key: round(value, 1) if key.endswith("_s") else value for key, value in row.items()}
 
@@ -93,7 +118,11 @@ def epochs(number):
 def label_of(row):
     if row["blocks"] == "all":
         return "everything trained from the images"
-    return f"adapted for {epochs(row['adapt'])}, then frozen" if row["adapt"] != "0" else "frozen as pretrained"
+    return (
+        f"adapted for {epochs(row['adapt'])}, then frozen"
+        if row["adapt"] != "0"
+        else "frozen as pretrained"
+    )
 
 
 def annotate(panel, row, x, y, color, first):
@@ -103,16 +132,33 @@ def annotate(panel, row, x, y, color, first):
     text = epochs(row["epochs"]) if everything else row["blocks"]
     offset = (5, -10) if everything else (-6, 3) if left else (5, 3)
     side = "right" if left else "left"
-    panel.annotate(text, (x, y), offset, textcoords="offset points", fontsize=8, ha=side, color=color, weight="bold")
+    panel.annotate(
+        text,
+        (x, y),
+        offset,
+        textcoords="offset points",
+        fontsize=8,
+        ha=side,
+        color=color,
+        weight="bold",
+    )
 
 
 def draw_panel(panel, rows):
     """One number of training images: a line for each way, a point for each line of the table."""
     for name, style in zip(dict.fromkeys(map(label_of, rows)), SERIES, strict=False):
         line = [row for row in rows if label_of(row) == name]
-        seconds = [sum(float(row[f"{part}_s"]) for part in ("adapt", "pass", "train")) for row in line]
-        mean, low, high = (np.array([float(row[key]) for row in line]) for key in ("val", "val_low", "val_high"))
-        joined = {"linestyle": "-" if line[0]["blocks"] == "all" else "none", "markevery": 1, "capsize": 2}
+        seconds = [
+            sum(float(row[f"{part}_s"]) for part in ("adapt", "pass", "train")) for row in line
+        ]
+        mean, low, high = (
+            np.array([float(row[key]) for row in line]) for key in ("val", "val_low", "val_high")
+        )
+        joined = {
+            "linestyle": "-" if line[0]["blocks"] == "all" else "none",
+            "markevery": 1,
+            "capsize": 2,
+        }
         panel.errorbar(seconds, mean, [mean - low, high - mean], **style | joined, label=name)
         for row, x, y in zip(line, seconds, mean, strict=True):
             annotate(panel, row, x, y, style["color"], first=x == min(seconds))
@@ -125,7 +171,8 @@ def draw_panel(panel, rows):
 
 @styled
 def draw(rows):
-    """Accuracy against CPU seconds, a panel for each number of training images all of whose lines are there."""
+    """Accuracy against CPU seconds, a panel for each number of training images all of whose lines
+    are there."""
     sizes = list(dict.fromkeys(str(line["images"]) for line in LINES))
     panels = [[row for row in rows if row["images"] == images] for images in sizes]
     panels = [found for found in panels if len(found) >= len(LINES) / len(sizes)]
@@ -136,19 +183,26 @@ def draw(rows):
         ax.set_ylim(min(ax.get_ylim()[0] for ax in axes), max(ax.get_ylim()[1] for ax in axes))
     axes[0].set_ylabel(f"accuracy, {JUDGES:,} held-out images, 95 %")
     axes[-1].legend(
-        fontsize=8, loc="lower right", title="0, 1, 4: trained blocks, 0 is the head alone", title_fontsize=8
+        fontsize=8,
+        loc="lower right",
+        title="0, 1, 4: trained blocks, 0 is the head alone",
+        title_fontsize=8,
     )
     return figure
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--plot", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int)
     args = parser.parse_args()
     rows = read_csv(TABLE) if TABLE.is_file() else []
-    done = {tuple(row[key] for key in ("images", "adapt", "blocks", "epochs", "seed")) for row in rows}
+    done = {
+        tuple(row[key] for key in ("images", "adapt", "blocks", "epochs", "seed")) for row in rows
+    }
     for line in [] if args.plot else LINES:
         if (*map(str, line.values()), str(args.seed)) in done:
             continue

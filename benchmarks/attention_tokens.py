@@ -1,8 +1,9 @@
-"""What maps and shapes of the attention cost against the number of tokens: `python benchmarks/attention_tokens.py`
+"""What maps and shapes of the attention cost against the number of tokens: `python
+benchmarks/attention_tokens.py`
 
-Randomly initialised models of timm, each in a process of its own, on one core: seconds of the processor for each
-image, and the peak of the process's memory (VmHWM of Linux), for four images that one batch of the settings would hold.
-It writes benchmarks/attention_tokens.csv.
+Randomly initialised models of timm, each in a process of its own, on one core: seconds of the
+processor for each image, and the peak of the process's memory (VmHWM of Linux), for four images
+that one batch of the settings would hold. It writes benchmarks/attention_tokens.csv.
 """
 
 import argparse
@@ -49,17 +50,25 @@ def measure(name):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=MODELS, help="measure this one in this process and print its line")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model", choices=MODELS, help="measure this one in this process and print its line"
+    )
     if chosen := parser.parse_args().model:
         return measure(chosen)
     names, rows = ("model", "tokens", "seconds_per_image", "peak_mib", "model_alone_mib"), []
     print("{:32}{:>8}{:>20}{:>10}{:>17}".format(*names))
     for name in MODELS:
-        run = subprocess.run([sys.executable, __file__, "--model", name], capture_output=True, text=True)
+        run = subprocess.run(
+            [sys.executable, __file__, "--model", name], capture_output=True, text=True
+        )
         if run.returncode:
             sys.stderr.write(run.stderr)
-        values = run.stdout.strip().split(",") if run.returncode == 0 else [name, "", "failed", "", ""]
+        values = (
+            run.stdout.strip().split(",") if run.returncode == 0 else [name, "", "failed", "", ""]
+        )
         rows.append(dict(zip(names, values, strict=True)))
         print("{:32}{:>8}{:>20}{:>10}{:>17}".format(*values), flush=True)
         write_csv(TABLE, rows)

@@ -1,18 +1,22 @@
 """From images to a trained model, start-up included: `python benchmarks/cold.py`
 
-Four ways, each in processes of its own, one after the other, on the same model, images, blocks, batch size, learning
-rate and epochs, one plain view, without what only one of them has (token dropout, mixing):
+Four ways, each in processes of its own, one after the other, on the same model, images, blocks,
+batch size, learning rate and epochs, one plain view, without what only one of them has (token
+dropout, mixing):
 
     here     python -m stages.adapt (without adaptation), stages.embed and stages.train
     float32  the same without bfloat16
-    loop     a DataLoader with workers, timm's PIL transform, frozen parameters without gradients, AdamW, a cosine
-    trainer  the Trainer of Hugging Face on the same module and transform (pip install 'transformers' 'accelerate')
+    loop     a DataLoader with workers, timm's PIL transform, frozen parameters without gradients,
+    AdamW, a cosine
+    trainer  the Trainer of Hugging Face on the same module and transform (pip install
+    'transformers' 'accelerate')
 
-The other two compute in float32, as their users run them, and are spared validation, which here comes with every epoch
-and chooses one. Their epochs cost the same each, and in proportion to the images; so with --epochs-run 2 --images-run
-1280, the second of two epochs over 1,280 images stands for each of the whole number over all of them, and what the
-process took beside them is added once. Run whole, the saved models classify the same test images: accuracy, its
-interval, and the difference to `here` with the interval of pairs.
+The other two compute in float32, as their users run them, and are spared validation, which here
+comes with every epoch and chooses one. Their epochs cost the same each, and in proportion to the
+images; so with --epochs-run 2 --images-run 1280, the second of two epochs over 1,280 images stands
+for each of the whole number over all of them, and what the process took beside them is added once.
+Run whole, the saved models classify the same test images: accuracy, its interval, and the
+difference to `here` with the interval of pairs.
 """
 
 import argparse
@@ -27,7 +31,12 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SETTINGS = {"train.token_dropout": 0, "train.mixup": 0, "train.brightness": 0, "embed.flip": "false"}
+SETTINGS = {
+    "train.token_dropout": 0,
+    "train.mixup": 0,
+    "train.brightness": 0,
+    "embed.flip": "false",
+}
 OWN = {"here": "auto", "float32": "float32"}
 OTHERS = ("loop", "trainer")
 
@@ -44,7 +53,9 @@ def pieces(settings):
     from vit_finetune.model.freezing import freeze
     from vit_finetune.model.saved import load_model
 
-    images, labels = (np.array(array) for array in read_split("data/subset", "train", "images", "labels"))
+    images, labels = (
+        np.array(array) for array in read_split("data/subset", "train", "images", "labels")
+    )
     torch.manual_seed(0)
     model = load_model("models/pretrained", num_classes=10)
     freeze(model, settings["blocks"])
@@ -55,7 +66,10 @@ def pieces(settings):
             return settings["images_run"]
 
         def __getitem__(self, index):
-            return {"pixels": transform(Image.fromarray(images[index])), "labels": int(labels[index])}
+            return {
+                "pixels": transform(Image.fromarray(images[index])),
+                "labels": int(labels[index]),
+            }
 
     return model, Photographs()
 
@@ -66,9 +80,15 @@ def loop(settings):
     from torch.utils.data import DataLoader
 
     model, data = pieces(settings)
-    loader = DataLoader(data, settings["batch_size"], shuffle=True, num_workers=2, persistent_workers=True)
-    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), settings["lr"])
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings["epochs"] * len(loader))
+    loader = DataLoader(
+        data, settings["batch_size"], shuffle=True, num_workers=2, persistent_workers=True
+    )
+    optimizer = torch.optim.AdamW(
+        (p for p in model.parameters() if p.requires_grad), settings["lr"]
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+        optimizer, settings["epochs"] * len(loader)
+    )
     for _ in range(settings["epochs_run"]):
         start = time.perf_counter()
         for batch in loader:
@@ -134,7 +154,8 @@ def timed(*command):
 
 
 def hits(folder, count):
-    """Which of the first test images of the original data a saved model gets right, in float32: (N,)."""
+    """Which of the first test images of the original data a saved model gets right, in float32:
+    (N,)."""
     import numpy as np
     import torch
 
@@ -142,7 +163,10 @@ def hits(folder, count):
     from vit_finetune.model.build import preprocessing
     from vit_finetune.model.saved import load_model
 
-    images, labels = (torch.tensor(np.array(a[:count])) for a in read_split("data/raw", "test", "images", "labels"))
+    images, labels = (
+        torch.tensor(np.array(a[:count]))
+        for a in read_split("data/raw", "test", "images", "labels")
+    )
     model = load_model(folder)
     preprocess = preprocessing(model, None)
     with torch.inference_mode():
@@ -151,7 +175,8 @@ def hits(folder, count):
 
 
 def told(right, here):
-    """Accuracy with its interval, and the difference to `here` with that of the pairs (normal approximation)."""
+    """Accuracy with its interval, and the difference to `here` with that of the pairs (normal
+    approximation)."""
     from vit_finetune.intervals import wilson
 
     low, high = wilson(int(right.sum()), len(right))
@@ -181,7 +206,11 @@ def prepare(folder, settings, changes):
     (folder / "data").mkdir()
     (folder / "data/raw").symlink_to(ROOT / "data/raw")
     os.chdir(folder)
-    wanted = {"subset.train_size": settings["images"], "subset.val_size": settings["val"], "subset.test_size": 10}
+    wanted = {
+        "subset.train_size": settings["images"],
+        "subset.val_size": settings["val"],
+        "subset.test_size": 10,
+    }
     wanted |= {"freeze.trainable_blocks": settings["blocks"], "train.epochs": settings["epochs"]}
     wanted |= {
         "train.warmup": 0,
@@ -201,12 +230,16 @@ def seconds_of(way, settings):
         write_params({"model.precision": OWN[way]})
         return sum(timed("-m", f"stages.{stage}")[0] for stage in ("adapt", "embed", "train"))
     seconds, epochs = timed(str(ROOT / "benchmarks/cold.py"), "--run", way, json.dumps(settings))
-    left_out = settings["epochs"] * settings["images"] / settings["images_run"] - settings["epochs_run"]
+    left_out = (
+        settings["epochs"] * settings["images"] / settings["images_run"] - settings["epochs_run"]
+    )
     return seconds + left_out * epochs[-1]
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--blocks", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--epochs", type=int, default=10)
@@ -222,21 +255,39 @@ def main():
     epochs = min(args.epochs_run or args.epochs, args.epochs)
     images = min(args.images_run or args.images, args.images)
     whole = (epochs, images) == (args.epochs, args.images)
-    print(f"{args.images} images, {args.epochs} epochs" + ("" if whole else f"; of the others run: {images}, {epochs}"))
-    print("blocks  way          s  times here" + ("  accuracy, difference to here" if whole else ""), flush=True)
+    print(
+        f"{args.images} images, {args.epochs} epochs"
+        + ("" if whole else f"; of the others run: {images}, {epochs}")
+    )
+    print(
+        "blocks  way          s  times here" + ("  accuracy, difference to here" if whole else ""),
+        flush=True,
+    )
     for blocks in args.blocks:
         with tempfile.TemporaryDirectory() as place:
-            asked = {"images": args.images, "val": args.val_images, "blocks": blocks, "epochs": args.epochs}
-            settings = prepare(Path(place), asked | {"epochs_run": epochs, "images_run": images}, {})
+            asked = {
+                "images": args.images,
+                "val": args.val_images,
+                "blocks": blocks,
+                "epochs": args.epochs,
+            }
+            settings = prepare(
+                Path(place), asked | {"epochs_run": epochs, "images_run": images}, {}
+            )
             here, here_right = None, None
             for way in args.ways:
                 seconds, tested = seconds_of(way, settings), ""
                 here = here or seconds
                 if whole:
-                    right = hits("models/finetuned" if way in OWN else f"models/{way}", args.test_images)
+                    right = hits(
+                        "models/finetuned" if way in OWN else f"models/{way}", args.test_images
+                    )
                     here_right = right if here_right is None else here_right
                     tested = told(right, here_right)
-                print(f"{blocks:6}  {way:7}  {seconds:6.1f}  {seconds / here:10.1f}  {tested}", flush=True)
+                print(
+                    f"{blocks:6}  {way:7}  {seconds:6.1f}  {seconds / here:10.1f}  {tested}",
+                    flush=True,
+                )
             os.chdir(ROOT)
     return None
 

@@ -1,8 +1,9 @@
 """`python benchmarks/contrast_mosaics.py`: does the contrast of two classes point at their images?
 
-Mosaics of four test images of different classes, from the finished run in the work tree. The contrast of two of the
-classes is asked for. Printed is the share of its positive part in the quadrant of the first class, and of its negative
-part in that of the second, with 95 % intervals; chance is 0.25.
+Mosaics of four test images of different classes, from the finished run in the work tree. The
+contrast of two of the classes is asked for. Printed is the share of its positive part in the
+quadrant of the first class, and of its negative part in that of the second, with 95 % intervals;
+chance is 0.25.
 """
 
 import sys
@@ -30,12 +31,17 @@ def main() -> None:
     images, labels = read_split(ROOT / "data/subset", "test", "images", "labels")
     tiles, sources, first = mosaics(images, np.array(labels), MOSAICS, rng)
     second = (first + rng.integers(1, 4, size=MOSAICS)) % 4
-    one, other = (torch.from_numpy(labels[sources[np.arange(MOSAICS), at]]) for at in (first, second))
+    one, other = (
+        torch.from_numpy(labels[sources[np.arange(MOSAICS), at]]) for at in (first, second)
+    )
     pixels = preprocessing(model, None)(torch.from_numpy(tiles))
     for name, values in MapMaker(model).maps(pixels, one, other).items():
         if name in CLASS_AGNOSTIC:
             continue
-        parts = quadrant_share(values, torch.from_numpy(first)), quadrant_share(-values, torch.from_numpy(second))
+        parts = (
+            quadrant_share(values, torch.from_numpy(first)),
+            quadrant_share(-values, torch.from_numpy(second)),
+        )
         said = "; ".join("{:.2f} [{:.2f}, {:.2f}]".format(*mean(part)[:3]) for part in parts)
         print(f"{name}: positive part, negative part: {said}, n = {MOSAICS}", flush=True)
 

@@ -1,11 +1,13 @@
-"""What grows how: seconds and memory of embed and train against images, epochs, trained blocks and image size.
+"""What grows how: seconds and memory of embed and train against images, epochs, trained blocks and
+image size.
 
     python benchmarks/cost.py           # every line that benchmarks/cost.csv lacks, then the plot
     python benchmarks/cost.py --plot    # docs/cost.png alone
 
-One of the four numbers changes at a time, the others stay at those of BASE; one plain view, no augmentation, start-up
-included. Memory is the most that a process held for itself (RssAnon of Linux): pages of mapped activations are the
-file's, and the system takes them back when it needs them.
+One of the four numbers changes at a time, the others stay at those of BASE; one plain view, no
+augmentation, start-up included. Memory is the most that a process held for itself (RssAnon of
+Linux): pages of mapped activations are the file's, and the system takes them back when it needs
+them.
 """
 
 import argparse
@@ -29,14 +31,22 @@ VALUES = {
     "blocks": ("0", "1", "2", "4", "8", "all"),
     "image_size": ("112", "160", "224", "288"),
 }
-NAMES = {"images": "training images", "epochs": "epochs", "blocks": "trained blocks", "image_size": "image size"}
+NAMES = {
+    "images": "training images",
+    "epochs": "epochs",
+    "blocks": "trained blocks",
+    "image_size": "image size",
+}
 LINES = list(
-    dict.fromkeys(tuple((BASE | {name: value}).items()) for name, values in VALUES.items() for value in values)
+    dict.fromkeys(
+        tuple((BASE | {name: value}).items()) for name, values in VALUES.items() for value in values
+    )
 )
 
 
 def seconds_and_mib(stage):
-    """Wall-clock seconds of a stage in a process of its own, and the peak of its anonymous memory."""
+    """Wall-clock seconds of a stage in a process of its own, and the peak of its anonymous
+    memory."""
     start, peak = time.perf_counter(), 0
     process = subprocess.Popen([sys.executable, "-m", f"stages.{stage}"], stdout=subprocess.DEVNULL)
     while process.poll() is None:
@@ -65,10 +75,18 @@ def draw(rows):
     """Seconds above memory, a column for each number that changes."""
     figure, axes = plt.subplots(2, 4, figsize=(10, 5.2), sharey="row", layout="constrained")
     for column, (name, values) in enumerate(VALUES.items()):
-        lines = [next(row for row in rows if row.items() >= (BASE | {name: value}).items()) for value in values]
+        lines = [
+            next(row for row in rows if row.items() >= (BASE | {name: value}).items())
+            for value in values
+        ]
         for panel, unit in zip(axes[:, column], ("s", "mib"), strict=True):
             for stage, style in (("embed", "o-"), ("train", "s--")):
-                panel.plot(range(len(values)), [float(row[f"{stage}_{unit}"]) for row in lines], style, label=stage)
+                panel.plot(
+                    range(len(values)),
+                    [float(row[f"{stage}_{unit}"]) for row in lines],
+                    style,
+                    label=stage,
+                )
             panel.set_xticks(range(len(values)), values)
             panel.grid(alpha=0.3)
         axes[1, column].set_xlabel(NAMES[name])
@@ -78,12 +96,17 @@ def draw(rows):
     axes[1, 0].set_ylabel("peak memory, MiB")
     axes[1, 0].set_ylim(bottom=0)
     axes[0, 0].legend()
-    figure.suptitle("One number changes, the others are: " + ", ".join(f"{NAMES[name]} {BASE[name]}" for name in BASE))
+    figure.suptitle(
+        "One number changes, the others are: "
+        + ", ".join(f"{NAMES[name]} {BASE[name]}" for name in BASE)
+    )
     figure.savefig(PLOT, dpi=110)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--plot", action="store_true", help="no measurement")
     rows = read_csv(TABLE) if TABLE.is_file() else []
     for line in map(dict, [] if parser.parse_args().plot else LINES):

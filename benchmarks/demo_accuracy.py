@@ -1,9 +1,10 @@
-"""How good is the demo? `python benchmarks/demo_accuracy.py` prints a table over several seeds, none of them chosen.
+"""How good is the demo? `python benchmarks/demo_accuracy.py` prints a table over several seeds,
+none of them chosen.
 
-On the handwritten digits, with the settings of profiles/demo.yaml: the shipped ViT fine-tuned as the profile says
-and with its head alone; the same network with random frozen weights; and logistic regression on the raw pixels, the
-bar that a transformer has to clear. A seed draws the training and validation images and everything in training; the
-test images are always the same.
+On the handwritten digits, with the settings of profiles/demo.yaml: the shipped ViT fine-tuned as
+the profile says and with its head alone; the same network with random frozen weights; and logistic
+regression on the raw pixels, the bar that a transformer has to clear. A seed draws the training and
+validation images and everything in training; the test images are always the same.
 """
 
 import argparse
@@ -42,7 +43,9 @@ def fine_tuned(overlay, seed: int, data, indices, changes) -> np.ndarray:
 
 def pixel_regression(data, indices) -> np.ndarray:
     """Logistic regression on the 64 grey levels, its strength chosen on the validation images."""
-    flat = {part: images[..., 0].reshape(len(images), -1) / 255 for part, images in data.images.items()}
+    flat = {
+        part: images[..., 0].reshape(len(images), -1) / 255 for part, images in data.images.items()
+    }
     train, val = indices["train"], indices["val"]
     models = [LogisticRegression(C=c, max_iter=5000).fit(flat["train"][train], data.labels["train"][train])
               for c in (0.1, 1, 10, 100)]  # fmt: skip
@@ -51,7 +54,9 @@ def pixel_regression(data, indices) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--profile", default="demo")
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to n - 1")
     args = parser.parse_args()
@@ -63,7 +68,11 @@ def main() -> None:
     methods = {
         "shipped ViT, as the profile trains it": {},
         "shipped ViT, head alone": {"freeze": {"trainable_blocks": 0}, **ALONE},
-        "random frozen ViT, head alone": {"freeze": {"trainable_blocks": 0}, "model": {"pretrained": False}, **ALONE},
+        "random frozen ViT, head alone": {
+            "freeze": {"trainable_blocks": 0},
+            "model": {"pretrained": False},
+            **ALONE,
+        },
         "logistic regression on pixels": None,
     }
     hits: dict[str, list[np.ndarray]] = {name: [] for name in methods}
@@ -81,7 +90,9 @@ def main() -> None:
 
     bar = np.mean(hits["logistic regression on pixels"], axis=0)
     n = len(bar)
-    print(f"| method | accuracy, mean of {args.seeds} seeds | 95 % (n = {n}) | lowest to highest | minus pixels |")
+    print(
+        f"| method | accuracy, mean of {args.seeds} seeds | 95 % (n = {n}) | lowest to highest | minus pixels |"
+    )
     print("|---|---|---|---|---|")
     for name, found in hits.items():
         by_seed, by_image = np.mean(found, axis=1), np.mean(found, axis=0)

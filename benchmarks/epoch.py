@@ -1,10 +1,11 @@
-"""What an epoch costs here, and in the loop that one would write instead: `python benchmarks/epoch.py`
+"""What an epoch costs here, and in the loop that one would write instead: `python
+benchmarks/epoch.py`
 
-The loop: a DataLoader with workers, timm's PIL transform of each image in every epoch, frozen parameters without
-gradients, AdamW, in float32. Here, the same blocks of the model in models/pretrained, in float32 or in --precision,
-one plain view of the same images of data/subset, whose activations are at hand. The two take turns, and the ratio is of
-seconds an image, pair by pair. The activations are computed once before, which is printed too: that is what a first run
-pays.
+The loop: a DataLoader with workers, timm's PIL transform of each image in every epoch, frozen
+parameters without gradients, AdamW, in float32. Here, the same blocks of the model in
+models/pretrained, in float32 or in --precision, one plain view of the same images of data/subset,
+whose activations are at hand. The two take turns, and the ratio is of seconds an image, pair by
+pair. The activations are computed once before, which is printed too: that is what a first run pays.
 """
 
 import argparse
@@ -30,7 +31,13 @@ from vit_finetune.params.train import Train
 from vit_finetune.training.loop import Trainer, make_optimizer
 from vit_finetune.training.settings import Settings
 
-PLAIN = {"batch_size": 64, "token_dropout": 0.0, "mixup": 0.0, "label_smoothing": 0.0, "grad_clip": None}
+PLAIN = {
+    "batch_size": 64,
+    "token_dropout": 0.0,
+    "mixup": 0.0,
+    "label_smoothing": 0.0,
+    "grad_clip": None,
+}
 CPU = torch.device("cpu")
 
 
@@ -63,7 +70,9 @@ def seconds(work):
 def activations(model, images, blocks):
     preprocess = preprocessing(model, None)
     batches = torch.from_numpy(images).split(32)
-    return torch.cat([run_prefix(model, preprocess(some), blocks).half() for some in batches]).clone()
+    return torch.cat(
+        [run_prefix(model, preprocess(some), blocks).half() for some in batches]
+    ).clone()
 
 
 def trained_model(blocks, classes):
@@ -74,15 +83,22 @@ def trained_model(blocks, classes):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=512, help="of the loop; stored activations allow more")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--images", type=int, default=512, help="of the loop; stored activations allow more"
+    )
     parser.add_argument("--blocks", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="here")
+    parser.add_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32", help="here"
+    )
     args = parser.parse_args()
     settings = Settings("train", epochs=1, lr=read_params().section(Train).lr, **PLAIN)
     images, labels = (
-        np.array(array[: args.images]) for array in read_split("data/subset", "train", "images", "labels")
+        np.array(array[: args.images])
+        for array in read_split("data/subset", "train", "images", "labels")
     )
     classes = int(labels.max()) + 1
     precision = DTYPES[args.precision]
@@ -94,28 +110,38 @@ def main():
         model = trained_model(blocks, classes)
         transform = create_transform(**resolve_model_data_config(model), is_training=False)
         data = Photographs(images, torch.from_numpy(labels), transform)
-        loader = DataLoader(data, settings.batch_size, shuffle=True, num_workers=2, persistent_workers=True)
+        loader = DataLoader(
+            data, settings.batch_size, shuffle=True, num_workers=2, persistent_workers=True
+        )
         loop = partial(loop_epoch, model, loader, make_optimizer(model, settings))
 
         stored = None
 
         def embed(blocks=blocks):
             nonlocal stored
-            stored = activations(load_model("models/pretrained", num_classes=classes), images, blocks)
+            stored = activations(
+                load_model("models/pretrained", num_classes=classes), images, blocks
+            )
 
         once = seconds(embed)
         own = to_device(trained_model(blocks, classes), CPU, precision)
         split_model = SplitModel(own, blocks, preprocessing(own, None), CPU, precision)
-        times = max(1, 4096 // args.images) if blocks == 0 else 1  # or there would be nothing to time
+        # or there would be nothing to time
+        times = max(1, 4096 // args.images) if blocks == 0 else 1
         many = torch.cat([stored] * times), torch.from_numpy(labels).repeat(times)
         here = Trainer(split_model, [many[0]], many[1], settings, seed=0).run_epoch
 
         loop(), here(1)  # a first time, for caches and workers
         pairs = [(seconds(loop), seconds(partial(here, 1)) / times) for _ in range(args.repeats)]
         ratios = sorted(a / b for a, b in pairs)
-        a, b = (1000 * statistics.median(column) / args.images for column in zip(*pairs, strict=True))
+        a, b = (
+            1000 * statistics.median(column) / args.images for column in zip(*pairs, strict=True)
+        )
         middle = f"{statistics.median(ratios):.3g} ({ratios[0]:.3g} to {ratios[-1]:.3g})"
-        print(f"{blocks:6}  {a:13.2f}  {b:13.4f}  {middle:>25}  {1000 * once / args.images:14.2f}", flush=True)
+        print(
+            f"{blocks:6}  {a:13.2f}  {b:13.4f}  {middle:>25}  {1000 * once / args.images:14.2f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

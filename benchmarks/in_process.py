@@ -1,4 +1,5 @@
-"""Run the pipeline's own stages in this process, in a folder of their own, without their start-up."""
+"""Run the pipeline's own stages in this process, in a folder of their own, without their
+start-up."""
 
 import contextlib
 import importlib
@@ -36,7 +37,12 @@ def prepare(folder, splits, classes, changes):
         arrays["files"] = packed(f"{split}/{index}" for index in range(len(labels)))
         write_split(folder / "data/subset", split, **arrays)
     shape = list(splits["train"][0].shape[1:])
-    description = {"name": "benchmark", "classes": list(classes), "image_shape": shape, "fit": "squash"}
+    description = {
+        "name": "benchmark",
+        "classes": list(classes),
+        "image_shape": shape,
+        "fit": "squash",
+    }
     write_json(folder / "data/subset/dataset.json", description)
 
 

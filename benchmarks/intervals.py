@@ -1,11 +1,12 @@
 """How often a 95 % interval of few values holds their true mean: `python benchmarks/intervals.py`
 
-Each cell: the share of repetitions whose interval holds the mean, and the mean width in standard deviations of the
-data. Student's t is the package's own `intervals.mean`. The others, each of 2,000 resamples, which the samples of a
-batch share:
+Each cell: the share of repetitions whose interval holds the mean, and the mean width in standard
+deviations of the data. Student's t is the package's own `intervals.mean`. The others, each of 2,000
+resamples, which the samples of a batch share:
 
 - percentile (Efron 1979): quantiles of the resamples' means;
-- bootstrap-t (Efron 1981; Hall 1988): quantiles of their t statistics; resamples without spread are left out;
+- bootstrap-t (Efron 1981; Hall 1988): quantiles of their t statistics; resamples without spread are
+  left out;
 - BCa (Efron 1987): percentile, corrected for bias and acceleration.
 """
 
@@ -23,21 +24,34 @@ DATA = {
     "normal": (lambda rng, shape: rng.normal(size=shape), 0, 1),
     "uniform": (lambda rng, shape: rng.random(shape), 1 / 2, 12**-0.5),
     "exponential": (lambda rng, shape: rng.exponential(size=shape), 1, 1),
-    "lognormal": (lambda rng, shape: rng.lognormal(size=shape), np.exp(0.5), np.sqrt(np.exp(2) - np.exp(1))),
-    "beta(0.5, 3)": (lambda rng, shape: rng.beta(0.5, 3, shape), 1 / 7, np.sqrt(1.5 / 3.5**2 / 4.5)),
+    "lognormal": (
+        lambda rng, shape: rng.lognormal(size=shape),
+        np.exp(0.5),
+        np.sqrt(np.exp(2) - np.exp(1)),
+    ),
+    "beta(0.5, 3)": (
+        lambda rng, shape: rng.beta(0.5, 3, shape),
+        1 / 7,
+        np.sqrt(1.5 / 3.5**2 / 4.5),
+    ),
     "beta(4, 2) − beta(1, 2)": (
         lambda rng, shape: rng.beta(4, 2, shape) - rng.beta(1, 2, shape),
         1 / 3,
         np.sqrt(8 / 36 / 7 + 2 / 9 / 4),
     ),
-    "−1, 0, 1: 3, 90, 7 %": (lambda rng, shape: rng.choice([-1, 0, 1], shape, p=[0.03, 0.9, 0.07]), 0.04, 0.0984**0.5),
+    "−1, 0, 1: 3, 90, 7 %": (
+        lambda rng, shape: rng.choice([-1, 0, 1], shape, p=[0.03, 0.9, 0.07]),
+        0.04,
+        0.0984**0.5,
+    ),
     "0, 1: 50, 50 %": (lambda rng, shape: rng.random(shape) < 0.5, 0.5, 0.5),
     "0, 1: 10, 90 %": (lambda rng, shape: rng.random(shape) < 0.9, 0.9, 0.3),
 }
 
 
 def resampled(centred, rng):
-    """Means and standard deviations (ddof=1) of resamples, (R, RESAMPLES), of samples (R, n) with mean 0."""
+    """Means and standard deviations (ddof=1) of resamples, (R, RESAMPLES), of samples (R, n) with
+    mean 0."""
     n = centred.shape[1]
     drawn = rng.integers(n, size=(RESAMPLES, n)) + n * np.arange(RESAMPLES)[:, None]
     times = np.bincount(drawn.ravel(), minlength=RESAMPLES * n).reshape(RESAMPLES, n) / n
@@ -54,7 +68,8 @@ def percentile(means):
 
 
 def studentised(means, spreads, error, n):
-    """error (R,): standard error of each sample's mean. A sample whose resamples all lack spread has no width."""
+    """error (R,): standard error of each sample's mean. A sample whose resamples all lack spread
+    has no width."""
     spread = spreads > 1e-6 * error[:, None]
     t = np.where(spread, means, np.nan) * np.sqrt(n) / np.where(spread, spreads, 1)
     t[~spread.any(axis=1)] = 0
@@ -63,7 +78,8 @@ def studentised(means, spreads, error, n):
 
 
 def bca(means, centred):
-    """The acceleration from the jackknife, which for a mean is a sixth of the skewness, over the root of n."""
+    """The acceleration from the jackknife, which for a mean is a sixth of the skewness, over the
+    root of n."""
     squares = (centred**2).sum(axis=1)
     acceleration = (centred**3).sum(axis=1) / (6 * np.where(squares > 0, squares, 1) ** 1.5)
     below = (means < -1e-12).mean(axis=1) / 2 + (means <= 1e-12).mean(axis=1) / 2
@@ -95,14 +111,20 @@ def simulated(draw, truth, repetitions, n, rng):
     parts = []
     for _ in range(repetitions // BATCH):
         found = intervals_of(draw(rng, (BATCH, n)).astype(float), rng)
-        held = {k: (low <= truth + 1e-9) & (truth - 1e-9 <= high) for k, (low, high) in found.items()}
+        held = {
+            k: (low <= truth + 1e-9) & (truth - 1e-9 <= high) for k, (low, high) in found.items()
+        }
         parts.append({k: (held[k].mean(), (high - low).mean()) for k, (low, high) in found.items()})
     return {name: np.mean([part[name] for part in parts], axis=0) for name in parts[0]}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=10_000, help="of each line (10000), in batches of 250")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--repetitions", type=int, default=10_000, help="of each line (10000), in batches of 250"
+    )
     args = parser.parse_args()
     rng = np.random.default_rng(0)
     print("| values | n | percentile | Student's t | bootstrap-t | BCa |")

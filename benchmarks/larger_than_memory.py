@@ -1,8 +1,10 @@
-"""`python benchmarks/larger_than_memory.py`: seconds an epoch of `train` with memory for a quarter of its activations.
+"""`python benchmarks/larger_than_memory.py`: seconds an epoch of `train` with memory for a quarter
+of its activations.
 
-Needs a finished run (data/embedded, models/adapted), and root on a Linux whose memory cgroup (version 1) can be
-written. The first run is not limited. The second has what the first took for itself (RssAnon) and a quarter of the
-files of training activations. Both start with none of the files in memory.
+Needs a finished run (data/embedded, models/adapted), and root on a Linux whose memory cgroup
+(version 1) can be written. The first run is not limited. The second has what the first took for
+itself (RssAnon) and a quarter of the files of training activations. Both start with none of the
+files in memory.
 """
 
 import itertools
@@ -58,14 +60,28 @@ def run(limit: int | None) -> tuple[list[float], int]:
             {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/src"},
         )
         with subprocess.Popen(
-            command, cwd=scratch, env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=enter
+            command,
+            cwd=scratch,
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+            preexec_fn=enter,
         ) as process:
 
             def watch() -> None:
                 nonlocal peak
                 while process.poll() is None:
                     status = Path(f"/proc/{process.pid}/status").read_text().splitlines()
-                    peak = max([peak, *(1024 * int(line.split()[1]) for line in status if line.startswith("RssAnon"))])
+                    peak = max(
+                        [
+                            peak,
+                            *(
+                                1024 * int(line.split()[1])
+                                for line in status
+                                if line.startswith("RssAnon")
+                            ),
+                        ]
+                    )
                     time.sleep(0.05)
 
             threading.Thread(target=watch, daemon=True).start()
@@ -83,7 +99,9 @@ def main() -> None:
     try:
         seconds, peak = run(None)
         size = sum(path.stat().st_size for path in FILES)
-        print(f"activations {size / 1e6:.0f} MB, unlimited: {', '.join(f'{s:.1f}' for s in seconds)} s an epoch")
+        print(
+            f"activations {size / 1e6:.0f} MB, unlimited: {', '.join(f'{s:.1f}' for s in seconds)} s an epoch"
+        )
         seconds, _ = run(peak + size // 4)
         print(f"memory for a quarter of them: {', '.join(f'{s:.1f}' for s in seconds)} s an epoch")
     finally:

@@ -1,7 +1,9 @@
-"""`python benchmarks/many_images.py 2000 20000`: memory and rate of `download` and `subset` over generated JPEG files.
+"""`python benchmarks/many_images.py 2000 20000`: memory and rate of `download` and `subset` over
+generated JPEG files.
 
-A row for each number of files: seconds of both stages, images a second of `download` and of Pillow alone on as many
-threads, and the peak of memory that is not mapped from files (RssAnon of Linux, read every 20 ms) in MB.
+A row for each number of files: seconds of both stages, images a second of `download` and of Pillow
+alone on as many threads, and the peak of memory that is not mapped from files (RssAnon of Linux,
+read every 20 ms) in MB.
 """
 
 import os
@@ -27,10 +29,21 @@ def run_stage(name: str, folder: Path) -> tuple[float, float]:
     """Seconds and peak of anonymous memory in MB of a stage in a folder."""
     start, peak = time.monotonic(), 0
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}", "VIT_QUIET": "1"}
-    process = subprocess.Popen([sys.executable, "-m", f"stages.{name}"], cwd=folder, env=environment)
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"stages.{name}"], cwd=folder, env=environment
+    )
     while process.poll() is None:
         status = Path(f"/proc/{process.pid}/status").read_text()
-        peak = max([peak, *(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon"))])
+        peak = max(
+            [
+                peak,
+                *(
+                    int(line.split()[1])
+                    for line in status.splitlines()
+                    if line.startswith("RssAnon")
+                ),
+            ]
+        )
         time.sleep(0.02)
     if process.returncode:
         raise SystemExit(process.returncode)
@@ -49,7 +62,10 @@ def pillow_alone(files: list[Path]) -> float:
 def measure(count: int) -> None:
     folder = Path(tempfile.mkdtemp(dir=ROOT.parent))
     try:
-        subprocess.run([sys.executable, ROOT / "tools/write_jpegs.py", folder / "data/images", str(count)], check=True)
+        subprocess.run(
+            [sys.executable, ROOT / "tools/write_jpegs.py", folder / "data/images", str(count)],
+            check=True,
+        )
         params = read_yaml(ROOT / "params.yaml")
         params["data"] |= {"name": "folder", "image_size": SIDE}
         params["subset"] |= {"train_size": "all", "val_size": 100}

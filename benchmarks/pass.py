@@ -1,8 +1,9 @@
 """How near the frozen pass comes to what this machine can multiply: `python benchmarks/pass.py`
 
-The same run multiplies large square matrices, in the same precision, on the same cores, each core its own as in the
-embed stage; the two take turns. Operations are counted from the shapes, two for each multiplication and addition:
-the products of the patch embedding and of the blocks. Softmax, norms, GELU and the resize take time and count nothing.
+The same run multiplies large square matrices, in the same precision, on the same cores, each core
+its own as in the embed stage; the two take turns. Operations are counted from the shapes, two for
+each multiplication and addition: the products of the patch embedding and of the blocks. Softmax,
+norms, GELU and the resize take time and count nothing.
 """
 
 import argparse
@@ -19,7 +20,8 @@ from vit_finetune.params import read_params
 from vit_finetune.params.embed import Embed
 from vit_finetune.params.model import Model
 
-CPU, BLOCKS = torch.device("cpu"), 1  # the pass that leaves one block to train is the longest with tokens at its end
+# the pass that leaves one block to train is the longest with tokens at its end
+CPU, BLOCKS = torch.device("cpu"), 1
 SIDE = 1024
 
 
@@ -28,7 +30,10 @@ def operations(model, blocks):
     tokens, width = model.pos_embed.shape[1], model.embed_dim
     patches, (high, wide) = tokens - model.num_prefix_tokens, model.patch_embed.patch_size
     hidden = model.blocks[0].mlp.fc1.out_features
-    block = tokens * (3 * width * width + width * width + 2 * width * hidden) + 2 * tokens * tokens * width
+    block = (
+        tokens * (3 * width * width + width * width + 2 * width * hidden)
+        + 2 * tokens * tokens * width
+    )
     return 2 * (patches * 3 * high * wide * width + (len(model.blocks) - blocks) * block)
 
 
@@ -39,13 +44,17 @@ def seconds(work):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     params = read_params()
     options = params.section(Model)
-    model = build_model(options.name, pretrained=options.pretrained, image_size=options.image_size, seed=params.seed)
+    model = build_model(
+        options.name, pretrained=options.pretrained, image_size=options.image_size, seed=params.seed
+    )
     preprocess, threads = preprocessing(model, options.crop_pct), torch.get_num_threads()
     torch.set_num_threads(1)
     images = torch.tensor(read_split("data/subset", "train", "images")[0][: args.images])
@@ -72,12 +81,17 @@ def main():
 
         products(), frozen_pass()
         pairs = [(seconds(products), seconds(frozen_pass)) for _ in range(args.repeats)]
-        rates = [(2 * SIDE**3 * len(matrices) / a / 1e9, each * args.images / b / 1e9) for a, b in pairs]
+        rates = [
+            (2 * SIDE**3 * len(matrices) / a / 1e9, each * args.images / b / 1e9) for a, b in pairs
+        ]
         shares = sorted(b / a for a, b in rates)
         peak, reached = (statistics.median(column) for column in zip(*rates, strict=True))
         share = f"{statistics.median(shares):.2f} ({shares[0]:.2f} to {shares[-1]:.2f})"
         name = str(precision).removeprefix("torch.")
-        print(f"{name:9}  {peak:13.0f}  {reached:9.0f}  {reached * 1e9 / each:8.0f}  {share}", flush=True)
+        print(
+            f"{name:9}  {peak:13.0f}  {reached:9.0f}  {reached * 1e9 / each:8.0f}  {share}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""Does timm alone get from models/finetuned what the pipeline reports? `python benchmarks/saved_model.py`
+"""Does timm alone get from models/finetuned what the pipeline reports? `python
+benchmarks/saved_model.py`
 
-Runs the saved folder in float32 on the original test images with timm's own PIL transform, nothing of this project,
-and compares with plots/predictions.csv, which comes from activations stored in half precision.
+Runs the saved folder in float32 on the original test images with timm's own PIL transform, nothing
+of this project, and compares with plots/predictions.csv, which comes from activations stored in
+half precision.
 """
 
 import argparse
@@ -17,8 +19,12 @@ from tqdm import tqdm
 
 @torch.inference_mode()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=None, help="only the first so many test images")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--images", type=int, default=None, help="only the first so many test images"
+    )
     args = parser.parse_args()
     model = timm.create_model("local-dir:models/finetuned", pretrained=True).eval()
     transform = create_transform(**resolve_model_data_config(model), is_training=False)

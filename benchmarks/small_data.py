@@ -1,10 +1,12 @@
 """The pipeline against logistic regression on small data sets: `python benchmarks/small_data.py`
 
-Both get the same images. The pipeline: every default of params.yaml but for data, sizes and, for the last set, model.
-The regression: scikit-learn's, on the frozen model's features, of images that timm's own transform prepared, its C
-chosen on the same validation images. A seed draws training and validation images; the test images of a set are always
-the same. Each line of benchmarks/small_data.csv is written as it is done, so an interrupted run goes on; then
-`python tools/reference.py` puts the table into docs/benchmarks.md. The CIFAR-10 images are those of data/raw.
+Both get the same images. The pipeline: every default of params.yaml but for data, sizes and, for
+the last set, model. The regression: scikit-learn's, on the frozen model's features, of images that
+timm's own transform prepared, its C chosen on the same validation images. A seed draws training and
+validation images; the test images of a set are always the same. Each line of
+benchmarks/small_data.csv is written as it is done, so an interrupted run goes on; then `python
+tools/reference.py` puts the table into docs/benchmarks.md. The CIFAR-10 images are those of
+data/raw.
 """
 
 import argparse
@@ -36,12 +38,15 @@ GLYPHS = {"model": {"name": "local-dir:pretrained/glyph-vit"}}
 def draw(labels, counts, rng):
     """Rows of so many images of each class, and the other rows."""
     order = rng.permutation(len(labels))
-    chosen = np.concatenate([order[labels[order] == label][:count] for label, count in enumerate(counts)])
+    chosen = np.concatenate(
+        [order[labels[order] == label][:count] for label, count in enumerate(counts)]
+    )
     return chosen, np.setdiff1d(order, chosen)
 
 
 def splits_of(pool, test, train, val, seed):
-    """Training images by class counts `train`, then validation images by `val`, from a pool; TEST test images."""
+    """Training images by class counts `train`, then validation images by `val`, from a pool; TEST
+    test images."""
     (images, labels), rng = pool, np.random.default_rng(seed)
     rows, rest = draw(labels, train, rng)
     val_rows = rest[draw(labels[rest], val, rng)[0]]
@@ -66,11 +71,14 @@ def cifar(train, val, seed, classes=range(10)):
 def digits(train, val, seed):
     """Handwritten digits of scikit-learn, 8 pixels a side."""
     data = load_digits()
-    return splits_of(*((data.images[part], data.labels[part]) for part in ("train", "test")), train, val, seed)
+    return splits_of(
+        *((data.images[part], data.labels[part]) for part in ("train", "test")), train, val, seed
+    )
 
 
 def letters(train, val, seed):
-    """Letters and digits of matplotlib's fonts, warped; the test images are of three other fonts."""
+    """Letters and digits of matplotlib's fonts, warped; the test images are of three other
+    fonts."""
     import sys
 
     sys.path.insert(0, str(ROOT / "tools"))
@@ -78,15 +86,29 @@ def letters(train, val, seed):
 
     def drawn(fonts, count, start):
         pixels, labels = make_batch(render_bank(fonts), count, torch.Generator().manual_seed(start))
-        return ((pixels.permute(0, 2, 3, 1) + 1) * 127.5).round().to(torch.uint8).numpy(), labels.numpy()
+        return ((pixels.permute(0, 2, 3, 1) + 1) * 127.5).round().to(
+            torch.uint8
+        ).numpy(), labels.numpy()
 
     return splits_of(drawn(FONTS, 4_000, 1), drawn(HELD_OUT_FONTS, TEST, 2), train, val, seed)
 
 
 SETS = {  # name: images, class names, changes of params.yaml
-    "CIFAR-10, 100 images": (lambda seed: cifar([10] * 10, [5] * 10, seed), string.ascii_lowercase[:10], {}),
-    "CIFAR-10, 500 images": (lambda seed: cifar([50] * 10, [20] * 10, seed), string.ascii_lowercase[:10], {}),
-    "CIFAR-10, 1,000 images": (lambda seed: cifar([100] * 10, [50] * 10, seed), string.ascii_lowercase[:10], {}),
+    "CIFAR-10, 100 images": (
+        lambda seed: cifar([10] * 10, [5] * 10, seed),
+        string.ascii_lowercase[:10],
+        {},
+    ),
+    "CIFAR-10, 500 images": (
+        lambda seed: cifar([50] * 10, [20] * 10, seed),
+        string.ascii_lowercase[:10],
+        {},
+    ),
+    "CIFAR-10, 1,000 images": (
+        lambda seed: cifar([100] * 10, [50] * 10, seed),
+        string.ascii_lowercase[:10],
+        {},
+    ),
     "cats and dogs, 50 each": (lambda seed: cifar([50] * 2, [25] * 2, seed, [3, 5]), "cd", {}),
     "ten classes, 500 to 5 images": (
         lambda seed: cifar(UNEQUAL, [max(2, count // 5) for count in UNEQUAL], seed),
@@ -99,7 +121,11 @@ SETS = {  # name: images, class names, changes of params.yaml
         string.digits + string.ascii_uppercase + string.ascii_lowercase,
         {},
     ),
-    "digits, 300 images, glyph ViT": (lambda seed: digits([30] * 10, [10] * 10, seed), string.digits, GLYPHS),
+    "digits, 300 images, glyph ViT": (
+        lambda seed: digits([30] * 10, [10] * 10, seed),
+        string.digits,
+        GLYPHS,
+    ),
 }
 
 
@@ -116,7 +142,8 @@ class Pictures(Dataset):
 
 @torch.inference_mode()
 def features_of(images, name):
-    """Pooled features (N, D) of the frozen model, by timm alone; those of the same images are computed once."""
+    """Pooled features (N, D) of the frozen model, by timm alone; those of the same images are
+    computed once."""
     path = WORK / f"features-{key_of(digest(images), name)}.npy"
     if not path.is_file():
         model = timm.create_model(
@@ -124,7 +151,9 @@ def features_of(images, name):
         ).eval()
         pictures = Pictures(images, create_transform(**resolve_model_data_config(model)))
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, torch.cat([model(some) for some in DataLoader(pictures, 16)]).double().numpy())
+        np.save(
+            path, torch.cat([model(some) for some in DataLoader(pictures, 16)]).double().numpy()
+        )
     return np.load(path)
 
 
@@ -132,7 +161,10 @@ def regression_hits(splits, changes):
     """Which test images the regression gets right, and its C."""
     name = changes.get("model", read_yaml(ROOT / "params.yaml")["model"])["name"]
     features = {split: features_of(images, name) for split, (images, _) in splits.items()}
-    fitted = [LogisticRegression(C=c, max_iter=5_000).fit(features["train"], splits["train"][1]) for c in STRENGTHS]
+    fitted = [
+        LogisticRegression(C=c, max_iter=5_000).fit(features["train"], splits["train"][1])
+        for c in STRENGTHS
+    ]
     best = max(fitted, key=lambda one: one.score(features["val"], splits["val"][1]))
     return best.predict(features["test"]) == splits["test"][1], best.C
 
@@ -141,7 +173,12 @@ def pipeline_hits(name, splits, classes, changes, seed):
     """Which test images the pipeline gets right, and the CPU seconds of its stages."""
     folder = WORK / f"{name.replace(' ', '-').replace(',', '')}-{seed}"
     shutil.rmtree(folder, ignore_errors=True)
-    prepare(folder, splits, classes, {"seed": seed, "runtime": {"threads": torch.get_num_threads()}, **changes})
+    prepare(
+        folder,
+        splits,
+        classes,
+        {"seed": seed, "runtime": {"threads": torch.get_num_threads()}, **changes},
+    )
     seconds = run_stages(folder, "adapt", "embed", "train", "evaluate")
     rows = read_csv(folder / "plots/predictions.csv")
     shutil.rmtree(folder)
@@ -153,7 +190,9 @@ def bits(hits):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int)
     args = parser.parse_args()
     rows = read_csv(TABLE) if TABLE.is_file() else []
@@ -165,7 +204,10 @@ def main():
         splits = images(seed)
         theirs, c = regression_hits(splits, changes)
         ours, seconds = pipeline_hits(name, splits, classes, changes, seed)
-        print(f"{name}, seed {seed}: {theirs.mean():.4f} -> {ours.mean():.4f}, {seconds:.0f} CPU s", flush=True)
+        print(
+            f"{name}, seed {seed}: {theirs.mean():.4f} -> {ours.mean():.4f}, {seconds:.0f} CPU s",
+            flush=True,
+        )
         rows.append(
             {
                 "data": name,

@@ -1,7 +1,7 @@
 """The stages, run as `python -m stages.<name>` from the project's root.
 
-This checkout's src/ goes first on the path, whatever is installed: DVC runs experiments in copies of the project,
-and each must run its own code.
+This checkout's src/ goes first on the path, whatever is installed: DVC runs experiments in copies
+of the project, and each must run its own code.
 """
 
 import sys

@@ -1,4 +1,5 @@
-"""attention: models/finetuned and pretrained, test images, predictions -> attention/, metrics, curves, pictures"""
+"""attention: models/finetuned and pretrained, test images, predictions -> attention/, metrics,
+curves, pictures"""
 
 import numpy as np
 import torch
@@ -8,7 +9,12 @@ from vit_finetune.attention.figures import draw_all
 from vit_finetune.attention.judge import STEPS, judge
 from vit_finetune.attention.maps import MapMaker
 from vit_finetune.attention.pixels import PixelGrid
-from vit_finetune.attention.sample import choose_gallery, draw_mosaics, draw_sample, read_predicted_images
+from vit_finetune.attention.sample import (
+    choose_gallery,
+    draw_mosaics,
+    draw_sample,
+    read_predicted_images,
+)
 from vit_finetune.core.device import resolve_precision, set_up_torch
 from vit_finetune.core.files import new_folder, write_bytes, write_csv, write_json
 from vit_finetune.core.process import progress, run_stage
@@ -26,7 +32,9 @@ def main() -> None:
     params = read_params()
     settings = params.section(Attention)
     device = set_up_torch("cpu", params.runtime.threads)  # every matrix and its gradient in float32
-    quick = resolve_precision("float32" if params.section(Model).precision == "float32" else "auto", device)
+    quick = resolve_precision(
+        "float32" if params.section(Model).precision == "float32" else "auto", device
+    )
     model, pretrained = load_model("models/finetuned"), load_model("models/pretrained")
     classes, preprocess = class_names("models/finetuned"), preprocessing(model, None)
     test = read_predicted_images("data/subset", "plots/predictions.csv", classes)
@@ -37,16 +45,22 @@ def main() -> None:
     sample = draw_sample(test, preprocess, settings.sample, rng)
     mosaics = draw_mosaics(test, preprocess, min(len(sample.rows), MOSAICS), rng)
     with progress(range(STEPS), "attention: analysis", "step", total=STEPS) as bar:
-        judgement = judge(maker, pretrained, sample, mosaics, test.above_chance, params.seed, bar.update, quick)
+        judgement = judge(
+            maker, pretrained, sample, mosaics, test.above_chance, params.seed, bar.update, quick
+        )
     rows = choose_gallery(test, settings.gallery, rng)
     shown = test.take(rows)
-    filled = gallery.fill_gallery(maker, preprocess(torch.from_numpy(shown.images)), rows, shown, len(classes))
+    filled = gallery.fill_gallery(
+        maker, preprocess(torch.from_numpy(shown.images)), rows, shown, len(classes)
+    )
     relevance = judgement.maps["relevance"]
     relevance, drawn = gallery.relevance_by_class(maker, test, preprocess, sample, relevance, rng)
     means = gallery.class_means(relevance, test.predicted[drawn], test.labels[drawn], classes)
 
     with new_folder("attention") as folder:
-        gallery.write_page(folder / "index.html", filled, grid, classes, maker.layout.prefix, judgement)
+        gallery.write_page(
+            folder / "index.html", filled, grid, classes, maker.layout.prefix, judgement
+        )
         gallery.write_tensors(folder, filled, judgement.maps, sample.rows, maker.layout.prefix)
         write_csv(folder / "distance.csv", gallery.distance_rows(judgement.distances))
     write_json("metrics/attention.json", judgement.metrics)

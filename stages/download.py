@@ -1,4 +1,5 @@
-"""download: network, VIT_DATA_DIR or data.folder -> data/raw (images, labels, files, hashes of each part)"""
+"""download: network, VIT_DATA_DIR or data.folder -> data/raw (images, labels, files, hashes of each
+part)"""
 
 from functools import partial
 from typing import Any
@@ -19,8 +20,12 @@ def main() -> None:
     params = read_params()
     data = params.section(Data)
     with new_folder("data/raw") as raw:
-        dataset = load_dataset(data, raw, params.runtime.threads, bar=partial(progress, label="download", unit="image"))
-        in_memory = [images for images in dataset.images.values() if not isinstance(images, np.memmap)]
+        dataset = load_dataset(
+            data, raw, params.runtime.threads, bar=partial(progress, label="download", unit="image")
+        )
+        in_memory = [
+            images for images in dataset.images.values() if not isinstance(images, np.memmap)
+        ]
         require_disk("download", raw, sum(images.nbytes for images in in_memory))
         for name in ("images", "labels", "files", "sizes"):
             for part, array in getattr(dataset, name).items():
@@ -31,9 +36,14 @@ def main() -> None:
                 for hashes in pixel_hashes(images):
                     append(hashes)
         write_json(raw / "dataset.json", describe(data, dataset))
-    for left_out, why in ((dataset.broken, "cannot be read as images"), (dataset.ignored, "are no images of a class")):
+    for left_out, why in (
+        (dataset.broken, "cannot be read as images"),
+        (dataset.ignored, "are no images of a class"),
+    ):
         if left_out:
-            print(f"download: left out {len(left_out)} that {why}: {left_out[0]}{MORE if len(left_out) > 1 else ''}")
+            print(
+                f"download: left out {len(left_out)} that {why}: {left_out[0]}{MORE if len(left_out) > 1 else ''}"
+            )
 
 
 def describe(data: Data, dataset: Dataset) -> dict[str, Any]:

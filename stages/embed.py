@@ -23,16 +23,21 @@ def main() -> None:
 
 
 def embed(params: Params, ranks: Ranks) -> None:
-    """What each of the processes does: its own segments of every view; the first one also writes what is small."""
+    """What each of the processes does: its own segments of every view; the first one also writes
+    what is small."""
     embedding, runtime = params.section(Embed), params.runtime
     blocks = params.section(Freeze).trainable_blocks
     device = set_up_torch(runtime.device, runtime.threads, ranks.local_rank, ranks.local_size)
     precision = DTYPES[read_json("models/adapted/adapted.json")["precision"]]
     model = load_model("models/adapted")
     freeze(model, blocks)  # an error here, before the work, if there are fewer blocks
-    split_model = SplitModel(to_device(model, device, precision), blocks, preprocessing(model, None), device, precision)
+    split_model = SplitModel(
+        to_device(model, device, precision), blocks, preprocessing(model, None), device, precision
+    )
 
-    images = {split: read_split("data/subset", split, "images")[0] for split in ("train", "val", "test")}
+    images = {
+        split: read_split("data/subset", split, "images")[0] for split in ("train", "val", "test")
+    }
     manifest = describe(split_model, images, **embedding.model_dump())
     checkpoint = checkpoint_folder("embed", manifest, embedding.batch_size, device.type)
     sizes = {"batch_size": embedding.batch_size, "workers": runtime.workers}

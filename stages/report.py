@@ -6,23 +6,45 @@ from vit_finetune.core.files import read_csv, read_json, write_text
 from vit_finetune.core.process import run_stage
 from vit_finetune.params import read_params, read_yaml
 from vit_finetune.report.figures import training_curves
-from vit_finetune.report.page import ATTENTION, MISTAKES, SHIPPED, TEST, TRAINING, compose, locked_versions
+from vit_finetune.report.page import (
+    ATTENTION,
+    MISTAKES,
+    SHIPPED,
+    TEST,
+    TRAINING,
+    compose,
+    locked_versions,
+)
 from vit_finetune.style import png
 
 METRICS = ("subset", "train", "evaluation", "attention")
-PACKAGES = ("dvc", "torch", "torchvision", "timm", "numpy", "scikit-learn", "matplotlib", "pillow", "safetensors")
+PACKAGES = (
+    "dvc",
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "scikit-learn",
+    "matplotlib",
+    "pillow",
+    "safetensors",
+)
 
 
 def main() -> None:
-    params, written = read_params(), read_yaml("params.yaml")  # checked; and as it stands in the file
+    # checked; and as it stands in the file
+    params, written = read_params(), read_yaml("params.yaml")
     curves = {
-        "training": training_curves(read_csv("plots/history.csv"), "Training from stored activations"),
+        "training": training_curves(
+            read_csv("plots/history.csv"), "Training from stored activations"
+        ),
     }
     if adaptation := read_csv("plots/adaptation.csv"):
         curves["adaptation"] = training_curves(adaptation, "Adaptation of the whole backbone")
     drawn = {"training", "adaptation"}
     pictures = {
-        name: Path(f"plots/{name}.png").read_bytes() for name in {*MISTAKES, *TEST, *ATTENTION, *TRAINING} - drawn
+        name: Path(f"plots/{name}.png").read_bytes()
+        for name in {*MISTAKES, *TEST, *ATTENTION, *TRAINING} - drawn
     }
     pictures |= {name: png(picture) for name, picture in curves.items()}
     shipped = read_yaml(SHIPPED)

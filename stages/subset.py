@@ -1,4 +1,5 @@
-"""subset: data/raw -> data/subset (images, labels, files, indices of train, val and test), problems, class counts"""
+"""subset: data/raw -> data/subset (images, labels, files, indices of train, val and test),
+problems, class counts"""
 
 from vit_finetune.core.files import (
     copy_rows,
@@ -39,10 +40,14 @@ def main() -> None:
             labels = labels_by_split[split] = raw.labels[part][indices]
             require_every_class(split, labels, classes, raw.labels[part])
             copy_rows(folder, split, "images", images[part], indices)
-            write_split(folder, split, labels=labels, indices=indices, files=raw.files[part][indices])
+            write_split(
+                folder, split, labels=labels, indices=indices, files=raw.files[part][indices]
+            )
             if raw.padded:
                 write_split(folder, split, content=raw.content(part)[indices])
-        samples = sample_grid(read_split(folder, "train", "images")[0], labels_by_split["train"], classes)
+        samples = sample_grid(
+            read_split(folder, "train", "images")[0], labels_by_split["train"], classes
+        )
         described = {key: raw.description[key] for key in ("name", "classes", "image_shape", "fit")}
         write_json(folder / "dataset.json", described)
 

@@ -1,4 +1,5 @@
-"""train: data/embedded, models/adapted, labels -> models/finetuned, metrics/train.json, plots/history.csv"""
+"""train: data/embedded, models/adapted, labels -> models/finetuned, metrics/train.json,
+plots/history.csv"""
 
 from functools import partial
 
@@ -32,18 +33,28 @@ def train(params: Params, ranks: Ranks) -> None:
     options = Settings("train", layer_decay=freezing.layer_decay, **settings.model_dump())
     recipe = Recipe(options, params.seed, ranks)
     device = set_up_torch(runtime.device, runtime.threads, ranks.local_rank, ranks.local_size)
-    manifest, dataset = read_json(f"data/embedded/{MANIFEST}"), read_json("data/subset/dataset.json")
+    manifest, dataset = (
+        read_json(f"data/embedded/{MANIFEST}"),
+        read_json("data/subset/dataset.json"),
+    )
     data = read_training_data("data/embedded", "data/subset", manifest)
     model = load_model("models/adapted", num_classes=len(dataset["classes"]))
     require_weights(model, manifest)
     freeze(model, freezing.trainable_blocks, freezing.parameters)
     split_model = split_model_of(model, manifest, device)
     ignored = recipe.without_effect(split_model)
-    print(*(f"train: {note}\n" for note in [*ignored, *recipe.cost(split_model, data)]), sep="", end="", flush=True)
+    print(
+        *(f"train: {note}\n" for note in [*ignored, *recipe.cost(split_model, data)]),
+        sep="",
+        end="",
+        flush=True,
+    )
     planned, adapted = options.epochs_over(len(data.labels)), read_json(f"models/adapted/{RECORD}")
     write = partial(write_progress, model, planned, adapted, ignored)
     labels = digest(data.labels.numpy(), data.val_labels.numpy())
-    checkpoint = checkpoint_folder("train", params.seed, freezing.model_dump(), settings.model_dump(), manifest, labels)
+    checkpoint = checkpoint_folder(
+        "train", params.seed, freezing.model_dump(), settings.model_dump(), manifest, labels
+    )
     history = train_with_bar(recipe, split_model, data, checkpoint / "last.pt", write)
     ranks.wait()
     if ranks.first:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")  # Debian: chromium, chromium-driver
+# Debian: chromium, chromium-driver
+CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 FLAGS = [
     "--headless=new",
     "--no-sandbox",
@@ -24,7 +25,8 @@ FLAGS = [
 
 @contextmanager
 def chromium(width: int, height: int) -> Iterator["WebDriver"]:  # noqa: F821
-    """A Chromium whose page is `width` x `height` CSS pixels; skips the test where it is not installed."""
+    """A Chromium whose page is `width` x `height` CSS pixels; skips the test where it is not
+    installed."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     missing = [str(path) for path in (CHROMIUM, DRIVER) if not path.exists()]
     if missing:

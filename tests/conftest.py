@@ -1,4 +1,5 @@
-"""Shared fixtures. Real files come from the variables that a user would set; what needs them skips without."""
+"""Shared fixtures. Real files come from the variables that a user would set; what needs them skips
+without."""
 
 import fcntl
 import os
@@ -78,7 +79,8 @@ def warm(run_folder):
 
 @pytest.fixture(scope="session")
 def finished(run_folder, warm, tiny_model_folder):
-    """A project whose whole pipeline ran once, for all workers. Tests take copies, and change nothing in it."""
+    """A project whose whole pipeline ran once, for all workers. Tests take copies, and change
+    nothing in it."""
     from tests.graph import STAGES
     from tests.project import Project
 

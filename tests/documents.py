@@ -1,14 +1,17 @@
 """The documents, and the commands in them.
 
-A block of ```sh is run as it stands, by tests/test_readme.py. One of ```bash names other machines; a test runs it with
-names of this one put in. Other blocks hold no commands.
+A block of ```sh is run as it stands, by tests/test_readme.py. One of ```bash names other machines;
+a test runs it with names of this one put in. Other blocks hold no commands.
 """
 
 import re
 
 from tests.project import ROOT
 
-DOCUMENTS = {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in sorted(ROOT.glob("docs/*.md"))}
+DOCUMENTS = {
+    path.relative_to(ROOT).as_posix(): path.read_text("utf-8")
+    for path in sorted(ROOT.glob("docs/*.md"))
+}
 DOCUMENTS["README.md"] = (ROOT / "README.md").read_text("utf-8")
 
 
@@ -32,8 +35,11 @@ def commands(text):
 
 
 def template(command, names):
-    """Lines of the one ```bash block with `command`, each of `names` replaced by what it is called here."""
-    (block,) = (block for text in DOCUMENTS.values() for block in blocks(text, "bash") if command in block)
+    """Lines of the one ```bash block with `command`, each of `names` replaced by what it is called
+    here."""
+    (block,) = (
+        block for text in DOCUMENTS.values() for block in blocks(text, "bash") if command in block
+    )
     for name, here in names.items():
         assert name in block, name
         block = block.replace(name, str(here))

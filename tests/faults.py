@@ -1,8 +1,8 @@
 """`python -m tests.faults --times 50`: kill stages at random moments, and see what is lost.
 
-Each time: one stage runs under `dvc repro`; at a random moment of its time a signal goes to the stage, to dvc, or to
-their whole group; then the stage is run again, and has to end with every output and dvc.lock as an undisturbed run left
-them.
+Each time: one stage runs under `dvc repro`; at a random moment of its time a signal goes to the
+stage, to dvc, or to their whole group; then the stage is run again, and has to end with every
+output and dvc.lock as an undisturbed run left them.
 """
 
 import argparse
@@ -23,7 +23,11 @@ from tests.graph import STAGES
 from tests.project import Project, save_tiny_model, stages_run
 
 RWLOCK, RWLOCK_BROKEN = ".dvc/tmp/rwlock", "Unable to read RWLock-file"
-SIGNALS, TARGETS, SHELLS = ("SIGINT", "SIGTERM", "SIGKILL"), ("stage", "dvc", "group"), ("sh", "bash")
+SIGNALS, TARGETS, SHELLS = (
+    ("SIGINT", "SIGTERM", "SIGKILL"),
+    ("stage", "dvc", "group"),
+    ("sh", "bash"),
+)
 
 
 @dataclass
@@ -38,18 +42,22 @@ class Fault:
 @dataclass
 class Result:
     hit: str  # what the signal went to: without a stage yet, dvc; empty when all had ended
-    rwlock: bool = False  # dvc was killed while it wrote this file of its own, which then had to be deleted
+    # dvc was killed while it wrote this file of its own, which then had to be deleted
+    rwlock: bool = False
     problems: list[str] = field(default_factory=list)
 
 
 def plan(times: int, seed: int) -> list[Fault]:
-    """So many faults: every stage in turn, and every signal with every target, at moments drawn from the seed."""
+    """So many faults: every stage in turn, and every signal with every target, at moments drawn
+    from the seed."""
     rng = random.Random(seed)
     kinds = list(product(SIGNALS, TARGETS))
     rng.shuffle(kinds)
     return [
         Fault(stage, *kind, shell, round(rng.uniform(0.05, 0.95), 3))
-        for stage, kind, shell in islice(zip(cycle(STAGES), cycle(kinds), cycle(SHELLS), strict=False), times)
+        for stage, kind, shell in islice(
+            zip(cycle(STAGES), cycle(kinds), cycle(SHELLS), strict=False), times
+        )
     ]
 
 
@@ -66,13 +74,15 @@ def undisturbed(finished: Project, folder: Path, stages: Iterable[str]) -> dict[
 
 def force(project: Project, stage: str, shell: str = "sh") -> subprocess.Popen[str]:
     """dvc, started on one stage that it has to run."""
-    shutil.rmtree(project.folder / ".dvc/cache/runs")  # else DVC would take the stage's outputs from there
+    # else DVC would take the stage's outputs from there
+    shutil.rmtree(project.folder / ".dvc/cache/runs")
     path = shutil.which(shell) or "/bin/sh"
     return project.start("dvc", "repro", "--force", "--single-item", stage, env={"SHELL": path})
 
 
 def inject(finished: Project, folder: Path, fault: Fault, seconds: float) -> Result:
-    """One fault in a copy of a finished project, and what was lost by it; `seconds` as `undisturbed` has them."""
+    """One fault in a copy of a finished project, and what was lost by it; `seconds` as
+    `undisturbed` has them."""
     project = finished.copy(folder)
     dvc = force(project, fault.stage, fault.shell)
     try:
@@ -87,8 +97,10 @@ def inject(finished: Project, folder: Path, fault: Fault, seconds: float) -> Res
         result = Result(hit="group" if fault.target == "group" else "stage" if processes else "dvc")
     else:
         result = Result(hit="")
-    dvc.wait()  # not for its stage, which may be an orphan now: its lock and its own end must be enough
-    again = ("dvc", "repro", "--force", "--single-item", fault.stage)  # computed, not taken from DVC's cache
+    # not for its stage, which may be an orphan now: its lock and its own end must be enough
+    dvc.wait()
+    # computed, not taken from DVC's cache
+    again = ("dvc", "repro", "--force", "--single-item", fault.stage)
     second = project.run(*again)
     if RWLOCK_BROKEN in second.stderr and fault.signal == "SIGKILL":
         (project.folder / RWLOCK).unlink()
@@ -108,7 +120,9 @@ def inject(finished: Project, folder: Path, fault: Fault, seconds: float) -> Res
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--times", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -124,14 +138,24 @@ def main() -> None:
             kinds[fault.signal, result.hit] += bool(result.hit)
             lost += bool(result.problems)
             emptied += result.rwlock
-            said = "; ".join(result.problems) or ("nothing lost" if result.hit else "had ended already")
+            said = "; ".join(result.problems) or (
+                "nothing lost" if result.hit else "had ended already"
+            )
             said += f", after {RWLOCK} was deleted" * result.rwlock
             where = result.hit or fault.target
-            print(f"{number:3} {fault.stage:9} {fault.signal} to {where} at {fault.moment:4.0%}: {said}", flush=True)
-    print(f"\n{args.times} faults, {sum(hits.values())} of them into running processes; something lost: {lost}")
+            print(
+                f"{number:3} {fault.stage:9} {fault.signal} to {where} at {fault.moment:4.0%}: {said}",
+                flush=True,
+            )
+    print(
+        f"\n{args.times} faults, {sum(hits.values())} of them into running processes; something lost: {lost}"
+    )
     print(f"times that DVC left an empty {RWLOCK}, which was deleted: {emptied}")
     print("by stage: " + ", ".join(f"{stage} {hits[stage]}" for stage in STAGES))
-    print("by kind: " + ", ".join(f"{name} to {target} {n}" for (name, target), n in sorted(kinds.items()) if n))
+    print(
+        "by kind: "
+        + ", ".join(f"{name} to {target} {n}" for (name, target), n in sorted(kinds.items()) if n)
+    )
 
 
 if __name__ == "__main__":

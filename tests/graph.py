@@ -1,4 +1,5 @@
-"""What the stages depend on, read from their source: shared by the tests of the graph and of the rooms."""
+"""What the stages depend on, read from their source: shared by the tests of the graph and of the
+rooms."""
 
 import ast
 from functools import cache
@@ -17,7 +18,9 @@ def dvc_stage(name):
 
 def module_file(module):
     """Path of a project module relative to the root, or None for another's."""
-    base = ROOT / ("src" if module.split(".")[0] == "vit_finetune" else "") / Path(*module.split("."))
+    base = (
+        ROOT / ("src" if module.split(".")[0] == "vit_finetune" else "") / Path(*module.split("."))
+    )
     for candidate in (base.with_suffix(".py"), base / "__init__.py"):
         if candidate.is_file():
             return candidate.relative_to(ROOT)
@@ -72,5 +75,6 @@ def covers(dependency, file):
 
 
 def room_of(path):
-    """The room of a module: the folder of the package that it lies in, or the module itself at the top."""
+    """The room of a module: the folder of the package that it lies in, or the module itself at the
+    top."""
     return Path(path).relative_to("src/vit_finetune").parts[0].removesuffix(".py")

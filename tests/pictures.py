@@ -10,7 +10,8 @@ from vit_finetune.style import WIDTH
 
 CLASSES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 _DIGITS = load_digits()
-IMAGES = np.repeat((_DIGITS.images[:300] * 15.9).astype(np.uint8)[..., None], 3, axis=3)  # (300, 8, 8, 3)
+# (300, 8, 8, 3)
+IMAGES = np.repeat((_DIGITS.images[:300] * 15.9).astype(np.uint8)[..., None], 3, axis=3)
 LABELS = _DIGITS.target[:300]
 
 

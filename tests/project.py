@@ -44,7 +44,8 @@ def save_tiny_model(folder, architecture="vit_tiny_patch16_224"):
 
     torch.manual_seed(0)
     model = timm.create_model(architecture, num_classes=0, **TINY_MODEL)
-    for parameter in model.parameters():  # norms, biases and position embeddings start at 0 or 1: move them
+    # norms, biases and position embeddings start at 0 or 1: move them
+    for parameter in model.parameters():
         torch.nn.init.normal_(parameter, mean=parameter.mean().item(), std=0.1)
     save_for_hf(model, str(folder), safe_serialization=True)
     return folder
@@ -53,7 +54,8 @@ def save_tiny_model(folder, architecture="vit_tiny_patch16_224"):
 class Project:
     """A work tree with its own git, DVC cache and parameters.
 
-    `python` is a folder with the `python` that stages start with: the warm one of the test run, or this interpreter's.
+    `python` is a folder with the `python` that stages start with: the warm one of the test run, or
+    this interpreter's.
     """
 
     python = Path(sys.executable).parent
@@ -64,7 +66,9 @@ class Project:
     @classmethod
     def create(cls, folder, model_folder):
         listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-        for name in subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0"):
+        for name in subprocess.run(
+            listed, cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.split("\0"):
             if (
                 name
                 and (ROOT / name).is_file()
@@ -73,13 +77,23 @@ class Project:
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, target)
-        for name in ("data/.gitignore", "models/.gitignore", "plots/.gitignore", "pretrained/.gitignore"):
+        for name in (
+            "data/.gitignore",
+            "models/.gitignore",
+            "plots/.gitignore",
+            "pretrained/.gitignore",
+        ):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
         for name in ("tiny", "other"):
             shutil.copytree(model_folder, folder / "pretrained" / name)
         project = cls(folder)
-        for command in (["init", "-q"], ["add", "-A"], ["add", "-f", "pretrained"], ["commit", "-qm", "start"]):
+        for command in (
+            ["init", "-q"],
+            ["add", "-A"],
+            ["add", "-f", "pretrained"],
+            ["commit", "-qm", "start"],
+        ):
             project.git(*command)
         project.set(**TINY)
         return project
@@ -92,7 +106,11 @@ class Project:
     def git(self, *arguments):
         identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
         return subprocess.run(
-            ["git", *identity, *arguments], cwd=self.folder, capture_output=True, text=True, check=True
+            ["git", *identity, *arguments],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
 
     def set(self, **keys):
@@ -109,10 +127,12 @@ class Project:
             yaml.dump(values, file)
 
     def start(self, *command, env=None, real=True):
-        """A command as a user would type it in the activated environment, in a process group of its own.
+        """A command as a user would type it in the activated environment, in a process group of its
+        own.
 
         Args:
-            real: stages start with a new interpreter; else with the warm one (tests/warm_python.py).
+            real: stages start with a new interpreter; else with the warm one
+                (tests/warm_python.py).
         """
         own = Path(sys.executable).parent
         path = os.pathsep.join(map(str, (own if real else self.python, own, os.environ["PATH"])))
@@ -134,7 +154,9 @@ class Project:
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                here = process.status() != psutil.STATUS_ZOMBIE and process.cwd() == str(self.folder)
+                here = process.status() != psutil.STATUS_ZOMBIE and process.cwd() == str(
+                    self.folder
+                )
                 if here and (stage is None or process.cmdline()[1:3] == ["-m", f"stages.{stage}"]):
                     found.append(process)
         return found
@@ -148,7 +170,9 @@ class Project:
     def outputs(self):
         """Bytes of every output, and of dvc.lock."""
         folders = ("data", "models", "metrics", "plots", "attention")
-        files = [path for name in folders for path in (self.folder / name).rglob("*") if path.is_file()]
+        files = [
+            path for name in folders for path in (self.folder / name).rglob("*") if path.is_file()
+        ]
         files += [self.folder / "report.html", self.folder / "dvc.lock"]
         return {path.relative_to(self.folder).as_posix(): path.read_bytes() for path in files}
 

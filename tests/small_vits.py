@@ -19,7 +19,8 @@ SIDES = {  # name -> side of an image that is cut into 4 x 4 patches
 
 
 def scatter_weights(model: nn.Module, std: float = 0.15) -> nn.Module:
-    """The model in eval mode, noise added to its weights: its attention is far from uniform then."""
+    """The model in eval mode, noise added to its weights: its attention is far from uniform
+    then."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -29,9 +30,13 @@ def scatter_weights(model: nn.Module, std: float = 0.15) -> nn.Module:
 
 def build(name: str = "vit_tiny_patch16_224", **options: object) -> nn.Module:
     """Two blocks, three heads, 4 x 4 patches, five classes."""
-    return scatter_weights(timm.create_model(name, **{"img_size": SIDES.get(name, 64), **SMALL, **options}))
+    return scatter_weights(
+        timm.create_model(name, **{"img_size": SIDES.get(name, 64), **SMALL, **options})
+    )
 
 
 def pictures(model: nn.Module, n: int = 2) -> Tensor:
     """Images (n, 3, h, w) as the model takes them."""
-    return torch.randn(n, 3, *model.patch_embed.img_size, generator=torch.Generator().manual_seed(1))
+    return torch.randn(
+        n, 3, *model.patch_embed.img_size, generator=torch.Generator().manual_seed(1)
+    )

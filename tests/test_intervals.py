@@ -19,7 +19,9 @@ def rng():
     return np.random.default_rng(0)
 
 
-@pytest.mark.parametrize(("hits", "n"), [(0, 1), (1, 1), (0, 50), (50, 50), (1, 3), (5, 10), (9300, 10_000)])
+@pytest.mark.parametrize(
+    ("hits", "n"), [(0, 1), (1, 1), (0, 50), (50, 50), (1, 3), (5, 10), (9300, 10_000)]
+)
 def test_wilson_has_the_ends_of_the_formula_within_zero_and_one(hits, n):
     share = hits / n
     centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
@@ -49,12 +51,15 @@ def test_wilson_refuses_numbers_that_are_no_share(hits, n):
         wilson(hits, n)
 
 
-# Additional hours of sleep by one drug over the other (Student 1908); R's t.test gives the interval.
+# Additional hours of sleep by one drug over the other (Student 1908); R's t.test gives the
+# interval.
 SLEEP = [1.2, 2.4, 1.3, 1.3, 0.0, 1.0, 1.8, 0.8, 4.6, 1.4]
 
 
 def test_the_mean_of_students_own_pairs_has_the_interval_of_other_software():
-    assert intervals.mean(np.array(SLEEP)) == pytest.approx((1.58, 0.7001142, 2.4598858, 10), abs=1e-7)
+    assert intervals.mean(np.array(SLEEP)) == pytest.approx(
+        (1.58, 0.7001142, 2.4598858, 10), abs=1e-7
+    )
 
 
 @pytest.mark.parametrize("n", [2, 3, 8, 48, 1000])
@@ -87,7 +92,9 @@ VALUES = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=60).map(np.array)
 
 
 @given(VALUES, st.floats(-1e3, 1e3), st.floats(-1e3, 1e3), st.randoms(use_true_random=False))
-def test_the_interval_of_a_mean_moves_and_scales_with_the_values_in_any_order(values, shift, scale, random):
+def test_the_interval_of_a_mean_moves_and_scales_with_the_values_in_any_order(
+    values, shift, scale, random
+):
     found = intervals.mean(values)
     assert found.low <= found.mean <= found.high
     shuffled = np.array(random.sample([*values], len(values)))

@@ -33,7 +33,8 @@ CLASSES = ["cat", "dog", "owl"]
 
 @pytest.fixture(scope="module")
 def model(tiny_model_folder, tmp_path_factory):
-    """The folder of a model of three classes, as the train stage saves it; its weights are random."""
+    """The folder of a model of three classes, as the train stage saves it; its weights are
+    random."""
     folder = tmp_path_factory.mktemp("finetuned")
     network = load_model(tiny_model_folder, num_classes=len(CLASSES))
     torch.nn.init.normal_(network.head.weight, generator=torch.Generator().manual_seed(0))
@@ -46,7 +47,9 @@ def model(tiny_model_folder, tmp_path_factory):
 def images(tmp_path_factory):
     """Three images, 0.png to 2.png."""
     folder = tmp_path_factory.mktemp("images")
-    for number, pixels in enumerate(np.random.default_rng(0).integers(256, size=(3, 8, 8, 3), dtype=np.uint8)):
+    for number, pixels in enumerate(
+        np.random.default_rng(0).integers(256, size=(3, 8, 8, 3), dtype=np.uint8)
+    ):
         Image.fromarray(pixels).save(folder / f"{number}.png")
     return folder
 
@@ -57,7 +60,8 @@ def command(module, *arguments):
 
 @pytest.fixture
 def call(monkeypatch, capfd):
-    """Run a module as `python -m` does, in this process, where torch is loaded: exit status, output, errors."""
+    """Run a module as `python -m` does, in this process, where torch is loaded: exit status,
+    output, errors."""
 
     def run(module, *arguments, data=b""):
         monkeypatch.setattr(sys, "argv", [module, *map(str, arguments)])
@@ -81,14 +85,18 @@ def drawn(predictor, read, label, against=None, method="relevance"):
     """The picture of one map of an image that was read."""
     row = predictor.probabilities([read.pixels])[0]
     said = f"{predictor.classes[row.argmax()]} {row.max():.2f}, {method} for {predictor.classes[label]}"
-    return predictor.overlay(read, predictor.painted(read, method, label, against), label, against, said)
+    return predictor.overlay(
+        read, predictor.painted(read, method, label, against), label, against, said
+    )
 
 
 @pytest.mark.slow
 def test_the_predictions_of_image_files_are_those_of_the_pipeline(finished, tmp_path):
     for number, image in enumerate(np.load(finished.folder / "data/subset/test_images.npy")):
         Image.fromarray(image).save(tmp_path / f"{number:03}.png")
-    asked = command("predict", "--model", finished.folder / "models/finetuned", "--json", "--top", 10, tmp_path)
+    asked = command(
+        "predict", "--model", finished.folder / "models/finetuned", "--json", "--top", 10, tmp_path
+    )
     done = subprocess.run(asked, cwd=ROOT / "src", capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
@@ -96,7 +104,8 @@ def test_the_predictions_of_image_files_are_those_of_the_pipeline(finished, tmp_
         expected = list(csv.DictReader(file))
     assert [row["image"] for row in rows] == sorted(map(str, tmp_path.iterdir()))
     for row, known in zip(rows, expected, strict=True):
-        assert row["probability"] == pytest.approx(float(known["confidence"]), abs=2e-3)  # from float16 activations
+        # from float16 activations
+        assert row["probability"] == pytest.approx(float(known["confidence"]), abs=2e-3)
         gap = row["top"][0]["probability"] - row["top"][1]["probability"]
         assert row["label"] == known["predicted"] or gap < 0.004
 
@@ -118,18 +127,29 @@ def test_a_file_a_folder_and_standard_input_give_the_same_line(model, images, tm
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep/one.PNG").write_bytes(data)
     (tmp_path / "deep/notes.txt").write_text("no image")
-    _, shown, _ = call("predict", "--model", model, "--top", 2, images / "0.png", tmp_path, "-", data=data)
+    _, shown, _ = call(
+        "predict", "--model", model, "--top", 2, images / "0.png", tmp_path, "-", data=data
+    )
     lines = [line.split(": ", 1) for line in shown]
-    assert [name for name, _ in lines] == [str(images / "0.png"), str(tmp_path / "deep/one.PNG"), "-"]
+    assert [name for name, _ in lines] == [
+        str(images / "0.png"),
+        str(tmp_path / "deep/one.PNG"),
+        "-",
+    ]
     assert len({said for _, said in lines}) == 1
     assert len(lines[0][1].split(", ")) == 2
 
 
 @pytest.mark.slow
 def test_a_reader_that_leaves_early_ends_it_without_a_word(model, images):
-    asked = command("predict", "--model", model, *[images] * 200)  # more lines than are ready when the reader leaves
+    # more lines than are ready when the reader leaves
+    asked = command("predict", "--model", model, *[images] * 200)
     done = subprocess.run(
-        ["sh", "-c", '"$@" | head -n 1', "sh", *asked], cwd=ROOT / "src", capture_output=True, text=True, check=False
+        ["sh", "-c", '"$@" | head -n 1', "sh", *asked],
+        cwd=ROOT / "src",
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert len(done.stdout.splitlines()) == 1
     assert done.stderr == ""
@@ -138,7 +158,12 @@ def test_a_reader_that_leaves_early_ends_it_without_a_word(model, images):
 def test_what_cannot_be_read_is_named_and_the_others_are_predicted(model, images, tmp_path, call):
     (tmp_path / "torn.png").write_bytes((images / "0.png").read_bytes()[:60])
     status, lines, errors = call(
-        "predict", "--model", model, tmp_path / "torn.png", images / "1.png", tmp_path / "absent.png"
+        "predict",
+        "--model",
+        model,
+        tmp_path / "torn.png",
+        images / "1.png",
+        tmp_path / "absent.png",
     )
     assert status == 1
     assert [line.split(": ")[0] for line in lines] == [str(images / "1.png")]
@@ -178,7 +203,9 @@ def test_a_folder_without_a_trained_model_is_one_line(tmp_path, module, call):
 
 def test_an_image_of_another_size_is_seen_as_the_training_images_were(model, tmp_path):
     predictor = Predictor(model, "cpu")
-    large = Image.fromarray(np.random.default_rng(0).integers(256, size=(50, 90, 3), dtype=np.uint8))
+    large = Image.fromarray(
+        np.random.default_rng(0).integers(256, size=(50, 90, 3), dtype=np.uint8)
+    )
 
     def seen(image):
         """The pixels that the model gets of an image file."""
@@ -186,7 +213,8 @@ def test_an_image_of_another_size_is_seen_as_the_training_images_were(model, tmp
         return predictor.pixels([predictor.read("i", tmp_path / "i.png", draw=False).pixels])
 
     small = large.crop((20, 0, 70, 50)).resize((8, 8), Image.Resampling.BICUBIC)
-    inner = ..., slice(8, -8), slice(8, -8)  # a crop by hand ends at its edge, Pillow's reads a little beyond
+    # a crop by hand ends at its edge, Pillow's reads a little beyond
+    inner = ..., slice(8, -8), slice(8, -8)
     torch.testing.assert_close(seen(large)[inner], seen(small)[inner], rtol=0, atol=0.02)
     predictor.source = {**predictor.source, "fit": "squash"}
     assert torch.equal(seen(large), seen(large.resize((8, 8), Image.Resampling.BICUBIC)))
@@ -197,9 +225,9 @@ def test_an_image_of_another_size_is_seen_as_the_training_images_were(model, tmp
 )
 def test_a_map_is_painted_on_what_the_model_saw_of_the_image_alone(model, tmp_path, size, fit):
     """Of an image four times as long as wide: cut to its middle, or with bars at its sides."""
-    Image.fromarray(np.random.default_rng(0).integers(256, size=(*size[::-1], 3), dtype=np.uint8)).save(
-        tmp_path / "long.png"
-    )
+    Image.fromarray(
+        np.random.default_rng(0).integers(256, size=(*size[::-1], 3), dtype=np.uint8)
+    ).save(tmp_path / "long.png")
     predictor = Predictor(model, "cpu")
     predictor.source = {**predictor.source, "fit": fit}
     read = predictor.read("long", tmp_path / "long.png", draw=True)
@@ -209,19 +237,25 @@ def test_a_map_is_painted_on_what_the_model_saw_of_the_image_alone(model, tmp_pa
     if fit == "crop":
         assert max(high, wide) == 4 * min(high, wide)  # the picture shows all of the image
     side = max(high, wide)
-    quarter = slice(3 * side // 8, -(-5 * side // 8))  # the middle quarter of the long side, to a pixel
+    # the middle quarter of the long side, to a pixel
+    quarter = slice(3 * side // 8, -(-5 * side // 8))
     middle = np.zeros((high, wide), bool)
-    middle[(slice(None), quarter) if (size[0] > size[1]) == (fit == "crop") else (quarter, slice(None))] = True
+    middle[
+        (slice(None), quarter) if (size[0] > size[1]) == (fit == "crop") else (quarter, slice(None))
+    ] = True
     assert not np.isfinite(painted[~middle]).any()
     assert np.isfinite(painted[middle]).mean() > 0.75  # the model's own crop leaves out a margin
     assert (spotlight(read.seen, painted)[~middle] <= np.ceil(read.seen[~middle] * 0.2)).all()
 
 
 def test_the_overlay_shows_the_map_of_the_predicted_class(model, images, tmp_path, call):
-    """The file's name has a part of the image's, which may be too long for a file in another folder."""
+    """The file's name has a part of the image's, which may be too long for a file in another
+    folder."""
     photograph = tmp_path / f"{'ö' * 120}.png"
     photograph.write_bytes((images / "0.png").read_bytes())
-    status, lines, _ = call("predict", "--model", model, "--json", "--attention", tmp_path / "maps", photograph)
+    status, lines, _ = call(
+        "predict", "--model", model, "--json", "--attention", tmp_path / "maps", photograph
+    )
     assert status == 0
     row = json.loads(lines[0])
     assert [str(path) for path in (tmp_path / "maps").iterdir()] == [row["attention"]]
@@ -234,27 +268,52 @@ def test_the_overlay_shows_the_map_of_the_predicted_class(model, images, tmp_pat
     assert min(Image.open(io.BytesIO(written)).size) > 200
 
 
-def test_the_overlay_shows_the_class_that_is_named_alone_or_against_another(model, images, tmp_path, call):
+def test_the_overlay_shows_the_class_that_is_named_alone_or_against_another(
+    model, images, tmp_path, call
+):
     def asked(*options):
         status, lines, errors = call(
-            "predict", "--model", model, "--json", "--attention", tmp_path, *options, images / "0.png"
+            "predict",
+            "--model",
+            model,
+            "--json",
+            "--attention",
+            tmp_path,
+            *options,
+            images / "0.png",
         )
         assert (status, len(lines)) == (0, 1), errors
         return Path(json.loads(lines[0])["attention"]).read_bytes()
 
     predictor = Predictor(model, "cpu")
     read = predictor.read("0", images / "0.png", draw=True)
-    first, second, third = predictor.probabilities([read.pixels])[0].argsort(descending=True).tolist()
+    first, second, third = (
+        predictor.probabilities([read.pixels])[0].argsort(descending=True).tolist()
+    )
     names = [CLASSES[k] for k in (first, second, third)]
     assert asked("--class", names[2]) == drawn(predictor, read, third)
-    assert asked("--class", names[2], "--against", names[1]) == drawn(predictor, read, third, second)
+    assert asked("--class", names[2], "--against", names[1]) == drawn(
+        predictor, read, third, second
+    )
     assert asked("--against", names[2]) == drawn(predictor, read, first, third)
-    assert asked("--against", names[0]) == drawn(predictor, read, second, first)  # not against itself
+    # not against itself
+    assert asked("--against", names[0]) == drawn(predictor, read, second, first)
     assert len({drawn(predictor, read, *pair) for pair in ((0,), (0, 1), (1, 0), (0, 2))}) == 4
 
 
 def test_the_overlay_shows_the_map_that_is_named(model, images, tmp_path, call):
-    asked = ("predict", "--model", model, "--json", "--attention", tmp_path, "--map", "LeGrad", "--class", "owl")
+    asked = (
+        "predict",
+        "--model",
+        model,
+        "--json",
+        "--attention",
+        tmp_path,
+        "--map",
+        "LeGrad",
+        "--class",
+        "owl",
+    )
     status, lines, errors = call(*asked, images / "0.png")
     assert status == 0, errors
     row, predictor = json.loads(lines[0]), Predictor(model, "cpu")
@@ -271,8 +330,14 @@ def test_the_overlay_shows_the_map_that_is_named(model, images, tmp_path, call):
             ("--map", "LeGrad"),
             "--map, --class and --against say what is drawn; name a folder with --attention, or a --page",
         ),
-        (("--page", "x.html", "--map", "legrad"), "--map is legrad; use one of: last block, rollout, gradient rollout"),
-        (("--page", "x.html", "--map", "rollout", "--against", "cat"), "--map is rollout, which knows no class"),
+        (
+            ("--page", "x.html", "--map", "legrad"),
+            "--map is legrad; use one of: last block, rollout, gradient rollout",
+        ),
+        (
+            ("--page", "x.html", "--map", "rollout", "--against", "cat"),
+            "--map is rollout, which knows no class",
+        ),
     ],
 )
 def test_options_of_the_map_that_do_not_go_together_are_one_line(
@@ -286,16 +351,26 @@ def test_options_of_the_map_that_do_not_go_together_are_one_line(
 
 
 def test_one_page_shows_every_image_with_its_classes_and_its_map(model, images, tmp_path, call):
-    """The map as bright as it is high, in a browser that loads nothing; names are text and never markup."""
+    """The map as bright as it is high, in a browser that loads nothing; names are text and never
+    markup."""
     odd = tmp_path / "a <b> & c.png"
     odd.write_bytes((images / "0.png").read_bytes())
-    status, lines, _ = call("predict", "--model", model, "--json", "--page", tmp_path / "page.html", odd, images)
+    status, lines, _ = call(
+        "predict", "--model", model, "--json", "--page", tmp_path / "page.html", odd, images
+    )
     assert status == 0
     with chromium(390, 800) as driver:
         driver.get((tmp_path / "page.html").as_uri())
-        shown = [element.text.split("\n") for element in driver.find_elements("css selector", "figcaption")]
-        assert driver.execute_script("return [innerWidth, document.documentElement.scrollWidth]") == [390, 390]
-        sizes = driver.execute_script("return [...document.images].map(image => image.naturalWidth)")
+        shown = [
+            element.text.split("\n")
+            for element in driver.find_elements("css selector", "figcaption")
+        ]
+        assert driver.execute_script(
+            "return [innerWidth, document.documentElement.scrollWidth]"
+        ) == [390, 390]
+        sizes = driver.execute_script(
+            "return [...document.images].map(image => image.naturalWidth)"
+        )
         assert driver.get_log("browser") == []
     rows = [json.loads(line) for line in lines]
     assert [text[0] for text in shown] == [row["image"] for row in rows]
@@ -316,7 +391,9 @@ def test_a_spotlight_is_bright_where_the_map_is_high_and_dim_elsewhere():
 
 
 def test_the_command_of_the_how_to_draws_one_class_against_another(model, images, tmp_path, call):
-    (line,) = template("--against dog", {"photo.png": images / "0.png", "overlays": tmp_path / "maps"})
+    (line,) = template(
+        "--against dog", {"photo.png": images / "0.png", "overlays": tmp_path / "maps"}
+    )
     python, flag, module, *options = shlex.split(line)
     assert [python, flag, module] == ["python", "-m", "vit_finetune.predict"]
     status, _, errors = call("predict", "--model", model, *options)
@@ -337,7 +414,9 @@ def test_what_is_drawn_of_two_classes_is_the_first_against_the_second(model, ima
     predictor = Predictor(model, "cpu")
     read = predictor.read("0", images / "0.png", draw=True)
     drawn(predictor, read, 2, 1)
-    maps = MapMaker(predictor.model).maps(predictor.pixels([read.pixels]), torch.tensor([2]), torch.tensor([1]))
+    maps = MapMaker(predictor.model).maps(
+        predictor.pixels([read.pixels]), torch.tensor([2]), torch.tensor([1])
+    )
     np.testing.assert_allclose(seen["owl", "dog"], np.unique(maps["relevance"].numpy()), rtol=1e-5)
 
 
@@ -354,20 +433,33 @@ def test_the_picture_of_a_contrast_names_both_classes_and_has_one_scale_for_both
 
 
 def test_a_contrast_of_nothing_is_drawn_as_nothing():
-    shown = contrast(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8)), "cat", "dog").axes[0].images[-1]
+    shown = (
+        contrast(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8)), "cat", "dog").axes[0].images[-1]
+    )
     assert not shown.get_array().any()
 
 
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        (["--class", "cow"], "--class is cow, which is no class of the model; use one of: cat, dog, owl"),
-        (["--against", "cow"], "--against is cow, which is no class of the model; use one of: cat, dog, owl"),
-        (["--class", "owl", "--against", "owl"], "--class and --against are both owl; name two classes"),
+        (
+            ["--class", "cow"],
+            "--class is cow, which is no class of the model; use one of: cat, dog, owl",
+        ),
+        (
+            ["--against", "cow"],
+            "--against is cow, which is no class of the model; use one of: cat, dog, owl",
+        ),
+        (
+            ["--class", "owl", "--against", "owl"],
+            "--class and --against are both owl; name two classes",
+        ),
     ],
 )
 def test_a_class_that_cannot_be_drawn_is_one_line(model, images, tmp_path, call, options, error):
-    status, lines, errors = call("predict", "--model", model, "--attention", tmp_path / "maps", *options, images)
+    status, lines, errors = call(
+        "predict", "--model", model, "--attention", tmp_path / "maps", *options, images
+    )
     assert (status, lines, errors) == (1, [], [f"predict: {error}"])
     assert not (tmp_path / "maps").exists()
 
@@ -395,17 +487,24 @@ def test_the_exported_model_gives_the_same_logits_for_any_number_of_images(model
             expected = network(pixels).numpy()
         (logits,) = session.run(None, {"pixels": pixels.numpy()})
         np.testing.assert_allclose(logits, expected, atol=1e-5, rtol=1e-4)
-    facts = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
+    facts = {
+        key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()
+    }
     assert facts["classes"] == CLASSES
     assert facts["preprocessing"] == json.loads(json.dumps(vars(preprocessing(network, None))))
-    assert (facts["fit"], facts["image_size"]) == ("crop", [8, 8])  # an image is brought to this before
+    # an image is brought to this before
+    assert (facts["fit"], facts["image_size"]) == ("crop", [8, 8])
 
 
 @pytest.mark.slow
-def test_the_model_exported_with_its_preprocessing_gives_the_probabilities_of_predict(model, images, tmp_path, call):
+def test_the_model_exported_with_its_preprocessing_gives_the_probabilities_of_predict(
+    model, images, tmp_path, call
+):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    status, lines, errors = call("export", "--model", model, tmp_path / "m.onnx", "--with-preprocessing")
+    status, lines, errors = call(
+        "export", "--model", model, tmp_path / "m.onnx", "--with-preprocessing"
+    )
     assert status == 0, errors
     assert "uint8 (B, H, W, 3), 8 x 8 pixels -> probabilities (B, 3)" in lines[-1]
     session = runtime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
@@ -417,7 +516,9 @@ def test_the_model_exported_with_its_preprocessing_gives_the_probabilities_of_pr
 
 
 @pytest.mark.slow
-def test_a_model_with_a_bias_in_its_attention_and_one_in_two_files_are_exported(tmp_path, call, monkeypatch):
+def test_a_model_with_a_bias_in_its_attention_and_one_in_two_files_are_exported(
+    tmp_path, call, monkeypatch
+):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     network = build("beit_base_patch16_224", num_classes=3)
@@ -433,4 +534,6 @@ def test_a_model_with_a_bias_in_its_attention_and_one_in_two_files_are_exported(
     pixels = pictures(network, 3)
     with torch.no_grad():
         expected = network(pixels).numpy()
-    np.testing.assert_allclose(session.run(None, {"pixels": pixels.numpy()})[0], expected, atol=1e-4)
+    np.testing.assert_allclose(
+        session.run(None, {"pixels": pixels.numpy()})[0], expected, atol=1e-4
+    )

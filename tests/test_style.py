@@ -67,7 +67,9 @@ def test_texts_become_smaller_before_they_are_cut():
 
 def test_a_user_s_matplotlibrc_changes_nothing():
     plain = png(confusion_matrix(COUNTS, ["a", "b"]))
-    with matplotlib.rc_context({"font.size": 20, "savefig.dpi": 40, "axes.facecolor": "red", "savefig.bbox": "tight"}):
+    with matplotlib.rc_context(
+        {"font.size": 20, "savefig.dpi": 40, "axes.facecolor": "red", "savefig.bbox": "tight"}
+    ):
         before = dict(matplotlib.rcParams)
         assert png(confusion_matrix(COUNTS, ["a", "b"])) == plain
         assert dict(matplotlib.rcParams) == before
@@ -98,7 +100,9 @@ def test_the_bytes_of_a_figure_are_the_same_in_every_process_and_name_no_program
     assert not any(chunk in data for chunk in (b"tEXt", b"iTXt", b"tIME"))
 
 
-def test_a_figure_that_cannot_be_written_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+def test_a_figure_that_cannot_be_written_leaves_the_old_file_and_nothing_else(
+    tmp_path, monkeypatch
+):
     (tmp_path / "map.png").write_bytes(b"old")
 
     def write_half(path, data):
@@ -112,7 +116,9 @@ def test_a_figure_that_cannot_be_written_leaves_the_old_file_and_nothing_else(tm
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"map.png": b"old"}
 
 
-def test_names_in_scripts_that_no_installed_font_has_are_said_in_one_line_once(capsys, recwarn, monkeypatch):
+def test_names_in_scripts_that_no_installed_font_has_are_said_in_one_line_once(
+    capsys, recwarn, monkeypatch
+):
     monkeypatch.setattr(style, "_boxes", set())
     private = "\ue123\ue124"  # of Unicode's private area: no font of text has them
     for _ in range(2):
@@ -120,7 +126,9 @@ def test_names_in_scripts_that_no_installed_font_has_are_said_in_one_line_once(c
         axes.set_xlabel(private)
         assert style.png(figure).startswith(b"\x89PNG")
     said = capsys.readouterr().out
-    assert said == f"pictures: no installed font has {private}; install one, such as Noto Sans CJK\n"
+    assert (
+        said == f"pictures: no installed font has {private}; install one, such as Noto Sans CJK\n"
+    )
     assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
 
 

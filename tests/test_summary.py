@@ -23,5 +23,7 @@ MISSING = [
         ({"report": ["always changed"]}, []),
     ],
 )
-def test_stages_with_something_changed_since_their_run_are_named_and_missing_files_do_not_count(status, stages):
+def test_stages_with_something_changed_since_their_run_are_named_and_missing_files_do_not_count(
+    status, stages
+):
     assert outdated(status) == stages

@@ -6,25 +6,39 @@ from vit_finetune.verdict import NOT_JUDGED, verdict, word_for
 
 
 def rows(**verdicts):
-    return [{"map": name.replace("_", " "), "n": "200", "verdict": word} for name, word in verdicts.items()]
+    return [
+        {"map": name.replace("_", " "), "n": "200", "verdict": word}
+        for name, word in verdicts.items()
+    ]
 
 
 @pytest.mark.parametrize(
     ("low", "high", "word"),
-    [(0.01, 0.2, "better"), (-0.01, 0.2, "no better"), (0.0, 0.2, "no better"), (-0.3, -0.1, "worse")],
+    [
+        (0.01, 0.2, "better"),
+        (-0.01, 0.2, "no better"),
+        (0.0, 0.2, "no better"),
+        (-0.3, -0.1, "worse"),
+    ],
 )
 def test_a_map_is_better_only_where_the_whole_interval_is(low, high, word):
     assert word_for(low, high) == word
 
 
 def test_the_verdict_sorts_the_maps_and_says_how_many_comparisons_were_made():
-    found = verdict(rows(LeGrad="better", rollout="no better", relevance="better", last_block="worse", random=""))
+    found = verdict(
+        rows(
+            LeGrad="better", rollout="no better", relevance="better", last_block="worse", random=""
+        )
+    )
     assert found.startswith(
         "Attention maps that are better than a centred Gaussian: LeGrad, relevance. No better: rollout. "
         "Worse: last block. "
     )
     assert "Judged on 200 test images" in found
-    assert found.endswith("The chance that at least one of these 4 intervals is wrong is at most 20 %.")
+    assert found.endswith(
+        "The chance that at least one of these 4 intervals is wrong is at most 20 %."
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
-"""A `python` for tests that has torch and timm imported already: a stage starts in a fraction of a second.
+"""A `python` for tests that has torch and timm imported already: a stage starts in a fraction of a
+second.
 
-A server imports the libraries, none of the project's own code, and forks for each `python -m stages.<name>`; the child
-runs the code of the folder it is started in. Every other command goes to the real python. Promises about processes
-(signals, parents, several ranks) need the real one: `Project.start(..., real=True)`.
+A server imports the libraries, none of the project's own code, and forks for each `python -m
+stages.<name>`; the child runs the code of the folder it is started in. Every other command goes to
+the real python. Promises about processes (signals, parents, several ranks) need the real one:
+`Project.start(..., real=True)`.
 
     python -m tests.warm_python SOCKET PID     # serves until the process PID is gone
 """
@@ -23,13 +25,49 @@ from pathlib import Path
 from typing import Any
 
 LIBRARIES = (
-    *("torch", "torch.distributed", "torchvision.transforms.v2", "torchvision.datasets", "timm", "timm.optim"),
-    *("scipy.stats", "scipy.special", "sklearn.linear_model", "sklearn.metrics", "sklearn.model_selection"),
-    *("sklearn.datasets", "matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.colors", "PIL.Image"),
-    *("pydantic", "ruamel.yaml", "safetensors.torch", "psutil", "tqdm", "zc.lockfile", "huggingface_hub"),
+    *(
+        "torch",
+        "torch.distributed",
+        "torchvision.transforms.v2",
+        "torchvision.datasets",
+        "timm",
+        "timm.optim",
+    ),
+    *(
+        "scipy.stats",
+        "scipy.special",
+        "sklearn.linear_model",
+        "sklearn.metrics",
+        "sklearn.model_selection",
+    ),
+    *(
+        "sklearn.datasets",
+        "matplotlib.figure",
+        "matplotlib.backends.backend_agg",
+        "matplotlib.colors",
+        "PIL.Image",
+    ),
+    *(
+        "pydantic",
+        "ruamel.yaml",
+        "safetensors.torch",
+        "psutil",
+        "tqdm",
+        "zc.lockfile",
+        "huggingface_hub",
+    ),
 )
 KILL_AT = "VIT_TEST_KILL_AT"  # number of a stage's change to the disk before which it is killed
-CHANGES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink")
+CHANGES = (
+    "open",
+    "os.rename",
+    "os.remove",
+    "os.mkdir",
+    "os.rmdir",
+    "os.truncate",
+    "os.link",
+    "os.symlink",
+)
 CLIENT = """#!{python} -SEs
 import array, json, os, socket, sys
 if not (len(sys.argv) > 2 and sys.argv[1] == "-m" and sys.argv[2].startswith("stages.")):
@@ -64,7 +102,8 @@ def serve(meeting: str, run: int) -> None:
     for name in LIBRARIES:
         __import__(name)
     threading.Thread(target=_end_with, args=(run,), daemon=True).start()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are not waited for: each reports by itself
+    # children are not waited for: each reports by itself
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(f"{meeting}.new")
         server.listen(64)
@@ -102,7 +141,11 @@ def _run(connection: socket.socket) -> None:
         os.chdir(folder)
         if KILL_AT in environment:
             sys.addaudithook(_killer(folder, int(environment[KILL_AT])))
-        sys.path[0], sys.argv, sys.orig_argv = folder, [module, *arguments], [sys.executable, "-m", module, *arguments]
+        sys.path[0], sys.argv, sys.orig_argv = (
+            folder,
+            [module, *arguments],
+            [sys.executable, "-m", module, *arguments],
+        )
         status = _status_of(module)
         sys.stdout.flush()
         sys.stderr.flush()
@@ -112,7 +155,8 @@ def _run(connection: socket.socket) -> None:
 
 
 def _killer(folder: str, point: int) -> Callable[[str, tuple[Any, ...]], None]:
-    """An audit hook that kills this process right before its change number `point` to files below the folder."""
+    """An audit hook that kills this process right before its change number `point` to files below
+    the folder."""
     changes = 0
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:

@@ -1,8 +1,9 @@
-"""`python tools/live.py dvc repro`: runs a command, and hands each epoch of `train` to DVCLive as it ends.
+"""`python tools/live.py dvc repro`: runs a command, and hands each epoch of `train` to DVCLive as
+it ends.
 
-What DVCLive is told to do, by its environment variables, it does: show a run in DVC Studio, for one. It needs
-`pip install dvclive`, keeps its own files in dvclive/ and makes no experiment of its own. Nothing of the pipeline
-depends on it. It ends as the command does.
+What DVCLive is told to do, by its environment variables, it does: show a run in DVC Studio, for
+one. It needs `pip install dvclive`, keeps its own files in dvclive/ and makes no experiment of its
+own. Nothing of the pipeline depends on it. It ends as the command does.
 """
 
 import subprocess
@@ -28,7 +29,8 @@ def hand_over(live: Live, done: int) -> int:
         live.step = int(row["epoch"])
         for name, value in row.items():
             if name != "epoch":
-                live.log_metric(name.replace("_", "/", 1), float(value))  # train_loss -> train/loss: a plot for both
+                # train_loss -> train/loss: a plot for both
+                live.log_metric(name.replace("_", "/", 1), float(value))
         live.make_summary()
     return max(done, len(rows))
 
@@ -40,7 +42,8 @@ def main(command: list[str]) -> int:
     process = subprocess.Popen(command)
     with Live(dvcyaml=None, save_dvc_exp=False) as live:
         while process.poll() is None:
-            if HISTORY.is_file() and HISTORY.stat().st_mtime >= started:  # not the history of the run before
+            # not the history of the run before
+            if HISTORY.is_file() and HISTORY.stat().st_mtime >= started:
                 done = hand_over(live, done)
             time.sleep(SECONDS)
         if process.returncode == 0:

@@ -1,8 +1,9 @@
 """`python tools/pictures.py`: the pictures of README and tutorial, from the committed run.
 
-docs/attention.png has the first test image of each class that the model gets right, beside itself under the spotlight
-of the map that deserves most trust (the highest lower end of `minus_centre` in plots/attention_maps.csv).
-docs/tutorial/ has pictures of the run as WebP, and sources.json says which outputs they show, by their MD5 in dvc.lock.
+docs/attention.png has the first test image of each class that the model gets right, beside itself
+under the spotlight of the map that deserves most trust (the highest lower end of `minus_centre` in
+plots/attention_maps.csv). docs/tutorial/ has pictures of the run as WebP, and sources.json says
+which outputs they show, by their MD5 in dvc.lock.
 """
 
 import io
@@ -35,7 +36,10 @@ TUTORIAL = {  # picture -> the output that it shows
     "attention_classes": "plots/attention_classes.png",
     "faithfulness": "plots/faithfulness.png",
 }
-CURVES = {"adaptation": "All blocks, from the images", "history": "The last block, from stored activations"}
+CURVES = {
+    "adaptation": "All blocks, from the images",
+    "history": "The last block, from stored activations",
+}
 
 
 def chosen_map() -> str:
@@ -47,7 +51,9 @@ def chosen_map() -> str:
 def spotlights(pairs: list[tuple[str, np.ndarray, np.ndarray]], method: str) -> Figure:
     """Class, image and lit image of each pair, five pairs to a row."""
     figure = Figure(figsize=(WIDTH, 2.5), layout="constrained")
-    figure.suptitle(f"CIFAR-10 test images: bright patches speak for the class ({method})", x=0.008, ha="left")
+    figure.suptitle(
+        f"CIFAR-10 test images: bright patches speak for the class ({method})", x=0.008, ha="left"
+    )
     axes = figure.subplots(2, 5)
     for ax, (name, image, lit) in zip(axes.flat, pairs, strict=True):
         ax.imshow(np.concatenate([image, np.full((len(image), 8, 3), 255, np.uint8), lit], axis=1))
@@ -97,10 +103,18 @@ def tutorial(first: bytes) -> None:
     with new_folder(ROOT / "docs/tutorial") as folder:
         write_bytes(folder / "tokens.webp", webp(first))
         for name, source in TUTORIAL.items():
-            drawn = training_curves(read_csv(ROOT / source), CURVES[name]) if name in CURVES else None
-            write_bytes(folder / f"{name}.webp", webp((ROOT / source).read_bytes() if drawn is None else png(drawn)))
+            drawn = (
+                training_curves(read_csv(ROOT / source), CURVES[name]) if name in CURVES else None
+            )
+            write_bytes(
+                folder / f"{name}.webp",
+                webp((ROOT / source).read_bytes() if drawn is None else png(drawn)),
+            )
         locked = hashes()
-        write_json(folder / "sources.json", {name: {source: locked[source]} for name, source in TUTORIAL.items()})
+        write_json(
+            folder / "sources.json",
+            {name: {source: locked[source]} for name, source in TUTORIAL.items()},
+        )
 
 
 def main() -> None:

@@ -2,9 +2,10 @@
 
     python tools/pretrain_glyphs.py pretrained/glyph-vit        # one to two hours on two CPU cores
 
-Every image is made on the fly: a glyph (62 classes, three fonts held out to score with), a random affine
-and elastic warp, a stroke width, a resampling through a low resolution, a contrast. No handwritten digit and no
-other data set is read. The result is a folder that `timm.create_model("local-dir:…", pretrained=True)` loads.
+Every image is made on the fly: a glyph (62 classes, three fonts held out to score with), a random
+affine and elastic warp, a stroke width, a resampling through a low resolution, a contrast. No
+handwritten digit and no other data set is read. The result is a folder that
+`timm.create_model("local-dir:…", pretrained=True)` loads.
 """
 
 import argparse
@@ -26,9 +27,22 @@ from torch import Tensor
 CLASSES = string.digits + string.ascii_uppercase + string.ascii_lowercase
 FONTS = (
     *("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique"),
-    *("DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSansMono-Oblique", "DejaVuSansMono-BoldOblique"),
+    *(
+        "DejaVuSansMono",
+        "DejaVuSansMono-Bold",
+        "DejaVuSansMono-Oblique",
+        "DejaVuSansMono-BoldOblique",
+    ),
     *("DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic", "DejaVuSerif-BoldItalic"),
-    *("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "STIXGeneralBolIta", "cmr10", "cmb10", "cmtt10"),
+    *(
+        "STIXGeneral",
+        "STIXGeneralBol",
+        "STIXGeneralItalic",
+        "STIXGeneralBolIta",
+        "cmr10",
+        "cmb10",
+        "cmtt10",
+    ),
 )
 HELD_OUT_FONTS = ("DejaVuSansDisplay", "cmss10", "cmmi10")
 STROKES = (0, 1, 2, 4)  # pixels added on each side of the stroke, in the bank's resolution
@@ -36,13 +50,17 @@ BANK_SIZE, IMAGE_SIZE = 64, 32
 LOW_RESOLUTIONS = (8, 8, 8, 10, 12, 16, 32)  # the share of a value is how often it stands here
 
 MODEL_ARGS = {"img_size": IMAGE_SIZE, "patch_size": 4, "embed_dim": 128, "depth": 4, "num_heads": 4}
-ARCHITECTURE = "vit_tiny_patch16_224"  # a plain timm VisionTransformer; MODEL_ARGS gives it its size
+# a plain timm VisionTransformer; MODEL_ARGS gives it its size
+ARCHITECTURE = "vit_tiny_patch16_224"
 
 
 def render_glyph(char: str, font: ImageFont.FreeTypeFont, stroke: int) -> np.ndarray:
-    """One glyph, light on dark, filling a square of side BANK_SIZE in its longer direction: uint8 (S, S)."""
+    """One glyph, light on dark, filling a square of side BANK_SIZE in its longer direction: uint8
+    (S, S)."""
     canvas = Image.new("L", (256, 256))
-    ImageDraw.Draw(canvas).text((128, 128), char, fill=255, font=font, anchor="mm", stroke_width=2 * stroke)
+    ImageDraw.Draw(canvas).text(
+        (128, 128), char, fill=255, font=font, anchor="mm", stroke_width=2 * stroke
+    )
     glyph = canvas.crop(canvas.getbbox())
     scale = BANK_SIZE / max(glyph.size)
     glyph = glyph.resize([max(1, round(side * scale)) for side in glyph.size], Image.Resampling.BOX)
@@ -55,12 +73,16 @@ def render_bank(fonts: tuple[str, ...] | list[str]) -> Tensor:
     """All glyphs of all classes: float (K, fonts × strokes, 1, S, S) in 0..1."""
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     faces = [ImageFont.truetype(folder / f"{name}.ttf", 110) for name in fonts]
-    bank = [[render_glyph(char, face, stroke) for face in faces for stroke in STROKES] for char in CLASSES]
+    bank = [
+        [render_glyph(char, face, stroke) for face in faces for stroke in STROKES]
+        for char in CLASSES
+    ]
     return torch.from_numpy(np.array(bank)).float().div(255).unsqueeze(2)
 
 
 def random_grid(n: int, generator: torch.Generator) -> Tensor:
-    """Sampling grids (N, 32, 32, 2): rotation, anisotropic scale, shear, shift and a smooth elastic field."""
+    """Sampling grids (N, 32, 32, 2): rotation, anisotropic scale, shear, shift and a smooth elastic
+    field."""
 
     def uniform(low: float, high: float) -> Tensor:
         return torch.rand(n, generator=generator) * (high - low) + low
@@ -89,7 +111,9 @@ def make_batch(bank: Tensor, n: int, generator: torch.Generator) -> tuple[Tensor
     # one resolution for each eighth of the batch: block means, as a coarse sensor counts ink
     chunks = []
     for chunk in images.chunk(8):
-        side = LOW_RESOLUTIONS[torch.randint(len(LOW_RESOLUTIONS), (1,), generator=generator).item()]
+        side = LOW_RESOLUTIONS[
+            torch.randint(len(LOW_RESOLUTIONS), (1,), generator=generator).item()
+        ]
         low = F.adaptive_avg_pool2d(chunk, side)
         chunks.append(F.interpolate(low, size=IMAGE_SIZE, mode="bicubic", align_corners=False))
     images = torch.cat(chunks)
@@ -101,12 +125,16 @@ def make_batch(bank: Tensor, n: int, generator: torch.Generator) -> tuple[Tensor
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose matrices are orthogonalised (K. Jordan 2024), scaled to AdamW's update (arXiv:2502.16982).
+    """Momentum whose matrices are orthogonalised (K. Jordan 2024), scaled to AdamW's update
+    (arXiv:2502.16982).
 
-    torch.optim.Muon and timm's do this in bfloat16, which is many times slower on a CPU without such units.
+    torch.optim.Muon and timm's do this in bfloat16, which is many times slower on a CPU without
+    such units.
     """
 
-    def __init__(self, matrices: list[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.05) -> None:
+    def __init__(
+        self, matrices: list[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.05
+    ) -> None:
         super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -141,11 +169,15 @@ def score(model: torch.nn.Module, bank: Tensor, generator: torch.Generator, batc
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=3e-3, help="of the blocks' matrices; half of it for the rest")
+    parser.add_argument(
+        "--lr", type=float, default=3e-3, help="of the blocks' matrices; half of it for the rest"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
@@ -155,13 +187,18 @@ def main() -> None:
     bank = render_bank(FONTS)
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
     rest = [p for p in model.parameters() if all(p is not matrix for matrix in matrices)]
-    optimizers = [Muon(matrices, lr=args.lr), torch.optim.AdamW(rest, lr=args.lr / 2, weight_decay=0.0)]
+    optimizers = [
+        Muon(matrices, lr=args.lr),
+        torch.optim.AdamW(rest, lr=args.lr / 2, weight_decay=0.0),
+    ]
     warmup = args.steps // 20
 
     def share_of_lr(step: int) -> float:
         return min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / args.steps)))
 
-    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, share_of_lr) for optimizer in optimizers]
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(optimizer, share_of_lr) for optimizer in optimizers
+    ]
     start, losses, hits = time.monotonic(), [], 0
     model.train()
     for step in range(1, args.steps + 1):
@@ -178,7 +215,10 @@ def main() -> None:
         if step % 100 == 0 or step == args.steps:
             rate = step * args.batch_size / (time.monotonic() - start)
             accuracy = hits / (len(losses) * args.batch_size)
-            print(f"step {step}: loss {np.mean(losses):.3f}, accuracy {accuracy:.3f}, {rate:.0f} images/s", flush=True)
+            print(
+                f"step {step}: loss {np.mean(losses):.3f}, accuracy {accuracy:.3f}, {rate:.0f} images/s",
+                flush=True,
+            )
             losses, hits = [], 0
 
     held_out = score(model, render_bank(HELD_OUT_FONTS), generator, batches=20)

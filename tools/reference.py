@@ -1,4 +1,5 @@
-"""`python tools/reference.py`: write the tables of the documents, from the schemas, dvc.yaml and metrics/."""
+"""`python tools/reference.py`: write the tables of the documents, from the schemas, dvc.yaml and
+metrics/."""
 
 import itertools
 import json
@@ -43,7 +44,8 @@ def stage_outputs(stage: dict[str, Any]) -> list[str]:
 
 
 def rerun_by(key: str, stages: dict[str, Any]) -> list[str]:
-    """Stages that a change of a key reruns, if every output changes with it: those keyed on it, and what follows."""
+    """Stages that a change of a key reruns, if every output changes with it: those keyed on it, and
+    what follows."""
     found: list[str] = []
     for name, stage in stages.items():  # dvc.yaml is in data-flow order
         keyed = any(key == param or key.startswith(f"{param}.") for param in stage["params"])
@@ -66,7 +68,10 @@ def parameter_table() -> str:
     rows = [("seed", values["seed"], SEED["description"])]
     for section in SECTIONS:
         fields = section_schema(section).model_fields
-        rows += [(f"{section}.{name}", values[section][name], field.description) for name, field in fields.items()]
+        rows += [
+            (f"{section}.{name}", values[section][name], field.description)
+            for name, field in fields.items()
+        ]
     for key, value, meaning in rows:
         shown = json.dumps(value).strip('"')
         reruns = rerun_by(key, stages)
@@ -79,7 +84,9 @@ def output_table() -> str:
     stages = read_yaml(ROOT / "dvc.yaml")["stages"]
     lines = ["| stage | what it does | outputs |", "|---|---|---|"]
     for name, stage in stages.items():
-        lines.append(f"| {name} | {stage['desc']} | {', '.join(f'`{path}`' for path in stage_outputs(stage))} |")
+        lines.append(
+            f"| {name} | {stage['desc']} | {', '.join(f'`{path}`' for path in stage_outputs(stage))} |"
+        )
     return "\n".join(lines)
 
 
@@ -89,7 +96,10 @@ def metrics(name: str) -> dict[str, Any]:
 
 def results_table() -> str:
     """The committed run beside the textbook recipe on the same images."""
-    train, textbook = metrics("train"), json.loads((ROOT / "benchmarks/textbook.json").read_text(encoding="utf-8"))
+    train, textbook = (
+        metrics("train"),
+        json.loads((ROOT / "benchmarks/textbook.json").read_text(encoding="utf-8")),
+    )
     runs = metrics("evaluation") | train, textbook
 
     def row(name: str, form: Callable[[dict[str, Any]], str]) -> str:
@@ -156,19 +166,36 @@ def models_table() -> str:
                 licence = model.pretrained_cfg["license"] or "not stated"
         layout, wants = token_layout(model), preprocessing(model, None)
         prefix = " + ".join([*layout.prefix, f"{layout.grid[0]} × {layout.grid[1]}"])
-        mean = "ImageNet" if round(wants.mean[0], 3) == 0.485 else "CLIP" if round(wants.mean[0], 3) == 0.481 else "0.5"
+        mean = (
+            "ImageNet"
+            if round(wants.mean[0], 3) == 0.485
+            else "CLIP"
+            if round(wants.mean[0], 3) == 0.481
+            else "0.5"
+        )
         shown = f"{wants.input_size[0]} pixels, {wants.interpolation}, crop {wants.crop_pct:.3g}, mean {mean}"
-        rows.append(f"| `{name}` | {len(model.blocks)} | {prefix} | {model.embed_dim} | {shown} | {licence} |")
+        rows.append(
+            f"| `{name}` | {len(model.blocks)} | {prefix} | {model.embed_dim} | {shown} | {licence} |"
+        )
     return "\n".join(rows)
 
 
 def small_data_table() -> str:
-    """benchmarks/small_data.csv: means over the seeds; the interval is of the paired difference over test images."""
-    lines = ["| data | seeds | test images | regression | pipeline | difference | CPU s |", "|" + "---|" * 7]
+    """benchmarks/small_data.csv: means over the seeds; the interval is of the paired difference
+    over test images."""
+    lines = [
+        "| data | seeds | test images | regression | pipeline | difference | CPU s |",
+        "|" + "---|" * 7,
+    ]
     margins = []
-    for name, group in itertools.groupby(read_csv(ROOT / "benchmarks/small_data.csv"), key=lambda row: row["data"]):
+    for name, group in itertools.groupby(
+        read_csv(ROOT / "benchmarks/small_data.csv"), key=lambda row: row["data"]
+    ):
         runs = list(group)
-        ours, theirs = (np.array([[int(bit) for bit in run[key]] for run in runs]) for key in ("ours", "regression"))
+        ours, theirs = (
+            np.array([[int(bit) for bit in run[key]] for run in runs])
+            for key in ("ours", "regression")
+        )
         margin = mean((ours - theirs).mean(axis=0))
         seconds = np.mean([float(run["cpu_s"]) for run in runs])
         margins += [margin.mean] if theirs.mean() < 0.98 else []
@@ -177,26 +204,48 @@ def small_data_table() -> str:
             f"{margin.mean:+.3f} [{margin.low:+.3f}, {margin.high:+.3f}] | {seconds:.0f} |"
         )
     return "\n".join(
-        [*lines, "", f"Mean of the differences where the regression is below 0.98: {np.mean(margins):+.3f}."]
+        [
+            *lines,
+            "",
+            f"Mean of the differences where the regression is below 0.98: {np.mean(margins):+.3f}.",
+        ]
     )
 
 
 def cost_table() -> str:
     """benchmarks/cost.csv."""
-    lines = ["| images | epochs | trained blocks | image size | embed, s | MiB | train, s | MiB | stored, MiB |"]
+    lines = [
+        "| images | epochs | trained blocks | image size | embed, s | MiB | train, s | MiB | stored, MiB |"
+    ]
     lines.append("|" + "---|" * 9)
-    names = ("images", "epochs", "blocks", "image_size", "embed_s", "embed_mib", "train_s", "train_mib", "stored_mib")
+    names = (
+        "images",
+        "epochs",
+        "blocks",
+        "image_size",
+        "embed_s",
+        "embed_mib",
+        "train_s",
+        "train_mib",
+        "stored_mib",
+    )
     rows = read_csv(ROOT / "benchmarks/cost.csv")
-    return "\n".join([*lines, *("| " + " | ".join(row[name] for name in names) + " |" for row in rows)])
+    return "\n".join(
+        [*lines, *("| " + " | ".join(row[name] for name in names) + " |" for row in rows)]
+    )
 
 
 def frontier_table() -> str:
     """benchmarks/accuracy.csv: a row for each line, smaller training sets first."""
-    lines = ["| training images | epochs of `adapt` | trained | accuracy, n = 3,000 | test accuracy, n = 2,000 |"]
+    lines = [
+        "| training images | epochs of `adapt` | trained | accuracy, n = 3,000 | test accuracy, n = 2,000 |"
+    ]
     lines[0] += " `adapt`, s | pass, s | training, s | all, s |"
     lines.append("|" + "---|" * 9)
     trained = {"0": "head alone", "1": "one block", "4": "four blocks"}
-    for row in sorted(read_csv(ROOT / "benchmarks/accuracy.csv"), key=lambda row: int(row["images"])):
+    for row in sorted(
+        read_csv(ROOT / "benchmarks/accuracy.csv"), key=lambda row: int(row["images"])
+    ):
         seconds = [float(row[f"{part}_s"]) for part in ("adapt", "pass", "train")]
         plural = "s" * (row["epochs"] != "1")
         cells = [
@@ -204,7 +253,9 @@ def frontier_table() -> str:
             row["adapt"] if row["blocks"] in trained else "-",
             trained.get(row["blocks"], f"everything, {row['epochs']} epoch{plural}"),
             *(
-                "{} [{}, {}]".format(*(f"{float(row[part + end]):.3f}" for end in ("", "_low", "_high")))
+                "{} [{}, {}]".format(
+                    *(f"{float(row[part + end]):.3f}" for end in ("", "_low", "_high"))
+                )
                 for part in ("val", "test")
             ),
             *(f"{one:.0f}" for one in (*seconds, sum(seconds))),

@@ -1,4 +1,5 @@
-"""`python tools/write_digits.py FOLDER`: scikit-learn's handwritten digits as image files, a folder for each class."""
+"""`python tools/write_digits.py FOLDER`: scikit-learn's handwritten digits as image files, a folder
+for each class."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""One HTML page of predictions, with each image beside what speaks for its class. It loads nothing."""
+"""One HTML page of predictions, with each image beside what speaks for its class. It loads
+nothing."""
 
 import base64
 import html
@@ -20,7 +21,11 @@ Pixels = NDArray[np.uint8]
 
 def note_of(method: str, against: str | None) -> str:
     """What the second picture of each image shows."""
-    shown = f"what speaks for the class and against {against}" if against else "what speaks for the class"
+    shown = (
+        f"what speaks for the class and against {against}"
+        if against
+        else "what speaks for the class"
+    )
     return (
         f"Left the image, right {shown} (map: {method}), each map on its own scale: bright where it is high, dimmed "
         "where it is low and where the model did not see the image. Whether a map explains a prediction has to be "
@@ -37,7 +42,10 @@ def card(name: str, image: Pixels, lit: Pixels, drawn: str, top: Sequence[dict[s
         top: the most probable classes, {"label", "probability"}.
     """
     alt = html.escape(f"{name}: {top[0]['label']}"), html.escape(f"{name}: what speaks for {drawn}")
-    pictures = "".join(f'<img src="{_jpeg(one)}" alt="{text}">' for one, text in zip((image, lit), alt, strict=True))
+    pictures = "".join(
+        f'<img src="{_jpeg(one)}" alt="{text}">'
+        for one, text in zip((image, lit), alt, strict=True)
+    )
     rows = "".join(
         f"<span>{html.escape(row['label'])}<meter value={row['probability']:.3f}></meter>"
         f"<data>{100 * row['probability']:.1f} %</data></span>"

@@ -1,7 +1,9 @@
-"""`python -m vit_finetune.profiles NAME`: run the pipeline with the overlay profiles/NAME.yaml, as a DVC experiment.
+"""`python -m vit_finetune.profiles NAME`: run the pipeline with the overlay profiles/NAME.yaml, as
+a DVC experiment.
 
-The experiment runs in a copy that DVC makes, so the work tree, params.yaml, dvc.lock and the committed results stay
-as they are. Only the differing keys stand in an overlay; params.yaml gives the others.
+The experiment runs in a copy that DVC makes, so the work tree, params.yaml, dvc.lock and the
+committed results stay as they are. Only the differing keys stand in an overlay; params.yaml gives
+the others.
 """
 
 import json
@@ -73,12 +75,15 @@ def overrides(overlay: dict[str, Any]) -> list[str]:
             apply_overrides(copy, [word])
             arrived = dict(flatten(read_yaml(copy)))[key]
             if arrived != value or type(arrived) is not type(value):
-                raise UserError(f"{key} is {value!r}: DVC would change it to {arrived!r}; write it in params.yaml")
+                raise UserError(
+                    f"{key} is {value!r}: DVC would change it to {arrived!r}; write it in params.yaml"
+                )
     return words
 
 
 def _hydra(value: Any) -> str:
-    """A value in Hydra's grammar, where backslashes count only before a quote, before `${` and at the end."""
+    """A value in Hydra's grammar, where backslashes count only before a quote, before `${` and at
+    the end."""
     if isinstance(value, str):
         literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
         return "'" + re.sub(r"(\\+)$", r"\1\1", re.sub(r"(\\*)'", r"\1\1\\'", literal)) + "'"
@@ -88,21 +93,30 @@ def _hydra(value: Any) -> str:
 
 
 def require_history() -> None:
-    """DVC keeps an experiment beside a commit of this folder, in a whole clone (UserError without)."""
-    if git("ls-files", "--error-unmatch", "params.yaml").returncode or git("rev-parse", "--verify", "HEAD").returncode:
+    """DVC keeps an experiment beside a commit of this folder, in a whole clone (UserError
+    without)."""
+    if (
+        git("ls-files", "--error-unmatch", "params.yaml").returncode
+        or git("rev-parse", "--verify", "HEAD").returncode
+    ):
         raise UserError(
             "this folder is in no git commit, and DVC keeps a run beside one; "
             "make one: git init && git add -A && git commit -m start"
         )
     if git("rev-parse", "--is-shallow-repository").stdout.strip() == "true":
-        raise UserError("this is a shallow clone, in which DVC cannot keep a run; git fetch --unshallow, then again")
+        raise UserError(
+            "this is a shallow clone, in which DVC cannot keep a run; git fetch --unshallow, then again"
+        )
 
 
 def require_ascii_cache() -> None:
-    """DVC fails to copy a project whose cache has a path with other characters than ASCII (UserError)."""
+    """DVC fails to copy a project whose cache has a path with other characters than ASCII
+    (UserError)."""
     if str(Path.cwd()).isascii():
         return
-    cache = subprocess.run(["dvc", "cache", "dir"], capture_output=True, text=True, check=True).stdout.strip()
+    cache = subprocess.run(
+        ["dvc", "cache", "dir"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     if not str(Path(cache).resolve()).isascii():
         raise UserError(
             f"DVC cannot run a profile while its cache lies in {cache}, whose path is not plain ASCII; "
@@ -111,9 +125,12 @@ def require_ascii_cache() -> None:
 
 
 def absolute_folders() -> dict[str, str]:
-    """The folders that variables name, as seen from anywhere: the run has another working directory."""
+    """The folders that variables name, as seen from anywhere: the run has another working
+    directory."""
     named = {name: os.environ.get(name) for name in FOLDERS}
-    return {name: str(Path(folder).expanduser().resolve()) for name, folder in named.items() if folder}
+    return {
+        name: str(Path(folder).expanduser().resolve()) for name, folder in named.items() if folder
+    }
 
 
 def git(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -121,8 +138,11 @@ def git(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def experiments(name: str) -> dict[str, str]:
-    """References under which DVC keeps experiments of that name, of any commit, and what they refer to."""
-    lines = git("for-each-ref", "--format=%(refname) %(objectname)", "refs/exps").stdout.splitlines()
+    """References under which DVC keeps experiments of that name, of any commit, and what they refer
+    to."""
+    lines = git(
+        "for-each-ref", "--format=%(refname) %(objectname)", "refs/exps"
+    ).stdout.splitlines()
     return {ref: sha for ref, sha in map(str.split, lines) if ref.endswith(f"/{name}")}
 
 
@@ -163,7 +183,8 @@ def report(name: str) -> None:
     """Fetch the pages of an experiment, and print its headline numbers and what to do with it."""
     import dvc.api
 
-    prefix = git("rev-parse", "--show-prefix").stdout.strip()  # the project may be a folder of a larger repository
+    # the project may be a folder of a larger repository
+    prefix = git("rev-parse", "--show-prefix").stdout.strip()
     metrics = {
         kind: json.loads(dvc.api.read(f"{prefix}metrics/{kind}.json", rev=name))
         for kind in ("train", "evaluation", "attention")

@@ -21,7 +21,10 @@ def in_words(rows: Sequence[Mapping[str, Any]]) -> str:
         return "The model is not clearly more accurate than its most frequent class, so no map of it is judged."
     groups = {word: [row["map"] for row in judged if row["verdict"] == word] for word in WORDS}
     found = [(word, ", ".join(names)) for word, names in groups.items() if names]
-    first = [f"Attention maps that are {word} than a centred Gaussian: {names}." for word, names in found[:1]]
+    first = [
+        f"Attention maps that are {word} than a centred Gaussian: {names}."
+        for word, names in found[:1]
+    ]
     return " ".join([*first, *(f"{word.capitalize()}: {names}." for word, names in found[1:])])
 
 
@@ -30,7 +33,8 @@ def caution(rows: Sequence[Mapping[str, Any]]) -> str:
     judged = [row for row in rows if row["verdict"] and row["verdict"] != NOT_JUDGED]
     if not judged:
         return ""
-    chance = min(1, (1 - LEVEL) * len(judged))  # Bonferroni's inequality: the maps are judged on the same images
+    # Bonferroni's inequality: the maps are judged on the same images
+    chance = min(1, (1 - LEVEL) * len(judged))
     return (
         f"Judged on {judged[0]['n']} test images, each map by its own 95 % interval. The chance that at least one of "
         f"these {len(judged)} intervals is wrong is at most {100 * chance:.0f} %."

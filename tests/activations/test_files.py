@@ -9,7 +9,9 @@ from vit_finetune.core.errors import UserError
 
 
 def activation_file(folder, values, dtype, batch_size=2):
-    return ActivationFile(folder / "val.bin", folder / "done", list(values.shape), dtype, batch_size)
+    return ActivationFile(
+        folder / "val.bin", folder / "done", list(values.shape), dtype, batch_size
+    )
 
 
 def write(folder, values, dtype, batch_size=2, share=slice(None)):
@@ -24,7 +26,9 @@ def write(folder, values, dtype, batch_size=2, share=slice(None)):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "uint8"])
 def test_activations_come_back_bit_for_bit_in_their_order(tmp_path, dtype):
-    values = (torch.arange(7 * 6).view(7, 3, 2) / (1 if dtype == "uint8" else 3)).to(getattr(torch, dtype))
+    values = (torch.arange(7 * 6).view(7, 3, 2) / (1 if dtype == "uint8" else 3)).to(
+        getattr(torch, dtype)
+    )
     write(tmp_path, values, getattr(torch, dtype), batch_size=3)
     manifest = {"storage": dtype, "shapes": {"val": [7, 3, 2]}}
     assert torch.equal(map_activations(tmp_path, manifest, "val"), values)
@@ -37,7 +41,9 @@ def test_changing_mapped_activations_leaves_the_file_alone(tmp_path):
     assert (tmp_path / "val.bin").read_bytes() == before
 
 
-@pytest.mark.parametrize("damage", [lambda p: p.unlink(), lambda p: p.write_bytes(p.read_bytes()[:-1])])
+@pytest.mark.parametrize(
+    "damage", [lambda p: p.unlink(), lambda p: p.write_bytes(p.read_bytes()[:-1])]
+)
 def test_a_missing_or_short_file_is_an_error_that_says_what_to_do(tmp_path, damage):
     write(tmp_path, torch.ones(2, 2), torch.float32)
     damage(tmp_path / "val.bin")
@@ -45,7 +51,9 @@ def test_a_missing_or_short_file_is_an_error_that_says_what_to_do(tmp_path, dama
         map_activations(tmp_path, {"storage": "float32", "shapes": {"val": [2, 2]}}, "val")
 
 
-@pytest.mark.parametrize(("largest", "expected"), [(3.0, torch.float16), (20_000.0, torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("largest", "expected"), [(3.0, torch.float16), (20_000.0, torch.bfloat16)]
+)
 def test_automatic_storage_is_float16_until_values_come_near_its_limit(largest, expected):
     assert storage_dtype("auto", torch.tensor([0.0, -largest])) == expected
     assert storage_dtype("float32", torch.tensor([largest])) == torch.float32
@@ -55,7 +63,10 @@ def test_automatic_storage_is_float16_until_values_come_near_its_limit(largest, 
     ("value", "message"),
     [
         (70_000.0, r"activations of images 4 to 4 are too large for float16; set embed\.storage"),
-        (float("inf"), r"activations of images 4 to 4 are too large for float16; set embed\.storage"),
+        (
+            float("inf"),
+            r"activations of images 4 to 4 are too large for float16; set embed\.storage",
+        ),
         (float("nan"), "the model gives NaN for images 4 to 4: its weights are damaged"),
     ],
 )
@@ -72,7 +83,9 @@ def cut_short(batches, after):
 
 
 @pytest.mark.parametrize(("after", "confirmed"), [(0, 0), (1, 0), (2, 4), (3, 4), (4, 8), (5, 9)])
-def test_a_pass_cut_short_goes_on_after_the_last_confirmed_segment(tmp_path, monkeypatch, after, confirmed):
+def test_a_pass_cut_short_goes_on_after_the_last_confirmed_segment(
+    tmp_path, monkeypatch, after, confirmed
+):
     monkeypatch.setattr(files, "SEGMENT", 2)
     values = torch.randn(9, 3, 2, generator=torch.Generator().manual_seed(0))
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
@@ -100,7 +113,9 @@ def test_any_number_of_processes_write_the_same_file_in_any_order(tmp_path, monk
     assert write(tmp_path, values, torch.float32) == 0
 
 
-@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"short")])
+@pytest.mark.parametrize(
+    "damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"short")]
+)
 def test_a_confirmed_segment_counts_as_missing_when_the_file_is_gone_or_short(tmp_path, damage):
     values = torch.ones(4, 2)
     write(tmp_path, values, torch.float32)

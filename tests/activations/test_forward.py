@@ -58,7 +58,11 @@ def contents(folder):
 
 @pytest.mark.parametrize(
     ("blocks", "boundary", "storage", "shape"),
-    [(0, "features", "float32", [32]), (1, "tokens", "float32", [17, 32]), ("all", "images", "uint8", [24, 20, 3])],
+    [
+        (0, "features", "float32", [32]),
+        (1, "tokens", "float32", [17, 32]),
+        ("all", "images", "uint8", [24, 20, 3]),
+    ],
 )
 def test_the_manifest_says_of_which_model_and_images_the_views_are_and_in_which_form(
     tiny_vit, images, blocks, boundary, storage, shape
@@ -68,7 +72,11 @@ def test_the_manifest_says_of_which_model_and_images_the_views_are_and_in_which_
     assert json.loads(json.dumps(manifest))["shapes"] == {
         "train": [9, *shape], "train_flip": [9, *shape], "val": [4, *shape], "test": [5, *shape]
     }  # fmt: skip
-    assert (manifest["trainable_blocks"], manifest["boundary"], manifest["storage"]) == (blocks, boundary, storage)
+    assert (manifest["trainable_blocks"], manifest["boundary"], manifest["storage"]) == (
+        blocks,
+        boundary,
+        storage,
+    )
     assert manifest["precision"] == "float32"
     assert manifest["weights_sha256"] == weights_digest(tiny_vit)
     assert manifest["images_sha256"] == {split: digest(array) for split, array in images.items()}
@@ -94,13 +102,19 @@ def test_every_view_holds_what_the_model_computes_of_its_images(tiny_vit, images
         source = source.flip(2) if view == "train_flip" else source
         with torch.no_grad():
             expected = source if blocks == "all" else split_model.tokens(source)
-        torch.testing.assert_close(map_activations(folder, manifest, view), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            map_activations(folder, manifest, view), expected, rtol=0, atol=1e-5
+        )
 
 
 def images_confirmed(folder):
-    """Images of the segments that an interrupted pass need not repeat: of 4 images, or what is left of 9, 4 and 5."""
+    """Images of the segments that an interrupted pass need not repeat: of 4 images, or what is left
+    of 9, 4 and 5."""
     starts = [
-        (view, int(path.name)) for view in VIEWS if (folder / view).is_dir() for path in (folder / view).iterdir()
+        (view, int(path.name))
+        for view in VIEWS
+        if (folder / view).is_dir()
+        for path in (folder / view).iterdir()
     ]
     return sum(min(4, {"val": 4, "test": 5}.get(view, 9) - start) for view, start in starts)
 
@@ -148,10 +162,14 @@ def test_two_processes_write_the_bytes_of_one(tiny_vit, images, tmp_path):
     half = contents(write(split_model, images, manifest, tmp_path / "shared", OneOfTwo(0, 2)))
     assert half.keys() == whole.keys()
     assert half != whole
-    assert contents(write(split_model, images, manifest, tmp_path / "shared", OneOfTwo(1, 2))) == whole
+    assert (
+        contents(write(split_model, images, manifest, tmp_path / "shared", OneOfTwo(1, 2))) == whole
+    )
 
 
-def test_activations_are_used_with_the_model_that_made_them_split_where_they_were_stored(tiny_vit, images):
+def test_activations_are_used_with_the_model_that_made_them_split_where_they_were_stored(
+    tiny_vit, images
+):
     manifest = describe(split_at(tiny_vit, 2), images)
     split_model = split_model_of(tiny_vit, manifest, torch.device("cpu"))
     assert (split_model.trainable_blocks, split_model.precision) == (2, torch.float32)
@@ -159,5 +177,7 @@ def test_activations_are_used_with_the_model_that_made_them_split_where_they_wer
     require_weights(tiny_vit, manifest)
     with torch.no_grad():
         tiny_vit.norm.bias[0] += 1
-    with pytest.raises(UserError, match="models/adapted is not the model that data/embedded was made with"):
+    with pytest.raises(
+        UserError, match="models/adapted is not the model that data/embedded was made with"
+    ):
         require_weights(tiny_vit, manifest)

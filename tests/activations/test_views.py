@@ -1,4 +1,5 @@
-"""Images are read in order, as they are or mirrored; of a file larger than memory, rows are read without waste."""
+"""Images are read in order, as they are or mirrored; of a file larger than memory, rows are read
+without waste."""
 
 import ctypes
 import mmap
@@ -37,7 +38,8 @@ FEW = 12  # pages that a file system may add to those of a row
 
 @pytest.fixture(params=["activations", "images"])
 def on_disk(request, tmp_path):
-    """A view of a file that the disk has and memory has not, and a function that tells which of its pages are."""
+    """A view of a file that the disk has and memory has not, and a function that tells which of its
+    pages are."""
     path = tmp_path / "rows.bin"
     path.write_bytes(np.random.default_rng(0).bytes(ROW * ROWS))
     with path.open("rb") as file:
@@ -47,17 +49,28 @@ def on_disk(request, tmp_path):
         array = np.memmap(path, dtype=np.uint8, mode="r", shape=(ROWS, ROW // 3 // 16, 16, 3))
         view, row, address = ImageView(array, False), array[0].nbytes, array.ctypes.data
     else:
-        view = torch.from_file(str(path), shared=False, size=ROW * ROWS, dtype=torch.uint8).view(ROWS, ROW)
+        view = torch.from_file(str(path), shared=False, size=ROW * ROWS, dtype=torch.uint8).view(
+            ROWS, ROW
+        )
         row, address = ROW, view.data_ptr()
 
     def resident():
         pages = -(-ROWS * row // mmap.PAGESIZE)
         found = (ctypes.c_ubyte * pages)()
-        assert ctypes.CDLL(None).mincore(ctypes.c_void_p(address), ctypes.c_size_t(pages * mmap.PAGESIZE), found) == 0
+        assert (
+            ctypes.CDLL(None).mincore(
+                ctypes.c_void_p(address), ctypes.c_size_t(pages * mmap.PAGESIZE), found
+            )
+            == 0
+        )
         return {page for page, there in enumerate(found) if there & 1}
 
     def pages_of(*rows):
-        return {p for r in rows for p in range(r * row // mmap.PAGESIZE, ((r + 1) * row - 1) // mmap.PAGESIZE + 1)}
+        return {
+            p
+            for r in rows
+            for p in range(r * row // mmap.PAGESIZE, ((r + 1) * row - 1) // mmap.PAGESIZE + 1)
+        }
 
     if resident():
         pytest.skip("this file system keeps files in memory")

@@ -1,4 +1,5 @@
-"""The captured attention is the model's own: proven by the self-check and by three other ways to compute it."""
+"""The captured attention is the model's own: proven by the self-check and by three other ways to
+compute it."""
 
 import copy
 import math
@@ -17,7 +18,8 @@ from vit_finetune.attention.capture import Call, Capture, capture, check
 from vit_finetune.core.errors import UserError
 from vit_finetune.model.torchvision import load_torchvision_state
 
-ORIGINAL = F.scaled_dot_product_attention  # read at import, before any capture could have left something behind
+# read at import, before any capture could have left something behind
+ORIGINAL = F.scaled_dot_product_attention
 RELPOS = "vit_relpos_small_patch16_224"  # none of our families: a capture needs to know no family
 
 
@@ -82,7 +84,9 @@ def qkv(attn: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def inputs_of(modules: list[nn.Module], model: nn.Module, images: Tensor) -> list[Tensor]:
     """The first argument of each of the modules in a pass of the model."""
     seen: list[Tensor] = []
-    hooks = [m.register_forward_pre_hook(lambda _module, args: seen.append(args[0])) for m in modules]
+    hooks = [
+        m.register_forward_pre_hook(lambda _module, args: seen.append(args[0])) for m in modules
+    ]
     with torch.no_grad():
         model(images)
     for hook in hooks:
@@ -105,9 +109,12 @@ def test_agrees_with_timms_own_extractor(vit):
 
 
 def test_agrees_with_the_weights_of_torchs_multihead_attention():
-    """torchvision's model as timm's: what is captured there are the weights that torchvision's own layers return."""
+    """torchvision's model as timm's: what is captured there are the weights that torchvision's own
+    layers return."""
     theirs = scatter_weights(TorchvisionViT(64, 16, 2, 4, 48, 96, num_classes=5))
-    model = timm.create_model("vit_base_patch16_224", **{**SMALL, "img_size": 64, "num_heads": 4, "mlp_ratio": 2})
+    model = timm.create_model(
+        "vit_base_patch16_224", **{**SMALL, "img_size": 64, "num_heads": 4, "mlp_ratio": 2}
+    )
     load_torchvision_state(model.eval(), theirs.state_dict())
     layers = [layer.self_attention for layer in theirs.encoder.layers]
     inputs = inputs_of(layers, theirs, pictures(model))
@@ -118,25 +125,34 @@ def test_agrees_with_the_weights_of_torchs_multihead_attention():
 
 
 def test_agrees_with_the_formula_written_by_hand(vit):
-    for block, x, captured in zip(vit.blocks, attention_inputs(vit), observe(vit).attn, strict=True):
+    for block, x, captured in zip(
+        vit.blocks, attention_inputs(vit), observe(vit).attn, strict=True
+    ):
         q, k, _ = qkv(block.attn, x)
         for head in range(3):
             for row in (0, 7):
-                scores = torch.stack([(q[0, head, row] * key).sum() / 4 for key in k[0, head]])  # sqrt(16) = 4
-                assert torch.allclose(captured[0, head, row], scores.exp() / scores.exp().sum(), atol=1e-6)
+                # sqrt(16) = 4
+                scores = torch.stack([(q[0, head, row] * key).sum() / 4 for key in k[0, head]])
+                assert torch.allclose(
+                    captured[0, head, row], scores.exp() / scores.exp().sum(), atol=1e-6
+                )
 
 
 @pytest.mark.parametrize(
     ("name", "options", "right"),
     [
-        ("vit_tiny_patch16_224", {}, True),  # the control: nothing happens between projection and softmax
+        # the control: nothing happens between projection and softmax
+        ("vit_tiny_patch16_224", {}, True),
         ("vit_tiny_patch16_224", {"qk_norm": True}, False),
         ("vit_small_patch16_dinov3", {}, False),
     ],
     ids=["plain ViT", "leaves out the q/k norm", "leaves out the rotary embedding"],
 )
-def test_attention_rebuilt_from_the_projection_alone_is_right_for_a_plain_vit_only(name, options, right, monkeypatch):
-    """The common recipe, hook qkv and take the softmax, has rows that sum to 1 and fails the self-check."""
+def test_attention_rebuilt_from_the_projection_alone_is_right_for_a_plain_vit_only(
+    name, options, right, monkeypatch
+):
+    """The common recipe, hook qkv and take the softmax, has rows that sum to 1 and fails the
+    self-check."""
     model = build(name, **options)
     rebuilt = []
     for block, x in zip(model.blocks, attention_inputs(model), strict=True):
@@ -153,11 +169,16 @@ def test_attention_rebuilt_from_the_projection_alone_is_right_for_a_plain_vit_on
 
 
 def test_without_positions_shuffled_patches_shuffle_the_attention(vit):
-    model, order = copy.deepcopy(vit), torch.randperm(16, generator=torch.Generator().manual_seed(3))
+    model, order = (
+        copy.deepcopy(vit),
+        torch.randperm(16, generator=torch.Generator().manual_seed(3)),
+    )
     nn.init.zeros_(model.pos_embed)
     images = pictures(vit)
     tiles = images.unfold(2, 16, 16).unfold(3, 16, 16).flatten(2, 3)  # (B, 3, 16, 16, 16)
-    shuffled = tiles[:, :, order].unflatten(2, (4, 4)).permute(0, 1, 2, 4, 3, 5).reshape(images.shape)
+    shuffled = (
+        tiles[:, :, order].unflatten(2, (4, 4)).permute(0, 1, 2, 4, 3, 5).reshape(images.shape)
+    )
     found = []
     for batch in (images, shuffled):
         with torch.no_grad(), capture(model) as seen:
@@ -199,7 +220,9 @@ MASK = torch.rand(6, 6, generator=torch.Generator().manual_seed(2)) > 0.4
 CALLS = {
     "bool mask": {"attn_mask": MASK},
     "mask with an empty row": {"attn_mask": MASK & (torch.arange(6) != 2)[:, None]},
-    "float mask": {"attn_mask": torch.randn(1, 4, 6, 6, generator=torch.Generator().manual_seed(2))},
+    "float mask": {
+        "attn_mask": torch.randn(1, 4, 6, 6, generator=torch.Generator().manual_seed(2))
+    },
     "scale": {"scale": 0.7},
 }
 
@@ -296,7 +319,9 @@ def test_matrices_made_later_are_the_same_with_the_same_proof():
     assert not seen.attn
     assert torch.equal(seen.pooling_row(), whole.pooling_row())
     before = check(seen)
-    assert [before[key] for key in ("selfcheck_max_rel_err", "blocks_captured", "pooling_captured")] == [0.0, 2, 1]
+    assert [
+        before[key] for key in ("selfcheck_max_rel_err", "blocks_captured", "pooling_captured")
+    ] == [0.0, 2, 1]
     assert all(torch.equal(seen.matrix(index), whole.attn[index]) for index in range(2))
     assert not seen.attn
     assert check(seen) == check(whole)
@@ -322,15 +347,25 @@ def test_a_model_without_blocks_is_refused_in_one_line():
 def test_a_block_that_does_not_attend_is_named():
     model = build()
     model.blocks[1].attn = Silent()
-    with pytest.raises(UserError, match=r"^attention of 1 of 2 encoder blocks was not captured: blocks\.1;"):
+    with pytest.raises(
+        UserError, match=r"^attention of 1 of 2 encoder blocks was not captured: blocks\.1;"
+    ):
         observe(model)
 
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("cait_xxs24_224", {"depth": 1}, r"not captured: blocks\.0; they do not call scaled_dot_product_attention"),
-        ("vit_tiny_patch16_224", {"attn_layer": "diff"}, r"^blocks\.0, blocks\.1 attended more than once"),
+        (
+            "cait_xxs24_224",
+            {"depth": 1},
+            r"not captured: blocks\.0; they do not call scaled_dot_product_attention",
+        ),
+        (
+            "vit_tiny_patch16_224",
+            {"attn_layer": "diff"},
+            r"^blocks\.0, blocks\.1 attended more than once",
+        ),
     ],
     ids=["talking heads", "difference of two softmaxes"],
 )
@@ -340,7 +375,8 @@ def test_attention_that_is_not_one_softmax_fails_the_check(name, options, messag
 
 
 def test_a_causal_call_fails_the_self_check():
-    """No model of ours asks for it, so the stand-in does not know it; it must not pass for captured."""
+    """No model of ours asks for it, so the stand-in does not know it; it must not pass for
+    captured."""
     with capture(model := Bare(is_causal=True)) as seen:
         model(random_qkv())
     with pytest.raises(UserError, match=r"^blocks\.0: .*relative error"):
@@ -385,5 +421,7 @@ def test_a_matrix_that_is_not_square_is_named():
 
 def test_block_ten_is_not_taken_for_block_one():
     seen = Capture(tuple(f"blocks.{i}" for i in range(11)))
-    seen.record("blocks.10.attn", Call(*[torch.zeros(1, 1, 2, 2)] * 3, None, None, torch.zeros(1, 1, 2, 2)))
+    seen.record(
+        "blocks.10.attn", Call(*[torch.zeros(1, 1, 2, 2)] * 3, None, None, torch.zeros(1, 1, 2, 2))
+    )
     assert seen.names == ["blocks.10"]

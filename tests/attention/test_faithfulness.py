@@ -1,4 +1,5 @@
-"""Patches are left out as if they had never been, and scores are right where the answer is known beforehand."""
+"""Patches are left out as if they had never been, and scores are right where the answer is known
+beforehand."""
 
 from collections import Counter
 from contextlib import nullcontext
@@ -88,7 +89,9 @@ def keep_patches(model, keep):
     ],
     ids=str,
 )
-def test_patches_left_out_are_as_if_they_had_never_been_and_the_others_keep_their_places(name, options):
+def test_patches_left_out_are_as_if_they_had_never_been_and_the_others_keep_their_places(
+    name, options
+):
     model = build(name, **options)
     images, prefix, family = pictures(model, 3), model.num_prefix_tokens, family_of(model)
     with torch.no_grad(), keep_patches(model, KEEP):
@@ -98,7 +101,9 @@ def test_patches_left_out_are_as_if_they_had_never_been_and_the_others_keep_thei
         for image, patches in enumerate(KEEP.tolist()):
             kept = tokens[[image]][:, [*range(prefix), *(prefix + p for p in patches)]]
             for block, given in zip(model.blocks, block_options, strict=True):
-                kept = block(kept, **{k: None if v is None else v[..., patches, :] for k, v in given.items()})
+                kept = block(
+                    kept, **{k: None if v is None else v[..., patches, :] for k, v in given.items()}
+                )
             assert torch.allclose(found[[image]], model.forward_head(model.norm(kept)), atol=1e-4)
         with keep_patches(model, KEEP.roll(1, dims=0)):
             assert not torch.allclose(found, model(images), atol=1e-3)
@@ -108,14 +113,25 @@ BEITS = {
     "absolute positions": {"use_rel_pos_bias": False, "use_abs_pos_emb": True},
     "a bias in each block": {"use_rel_pos_bias": True},
     "one bias for all": {"use_rel_pos_bias": False, "use_shared_rel_pos_bias": True},
-    "both biases": {"use_rel_pos_bias": True, "use_shared_rel_pos_bias": True, "use_abs_pos_emb": True},
+    "both biases": {
+        "use_rel_pos_bias": True,
+        "use_shared_rel_pos_bias": True,
+        "use_abs_pos_emb": True,
+    },
 }
 
 
-@pytest.mark.parametrize("pooling", [{"global_pool": "token"}, {"global_pool": "avg"}, {"use_fc_norm": False}], ids=str)
+@pytest.mark.parametrize(
+    "pooling", [{"global_pool": "token"}, {"global_pool": "avg"}, {"use_fc_norm": False}], ids=str
+)
 @pytest.mark.parametrize("positions", BEITS)
-def test_patches_that_beit_leaves_out_are_as_if_they_and_their_biases_had_never_been(positions, pooling, monkeypatch):
-    model, images = build("beit_base_patch16_224", **BEITS[positions], **pooling), torch.randn(3, 3, 64, 64)
+def test_patches_that_beit_leaves_out_are_as_if_they_and_their_biases_had_never_been(
+    positions, pooling, monkeypatch
+):
+    model, images = (
+        build("beit_base_patch16_224", **BEITS[positions], **pooling),
+        torch.randn(3, 3, 64, 64),
+    )
     with torch.no_grad(), keep_patches(model, KEEP):
         found = model(images)
     own = [block.attn._get_rel_pos_bias() for block in model.blocks if block.attn.window_size]
@@ -150,7 +166,9 @@ def test_keeping_everything_changes_nothing_in_any_order_and_batch(name, options
     images = pictures(model, 5)
     order = ranking(random_maps(5, (4, 4), rng), rng)
     expected = model(images).softmax(dim=-1)
-    assert torch.allclose(kept_probabilities(model, images, order[:, None], 32)[:, 0], expected, atol=1e-5)
+    assert torch.allclose(
+        kept_probabilities(model, images, order[:, None], 32)[:, 0], expected, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(("name", "options"), EVERY_KIND, ids=str)
@@ -175,7 +193,10 @@ def test_the_model_is_restored_afterwards_and_after_an_error(name, options, fail
     modules, before = dict(model.named_modules()), getattr(model, "patch_drop", None)
     with torch.no_grad():
         expected = model(images)
-        with pytest.raises(ZeroDivisionError) if fails else nullcontext(), keep_patches(model, KEEP):
+        with (
+            pytest.raises(ZeroDivisionError) if fails else nullcontext(),
+            keep_patches(model, KEEP),
+        ):
             assert not torch.allclose(model(images), expected, atol=1e-3)
             if fails:
                 raise ZeroDivisionError
@@ -183,7 +204,9 @@ def test_the_model_is_restored_afterwards_and_after_an_error(name, options, fail
     assert getattr(model, "patch_drop", None) is before
     assert F.scaled_dot_product_attention is attention
     assert dict(model.named_modules()) == modules
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in modules.values())
+    assert not any(
+        module._forward_hooks or module._forward_pre_hooks for module in modules.values()
+    )
 
 
 # Deletion and insertion
@@ -191,7 +214,8 @@ def test_the_model_is_restored_afterwards_and_after_an_error(name, options, fail
 
 @pytest.fixture
 def only_patch_three_matters(monkeypatch) -> list[int]:
-    """Stands in for the model: class 1 has probability 1 where patch 3 is present, else 0. Returns the calls."""
+    """Stands in for the model: class 1 has probability 1 where patch 3 is present, else 0. Returns
+    the calls."""
     calls: list[int] = []
 
     def probabilities(_model, _images, keep, _batch_tokens=0):
@@ -208,7 +232,12 @@ def test_scores_of_the_right_and_the_wrong_map(only_patch_three_matters, rng):
     right.view(2, 10)[:, 3] = 1
     fractions = (0.0, 0.2, 0.6, 1.0)
     curves = deletion_insertion(
-        build(), torch.zeros(2, 1), torch.tensor([1, 1]), {"right": right, "wrong": -right}, rng, fractions
+        build(),
+        torch.zeros(2, 1),
+        torch.tensor([1, 1]),
+        {"right": right, "wrong": -right},
+        rng,
+        fractions,
     )
     assert curves["right"].deletion.tolist() == [[1, 0, 0, 0]] * 2
     assert curves["right"].insertion.tolist() == [[1, 1, 1, 1]] * 2
@@ -217,12 +246,15 @@ def test_scores_of_the_right_and_the_wrong_map(only_patch_three_matters, rng):
     # areas: insertion 1, deletion 0.2 / 2; and insertion 0.4 / 2, deletion 1
     assert curves["right"].score() == pytest.approx((0.9, 0.9, 0.9, 2))
     assert curves["wrong"].score() == pytest.approx((-0.8, -0.8, -0.8, 2))
-    assert only_patch_three_matters.count(10) == 2  # the whole image is asked once at either end for all maps
+    # the whole image is asked once at either end for all maps
+    assert only_patch_three_matters.count(10) == 2
 
 
 def test_curves_are_of_the_target_class_of_each_image(only_patch_three_matters, rng):
     maps = {"any": random_maps(2, (2, 5), rng)}
-    found = deletion_insertion(build(), torch.zeros(2, 1), torch.tensor([0, 1]), maps, rng, (0.0, 1.0))
+    found = deletion_insertion(
+        build(), torch.zeros(2, 1), torch.tensor([0, 1]), maps, rng, (0.0, 1.0)
+    )
     assert found["any"].deletion[:, 0].tolist() == [0, 1]
 
 
@@ -232,7 +264,8 @@ def test_every_kind_of_model_can_be_asked_in_bfloat16(name, options, capsys):
     images, keep = pictures(model, 3), torch.stack([KEEP, (KEEP + 7) % 16], dim=1)
     exact = kept_probabilities(model, images, keep)
     model = to_device(model, torch.device("cpu"), torch.bfloat16)
-    assert torch.allclose(kept_probabilities(model, images, keep), exact, atol=1e-5)  # also where it is not fused
+    # also where it is not fused
+    assert torch.allclose(kept_probabilities(model, images, keep), exact, atol=1e-5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = kept_probabilities(model, images, keep)
     assert not torch.equal(found, exact)
@@ -242,15 +275,24 @@ def test_every_kind_of_model_can_be_asked_in_bfloat16(name, options, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_where_bfloat16_changes_the_probabilities_the_model_is_asked_in_float32_and_that_is_said(monkeypatch, capsys):
+def test_where_bfloat16_changes_the_probabilities_the_model_is_asked_in_float32_and_that_is_said(
+    monkeypatch, capsys
+):
     monkeypatch.setattr(faithfulness, "TOLERANCE", 1e-5)
     model = build()
     images = pictures(model, CHECKED + 4)
     assert precision_for(model, images, torch.bfloat16) == torch.float32
-    keep = centre_prior((4, 4)).flatten().argsort(descending=True, stable=True)[:8].expand(CHECKED, 1, -1)
+    keep = (
+        centre_prior((4, 4))
+        .flatten()
+        .argsort(descending=True, stable=True)[:8]
+        .expand(CHECKED, 1, -1)
+    )
     exact = kept_probabilities(model, images[:CHECKED], keep)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        difference = (kept_probabilities(model, images[:CHECKED], keep) - exact).abs().amax(dim=2).mean()
+        difference = (
+            (kept_probabilities(model, images[:CHECKED], keep) - exact).abs().amax(dim=2).mean()
+        )
     assert difference > 1e-5
     said = f"attention: in bfloat16 probabilities differ by {difference:.3f}, so patches are left out in float32\n"
     assert capsys.readouterr().out == said
@@ -262,7 +304,9 @@ def test_a_map_measured_patch_by_patch_beats_its_opposite_on_a_real_model(rng):
     with torch.no_grad():
         targets = model(images).argmax(dim=1)
     everything = torch.arange(16).expand(6, -1)
-    alone = torch.stack([torch.cat([everything[:, :p], everything[:, p + 1 :]], dim=1) for p in range(16)], dim=1)
+    alone = torch.stack(
+        [torch.cat([everything[:, :p], everything[:, p + 1 :]], dim=1) for p in range(16)], dim=1
+    )
     found = kept_probabilities(model, images, alone)
     maps = -found[torch.arange(6), :, targets].view(6, 4, 4)
     curves = deletion_insertion(model, images, targets, {"drop": maps, "opposite": -maps}, rng)
@@ -274,8 +318,12 @@ def test_an_image_is_asked_at_the_fractions_of_its_group_as_if_it_were_asked_at_
     model = build()
     images, maps = pictures(model, 9), {"any": random_maps(9, (4, 4), rng)}
     targets = torch.arange(9) % 3
-    every = deletion_insertion(model, images, targets, maps, np.random.default_rng(1), groups=1)["any"]
-    some = deletion_insertion(model, images, targets, maps, np.random.default_rng(1), groups=4)["any"]
+    every = deletion_insertion(model, images, targets, maps, np.random.default_rng(1), groups=1)[
+        "any"
+    ]
+    some = deletion_insertion(model, images, targets, maps, np.random.default_rng(1), groups=4)[
+        "any"
+    ]
     for whole, part in ((every.deletion, some.deletion), (every.insertion, some.insertion)):
         assert not np.isnan(whole).any()
         asked = np.arange(9)[:, None] % 4 == np.arange(len(FRACTIONS)) % 4
@@ -285,7 +333,9 @@ def test_an_image_is_asked_at_the_fractions_of_its_group_as_if_it_were_asked_at_
 
 def test_with_few_images_each_group_still_has_two(rng):
     maps = {"any": random_maps(4, (4, 4), rng)}
-    curves = deletion_insertion(build(), torch.randn(4, 3, 64, 64), torch.zeros(4, dtype=torch.long), maps, rng)["any"]
+    curves = deletion_insertion(
+        build(), torch.randn(4, 3, 64, 64), torch.zeros(4, dtype=torch.long), maps, rng
+    )["any"]
     assert len(np.unique(np.isnan(curves.deletion), axis=0)) == 2
     assert curves.score().n == 4
 
@@ -295,7 +345,10 @@ def test_with_few_images_each_group_still_has_two(rng):
 
 def test_margins_are_paired_by_image(rng):
     base = rng.normal(0, 5, size=50)  # images differ widely, the maps by exactly 0.1
-    centre, better = (Curves((0.0, 1.0), np.zeros((50, 2)), np.stack([base + more] * 2, axis=1)) for more in (0.0, 0.1))
+    centre, better = (
+        Curves((0.0, 1.0), np.zeros((50, 2)), np.stack([base + more] * 2, axis=1))
+        for more in (0.0, 0.1)
+    )
     assert better.score(centre) == pytest.approx((0.1, 0.1, 0.1, 50))
 
 
@@ -309,7 +362,8 @@ def test_groups_estimate_the_same_score_and_their_interval_holds():
     rng, held, found = np.random.default_rng(0), 0, []
     truth = np.linspace(-0.2, 0.6, 8)
     for _ in range(1000):
-        image = rng.normal(0, 0.3, size=(24, 1)) * np.ones(8)  # the fractions of an image go together
+        # the fractions of an image go together
+        image = rng.normal(0, 0.3, size=(24, 1)) * np.ones(8)
         gain = truth + image + rng.normal(0, 0.1, size=(24, 8))
         gain[np.arange(24)[:, None] % 6 != np.arange(8) % 6] = np.nan
         score = Curves(FRACTIONS, np.zeros((24, 8)), gain).score()

@@ -28,7 +28,9 @@ def test_every_figure_draws_for_few_and_many_classes(k):
     labels, predicted = rng.integers(k, size=(2, 2))
     bands = {name: rng.random((3, 11)) for name in ("rollout", "random", "centre")}
     maps, certain = {"raw": rng.random((2, 8, 8))}, np.ones(2)
-    assert_draws(attention_montage(IMAGES[:2], maps, labels, predicted, certain, classes, {"raw": "better"}))
+    assert_draws(
+        attention_montage(IMAGES[:2], maps, labels, predicted, certain, classes, {"raw": "better"})
+    )
     assert_draws(overlay(IMAGES[0], rng.random((8, 8)), classes[0]))
     assert_draws(block_head_grid(IMAGES[0], rng.random((3, 2, 4, 6)), "heads"))
     assert_draws(class_mean_maps([ClassMean(name, rng.random((7, 7)), 20) for name in classes]))
@@ -40,7 +42,10 @@ def montage(**changes):
     """Three images, of which the second is taken for another class, with two maps each."""
     given = {
         "images": IMAGES[:3],
-        "maps": {"raw": [np.full((8, 8), 0.2)] * 3, "rollout": [np.eye(16) * scale for scale in (1, 5, 9)]},
+        "maps": {
+            "raw": [np.full((8, 8), 0.2)] * 3,
+            "rollout": [np.eye(16) * scale for scale in (1, 5, 9)],
+        },
         "labels": np.array([0, 1, 2]),
         "predicted": np.array([0, 7, 2]),
         "confidence": np.array([0.914, 0.5, 1.0]),
@@ -83,7 +88,10 @@ def test_the_montage_dims_what_the_model_did_not_see():
 
 
 def test_the_overlay_shows_the_image_on_the_left_and_on_the_right_in_the_spotlight():
-    image, painted = np.random.default_rng(0).integers(256, size=(8, 12, 3), dtype=np.uint8), np.eye(8, 12)
+    image, painted = (
+        np.random.default_rng(0).integers(256, size=(8, 12, 3), dtype=np.uint8),
+        np.eye(8, 12),
+    )
     left, right = (figure := overlay(image, painted, "cat 0.87")).axes[0].images
     assert np.array_equal(left.get_array(), image)
     assert np.array_equal(right.get_array(), spotlight(image, painted))
@@ -141,10 +149,15 @@ def test_the_distance_plot_shows_every_head_and_the_mean_of_each_block():
 
 
 def test_a_method_looks_the_same_in_both_panels_of_curves_and_baselines_are_grey():
-    bands = {name: np.tile([[0.5], [0.4], [0.6]], 5) for name in ("a", "b", "random", "centre", "c")}
+    bands = {
+        name: np.tile([[0.5], [0.4], [0.6]], 5) for name in ("a", "b", "random", "centre", "c")
+    }
     panels = curves_plot(np.linspace(0, 1, 5), dict(reversed(bands.items())), bands).axes
     looks = [
-        {line.get_label(): (line.get_color(), line.get_marker(), line.get_linestyle()) for line in panel.lines}
+        {
+            line.get_label(): (line.get_color(), line.get_marker(), line.get_linestyle())
+            for line in panel.lines
+        }
         for panel in panels
     ]
     assert looks[0] == looks[1]

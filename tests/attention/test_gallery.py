@@ -26,10 +26,15 @@ def maker() -> MapMaker:
     return MapMaker(build(num_classes=3), batch_size=2)
 
 
-def fill(maker: MapMaker, pixels: torch.Tensor, predicted: list[int], classes: int = 3) -> gallery.Gallery:
+def fill(
+    maker: MapMaker, pixels: torch.Tensor, predicted: list[int], classes: int = 3
+) -> gallery.Gallery:
     images = np.zeros((len(pixels), 8, 16, 3), np.uint8)
     shown = PredictedImages(
-        images, np.zeros(len(pixels), int), np.array(predicted), [f"{i}.jpg" for i in range(len(pixels))]
+        images,
+        np.zeros(len(pixels), int),
+        np.array(predicted),
+        [f"{i}.jpg" for i in range(len(pixels))],
     )
     return gallery.fill_gallery(maker, pixels, np.arange(len(pixels)) + 7, shown, classes)
 
@@ -47,7 +52,9 @@ def test_what_the_gallery_holds_of_an_image_does_not_depend_on_the_batch(maker, 
     np.testing.assert_allclose(filled.probabilities[2:], alone.probabilities, atol=1e-6)
     for k in range(3):
         for name in METHODS:
-            torch.testing.assert_close(filled.class_maps[k][name][2:], alone.class_maps[k][name], rtol=1e-3, atol=1e-6)
+            torch.testing.assert_close(
+                filled.class_maps[k][name][2:], alone.class_maps[k][name], rtol=1e-3, atol=1e-6
+            )
     assert not torch.allclose(filled.class_maps[0]["relevance"], filled.class_maps[1]["relevance"])
 
 
@@ -82,7 +89,8 @@ def test_of_many_classes_those_that_are_probable_in_an_image_are_contrasted(monk
 
 def test_a_gallery_above_the_stated_sizes_keeps_some_blocks_and_says_which(monkeypatch, tmp_path):
     maker, each = MapMaker(build(depth=4, num_classes=3)), 2 * 17**2
-    monkeypatch.setattr(kept, "FILE_BYTES", 2 * 3 * each * 3)  # three blocks of three heads, two bytes a value
+    # three blocks of three heads, two bytes a value
+    monkeypatch.setattr(kept, "FILE_BYTES", 2 * 3 * each * 3)
     monkeypatch.setattr(kept, "PAGE_BYTES", 2 * each)
     small, images = fill(maker, pictures(maker.model), [0, 1]), pictures(maker.model)
     walk = Walk(maker.model, images)
@@ -94,7 +102,9 @@ def test_a_gallery_above_the_stated_sizes_keeps_some_blocks_and_says_which(monke
         torch.testing.assert_close(small.attn[:, place], whole[block].half())
     for place, block in enumerate(small.on_page.blocks):
         torch.testing.assert_close(small.page_attn[:, place, 0], whole[block].mean(dim=1))
-    gallery.write_tensors(tmp_path, small, {"rollout": torch.rand(2, 4, 4)}, np.array([3, 11]), ("CLS",))
+    gallery.write_tensors(
+        tmp_path, small, {"rollout": torch.rand(2, 4, 4)}, np.array([3, 11]), ("CLS",)
+    )
     with safe_open(tmp_path / "gallery.safetensors", "pt") as file:
         assert file.metadata()["attn"].endswith("prefix tokens: CLS; blocks: 0 2 3 of 4")
         assert file.get_tensor("blocks").tolist() == [0, 2, 3]
@@ -105,7 +115,14 @@ def test_a_gallery_above_the_stated_sizes_keeps_some_blocks_and_says_which(monke
 
 @pytest.mark.parametrize(
     ("depth", "count", "expected"),
-    [(12, 12, [*range(12)]), (12, 20, [*range(12)]), (12, 3, [0, 6, 11]), (12, 2, [0, 11]), (12, 1, [11]), (3, 0, [2])],
+    [
+        (12, 12, [*range(12)]),
+        (12, 20, [*range(12)]),
+        (12, 3, [0, 6, 11]),
+        (12, 2, [0, 11]),
+        (12, 1, [11]),
+        (3, 0, [2]),
+    ],
 )
 def test_blocks_are_spread_from_the_first_to_the_last(depth, count, expected):
     assert [*kept.spread(depth, count)] == expected
@@ -114,11 +131,18 @@ def test_blocks_are_spread_from_the_first_to_the_last(depth, count, expected):
 @pytest.mark.parametrize("tokens", [197, 905, 1370])
 @pytest.mark.parametrize("images", [8, 64])
 def test_what_is_kept_stays_below_the_stated_bytes_whatever_the_number_of_tokens(images, tokens):
-    assert kept.kept_in_file(8, 12, 3, 197).left_out == kept.kept_on_page(8, 12, 3, 197).left_out == ""
-    file, page = (choose(images, 12, 6, tokens) for choose in (kept.kept_in_file, kept.kept_on_page))
-    sizes = [len(one.blocks) * (6 if one.each_head else 1) * images * tokens**2 for one in (file, page)]
+    assert (
+        kept.kept_in_file(8, 12, 3, 197).left_out == kept.kept_on_page(8, 12, 3, 197).left_out == ""
+    )
+    file, page = (
+        choose(images, 12, 6, tokens) for choose in (kept.kept_in_file, kept.kept_on_page)
+    )
+    sizes = [
+        len(one.blocks) * (6 if one.each_head else 1) * images * tokens**2 for one in (file, page)
+    ]
     assert 2 * sizes[0] <= kept.FILE_BYTES
-    assert sizes[1] <= kept.PAGE_BYTES or (images, tokens, len(page.blocks)) == (64, 1370, 1)  # at least one block
+    # at least one block
+    assert sizes[1] <= kept.PAGE_BYTES or (images, tokens, len(page.blocks)) == (64, 1370, 1)
     assert file.blocks[-1] == page.blocks[-1] == 11
 
 
@@ -132,7 +156,9 @@ def test_the_mean_over_heads_is_kept_where_a_block_of_all_heads_is_too_large(mon
         torch.testing.assert_close(small.attn[:, place, 0], whole[block].mean(dim=1).half())
     gallery.write_tensors(tmp_path, small, {"rollout": torch.rand(2, 4, 4)}, np.array([3, 11]), ())
     with safe_open(tmp_path / "gallery.safetensors", "pt") as file:
-        assert file.metadata()["attn"].startswith("images, blocks, the mean over heads, queries, keys;")
+        assert file.metadata()["attn"].startswith(
+            "images, blocks, the mean over heads, queries, keys;"
+        )
 
 
 def test_records_of_the_page_say_where_the_patches_lie_and_hold_maps_without_class_once(filled):
@@ -142,14 +168,19 @@ def test_records_of_the_page_say_where_the_patches_lie_and_hold_maps_without_cla
     assert record.maps["last block"].shape == record.maps["rollout"].shape == (1, 4, 4)
     assert record.maps["LeGrad"].shape == (3, 4, 4)
     for k in range(3):
-        np.testing.assert_array_equal(record.maps["relevance"][k], filled.class_maps[k]["relevance"][1])
+        np.testing.assert_array_equal(
+            record.maps["relevance"][k], filled.class_maps[k]["relevance"][1]
+        )
     assert record.file == "1.jpg"
     assert record.content is None
     assert [*record.contrasts] == ["gradient rollout", "relevance", "LeGrad"]
     for place, pair in enumerate(filled.contrasts):
-        np.testing.assert_array_equal(record.contrasts["LeGrad"][place], filled.contrasts[pair]["LeGrad"][1])
+        np.testing.assert_array_equal(
+            record.contrasts["LeGrad"][place], filled.contrasts[pair]["LeGrad"][1]
+        )
     padded = replace(filled, content=np.array([[0, 0, 8, 16], [2, 0, 6, 16], [0, 0, 8, 16]]))
-    assert gallery.page_records(padded, GRID)[1].content == (0, 2, 16, 6)  # left, top, right, bottom
+    # left, top, right, bottom
+    assert gallery.page_records(padded, GRID)[1].content == (0, 2, 16, 6)
 
 
 def test_painted_maps_are_those_of_the_predicted_class_and_leave_out_bars(filled):
@@ -169,7 +200,9 @@ def test_painted_maps_are_those_of_the_predicted_class_and_leave_out_bars(filled
 
 def test_class_means_average_the_images_of_a_class_and_leave_the_others_empty():
     maps = torch.arange(12.0).view(3, 2, 2)
-    means = gallery.class_means(maps, np.array([2, 0, 2]), np.array([2, 0, 1]), ["a", "b", "c", "d"])
+    means = gallery.class_means(
+        maps, np.array([2, 0, 2]), np.array([2, 0, 1]), ["a", "b", "c", "d"]
+    )
     assert [(mean.name, mean.n) for mean in means] == [("a", 1), ("b", 0), ("c", 2), ("d", 0)]
     np.testing.assert_array_equal(means[0].map, maps[1])
     np.testing.assert_array_equal(means[2].map, (maps[0] + maps[2]) / 2)
@@ -178,7 +211,9 @@ def test_class_means_average_the_images_of_a_class_and_leave_the_others_empty():
 
 def test_right_and_wrong_are_apart_where_both_have_enough_images():
     predicted, labels = np.repeat([0, 1], [45, 39]), np.repeat([0, 1, 1, 0], [20, 25, 20, 19])
-    maps = torch.from_numpy((predicted != labels).astype(np.float32))[:, None, None].expand(-1, 2, 2)
+    maps = torch.from_numpy((predicted != labels).astype(np.float32))[:, None, None].expand(
+        -1, 2, 2
+    )
     means = gallery.class_means(maps, predicted, labels, ["cat", "dog"])
     assert [(mean.name, mean.n, mean.map[0, 0]) for mean in means] == [
         ("cat, right", 20, 0),
@@ -197,17 +232,29 @@ def test_maps_of_further_images_are_those_of_the_images_that_were_drawn(maker):
         return some.permute(0, 3, 1, 2).float()
 
     rows = np.array([0, 1, 6, 9])
-    sample = Sample(rows, preprocess(torch.from_numpy(images[rows])), torch.from_numpy(predicted[rows]), torch.zeros(4))
+    sample = Sample(
+        rows,
+        preprocess(torch.from_numpy(images[rows])),
+        torch.from_numpy(predicted[rows]),
+        torch.zeros(4),
+    )
     maps = maker.maps(sample.pixels, sample.predicted)["relevance"]
-    found, drawn = gallery.relevance_by_class(maker, test, preprocess, sample, maps, np.random.default_rng(0))
+    found, drawn = gallery.relevance_by_class(
+        maker, test, preprocess, sample, maps, np.random.default_rng(0)
+    )
     assert drawn[:4].tolist() == rows.tolist()
     assert len({*drawn.tolist()}) == len(drawn) == 8  # as many more as the sample has
-    expected = maker.maps(preprocess(torch.from_numpy(images[drawn])), torch.from_numpy(predicted[drawn]))["relevance"]
+    expected = maker.maps(
+        preprocess(torch.from_numpy(images[drawn])), torch.from_numpy(predicted[drawn])
+    )["relevance"]
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
 
 
 def test_tensors_are_written_with_the_rows_that_they_belong_to(filled, tmp_path):
-    maps, rows = {"last block": torch.rand(2, 4, 4), "LeGrad": torch.rand(2, 4, 4)}, np.array([3, 11])
+    maps, rows = (
+        {"last block": torch.rand(2, 4, 4), "LeGrad": torch.rand(2, 4, 4)},
+        np.array([3, 11]),
+    )
     gallery.write_tensors(tmp_path, filled, maps, rows, ("CLS",))
     first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     matrices, found = (load_file(tmp_path / f"{name}.safetensors") for name in ("gallery", "maps"))
@@ -222,11 +269,26 @@ def test_tensors_are_written_with_the_rows_that_they_belong_to(filled, tmp_path)
 
 
 ROWS = [
-    {"map": "rollout", "n": 9, "minus_centre": -0.0214, "minus_centre_low": -0.05, "minus_centre_high": 0.01}
+    {
+        "map": "rollout",
+        "n": 9,
+        "minus_centre": -0.0214,
+        "minus_centre_low": -0.05,
+        "minus_centre_high": 0.01,
+    }
     | {"verdict": "no better"},
-    {"map": "centre", "n": 9, "minus_centre": "", "minus_centre_low": "", "minus_centre_high": "", "verdict": ""},
+    {
+        "map": "centre",
+        "n": 9,
+        "minus_centre": "",
+        "minus_centre_low": "",
+        "minus_centre_high": "",
+        "verdict": "",
+    },
 ]
-JUDGEMENT = Judgement({"selfcheck_max_rel_err": 1.24e-6}, {"attention_maps": ROWS}, {}, {}, torch.zeros(2, 1, 1))
+JUDGEMENT = Judgement(
+    {"selfcheck_max_rel_err": 1.24e-6}, {"attention_maps": ROWS}, {}, {}, torch.zeros(2, 1, 1)
+)
 
 
 def test_the_facts_of_the_page_are_those_of_the_judgement(filled, tmp_path):
@@ -235,7 +297,9 @@ def test_the_facts_of_the_page_are_those_of_the_judgement(filled, tmp_path):
         ("rollout: score minus that of a centred Gaussian", "-0.021 [-0.050, +0.010]"),
         ("self-check of every block, largest relative error", "1.2e-06"),
     ]
-    gallery.write_page(tmp_path / "index.html", filled, GRID, ["a", "b", "<c>"], ("CLS",), JUDGEMENT)
+    gallery.write_page(
+        tmp_path / "index.html", filled, GRID, ["a", "b", "<c>"], ("CLS",), JUDGEMENT
+    )
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "rollout: score minus that of a centred Gaussian" in text
     assert "What the model attends to" in text
@@ -244,11 +308,15 @@ def test_the_facts_of_the_page_are_those_of_the_judgement(filled, tmp_path):
 
 def test_the_page_opens_on_the_surest_right_image_and_the_map_that_deserves_most_trust(filled):
     rows = [
-        {"map": name, "minus_centre_low": low, "verdict": "better"} for name, low in (("rollout", 0.1), ("LeGrad", 0.2))
+        {"map": name, "minus_centre_low": low, "verdict": "better"}
+        for name, low in (("rollout", 0.1), ("LeGrad", 0.2))
     ]
-    judgement = replace(JUDGEMENT, tables={"attention_maps": [*rows, {"map": "centre", "verdict": ""}]})
+    judgement = replace(
+        JUDGEMENT, tables={"attention_maps": [*rows, {"map": "centre", "verdict": ""}]}
+    )
     shares = np.array([[0.9, 0.1, 0], [0.2, 0.2, 0.6], [0.1, 0.1, 0.8]], dtype=np.float32)
-    shown = replace(filled, probabilities=shares, labels=np.array([1, 2, 2]))  # the first, the surest, is wrong
+    # the first, the surest, is wrong
+    shown = replace(filled, probabilities=shares, labels=np.array([1, 2, 2]))
     assert gallery.opening(shown, judgement) == (2, "LeGrad")
 
 

@@ -1,4 +1,5 @@
-"""The report on the maps asks each question of the right images, and does not depend on the batch size."""
+"""The report on the maps asks each question of the right images, and does not depend on the batch
+size."""
 
 import copy
 
@@ -39,7 +40,8 @@ def test_bands_hold_mean_and_interval_at_each_fraction():
     rows = curve_rows(bands)
     assert [row["fraction"] for row in rows] == [*FRACTIONS, *FRACTIONS]
     assert rows[1] == {"curve": "deletion", "map": "rollout", "fraction": FRACTIONS[1]} | {
-        key: round(float(bands["deletion"]["rollout"][i, 1]), 4) for i, key in enumerate(("probability", "low", "high"))
+        key: round(float(bands["deletion"]["rollout"][i, 1]), 4)
+        for i, key in enumerate(("probability", "low", "high"))
     }
 
 
@@ -56,20 +58,32 @@ def test_no_map_of_a_model_that_only_guesses_is_judged():
         name: Curves(FRACTIONS, values, values + more)
         for name, more in (("rollout", 0.5), ("random", 0), ("centre", 0))
     }
-    (judged, *_), (not_judged, random, centre) = (map_rows(curves, {}, above) for above in (True, False))
+    (judged, *_), (not_judged, random, centre) = (
+        map_rows(curves, {}, above) for above in (True, False)
+    )
     assert (judged["verdict"], not_judged["verdict"]) == ("better", "not judged")
     assert judged["minus_centre"] == not_judged["minus_centre"] == 0.5
-    assert random["verdict"] == centre["verdict"] == random["minus_random"] == centre["minus_centre"] == ""
+    assert (
+        random["verdict"]
+        == centre["verdict"]
+        == random["minus_random"]
+        == centre["minus_centre"]
+        == ""
+    )
     assert centre["minus_random"] == 0
 
 
 def test_the_mosaic_share_is_that_of_the_class_and_the_quadrant_asked_for(maker):
-    mosaics = Mosaics(pictures(maker.model, 7), torch.arange(7) % 3, torch.tensor([3, 0, 2, 1, 1, 2, 3]))
+    mosaics = Mosaics(
+        pictures(maker.model, 7), torch.arange(7) % 3, torch.tensor([3, 0, 2, 1, 1, 2, 3])
+    )
     found = mosaic_shares(maker, mosaics)
     assert set(found) == set(METHODS)
     for name in ("relevance", "LeGrad", "rollout"):
         shares = []
-        for tile, target, quadrant in zip(mosaics.pixels, mosaics.classes, mosaics.quadrants, strict=True):
+        for tile, target, quadrant in zip(
+            mosaics.pixels, mosaics.classes, mosaics.quadrants, strict=True
+        ):
             relevance = maker.maps(tile[None], target[None])[name][0].clamp_min(0)
             down, across = divmod(int(quadrant), 2)
             inside = relevance[2 * down : 2 * down + 2, 2 * across : 2 * across + 2]
@@ -99,18 +113,23 @@ def judged(
     sample = Sample(np.arange(8), pixels[:8], labels, labels)
     mosaics = Mosaics(pixels[8:], labels, torch.arange(8) % 4)
     maker = MapMaker(model, batch_size=batch_size)
-    return judge(maker, pretrained, sample, mosaics, True, 0, lambda: steps.append(0), precision), len(steps)
+    return judge(
+        maker, pretrained, sample, mosaics, True, 0, lambda: steps.append(0), precision
+    ), len(steps)
 
 
 def test_in_bfloat16_patches_are_left_out_and_nothing_else_changes(maker):
     (exact, _), (quick, _) = (
-        judged(maker.model, maker.model, 8, precision) for precision in (torch.float32, torch.bfloat16)
+        judged(maker.model, maker.model, 8, precision)
+        for precision in (torch.float32, torch.bfloat16)
     )
     assert quick.metrics["selfcheck_max_rel_err"] == exact.metrics["selfcheck_max_rel_err"]
     assert all(torch.equal(quick.maps[name], exact.maps[name]) for name in METHODS)
     assert quick.tables["attention_blocks"] == exact.tables["attention_blocks"]
     asked = {"score", "minus_random", "minus_centre"}
-    for row, other in zip(quick.tables["attention_maps"], exact.tables["attention_maps"], strict=True):
+    for row, other in zip(
+        quick.tables["attention_maps"], exact.tables["attention_maps"], strict=True
+    ):
         for key, value in row.items():
             if not any(key.startswith(name) for name in asked) or value == "":
                 assert value == other[key], key
@@ -118,14 +137,18 @@ def test_in_bfloat16_patches_are_left_out_and_nothing_else_changes(maker):
                 assert value == pytest.approx(other[key], abs=0.05), key
     assert any(
         row["score"] != other["score"]
-        for row, other in zip(quick.tables["attention_maps"], exact.tables["attention_maps"], strict=True)
+        for row, other in zip(
+            quick.tables["attention_maps"], exact.tables["attention_maps"], strict=True
+        )
     )
 
 
 def test_the_whole_judgement_is_the_same_for_any_batch_size_and_sees_every_block(maker):
     pretrained = copy.deepcopy(maker.model)
     pretrained.blocks[1].attn.qkv.weight.data *= 2  # nothing else differs
-    (whole, steps), (parts, _) = (judged(maker.model, pretrained, batch_size) for batch_size in (8, 3))
+    (whole, steps), (parts, _) = (
+        judged(maker.model, pretrained, batch_size) for batch_size in (8, 3)
+    )
     assert steps == STEPS
     for found in (whole, parts):
         assert torch.equal(found.distances[0, 0], found.distances[1, 0])

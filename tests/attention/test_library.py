@@ -1,4 +1,5 @@
-"""The attention part as a library: the lines of the how-to, on a model that this pipeline did not train."""
+"""The attention part as a library: the lines of the how-to, on a model that this pipeline did not
+train."""
 
 import timm
 import torch
@@ -8,10 +9,16 @@ from tests.small_vits import build
 from vit_finetune.attention import METHODS, MapMaker
 
 
-def test_the_lines_of_the_how_to_judge_the_maps_of_any_model_and_one_of_ones_own(monkeypatch, capsys):
+def test_the_lines_of_the_how_to_judge_the_maps_of_any_model_and_one_of_ones_own(
+    monkeypatch, capsys
+):
     model = build("deit_tiny_distilled_patch16_224", num_classes=5)
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained: model)
-    (lines,) = (block for block in blocks(DOCUMENTS["docs/how-to.md"], "python") if "deletion_insertion" in block)
+    (lines,) = (
+        block
+        for block in blocks(DOCUMENTS["docs/how-to.md"], "python")
+        if "deletion_insertion" in block
+    )
     names: dict = {}
     exec(lines, names)
     printed = dict(line.split(" Interval") for line in capsys.readouterr().out.splitlines())

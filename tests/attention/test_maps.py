@@ -19,13 +19,17 @@ READOUTS = {
     "CLS": torch.eye(T)[0],
     "mean of CLS and DIST": torch.eye(T)[:2].mean(dim=0),
     "mean of the patches": torch.tensor([0.0] * P + [1 / N] * N),
-    "attention pooling": torch.rand(B, T, generator=torch.Generator().manual_seed(4)).softmax(dim=-1),
+    "attention pooling": torch.rand(B, T, generator=torch.Generator().manual_seed(4)).softmax(
+        dim=-1
+    ),
 }
 
 
 @pytest.fixture(scope="module")
 def attn() -> Tensor:
-    return (torch.randn(B, L, H, T, T, generator=torch.Generator().manual_seed(0)) * 2).softmax(dim=-1)
+    return (torch.randn(B, L, H, T, T, generator=torch.Generator().manual_seed(0)) * 2).softmax(
+        dim=-1
+    )
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +106,8 @@ def test_raw_is_the_readouts_row_of_a_block(attn, readout, fusion, how):
 @pytest.mark.parametrize("prefix", [0, P])
 def test_rollout_against_a_loop(attn, readout, fusion, how, ratio, prefix):
     expected = [
-        read(row_of(readout, b), rolled([discard(fuse(a, how), ratio, prefix) for a in attn[b]])) for b in range(B)
+        read(row_of(readout, b), rolled([discard(fuse(a, how), ratio, prefix) for a in attn[b]]))
+        for b in range(B)
     ]
     assert_rows(over_blocks(maps.rollout, attn, readout, fusion, ratio, prefix), expected)
 
@@ -111,15 +116,21 @@ def test_rollout_against_a_loop(attn, readout, fusion, how, ratio, prefix):
 def test_gradient_rollout_against_a_loop(attn, grads, readout, ratio):
     expected = []
     for b in range(B):
-        fused = [fuse(a * g, lambda values: max(0.0, mean(values))) for a, g in zip(attn[b], grads[b], strict=True)]
+        fused = [
+            fuse(a * g, lambda values: max(0.0, mean(values)))
+            for a, g in zip(attn[b], grads[b], strict=True)
+        ]
         expected.append(read(row_of(readout, b), rolled([discard(m, ratio, P) for m in fused])))
     assert_rows(over_blocks(maps.gradient_rollout, attn * grads, readout, ratio, P), expected)
 
 
 def test_gradient_rollout_pairs_attention_with_the_gradient_of_the_same_block(attn, grads):
-    """The known fault: gradients arrive in backward order and meet the attention of another block."""
+    """The known fault: gradients arrive in backward order and meet the attention of another
+    block."""
     readout = READOUTS["CLS"]
-    right, wrong = (over_blocks(maps.gradient_rollout, attn * g, readout) for g in (grads, grads.flip(1)))
+    right, wrong = (
+        over_blocks(maps.gradient_rollout, attn * g, readout) for g in (grads, grads.flip(1))
+    )
     assert not torch.allclose(right, wrong, atol=1e-3)
 
 
@@ -128,7 +139,9 @@ def test_chefer_against_a_loop(attn, grads, readout):
     for b in range(B):
         relevances = identity()
         for a, g in zip(attn[b], grads[b], strict=True):
-            added = product(fuse((a * g), lambda values: mean([max(0.0, v) for v in values])), relevances)
+            added = product(
+                fuse((a * g), lambda values: mean([max(0.0, v) for v in values])), relevances
+            )
             relevances = [[relevances[i][j] + added[i][j] for j in range(T)] for i in range(T)]
         expected.append(read(row_of(readout, b), relevances))
     assert_rows(over_blocks(maps.chefer, attn * grads, readout), expected)
@@ -136,7 +149,10 @@ def test_chefer_against_a_loop(attn, grads, readout):
 
 def test_legrad_against_a_loop(grads):
     expected = [
-        [sum(max(0.0, float(grads[b, 1, h, i, j])) for h in range(H) for i in range(T)) / (H * T) for j in range(T)]
+        [
+            sum(max(0.0, float(grads[b, 1, h, i, j])) for h in range(H) for i in range(T)) / (H * T)
+            for j in range(T)
+        ]
         for b in range(B)
     ]
     assert_rows(maps.legrad(grads[:, 1]), expected)
@@ -145,7 +161,9 @@ def test_legrad_against_a_loop(grads):
 METHODS = {
     "raw": lambda a, g: maps.raw(a[:, -1], READOUTS["CLS"]),
     "rollout": lambda a, g: over_blocks(maps.rollout, a, READOUTS["CLS"], "mean", 0.5),
-    "gradient rollout": lambda a, g: over_blocks(maps.gradient_rollout, a * g, READOUTS["CLS"], 0.5),
+    "gradient rollout": lambda a, g: over_blocks(
+        maps.gradient_rollout, a * g, READOUTS["CLS"], 0.5
+    ),
     "chefer": lambda a, g: over_blocks(maps.chefer, a * g, READOUTS["CLS"]),
     "legrad": lambda a, g: maps.legrad(g[:, 0]),
 }
@@ -160,11 +178,14 @@ def test_a_map_does_not_depend_on_the_batch(attn, grads, method):
 
 
 def test_rollout_of_a_chain_follows_the_chain():
-    """CLS looks at patch 3 in the last block, patch 3 at patch 5 in the first: both, and nothing else, matter."""
+    """CLS looks at patch 3 in the last block, patch 3 at patch 5 in the first: both, and nothing
+    else, matter."""
     first, last = torch.eye(T), torch.eye(T)
     first[P + 3] = torch.eye(T)[P + 5]
     last[0] = torch.eye(T)[P + 3]
-    found = over_blocks(maps.rollout, torch.stack([first, last])[None, :, None], READOUTS["CLS"][None])[0]
+    found = over_blocks(
+        maps.rollout, torch.stack([first, last])[None, :, None], READOUTS["CLS"][None]
+    )[0]
     assert found.nonzero().flatten().tolist() == [0, P + 3, P + 5]
     assert found[P + 3] == found[P + 5] == pytest.approx(0.25)
 
@@ -185,7 +206,9 @@ def test_wrong_arguments_are_refused_with_what_came(attn):
 
 
 def test_maps_of_the_readout_against_a_loop():
-    layout = token_layout(timm.create_model("vit_small_patch14_reg4_dinov2", img_size=(42, 70), **SMALL))
+    layout = token_layout(
+        timm.create_model("vit_small_patch14_reg4_dinov2", img_size=(42, 70), **SMALL)
+    )
     attn, readout = torch.rand(2, 3, layout.tokens, layout.tokens), torch.rand(2, layout.tokens)
     found = readout_maps(attn, layout, readout)
     assert found.shape == (2, 3, 3, 5)
@@ -200,14 +223,19 @@ def test_a_map_maker_follows_its_settings_in_batches_of_any_size(name):
     images, classes = pictures(model, 3), torch.tensor([1, 4, 0])
     maker = MapMaker(model, "max", 0.9, batch_size=2)
     found, layout = maker.maps(images, classes), token_layout(model)
-    gradients, prefix = attention_gradients(model, images, classes, per_block=True), len(layout.prefix)
+    gradients, prefix = (
+        attention_gradients(model, images, classes, per_block=True),
+        len(layout.prefix),
+    )
     readout, product = layout.readout(gradients.pooling), gradients.attn * gradients.grads
     expected = {
         "last block": maps.raw(gradients.attn[:, -1], readout, "max"),
         "rollout": over_blocks(maps.rollout, gradients.attn, readout, "max", 0.9, prefix),
         "gradient rollout": over_blocks(maps.gradient_rollout, product, readout, 0.9, prefix),
         "relevance": over_blocks(maps.chefer, product, readout),
-        "LeGrad": torch.stack([maps.legrad(g) for g in gradients.block_grads.unbind(dim=1)]).mean(dim=0),
+        "LeGrad": torch.stack([maps.legrad(g) for g in gradients.block_grads.unbind(dim=1)]).mean(
+            dim=0
+        ),
     }
     assert [*found] == [*expected] == [*maps.METHODS]
     for method, values in expected.items():
@@ -218,7 +246,8 @@ def test_a_map_maker_follows_its_settings_in_batches_of_any_size(name):
 
 
 class Averager(nn.Module):
-    """One block, one head: token 0 reads the values (1, 3, T, 2) of three tokens, and the head weighs what it read."""
+    """One block, one head: token 0 reads the values (1, 3, T, 2) of three tokens, and the head
+    weighs what it read."""
 
     weights = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-1.0, 1.0]])  # of classes 0, 1, 2
 
@@ -240,7 +269,8 @@ def maker() -> MapMaker:
 
 
 def test_the_gradient_of_a_contrast_worked_out_by_hand():
-    """d logit_k / d P[0, j] = w_k . v_j, so class 0 against class 1 has v_j0 - 2 v_j1; P is uniform."""
+    """d logit_k / d P[0, j] = w_k . v_j, so class 0 against class 1 has v_j0 - 2 v_j1; P is
+    uniform."""
     values = torch.tensor([[1.0, 2.0], [5.0, 1.0], [4.0, 2.0]]).expand(1, 1, 3, 2)
     found = attention_gradients(Averager().eval(), values, torch.tensor([0]), torch.tensor([1]))
     expected = torch.tensor([[-3.0, 3.0, 0.0], [0.0] * 3, [0.0] * 3])
@@ -255,13 +285,17 @@ def test_one_walk_gives_the_maps_of_classes_and_pairs_that_each_gives_alone(make
     images, both = pictures(maker.model), [torch.full((2,), k) for k in range(5)]
     seen: list[int] = []
     walk = Walk(maker.model, images)
-    found = maker.class_maps(walk, [0, 2, 4], [(2, 4), (4, 1)], lambda block: seen.append(block.index))
+    found = maker.class_maps(
+        walk, [0, 2, 4], [(2, 4), (4, 1)], lambda block: seen.append(block.index)
+    )
     assert seen == [1, 0]
     assert [*found.classes] == [0, 2, 4]
     assert [*found.contrasts] == [(2, 4), (4, 1)]
     for k, of_class in found.classes.items():
         for method, values in maker.maps(images, both[k]).items():
-            torch.testing.assert_close((found.agnostic | of_class)[method], values, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                (found.agnostic | of_class)[method], values, rtol=1e-4, atol=1e-5
+            )
     for (a, b), signed in found.contrasts.items():
         assert [*signed] == ["gradient rollout", "relevance", "LeGrad"]
         alone = maker.maps(images, both[a], both[b])
@@ -269,7 +303,9 @@ def test_one_walk_gives_the_maps_of_classes_and_pairs_that_each_gives_alone(make
             torch.testing.assert_close(values, alone[method], rtol=1e-3, atol=1e-4)
 
 
-def test_classes_that_do_not_go_together_take_another_walk_and_the_maps_stay_the_same(maker, monkeypatch):
+def test_classes_that_do_not_go_together_take_another_walk_and_the_maps_stay_the_same(
+    maker, monkeypatch
+):
     walk, seen = Walk(maker.model, pictures(maker.model)), []
     together = maker.class_maps(walk, range(5), [(3, 1)])
     monkeypatch.setattr(maps, "CLASSES_AT_ONCE", 2)
@@ -279,12 +315,18 @@ def test_classes_that_do_not_go_together_take_another_walk_and_the_maps_stay_the
     for k in range(5):
         for method, values in together.classes[k].items():
             torch.testing.assert_close(apart.classes[k][method], values)
-    torch.testing.assert_close(apart.contrasts[3, 1]["relevance"], together.contrasts[3, 1]["relevance"])
+    torch.testing.assert_close(
+        apart.contrasts[3, 1]["relevance"], together.contrasts[3, 1]["relevance"]
+    )
 
 
-def test_a_contrast_is_signed_by_the_order_of_its_classes_and_nothing_for_a_class_against_itself(maker):
+def test_a_contrast_is_signed_by_the_order_of_its_classes_and_nothing_for_a_class_against_itself(
+    maker,
+):
     images, one, other = pictures(maker.model, 3), torch.tensor([1, 4, 0]), torch.tensor([2, 0, 3])
-    found, swapped, same = (maker.maps(images, *asked) for asked in ((one, other), (other, one), (one, one)))
+    found, swapped, same = (
+        maker.maps(images, *asked) for asked in ((one, other), (other, one), (one, one))
+    )
     for method, signed in found.items():
         assert torch.equal(signed, -swapped[method])
         assert not same[method].any()
@@ -298,11 +340,17 @@ def test_a_contrast_is_signed_by_the_order_of_its_classes_and_nothing_for_a_clas
 def test_a_contrast_is_the_map_of_one_side_minus_that_of_the_other(maker):
     images, one, other = pictures(maker.model), torch.tensor([1, 4]), torch.tensor([2, 0])
     found, layout = maker.maps(images, one, other), maker.layout
-    sides = [attention_gradients(maker.model, images, *asked, per_block=True) for asked in ((one, other), (other, one))]
+    sides = [
+        attention_gradients(maker.model, images, *asked, per_block=True)
+        for asked in ((one, other), (other, one))
+    ]
     readout = layout.readout(None)
-    relevance, other_relevance = (layout.to_grid(over_blocks(maps.chefer, s.attn * s.grads, readout)) for s in sides)
+    relevance, other_relevance = (
+        layout.to_grid(over_blocks(maps.chefer, s.attn * s.grads, readout)) for s in sides
+    )
     torch.testing.assert_close(found["relevance"], relevance - other_relevance)
-    legrad = layout.to_grid(sides[0].block_grads.mean(dim=(1, 2, 3)))  # positive part minus negative part
+    # positive part minus negative part
+    legrad = layout.to_grid(sides[0].block_grads.mean(dim=(1, 2, 3)))
     torch.testing.assert_close(found["LeGrad"], legrad, rtol=1e-3, atol=1e-6)
 
 

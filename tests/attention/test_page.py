@@ -1,4 +1,5 @@
-"""The interactive page: what it stores is exact to the step that it states, and a real browser shows it."""
+"""The interactive page: what it stores is exact to the step that it states, and a real browser
+shows it."""
 
 import dataclasses
 import re
@@ -22,7 +23,8 @@ METHODS = {"rollout": "Knows no class.", "relevance": "Knows the class."}
 ROWS, COLUMNS, BLOCKS, HEADS = 3, 5, 2, 3
 TOKENS = len(PREFIX) + ROWS * COLUMNS
 DESKTOP = {"width": 1280, "height": 900}
-CROPPED_SIDES, CROPPED_ENDS = (2.5, -1.0, 37.5, 21.0), (-2.0, 3.0, 41.0, 18.0)  # and padded the other way
+# and padded the other way
+CROPPED_SIDES, CROPPED_ENDS = (2.5, -1.0, 37.5, 21.0), (-2.0, 3.0, 41.0, 18.0)
 
 
 def softmax(logits):
@@ -55,7 +57,13 @@ def records():
 
 
 def render(records, **changes):
-    arguments = {"title": "A & <title>", "classes": CLASSES, "prefix_names": PREFIX, "methods": METHODS, "pairs": PAIRS}
+    arguments = {
+        "title": "A & <title>",
+        "classes": CLASSES,
+        "prefix_names": PREFIX,
+        "methods": METHODS,
+        "pairs": PAIRS,
+    }
     facts = {"summary": "Better: <relevance>.", "facts": [("self-check", "<8e-07>")]}
     return module.render(records, **(arguments | facts | changes))
 
@@ -64,7 +72,8 @@ def render(records, **changes):
 
 
 def dequantise(levels, scale):
-    """Values (..., T, T) as the page's script reads them, and the step of each: the distance to the next level."""
+    """Values (..., T, T) as the page's script reads them, and the step of each: the distance to the
+    next level."""
     level, unit = levels.astype(np.float32), scale[..., None] / module.TOP_LEVEL**2
     return unit * level**2, unit * (2 * level + 1)
 
@@ -77,7 +86,8 @@ def test_a_stored_value_is_within_the_stated_step_of_the_true_one(seed, tokens, 
     values, steps = dequantise(levels, scale)
     assert levels.max() <= 255
     assert (np.abs(values - attn) <= steps).all()
-    assert (steps <= attn.max(axis=-1, keepdims=True) * 511 / 65025 * 1.01).all()  # the step is no empty promise
+    # the step is no empty promise
+    assert (steps <= attn.max(axis=-1, keepdims=True) * 511 / 65025 * 1.01).all()
 
 
 def test_attention_of_zeros_is_stored_as_zeros():
@@ -97,7 +107,8 @@ def test_equal_records_give_the_same_bytes(records):
 
 
 def smooth_features(rng):
-    """Queries or keys (12, 3, 197, 64) of unit variance that change slowly over a 14 x 14 grid, after a CLS."""
+    """Queries or keys (12, 3, 197, 64) of unit variance that change slowly over a 14 x 14 grid,
+    after a CLS."""
     offset = np.arange(14)[:, None] - np.arange(14)
     blur = np.exp(-(offset**2) / (2 * 2.0**2))
     blur /= np.linalg.norm(blur, axis=1, keepdims=True)
@@ -106,7 +117,8 @@ def smooth_features(rng):
 
 
 def test_an_image_of_a_small_vit_takes_less_than_a_megabyte_and_a_half():
-    """12 x 3 x 197 x 197, as spread out as that of a pretrained ViT-Ti on CIFAR-10: 51 effective patches."""
+    """12 x 3 x 197 x 197, as spread out as that of a pretrained ViT-Ti on CIFAR-10: 51 effective
+    patches."""
     rng = np.random.default_rng(0)
     attn = softmax(2.5 * smooth_features(rng) @ smooth_features(rng).swapaxes(-1, -2) / 8)
     effective = np.exp(-(attn * np.log(attn + 1e-30)).sum(axis=-1)).mean()
@@ -124,7 +136,8 @@ def test_an_image_of_a_small_vit_takes_less_than_a_megabyte_and_a_half():
     image = page[page.index('"levels": "') :].split('"')[3]
     assert 40 < effective < 70
     assert len(image) < 1_500_000
-    assert len(page) < 1_600_000  # with the maps of four methods and ten classes, and the page itself
+    # with the maps of four methods and ten classes, and the page itself
+    assert len(page) < 1_600_000
 
 
 def test_names_cannot_break_out_of_the_page(records):
@@ -136,16 +149,30 @@ def test_names_cannot_break_out_of_the_page(records):
 
 
 def test_the_page_has_no_address_to_load_from(records):
-    assert not re.search(r"https?:|src=|@import|url\(", re.sub(r'"[A-Za-z0-9+/=]{40,}"', "", render(records)))
+    assert not re.search(
+        r"https?:|src=|@import|url\(", re.sub(r'"[A-Za-z0-9+/=]{40,}"', "", render(records))
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"attn": np.ones((2, 3, 16, 16))}, r"image 1: attn has shape \(2, 3, 16, 16\), expected \(2, 3, 17, 17\)"),
-        ({"image": np.zeros((8, 8), np.uint8)}, r"image 1: image has shape \(8, 8\), expected \(8, 8, 3\)"),
-        ({"probabilities": np.ones(3)}, r"image 1: probabilities has shape \(3,\), expected \(4,\)"),
-        ({"attn": np.ones((1, 3, 17, 17))}, r"image 1 has .*\(1, 3, 17\).*, but image 0 has .*\(2, 3, 17\)"),
+        (
+            {"attn": np.ones((2, 3, 16, 16))},
+            r"image 1: attn has shape \(2, 3, 16, 16\), expected \(2, 3, 17, 17\)",
+        ),
+        (
+            {"image": np.zeros((8, 8), np.uint8)},
+            r"image 1: image has shape \(8, 8\), expected \(8, 8, 3\)",
+        ),
+        (
+            {"probabilities": np.ones(3)},
+            r"image 1: probabilities has shape \(3,\), expected \(4,\)",
+        ),
+        (
+            {"attn": np.ones((1, 3, 17, 17))},
+            r"image 1 has .*\(1, 3, 17\).*, but image 0 has .*\(2, 3, 17\)",
+        ),
         (
             {"maps": {"rollout": np.ones((1, 3, 5)), "relevance": np.ones((3, 3, 5))}},
             r"image 1: map 'relevance' has shape \(3, 3, 5\), expected \(4, 3, 5\)",
@@ -187,7 +214,9 @@ class Page:
         return self.find(selector).text
 
     def select(self, image, block, head):
-        script = "const done = arguments[3]; viewer.select(...[...arguments].slice(0, 3)).then(done)"
+        script = (
+            "const done = arguments[3]; viewer.select(...[...arguments].slice(0, 3)).then(done)"
+        )
         self.driver.execute_async_script(script, image, block, head)
 
     def choose(self, name, value):
@@ -196,25 +225,32 @@ class Page:
         self.actions().move_to_element(label).click().perform()
 
     def hover(self, row, column, inside=0.5):
-        """Move the mouse into a patch: 0 is its top left corner, 0.5 its middle, 1 its bottom right corner."""
+        """Move the mouse into a patch: 0 is its top left corner, 0.5 its middle, 1 its bottom right
+        corner."""
         stage = self.find("#stage")
         self.js("arguments[0].scrollIntoView({block: 'center'})", stage)
         x, y = place(self.js("record.box"), row, column, inside)
-        across, down = round((x - 0.5) * stage.size["width"]), round((y - 0.5) * stage.size["height"])
+        across, down = (
+            round((x - 0.5) * stage.size["width"]),
+            round((y - 0.5) * stage.size["height"]),
+        )
         self.actions().move_to_element_with_offset(stage, across, down).perform()
 
     def row(self):
         return np.array(self.js("viewer.row()")), np.array(self.js("viewer.steps()"))
 
     def colours(self):
-        """RGBA of the canvas in the middle of every patch of the first image (ROWS * COLUMNS, 4)."""
+        """RGBA of the canvas in the middle of every patch of the first image (ROWS * COLUMNS,
+        4)."""
         script = """
             const {width, height} = canvas, pixels = canvas.getContext("2d").getImageData(0, 0, width, height).data;
             return arguments[0].map(([x, y]) => {
               const start = 4 * (Math.floor(y * height) * width + Math.floor(x * width));
               return [...pixels.slice(start, start + 4)];
             });"""
-        centres = [place(CROPPED_SIDES, row, column) for row in range(ROWS) for column in range(COLUMNS)]
+        centres = [
+            place(CROPPED_SIDES, row, column) for row in range(ROWS) for column in range(COLUMNS)
+        ]
         return np.array(self.driver.execute_script(script, centres))
 
     def press(self, *keys):
@@ -223,9 +259,13 @@ class Page:
 
 
 def place(box, row, column, inside=0.5):
-    """A point inside a patch in shares of the stage, which shows image and grid and nothing more."""
+    """A point inside a patch in shares of the stage, which shows image and grid and nothing
+    more."""
     left, top, right, bottom = box
-    x, y = left + (column + inside) / COLUMNS * (right - left), top + (row + inside) / ROWS * (bottom - top)
+    x, y = (
+        left + (column + inside) / COLUMNS * (right - left),
+        top + (row + inside) / ROWS * (bottom - top),
+    )
     across, down = max(right, 40) - min(left, 0), max(bottom, 20) - min(top, 0)
     return (x - min(left, 0)) / across, (y - min(top, 0)) / down
 
@@ -255,16 +295,22 @@ def open_page(driver, address) -> Page:
 
 @pytest.fixture
 def page(driver, address) -> Iterator[Page]:
-    """The page in the browser that all tests share; afterwards nothing was logged, and nothing loaded."""
+    """The page in the browser that all tests share; afterwards nothing was logged, and nothing
+    loaded."""
     page = open_page(driver, address)
     yield page
     assert driver.get_log("browser") == []
-    assert page.js("performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:'))") == []
+    assert (
+        page.js("performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:'))")
+        == []
+    )
 
 
 @pytest.mark.parametrize(("image", "block", "head", "at"), [(0, 0, 2, (1, 3)), (1, 1, 0, (2, 0))])
 @pytest.mark.parametrize("incoming", [False, True])
-def test_hovering_a_patch_shows_its_attention_within_the_stated_step(page, records, image, block, head, at, incoming):
+def test_hovering_a_patch_shows_its_attention_within_the_stated_step(
+    page, records, image, block, head, at, incoming
+):
     page.select(image, block, head)
     page.choose("direction", str(incoming).lower())
     page.hover(*at)
@@ -347,7 +393,9 @@ def test_the_keyboard_reaches_every_control(page):
 
 def test_a_method_shows_the_map_of_the_chosen_class(page, records):
     page.choose("views", "relevance")
-    order = page.js("[...document.querySelectorAll('[name=classes]')].map(radio => Number(radio.value))")
+    order = page.js(
+        "[...document.querySelectorAll('[name=classes]')].map(radio => Number(radio.value))"
+    )
     assert order == [1, 3, 0, 2]
     for k in [1, 2]:  # the predicted class is chosen at first
         page.choose("classes", k)
@@ -388,7 +436,10 @@ def test_the_address_holds_the_view_and_opens_it_again(page, address, records):
     again = open_page(page.driver, address + sent)
     values, steps = again.row()
     assert (np.abs(values - records[1].attn[0, 2, token(2, 1)]) <= steps).all()
-    assert again.js("[block.value, document.querySelector('[name=head]:checked').value]") == ["0", "2"]
+    assert again.js("[block.value, document.querySelector('[name=head]:checked').value]") == [
+        "0",
+        "2",
+    ]
 
 
 def test_the_address_of_a_map_holds_its_class(page, address):
@@ -403,7 +454,9 @@ def test_the_address_of_a_map_holds_its_class(page, address):
 
 
 @pytest.mark.parametrize(("one", "other"), [(1, 0), (1, 3), (2, 1)])
-def test_a_second_class_shows_what_speaks_for_the_first_rather_than_for_it(page, records, address, one, other):
+def test_a_second_class_shows_what_speaks_for_the_first_rather_than_for_it(
+    page, records, address, one, other
+):
     page.choose("views", "relevance")
     page.choose("classes", one)
     page.find(f'#against option[value="{other}"]').click()
@@ -425,7 +478,9 @@ def test_a_second_class_shows_what_speaks_for_the_first_rather_than_for_it(page,
     np.testing.assert_array_equal(again.row()[0], values)
     page.find('#against option[value=""]').click()
     truth = records[0].maps["relevance"][one]
-    assert (np.abs(page.row()[0][len(PREFIX) :].reshape(ROWS, COLUMNS) - truth) <= page.row()[1][0]).all()
+    assert (
+        np.abs(page.row()[0][len(PREFIX) :].reshape(ROWS, COLUMNS) - truth) <= page.row()[1][0]
+    ).all()
 
 
 def test_a_class_has_no_rival_in_itself_and_a_map_that_knows_no_class_has_none(page):
@@ -449,7 +504,8 @@ def test_without_contrasts_there_is_no_second_class(driver, records, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong", ["against=1", "image=7", "image=-1", "block=x&head=9", "view=none", "token=99", "class=<b>"]
+    "wrong",
+    ["against=1", "image=7", "image=-1", "block=x&head=9", "view=none", "token=99", "class=<b>"],
 )
 def test_an_address_that_asks_for_what_is_not_there_opens_the_page_as_usual(page, address, wrong):
     page.driver.get("about:blank")
@@ -477,7 +533,9 @@ def test_the_strip_shows_every_head_of_every_block_for_the_chosen_token(page, re
     page.hover(1, 1)
     size = page.js("[strip.width, strip.height]")
     assert size == [BLOCKS * (COLUMNS + 1) - 1, HEADS * (ROWS + 1) - 1]
-    pixels = page.js("[...strip.getContext('2d').getImageData(0, 0, strip.width, strip.height).data]")
+    pixels = page.js(
+        "[...strip.getContext('2d').getImageData(0, 0, strip.width, strip.height).data]"
+    )
     light = np.array(pixels).reshape(size[1], size[0], 4)[..., :3].sum(axis=-1)
     for block, head in np.ndindex(BLOCKS, HEADS):
         top, left = head * (ROWS + 1), block * (COLUMNS + 1)
@@ -494,10 +552,16 @@ def test_the_page_opens_on_the_image_and_the_map_that_it_is_given(driver, record
 
 
 def test_every_map_has_a_thumbnail_that_opens_it(page):
-    names = page.js("[...document.querySelectorAll('#views canvas')].map(canvas => canvas.dataset.view)")
+    names = page.js(
+        "[...document.querySelectorAll('#views canvas')].map(canvas => canvas.dataset.view)"
+    )
     assert names == list(METHODS)
     painted = "canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data"
-    assert all(page.js(f"[...document.querySelectorAll('#views canvas')].map(canvas => new Set({painted}).size > 9)"))
+    assert all(
+        page.js(
+            f"[...document.querySelectorAll('#views canvas')].map(canvas => new Set({painted}).size > 9)"
+        )
+    )
     page.find("#views canvas[data-view=rollout]").click()
     assert page.js("viewer.state.view") == "rollout"
 
@@ -516,19 +580,26 @@ def test_a_phone_shows_all_without_scrolling_sideways_and_a_tap_holds_a_patch(dr
             assert 0 <= left < right <= 390
         stage = page.find("#stage")
         page.js("arguments[0].scrollIntoView({block: 'center'})", stage)
-        area = page.js("(({x, y, width, height}) => [x, y, width, height])(stage.getBoundingClientRect())")
+        area = page.js(
+            "(({x, y, width, height}) => [x, y, width, height])(stage.getBoundingClientRect())"
+        )
         tap = {"x": area[0] + area[2] / 2, "y": area[1] + area[3] / 2}
-        driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [tap]})
+        driver.execute_cdp_cmd(
+            "Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [tap]}
+        )
         driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
         assert page.js("viewer.state.held") == token(1, 2)
     finally:
         driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
         driver.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride", {**DESKTOP, "deviceScaleFactor": 1, "mobile": False}
+            "Emulation.setDeviceMetricsOverride",
+            {**DESKTOP, "deviceScaleFactor": 1, "mobile": False},
         )
 
 
-def test_a_page_of_a_few_blocks_and_the_mean_over_heads_says_so_and_works(driver, records, tmp_path):
+def test_a_page_of_a_few_blocks_and_the_mean_over_heads_says_so_and_works(
+    driver, records, tmp_path
+):
     small = [dataclasses.replace(one, attn=one.attn.mean(axis=1, keepdims=True)) for one in records]
     path = tmp_path / "page.html"
     path.write_text(render(small, kept=Kept((0, 11), 12, HEADS, each_head=False)), encoding="utf-8")
@@ -542,7 +613,9 @@ def test_a_page_of_a_few_blocks_and_the_mean_over_heads_says_so_and_works(driver
     assert (np.abs(values - small[0].attn[1, 0, token(1, 1)]) <= steps).all()
     strip = page.find("#strip")
     page.js("arguments[0].scrollIntoView({block: 'center'})", strip)
-    page.actions().move_to_element_with_offset(strip, -strip.size["width"] // 4, 0).click().perform()
+    page.actions().move_to_element_with_offset(
+        strip, -strip.size["width"] // 4, 0
+    ).click().perform()
     assert page.text("#depth") == "0 of 0–11"
     assert page.js("viewer.state.head") == "mean"
     assert driver.get_log("browser") == []

@@ -35,7 +35,9 @@ def test_a_patch_paints_exactly_the_pixels_inside_its_box(geometry):
         lit = grid.paint(one_hot) == 1
         top, left, bottom, right = grid.boxes()[row, column]
         y, x = np.arange(image[0]) + 0.5, np.arange(image[1]) + 0.5
-        expected = np.outer((y >= top - 1e-9) & (y < bottom - 1e-9), (x >= left - 1e-9) & (x < right - 1e-9))
+        expected = np.outer(
+            (y >= top - 1e-9) & (y < bottom - 1e-9), (x >= left - 1e-9) & (x < right - 1e-9)
+        )
         assert np.array_equal(lit, expected)
 
 
@@ -59,7 +61,9 @@ def test_light_on_the_painted_pixels_of_a_patch_reaches_that_patch_of_the_models
         one_hot = np.zeros(shape)
         one_hot[row, column] = 1
         picture = torch.from_numpy(np.nan_to_num(grid.paint(one_hot)))[None]
-        given = transforms.center_crop(transforms.resize(picture, list(resized), antialias=True), list(crop))[0]
+        given = transforms.center_crop(
+            transforms.resize(picture, list(resized), antialias=True), list(crop)
+        )[0]
         brightness = given.unfold(0, 16, 16).unfold(1, 16, 16).mean(dim=(-1, -2))
         assert divmod(int(brightness.argmax()), shape[1]) == (row, column)
         assert brightness.max() > 0.9

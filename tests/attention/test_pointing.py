@@ -1,4 +1,5 @@
-"""Mosaics hold one image of the class asked for, and a map's share of a quadrant is what a plain loop gives."""
+"""Mosaics hold one image of the class asked for, and a map's share of a quadrant is what a plain
+loop gives."""
 
 from collections import Counter
 
@@ -30,7 +31,9 @@ def test_mosaics_are_four_images_of_which_one_alone_is_of_the_class_asked_for(cl
         corners = (picture[:4, :6], picture[:4, 6:], picture[4:, :6], picture[4:, 6:])
         for corner, number in zip(corners, numbers, strict=True):
             assert np.array_equal(corner, images[number])
-    questions = Counter(zip(asked.tolist(), labels[chosen[np.arange(200), asked]].tolist(), strict=True))
+    questions = Counter(
+        zip(asked.tolist(), labels[chosen[np.arange(200), asked]].tolist(), strict=True)
+    )
     assert {quadrant for quadrant, _ in questions} == {0, 1, 2, 3}
     assert {label for _, label in questions} == set(labels.tolist())
     assert max(Counter(asked.tolist()).values()) < 80  # of 200, in four quadrants
@@ -38,7 +41,9 @@ def test_mosaics_are_four_images_of_which_one_alone_is_of_the_class_asked_for(cl
 
 def test_the_same_generator_makes_the_same_mosaics(rng):
     images, labels = rng.integers(256, size=(12, 2, 2, 3), dtype=np.uint8), np.arange(12) % 3
-    first, again, other = (mosaics(images, labels, 9, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    first, again, other = (
+        mosaics(images, labels, 9, np.random.default_rng(seed)) for seed in (1, 1, 2)
+    )
     for a, b in zip(first, again, strict=True):
         assert np.array_equal(a, b)
     assert not np.array_equal(first[1], other[1])

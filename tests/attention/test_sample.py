@@ -40,7 +40,10 @@ def test_images_are_read_with_the_number_of_each_predicted_class(tmp_path, some_
     write_split(tmp_path, "test", images=some_images.images, labels=some_images.labels)
     write_csv(
         tmp_path / "predictions.csv",
-        [{"file": f, "predicted": names[k]} for f, k in zip(FILES, some_images.predicted, strict=True)],
+        [
+            {"file": f, "predicted": names[k]}
+            for f, k in zip(FILES, some_images.predicted, strict=True)
+        ],
     )
     found = read_predicted_images(str(tmp_path), str(tmp_path / "predictions.csv"), names)
     assert found.take(np.array([3, 0])).files == ["3.jpg", "0.jpg"]
@@ -50,7 +53,9 @@ def test_images_are_read_with_the_number_of_each_predicted_class(tmp_path, some_
         read_predicted_images(str(tmp_path / "absent"), str(tmp_path / "predictions.csv"), names)
 
 
-def test_a_sample_is_of_different_images_in_their_order_with_their_labels_and_predictions(some_images, rng):
+def test_a_sample_is_of_different_images_in_their_order_with_their_labels_and_predictions(
+    some_images, rng
+):
     found = draw_sample(some_images, as_pixels, 5, rng)
     assert len(found.rows) == 5
     assert (np.diff(found.rows) > 0).all()
@@ -74,12 +79,18 @@ def test_a_mosaic_is_asked_for_the_class_of_the_image_in_its_quadrant(some_image
 
 
 @pytest.mark.parametrize(
-    ("right", "wrong", "count", "wrong_shown"), [(20, 20, 8, 4), (20, 2, 8, 2), (2, 20, 8, 6), (20, 0, 8, 0)]
+    ("right", "wrong", "count", "wrong_shown"),
+    [(20, 20, 8, 4), (20, 2, 8, 2), (2, 20, 8, 6), (20, 0, 8, 0)],
 )
-def test_half_of_the_gallery_is_wrong_as_far_as_there_are_so_many(right, wrong, count, wrong_shown, rng):
+def test_half_of_the_gallery_is_wrong_as_far_as_there_are_so_many(
+    right, wrong, count, wrong_shown, rng
+):
     predicted = np.array([0] * right + [1] * wrong)
     test = PredictedImages(
-        np.zeros((len(predicted), 1, 1, 3), np.uint8), np.zeros_like(predicted), predicted, [""] * len(predicted)
+        np.zeros((len(predicted), 1, 1, 3), np.uint8),
+        np.zeros_like(predicted),
+        predicted,
+        [""] * len(predicted),
     )
     rows = choose_gallery(test, count, rng)
     assert len(set(rows)) == count
@@ -94,15 +105,21 @@ def test_a_gallery_of_more_images_than_there_are_is_all_of_them(some_images, rng
 def test_a_model_is_above_chance_when_the_interval_of_its_accuracy_is(right, above):
     labels = np.arange(12) % 3
     predicted = np.where(np.arange(12) < right, labels, (labels + 1) % 3)
-    assert PredictedImages(np.zeros((12, 1, 1, 3), np.uint8), labels, predicted, FILES).above_chance == above
+    assert (
+        PredictedImages(np.zeros((12, 1, 1, 3), np.uint8), labels, predicted, FILES).above_chance
+        == above
+    )
 
 
-def test_further_images_are_drawn_for_the_classes_that_have_few_and_those_with_the_fewest_come_first(rng):
+def test_further_images_are_drawn_for_the_classes_that_have_few_and_those_with_the_fewest_come_first(
+    rng,
+):
     predicted = np.repeat([0, 1, 2], [30, 10, 3])
     taken = np.array([0, 1, 2, 3, 4, 30])
     more = draw_for_classes(predicted, taken, 5, np.random.default_rng(0))
     assert not {*more.tolist()} & {*taken.tolist()}
-    assert np.bincount(predicted[more], minlength=3).tolist() == [0, 3, 3]  # six at most; class 1 had one, class 2 none
+    # six at most; class 1 had one, class 2 none
+    assert np.bincount(predicted[more], minlength=3).tolist() == [0, 3, 3]
     few = draw_for_classes(predicted, np.arange(12), 5, rng)
     assert np.bincount(predicted[few], minlength=3).tolist() == [0, 5, 3]
     assert len(draw_for_classes(predicted, np.arange(43), 20, rng)) == 0

@@ -1,4 +1,5 @@
-"""Weights are shuffled where asked and nowhere else, and maps are compared by rank as scipy does it."""
+"""Weights are shuffled where asked and nowhere else, and maps are compared by rank as scipy does
+it."""
 
 import copy
 
@@ -30,15 +31,20 @@ def test_randomised_shuffles_the_named_parts_of_a_copy_and_nothing_else():
 
 def test_rank_correlation_is_scipys_spearman_correlation_of_each_image():
     rng = np.random.default_rng(0)
-    first = torch.from_numpy(rng.integers(6, size=(5, 3, 4)).astype(np.float32))  # many equal values
+    # many equal values
+    first = torch.from_numpy(rng.integers(6, size=(5, 3, 4)).astype(np.float32))
     second = first + torch.from_numpy(rng.normal(0, 2, size=(5, 3, 4)).astype(np.float32))
     tied = torch.from_numpy(rng.integers(3, size=(5, 3, 4)).astype(np.float32))
     for a, b in ((first, second), (second, second.exp() - 3), (first, tied)):
-        expected = [spearmanr(x.flatten(), y.flatten()).statistic for x, y in zip(a, b, strict=True)]
+        expected = [
+            spearmanr(x.flatten(), y.flatten()).statistic for x, y in zip(a, b, strict=True)
+        ]
         assert rank_correlation(a, b) == pytest.approx(expected)
     assert rank_correlation(first, -first) == pytest.approx([-1] * 5)
 
 
 def test_a_constant_map_correlates_with_nothing():
     pair = torch.stack([torch.ones(2, 2), torch.arange(4.0).view(2, 2)])
-    assert rank_correlation(pair, torch.arange(4.0).view(1, 2, 2).expand(2, -1, -1)) == pytest.approx([0, 1])
+    assert rank_correlation(
+        pair, torch.arange(4.0).view(1, 2, 2).expand(2, -1, -1)
+    ) == pytest.approx([0, 1])

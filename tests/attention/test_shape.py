@@ -5,7 +5,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from vit_finetune.attention.shape import attention_distance, corner_share, effective_patches, prefix_mass
+from vit_finetune.attention.shape import (
+    attention_distance,
+    corner_share,
+    effective_patches,
+    prefix_mass,
+)
 from vit_finetune.model.tokens import TokenLayout
 
 LAYOUT = TokenLayout(("CLS", "REG1"), (2, 3), (16, 8), "token", range(1))
@@ -35,9 +40,13 @@ def attn() -> Tensor:
 
 def test_prefix_mass_against_a_loop(attn):
     readout = torch.tensor([0.5, 0, 0.5, 0, 0, 0, 0, 0])
-    found = torch.stack([prefix_mass(block, LAYOUT, readout) for block in attn.unbind(dim=1)], dim=1)
+    found = torch.stack(
+        [prefix_mass(block, LAYOUT, readout) for block in attn.unbind(dim=1)], dim=1
+    )
     for b, block in np.ndindex(2, 2):
-        total = sum(float(readout[t] * attn[b, block, h, t, :2].sum()) for h in range(3) for t in range(8))
+        total = sum(
+            float(readout[t] * attn[b, block, h, t, :2].sum()) for h in range(3) for t in range(8)
+        )
         assert found[b, block] == pytest.approx(total / 3, rel=1e-5)
 
 

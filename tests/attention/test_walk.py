@@ -1,4 +1,5 @@
-"""Block by block, the walk finds what one pass over the whole model finds, and holds the matrices of one block."""
+"""Block by block, the walk finds what one pass over the whole model finds, and holds the matrices
+of one block."""
 
 import copy
 import gc
@@ -23,7 +24,8 @@ from vit_finetune.model.families import token_layout
 RELPOS = "vit_relpos_small_patch16_224"  # none of our families: a walk needs to know no family
 ORIGINAL = F.scaled_dot_product_attention
 CLASSES, OTHERS = torch.tensor([1, 3]), torch.tensor([2, 0])
-CLOSE = {"rtol": 1e-3, "atol": 1e-4}  # float32, over sums that cancel; a gradient is of the order of 1
+# float32, over sums that cancel; a gradient is of the order of 1
+CLOSE = {"rtol": 1e-3, "atol": 1e-4}
 
 
 @pytest.fixture(scope="module", params=[*SIDES, RELPOS])
@@ -55,7 +57,9 @@ def test_attention_and_gradients_are_those_of_one_graph_over_the_whole_model(any
         torch.testing.assert_close(block.attn, attn[:, block.index], rtol=1e-4, atol=1e-5)
         for ours, theirs in ((block.reads, grads), (block.early_reads, early)):
             for read, of_direction in zip(ours, theirs, strict=True):
-                torch.testing.assert_close(block.gradient(read), of_direction[:, block.index], **CLOSE)
+                torch.testing.assert_close(
+                    block.gradient(read), of_direction[:, block.index], **CLOSE
+                )
         return block.index
 
     assert walk.each_block(compare, directions, early=True) == [1, 0]
@@ -76,16 +80,24 @@ def test_maps_and_shapes_are_those_of_whole_stacks(name, fusion, ratio):
     maker = MapMaker(model, fusion, ratio, batch_size=1)
     images = pictures(model).to(next(model.parameters()))
     maps, shapes, _ = maps_and_shapes(maker, Sample(None, images, CLASSES, CLASSES))
-    (attn, grads, early), pooling = whole_stacks(model, images, directions_of(CLASSES, None, 5).to(images))
+    (attn, grads, early), pooling = whole_stacks(
+        model, images, directions_of(CLASSES, None, 5).to(images)
+    )
     layout = maker.layout
     readout = layout.readout(pooling).to(attn).expand(len(images), -1)
     expected = whole_maps((attn, grads[0], early[0]), readout, fusion, ratio, len(layout.prefix))
     assert [*maps] == [*METHODS]
     for method, values in expected.items():
-        torch.testing.assert_close(maps[method], layout.to_grid(values).detach().float(), rtol=1e-3, atol=1e-5)
-    masses = torch.stack([prefix_mass(block, layout, readout) for block in attn.unbind(dim=1)], dim=1)
+        torch.testing.assert_close(
+            maps[method], layout.to_grid(values).detach().float(), rtol=1e-3, atol=1e-5
+        )
+    masses = torch.stack(
+        [prefix_mass(block, layout, readout) for block in attn.unbind(dim=1)], dim=1
+    )
     torch.testing.assert_close(shapes["prefix_mass"], masses.detach().float(), rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(shapes["distance"], attention_distance(attn, layout).float(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        shapes["distance"], attention_distance(attn, layout).float(), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_a_step_along_a_gradient_changes_the_chosen_logit_as_the_gradient_says(vit):
@@ -110,15 +122,23 @@ def test_a_walk_that_forgets_to_hand_on_the_gradient_is_caught(vit, monkeypatch)
     images, directions = pictures(vit), both_directions()
     (_, grads, _), _ = whole_stacks(vit, images, directions)
     real = Walk._back
-    monkeypatch.setattr(Walk, "_back", lambda self, index, handed: (real(self, index, handed)[0], handed))
+    monkeypatch.setattr(
+        Walk, "_back", lambda self, index, handed: (real(self, index, handed)[0], handed)
+    )
     found = Walk(vit, images).each_block(lambda block: block.gradient(block.reads[0]), directions)
     torch.testing.assert_close(found[0], grads[0, :, 1], **CLOSE)
-    assert not torch.allclose(found[1], grads[0, :, 0], rtol=0.1, atol=0.1 * grads[0, :, 0].abs().amax().item())
+    assert not torch.allclose(
+        found[1], grads[0, :, 0], rtol=0.1, atol=0.1 * grads[0, :, 0].abs().amax().item()
+    )
 
 
 def test_what_is_read_is_linear_so_a_contrast_is_the_difference_of_two_classes(any_model):
     images = pictures(any_model)
-    asked = [directions_of(CLASSES, None, 5), directions_of(OTHERS, None, 5), directions_of(CLASSES, OTHERS, 5)]
+    asked = [
+        directions_of(CLASSES, None, 5),
+        directions_of(OTHERS, None, 5),
+        directions_of(CLASSES, OTHERS, 5),
+    ]
 
     def compare(block) -> None:
         for reads in (block.reads, block.early_reads):
@@ -136,7 +156,10 @@ def test_gradients_are_the_same_for_a_frozen_model_and_for_each_image_alone(vit)
     for image in range(2):
         with torch.inference_mode():
             alone = attention_gradients(frozen, images[[image]], CLASSES[[image]], per_block=True)
-        for ours, theirs in ((alone.grads, expected.grads), (alone.block_grads, expected.block_grads)):
+        for ours, theirs in (
+            (alone.grads, expected.grads),
+            (alone.block_grads, expected.block_grads),
+        ):
             assert torch.allclose(ours, theirs[[image]], rtol=1e-3, atol=1e-5)
 
 
@@ -155,14 +178,20 @@ def test_without_directions_the_walk_gives_the_attention_alone(vit):
         vit(pictures(vit))
     for gradients in (True, False):
         walk = Walk(vit, pictures(vit), gradients=gradients)
-        found = walk.each_block(lambda block: (block.attn, len(block.reads), block.early_reads), early=True)
+        found = walk.each_block(
+            lambda block: (block.attn, len(block.reads), block.early_reads), early=True
+        )
         assert [rest for _, *rest in found] == [[0, None]] * 2
-        assert torch.equal(torch.stack([attn for attn, *_ in reversed(found)], dim=1), seen.stacked())
+        assert torch.equal(
+            torch.stack([attn for attn, *_ in reversed(found)], dim=1), seen.stacked()
+        )
 
 
 def test_a_second_walk_back_finds_the_same(vit):
     walk = Walk(vit, pictures(vit))
-    first, second = (walk.each_block(lambda block: block.reads, both_directions(), early=True) for _ in range(2))
+    first, second = (
+        walk.each_block(lambda block: block.reads, both_directions(), early=True) for _ in range(2)
+    )
     assert all(torch.equal(*pair) for pair in zip(first, second, strict=True))
 
 
@@ -170,9 +199,14 @@ def test_a_second_walk_back_finds_the_same(vit):
 
 
 def live_matrices(images: int = 2, tokens: int = 17) -> int:
-    """Tensors of (T, T) matrices of images that anything still holds, counted once for each memory."""
+    """Tensors of (T, T) matrices of images that anything still holds, counted once for each
+    memory."""
     gc.collect()
-    found = [one for one in gc.get_objects() if issubclass(type(one), Tensor) and one.shape[-2:] == (tokens, tokens)]
+    found = [
+        one
+        for one in gc.get_objects()
+        if issubclass(type(one), Tensor) and one.shape[-2:] == (tokens, tokens)
+    ]
     return len({one.untyped_storage().data_ptr() for one in found if one.shape[0] == images})
 
 
@@ -182,12 +216,18 @@ def test_only_one_blocks_matrices_live_during_the_walk():
     counts = walk.each_block(lambda _block: live_matrices() - before, both_directions(), early=True)
     assert counts == [1] * 3  # its attention; gradients are made when they are asked for
     kept: list = []
-    assert walk.each_block(lambda block: kept.append(block) or live_matrices() - before) == [1, 2, 3]  # it does count
+    # it does count
+    assert walk.each_block(lambda block: kept.append(block) or live_matrices() - before) == [
+        1,
+        2,
+        3,
+    ]
 
 
 @pytest.mark.parametrize("name", SIDES)
 def test_the_graph_keeps_no_matrix_and_as_much_as_batches_are_sized_for(name):
-    model, kept = build(name, num_heads=4), {}  # 12 values a head, so that no other tensor looks like a matrix
+    # 12 values a head, so that no other tensor looks like a matrix
+    model, kept = build(name, num_heads=4), {}
     weights, images = {p.untyped_storage().data_ptr() for p in model.parameters()}, pictures(model)
 
     def keep(one: Tensor) -> Tensor:
@@ -208,14 +248,18 @@ def test_the_graph_keeps_no_matrix_and_as_much_as_batches_are_sized_for(name):
 def test_the_maps_of_many_classes_and_pairs_keep_no_matrix_of_a_block():
     model = build()
     walk, before, most = Walk(model, pictures(model)), live_matrices(), []
-    MapMaker(model).class_maps(walk, range(5), [(0, 1), (1, 4)], lambda _block: most.append(live_matrices() - before))
+    MapMaker(model).class_maps(
+        walk, range(5), [(0, 1), (1, 4)], lambda _block: most.append(live_matrices() - before)
+    )
     assert most == [1, 1]
 
 
 IMAGE_BYTES = 4 * (MATRICES * 3 * 17**2 + GRAPH * 2 * 17 * 48)
 
 
-@pytest.mark.parametrize(("limit", "expected"), [(2**30, 8), (3 * IMAGE_BYTES, 3), (3 * IMAGE_BYTES - 1, 2), (1, 1)])
+@pytest.mark.parametrize(
+    ("limit", "expected"), [(2**30, 8), (3 * IMAGE_BYTES, 3), (3 * IMAGE_BYTES - 1, 2), (1, 1)]
+)
 def test_batches_are_as_large_as_the_stated_bytes_allow(limit, expected, monkeypatch):
     monkeypatch.setattr("vit_finetune.attention.maps.BATCH_BYTES", limit)
     maker = MapMaker(build(), batch_size=8)
@@ -273,7 +317,9 @@ def test_a_model_in_training_mode_is_refused():
 def test_the_self_check_is_of_every_block(vit, monkeypatch, faulty):
     real, calls = capture_module._probabilities, iter([1, 0])  # last block first
     monkeypatch.setattr(
-        capture_module, "_probabilities", lambda q, k, m, s: real(q, k, m, 1.0 if next(calls) == faulty else s)
+        capture_module,
+        "_probabilities",
+        lambda q, k, m, s: real(q, k, m, 1.0 if next(calls) == faulty else s),
     )
     with pytest.raises(UserError, match=rf"^blocks\.{faulty}: .*relative error"):
         Walk(vit, pictures(vit)).each_block(lambda block: block.index)
@@ -289,12 +335,15 @@ class Silent(nn.Module):
 def test_a_block_that_does_not_attend_is_named():
     model = build()
     model.blocks[1].attn = Silent()
-    with pytest.raises(UserError, match=r"^attention of 1 of 2 encoder blocks was not captured: blocks\.1;"):
+    with pytest.raises(
+        UserError, match=r"^attention of 1 of 2 encoder blocks was not captured: blocks\.1;"
+    ):
         Walk(model, pictures(model)).each_block(lambda block: block.index)
 
 
 @pytest.mark.parametrize(
-    ("order", "message"), [((0, 1, 0), r"^blocks\.0 attended more than once"), ((1, 0), "do not run in their order")]
+    ("order", "message"),
+    [((0, 1, 0), r"^blocks\.0 attended more than once"), ((1, 0), "do not run in their order")],
 )
 def test_blocks_that_do_not_run_once_each_in_order_are_refused(order, message):
     model = build()

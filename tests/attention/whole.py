@@ -1,7 +1,8 @@
-"""What the walk through the blocks must equal: one forward pass with a graph over the whole model, every matrix kept.
+"""What the walk through the blocks must equal: one forward pass with a graph over the whole model,
+every matrix kept.
 
-It shares no line with the code under test: the textbook's softmax stands in for the kernel, and autograd goes through
-all blocks at once. B images, L blocks, H heads, T tokens, K classes.
+It shares no line with the code under test: the textbook's softmax stands in for the kernel, and
+autograd goes through all blocks at once. B images, L blocks, H heads, T tokens, K classes.
 """
 
 from collections.abc import Iterator
@@ -17,11 +18,14 @@ Stack = tuple[Tensor, Tensor, Tensor]
 
 @contextmanager
 def textbook_attention(change=lambda number, matrix: matrix) -> Iterator[list[Tensor]]:
-    """P v in place of the kernel, each P in the graph; `change` gets the number of the call and its P."""
+    """P v in place of the kernel, each P in the graph; `change` gets the number of the call and its
+    P."""
     seen: list[Tensor] = []
 
     def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None):
-        scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+        scores = (
+            query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+        )
         matrix = (scores if attn_mask is None else scores + attn_mask).softmax(dim=-1)
         if torch.is_grad_enabled() and not matrix.requires_grad:
             matrix.requires_grad_()
@@ -33,30 +37,49 @@ def textbook_attention(change=lambda number, matrix: matrix) -> Iterator[list[Te
         yield seen
 
 
-def whole_stacks(model: nn.Module, images: Tensor, directions: Tensor) -> tuple[Stack, Tensor | None]:
-    """Attention (B, L, H, T, T), its gradients and LeGrad's (C, B, L, H, T, T); attention pooling (B, H, queries, T).
+def whole_stacks(
+    model: nn.Module, images: Tensor, directions: Tensor
+) -> tuple[Stack, Tensor | None]:
+    """Attention (B, L, H, T, T), its gradients and LeGrad's (C, B, L, H, T, T); attention pooling
+    (B, H, queries, T).
 
     Args:
         directions: weights of the logits, (C, B, K).
     """
     outputs: list[Tensor] = []
-    hooks = [block.register_forward_hook(lambda _m, _a, out: outputs.append(out)) for block in model.blocks]
+    hooks = [
+        block.register_forward_hook(lambda _m, _a, out: outputs.append(out))
+        for block in model.blocks
+    ]
     with torch.enable_grad(), textbook_attention() as seen:
         logits = model(images)
         attn, pooling = seen[: len(model.blocks)], seen[len(model.blocks) :]
         grads, early = [], []
         for weights in directions:
-            grads.append(torch.stack(torch.autograd.grad((logits * weights).sum(), attn, retain_graph=True), dim=1))
+            grads.append(
+                torch.stack(
+                    torch.autograd.grad((logits * weights).sum(), attn, retain_graph=True), dim=1
+                )
+            )
             scores = [(model.forward_head(model.norm(out)) * weights).sum() for out in outputs]
             pairs = zip(scores, attn, strict=True)
-            early.append(torch.stack([torch.autograd.grad(s, a, retain_graph=True)[0] for s, a in pairs], dim=1))
+            early.append(
+                torch.stack(
+                    [torch.autograd.grad(s, a, retain_graph=True)[0] for s, a in pairs], dim=1
+                )
+            )
     for hook in hooks:
         hook.remove()
-    return (torch.stack(attn, dim=1).detach(), torch.stack(grads), torch.stack(early)), (pooling or [None])[-1]
+    return (torch.stack(attn, dim=1).detach(), torch.stack(grads), torch.stack(early)), (
+        pooling or [None]
+    )[-1]
 
 
-def whole_maps(stack: Stack, readout: Tensor, fusion: str, ratio: float, prefix: int) -> dict[str, Tensor]:
-    """Every map, (B, T), of attention, gradients and LeGrad's, (B, L, H, T, T) each, by products of whole matrices."""
+def whole_maps(
+    stack: Stack, readout: Tensor, fusion: str, ratio: float, prefix: int
+) -> dict[str, Tensor]:
+    """Every map, (B, T), of attention, gradients and LeGrad's, (B, L, H, T, T) each, by products of
+    whole matrices."""
     attn, grads, early = stack
     eye = torch.eye(attn.shape[-1]).to(attn)
     fused = attn.mean(dim=2) if fusion == "mean" else attn.amax(dim=2)
@@ -77,6 +100,13 @@ def whole_maps(stack: Stack, readout: Tensor, fusion: str, ratio: float, prefix:
     relevance = eye.expand(len(attn), -1, -1)
     for matrix in (attn * grads).clamp_min(0).mean(dim=2).unbind(dim=1):
         relevance = relevance + matrix @ relevance
-    square = {"last block": fused[:, -1], "rollout": rolled(fused), "gradient rollout": rolled(positive)}
-    read = {name: torch.einsum("bt,bts->bs", readout, m) for name, m in (square | {"relevance": relevance}).items()}
+    square = {
+        "last block": fused[:, -1],
+        "rollout": rolled(fused),
+        "gradient rollout": rolled(positive),
+    }
+    read = {
+        name: torch.einsum("bt,bts->bs", readout, m)
+        for name, m in (square | {"relevance": relevance}).items()
+    }
     return read | {"LeGrad": early.clamp_min(0).mean(dim=(1, 2, 3))}

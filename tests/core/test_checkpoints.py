@@ -1,4 +1,5 @@
-"""The key of a checkpoint: the same for the same inputs, code and libraries, and another one otherwise."""
+"""The key of a checkpoint: the same for the same inputs, code and libraries, and another one
+otherwise."""
 
 import importlib.util
 import subprocess
@@ -9,7 +10,12 @@ import pytest
 
 from tests.project import ROOT
 from vit_finetune.core import checkpoints
-from vit_finetune.core.checkpoints import CHECKPOINTS, LIBRARIES, checkpoint_folder, forget_checkpoints
+from vit_finetune.core.checkpoints import (
+    CHECKPOINTS,
+    LIBRARIES,
+    checkpoint_folder,
+    forget_checkpoints,
+)
 
 INPUTS = (0, {"lr": 0.1, "epochs": 2}, "digest")
 
@@ -42,7 +48,9 @@ def test_another_input_gives_another_key(others):
 
 
 @pytest.mark.parametrize("name", ["vit_finetune.training.extra", "stages.extra"])
-def test_a_change_in_an_imported_module_of_the_project_gives_another_key(tmp_path, monkeypatch, name):
+def test_a_change_in_an_imported_module_of_the_project_gives_another_key(
+    tmp_path, monkeypatch, name
+):
     source = tmp_path / "extra.py"
     keys = {checkpoint_folder("train", *INPUTS)}
     for text in ("x = 1\n", "x = 2\n"):
@@ -62,22 +70,26 @@ def test_a_change_in_a_module_of_others_keeps_the_key(tmp_path, monkeypatch):
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_another_version_of_a_library_gives_another_key(monkeypatch, library):
     before = checkpoint_folder("train", *INPUTS)
-    monkeypatch.setattr(checkpoints, "version", lambda name: version(name) + ".1" * (name == library))
+    monkeypatch.setattr(
+        checkpoints, "version", lambda name: version(name) + ".1" * (name == library)
+    )
     assert checkpoint_folder("train", *INPUTS) != before
 
 
-def test_the_key_is_the_same_in_two_processes_and_another_one_when_the_stage_itself_changes(tmp_path):
+def test_the_key_is_the_same_in_two_processes_and_another_one_when_the_stage_itself_changes(
+    tmp_path,
+):
     stage = tmp_path / "stages" / "trial.py"
     stage.parent.mkdir()
     (stage.parent / "__init__.py").touch()
     text = f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r})\n"
-    text += (
-        f"from vit_finetune.core.checkpoints import checkpoint_folder\nprint(checkpoint_folder('trial', *{INPUTS!r}))"
-    )
+    text += f"from vit_finetune.core.checkpoints import checkpoint_folder\nprint(checkpoint_folder('trial', *{INPUTS!r}))"
 
     def key():
         command = [sys.executable, "-B", "-m", "stages.trial"]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout
 
     stage.write_text(text)
     first = key()
@@ -87,10 +99,16 @@ def test_the_key_is_the_same_in_two_processes_and_another_one_when_the_stage_its
     assert key() != first
 
 
-def test_all_checkpoints_of_a_stage_are_removed_and_those_of_other_stages_kept(tmp_path, monkeypatch):
+def test_all_checkpoints_of_a_stage_are_removed_and_those_of_other_stages_kept(
+    tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     forget_checkpoints("train")  # there are none
-    for folder in (checkpoint_folder("train", 1), checkpoint_folder("train", 2), checkpoint_folder("embed", 1)):
+    for folder in (
+        checkpoint_folder("train", 1),
+        checkpoint_folder("train", 2),
+        checkpoint_folder("embed", 1),
+    ):
         folder.mkdir(parents=True)
         (folder / "last.pt").touch()
     forget_checkpoints("train")

@@ -16,10 +16,12 @@ from vit_finetune.core.errors import UserError
 
 @pytest.fixture
 def machine(monkeypatch):
-    """A function that makes torch see a machine with these devices; torch's global settings are put back."""
+    """A function that makes torch see a machine with these devices; torch's global settings are put
+    back."""
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(deterministic)  # the first call imports what must see the true functions
+    # the first call imports what must see the true functions
+    torch.use_deterministic_algorithms(deterministic)
 
     def with_devices(*names, capability=(0, 0), cpu_bfloat16=False):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in names)
@@ -76,20 +78,26 @@ def test_the_threads_and_deterministic_algorithms_are_set(machine):
 
 
 @pytest.mark.parametrize(("threads", "processes", "own"), [(4, 2, 2), (3, 2, 1), (1, 4, 1)])
-def test_the_processes_on_a_machine_share_its_threads_and_each_has_one_at_least(machine, threads, processes, own):
+def test_the_processes_on_a_machine_share_its_threads_and_each_has_one_at_least(
+    machine, threads, processes, own
+):
     machine("cpu")
     set_up_torch("cpu", threads, 0, processes)
     assert torch.get_num_threads() == own
 
 
-def test_each_process_takes_a_gpu_of_its_own_and_more_processes_than_gpus_are_refused(machine, monkeypatch):
+def test_each_process_takes_a_gpu_of_its_own_and_more_processes_than_gpus_are_refused(
+    machine, monkeypatch
+):
     machine("cpu", "cuda")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     taken = []
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
     assert set_up_torch("auto", None, 1, 2) == torch.device("cuda", 1)
     assert taken == [1]
-    with pytest.raises(UserError, match=r"^3 processes want a GPU each, .+ has 2; set runtime\.processes to that$"):
+    with pytest.raises(
+        UserError, match=r"^3 processes want a GPU each, .+ has 2; set runtime\.processes to that$"
+    ):
         set_up_torch("auto", None, 0, 3)
 
 
@@ -105,7 +113,9 @@ def test_each_process_takes_a_gpu_of_its_own_and_more_processes_than_gpus_are_re
         ("auto", "mps", {}, "float32"),
     ],
 )
-def test_precision_is_what_is_asked_for_or_what_the_hardware_is_fast_at(machine, precision, device, hardware, found):
+def test_precision_is_what_is_asked_for_or_what_the_hardware_is_fast_at(
+    machine, precision, device, hardware, found
+):
     machine("cpu", device, **hardware)
     assert resolve_precision(precision, torch.device(device)) == getattr(torch, found)
 
@@ -123,7 +133,9 @@ def test_auto_precision_of_this_machine_is_known():
         ([True, True, True], "ACTIVE", "ACTIVE"),  # the user's own word
     ],
 )
-def test_waiting_threads_sleep_where_other_processes_keep_running(monkeypatch, running, given, policy):
+def test_waiting_threads_sleep_where_other_processes_keep_running(
+    monkeypatch, running, given, policy
+):
     from vit_finetune.core import device
 
     samples = iter(running)
@@ -138,11 +150,15 @@ def test_waiting_threads_sleep_where_other_processes_keep_running(monkeypatch, r
 
 @pytest.mark.skipif(not Path("/proc/loadavg").exists(), reason="only Linux says what is running")
 def test_beside_a_busy_process_a_stage_waits_passively_and_decides_so_before_it_imports_torch():
-    script = "import os, sys, stages; print('torch' in sys.modules, os.environ.get('OMP_WAIT_POLICY'))"
+    script = (
+        "import os, sys, stages; print('torch' in sys.modules, os.environ.get('OMP_WAIT_POLICY'))"
+    )
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
         time.sleep(0.2)
         command = [sys.executable, "-c", script]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
         busy.kill()
     assert done.stdout == "False PASSIVE\n", done.stderr

@@ -47,7 +47,9 @@ OUT_OF_MEMORY = [
 
 @pytest.mark.parametrize("work", OUT_OF_MEMORY)
 def test_out_of_memory_names_the_key_to_lower(work):
-    assert lines_of(work, "train.batch_size") == "train: out of memory; try a smaller train.batch_size"
+    assert (
+        lines_of(work, "train.batch_size") == "train: out of memory; try a smaller train.batch_size"
+    )
 
 
 def test_out_of_memory_where_no_key_bounds_it_says_what_else_to_do():
@@ -70,7 +72,9 @@ def test_any_other_error_is_a_bug_that_says_so_and_is_raised_on_for_its_tracebac
     with pytest.raises(type(error)) as caught, readable_errors("train", "train.batch_size"):
         raise error
     assert caught.value is error
-    assert capsys.readouterr().err == "train: this is a bug; please report it with the lines below\n"
+    assert (
+        capsys.readouterr().err == "train: this is a bug; please report it with the lines below\n"
+    )
 
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt(), SystemExit(3)])

@@ -37,7 +37,8 @@ def test_a_whole_copy_is_accepted_whatever_hidden_files_differ(copy, tmp_path):
 def test_a_copy_that_lacks_a_class_is_refused_in_one_line_that_says_what_to_do(copy):
     (copy / "data/images/dog/1.png").unlink()
     with pytest.raises(
-        UserError, match=r"^1 files of data/images are not in the copy .*dog/1\.png: .*dvc add.*git add"
+        UserError,
+        match=r"^1 files of data/images are not in the copy .*dog/1\.png: .*dvc add.*git add",
     ):
         require_whole("data/images")
 

@@ -1,4 +1,5 @@
-"""Outputs are whole or absent, whatever ends the process; a broken file is one line that names it."""
+"""Outputs are whole or absent, whatever ends the process; a broken file is one line that names
+it."""
 
 import json
 import os
@@ -42,7 +43,11 @@ from vit_finetune.core.files import (
 
 def tree(folder):
     """Every file under a folder, with its text."""
-    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_text()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def start(script, *arguments, command=(sys.executable, "-c"), **options):
@@ -167,7 +172,8 @@ with {"file": new_file, "folder": new_folder}[sys.argv[1]](sys.argv[2]) as parti
 
 
 def test_a_run_killed_at_any_moment_leaves_the_old_output_the_new_one_or_none(tmp_path):
-    """A child is killed before its n-th change of the file system, for every n until one gets through."""
+    """A child is killed before its n-th change of the file system, for every n until one gets
+    through."""
     script = """
 import os, shutil, signal, sys
 from pathlib import Path
@@ -252,26 +258,37 @@ run_stage("writer", {
 def test_a_file_over_the_size_limit_of_the_system_is_one_line_and_leaves_no_file(tmp_path, kind):
     limit = 256 * 1024
     process = start(
-        WRITERS, kind, cwd=tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        WRITERS,
+        kind,
+        cwd=tmp_path,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
     _, errors = process.communicate()
     assert process.returncode == 1
     assert len(errors.splitlines()) == 1
     assert errors.startswith("writer: ")
-    assert "File too large" in errors or "out.partial/train_large.npy could not be written" in errors
-    assert [path.name for path in tmp_path.iterdir() if path.name != ".run"] == []  # .run holds the lock
+    assert (
+        "File too large" in errors or "out.partial/train_large.npy could not be written" in errors
+    )
+    # .run holds the lock
+    assert [path.name for path in tmp_path.iterdir() if path.name != ".run"] == []
 
 
 def own_mounts():
     """Whether this user may mount a small disk in a namespace of their own."""
     tools = shutil.which("unshare") and shutil.which("mount")
     trial = "mount -t tmpfs -o size=64k tmpfs /mnt"
-    return tools and subprocess.run(["unshare", "-m", "sh", "-c", trial], capture_output=True).returncode == 0
+    return (
+        tools
+        and subprocess.run(["unshare", "-m", "sh", "-c", trial], capture_output=True).returncode
+        == 0
+    )
 
 
 @pytest.mark.parametrize("kind", ["json", "csv", "npy"])
 @pytest.mark.parametrize(
-    ("options", "reason"), [("size=64k", "No space left on device|is the disk full"), ("ro", "Read-only file system")]
+    ("options", "reason"),
+    [("size=64k", "No space left on device|is the disk full"), ("ro", "Read-only file system")],
 )
 def test_a_full_or_read_only_disk_is_one_line_and_leaves_no_file(tmp_path, kind, options, reason):
     if not own_mounts():
@@ -321,7 +338,9 @@ def test_json_refuses_nan_and_infinity_and_leaves_no_file(tmp_path, value):
 @pytest.mark.parametrize("content", [b"", b'{"a": 1', b"<html>", b'{"a": "\xff"}'])
 def test_a_broken_json_file_is_named_with_what_to_do(tmp_path, content):
     (tmp_path / "out.json").write_bytes(content)
-    with pytest.raises(UserError, match=r"out\.json is not readable \(.+\); delete it and run dvc repro"):
+    with pytest.raises(
+        UserError, match=r"out\.json is not readable \(.+\); delete it and run dvc repro"
+    ):
         read_json(tmp_path / "out.json")
 
 
@@ -374,7 +393,8 @@ def test_a_broken_array_is_named_with_what_to_do_and_no_pickle_in_it_is_loaded(t
     write_split(tmp_path, "val", labels=np.arange(100))
     BROKEN_ARRAYS[kind](tmp_path / "val_labels.npy")
     with pytest.raises(
-        UserError, match=rf"{tmp_path}: val is not readable \(.+\); delete {tmp_path} and run dvc repro"
+        UserError,
+        match=rf"{tmp_path}: val is not readable \(.+\); delete {tmp_path} and run dvc repro",
     ):
         read_split(tmp_path, "val", "labels")
     assert not (tmp_path / "trap").exists()
@@ -479,7 +499,10 @@ def test_names_are_packed_and_read_as_they_were(tmp_path):
     names = ["cat/a, b.jpg", "dog/\u00e9.png", "test/3"]
     write_split(tmp_path, "test", files=packed(names))
     assert unpacked(read_split(tmp_path, "test", "files")[0]) == names
-    assert unpacked(packed(["two\nlines.jpg", os.fsdecode(b"\xff.jpg")])) == ["'two\\nlines.jpg'", "'\\udcff.jpg'"]
+    assert unpacked(packed(["two\nlines.jpg", os.fsdecode(b"\xff.jpg")])) == [
+        "'two\\nlines.jpg'",
+        "'\\udcff.jpg'",
+    ]
     assert unpacked(packed([])) == []
 
 
@@ -490,7 +513,9 @@ def test_more_than_the_disk_has_is_an_error_before_anything_is_written(tmp_path,
     assert capsys.readouterr().out.startswith("download: writes 2.0 GB; ")
     folder = tmp_path / "data/raw.partial"
     folder.mkdir(parents=True)
-    with pytest.raises(UserError, match=r"data/raw will take 1000000 TB, and the disk has .*B left; free some"):
+    with pytest.raises(
+        UserError, match=r"data/raw will take 1000000 TB, and the disk has .*B left; free some"
+    ):
         require_disk("download", folder, 10**18)
 
 

@@ -1,4 +1,5 @@
-"""The process of a stage: how it ends, that it is alone, that it does not outlive what started it."""
+"""The process of a stage: how it ends, that it is alone, that it does not outlive what started
+it."""
 
 import os
 import re
@@ -30,7 +31,8 @@ def start(folder, script, **variables):
     return subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder,
         env={**environment, "PYTHONPATH": str(ROOT / "src"), **variables},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell leaves it ignored
+        # a background shell leaves it ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
@@ -52,7 +54,9 @@ def test_a_stage_that_succeeds_says_how_long_it_took_and_exits_with_status_0(tmp
     assert re.fullmatch(r"work\ntrain: \d+\.\d s\n", output)
 
 
-def test_the_time_and_status_are_also_right_without_a_process_of_its_own(capsys, tmp_path, monkeypatch):
+def test_the_time_and_status_are_also_right_without_a_process_of_its_own(
+    capsys, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(SystemExit) as done:
@@ -65,7 +69,8 @@ def test_the_time_and_status_are_also_right_without_a_process_of_its_own(capsys,
     ("body", "lines"),
     [
         ("raise UserError('train.lr is 0')", "train: train.lr is 0\n"),
-        ("raise UserError('\\ud800 café')", "train: \\ud800 café\n"),  # also text that no encoding has
+        # also text that no encoding has
+        ("raise UserError('\\ud800 café')", "train: \\ud800 café\n"),
         ("raise MemoryError", "train: out of memory; try a smaller train.batch_size\n"),
     ],
 )
@@ -75,7 +80,9 @@ def test_an_expected_error_is_one_line_with_exit_status_1(tmp_path, body, lines)
 
 
 def test_a_variable_shows_the_traceback_of_an_expected_error_before_its_line(tmp_path):
-    status, _, errors = end_of_stage(tmp_path, "raise UserError('train.lr is 0')", VIT_TRACEBACK="1")
+    status, _, errors = end_of_stage(
+        tmp_path, "raise UserError('train.lr is 0')", VIT_TRACEBACK="1"
+    )
     assert status == 1
     assert errors.startswith("Traceback (most recent call last):\n")
     assert errors.endswith("UserError: train.lr is 0\ntrain: train.lr is 0\n")
@@ -116,7 +123,9 @@ def test_a_second_start_is_told_who_runs_or_waits_until_the_first_has_ended(tmp_
     first = start_stage(tmp_path, "print('started', flush=True); time.sleep(60)")
     assert first.stdout.readline() == "started\n"
     refused = start_stage(tmp_path, "pass", patience=0)
-    message = f"train: train is running in this folder already (process {first.pid}); wait or end it\n"
+    message = (
+        f"train: train is running in this folder already (process {first.pid}); wait or end it\n"
+    )
     assert refused.communicate()[1] == message
     assert refused.returncode == 1
     waiting = start_stage(tmp_path, "pass")  # for as long as an orphan may take to end itself
@@ -144,8 +153,12 @@ def test_a_process_ends_itself_when_the_one_that_started_it_is_killed(tmp_path, 
     starter = start(tmp_path, script, **{variable: "train"})
     assert starter.stdout.readline() == "started\n"
     starter.kill()
-    _, errors = starter.communicate(timeout=20)  # ends when the child, which has the same pipe, has ended
-    assert errors == f"{'train' if variable == 'DVC_STAGE' else 'stage'}: the process that started it is gone; ending\n"
+    # ends when the child, which has the same pipe, has ended
+    _, errors = starter.communicate(timeout=20)
+    assert (
+        errors
+        == f"{'train' if variable == 'DVC_STAGE' else 'stage'}: the process that started it is gone; ending\n"
+    )
 
 
 def test_a_stage_whose_dvc_was_gone_before_it_looked_ends_itself(tmp_path):
@@ -173,17 +186,24 @@ def test_progress_shows_on_a_terminal_unless_asked_to_be_quiet(monkeypatch, quie
         terminal.write("END")
         terminal.flush()
         read = b""
-        while not read.endswith(b"END"):  # a terminal hands over what has arrived, which may be a part
+        # a terminal hands over what has arrived, which may be a part
+        while not read.endswith(b"END"):
             read += os.read(leader, 10_000)
     os.close(leader)
     written = read.decode()
-    assert ("embed" in written and "3/3" in written and "batch" in written) if shown else written == "END"
+    assert (
+        ("embed" in written and "3/3" in written and "batch" in written)
+        if shown
+        else written == "END"
+    )
 
 
 def test_what_need_not_compute_loads_without_torch(tmp_path):
     """So a stage that is refused, and the check of params.yaml, end at once."""
     modules = ("process", "errors", "files", "threads", "device", "checkpoints")
     names = ", ".join(f"vit_finetune.core.{name}" for name in modules)
-    process = start(tmp_path, f"import sys, vit_finetune.params, {names}; sys.exit('torch' in sys.modules)")
+    process = start(
+        tmp_path, f"import sys, vit_finetune.params, {names}; sys.exit('torch' in sys.modules)"
+    )
     assert process.communicate() == ("", "")
     assert process.returncode == 0

@@ -1,4 +1,5 @@
-"""Processes side by side: real ones, over gloo. They give what one gives, to the last bit, or end together."""
+"""Processes side by side: real ones, over gloo. They give what one gives, to the last bit, or end
+together."""
 
 import copy
 import os
@@ -43,10 +44,16 @@ def test_gradients_are_added_in_the_order_of_their_shards():
     shards = [([[1e8, 1.0]], [0.5]), ([[1.0, 1.0]], [0.5]), ([[-1e8, 1.0]], [1.0])]
     trainer = Trainer.__new__(Trainer)
     unused = nn.Parameter(torch.zeros(3))
-    trainer.parameters, trainer.ranks = [nn.Parameter(torch.zeros(1, 2)), unused, nn.Parameter(torch.zeros(1))], Ranks()
+    trainer.parameters, trainer.ranks = (
+        [nn.Parameter(torch.zeros(1, 2)), unused, nn.Parameter(torch.zeros(1))],
+        Ranks(),
+    )
     gradients = [(torch.tensor(first), None, torch.tensor(last)) for first, last in shards]
-    losses, hits = trainer._sum_gradients((torch.tensor(0.5), torch.tensor(2), some) for some in gradients)
-    assert trainer.parameters[0].grad.tolist() == [[0.0, 3.0]]  # 1e8 + 1 - 1e8 in float32; any other order gives 1
+    losses, hits = trainer._sum_gradients(
+        (torch.tensor(0.5), torch.tensor(2), some) for some in gradients
+    )
+    # 1e8 + 1 - 1e8 in float32; any other order gives 1
+    assert trainer.parameters[0].grad.tolist() == [[0.0, 3.0]]
     assert trainer.parameters[2].grad.tolist() == [2.0]
     assert unused.grad is None
     assert (losses.tolist(), hits.tolist()) == ([0.5] * 3, [2] * 3)
@@ -69,16 +76,25 @@ class ThreadRanks(Ranks):
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_training_shared_by_several_gives_the_bits_of_one(size):
-    changes = {"epochs": 2, "batch_size": 8, "shards": 4, "class_weights": "balanced", "token_dropout": 0.5}
+    changes = {
+        "epochs": 2,
+        "batch_size": 8,
+        "shards": 4,
+        "class_weights": "balanced",
+        "token_dropout": 0.5,
+    }
     settings = Settings("train", lr=0.0004, **changes)
     sizes = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
     model = timm.create_model("vit_tiny_patch16_224", num_classes=3, **sizes)
     freeze(model, 1)
-    views = [torch.randn(18, 5, 16), torch.randn(18, 5, 16)]  # the last batch, of 2 images, leaves shards empty
+    # the last batch, of 2 images, leaves shards empty
+    views = [torch.randn(18, 5, 16), torch.randn(18, 5, 16)]
 
     def train(ranks):
         preprocess = preprocessing(model, None)
-        split_model = SplitModel(copy.deepcopy(model), 1, preprocess, torch.device("cpu"), torch.float32)
+        split_model = SplitModel(
+            copy.deepcopy(model), 1, preprocess, torch.device("cpu"), torch.float32
+        )
         trainer = Trainer(split_model, views, torch.arange(18) % 3, settings, seed=0, ranks=ranks)
         return [trainer.run_epoch(epoch) for epoch in (1, 2)], split_model.model.state_dict()
 
@@ -86,7 +102,11 @@ def test_training_shared_by_several_gives_the_bits_of_one(size):
     assert not torch.equal(state["head.weight"], model.head.weight)
     meeting, parts = threading.Barrier(size, timeout=60), {}
     with ThreadPoolExecutor(size) as pool:
-        shared = list(pool.map(train, [ThreadRanks(rank, size, rank, size, meeting, parts) for rank in range(size)]))
+        shared = list(
+            pool.map(
+                train, [ThreadRanks(rank, size, rank, size, meeting, parts) for rank in range(size)]
+            )
+        )
     for other_rows, other_state in shared:
         assert other_rows == rows
         assert all(torch.equal(other_state[name], state[name]) for name in state)
@@ -107,23 +127,33 @@ with side_by_side(2) as ranks:
 """
 
 
-def test_two_processes_gather_parts_of_any_length_in_order_and_share_the_values_of_the_first(tmp_path):
+def test_two_processes_gather_parts_of_any_length_in_order_and_share_the_values_of_the_first(
+    tmp_path,
+):
     folder = tmp_path / "é 100%25 #?"  # they meet in a file of the folder, whatever its name
     folder.mkdir()
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", TWO]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=100
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "Ranks(rank=0, size=2, local_rank=0, local_size=2)\n"
 
 
 @pytest.fixture(scope="module")
 def single(finished, tmp_path_factory):
-    """A run of one process of one thread, with what several have to share: a short last batch among it."""
+    """A run of one process of one thread, with what several have to share: a short last batch among
+    it."""
     project = finished.copy(tmp_path_factory.mktemp("single") / "p")
     several(project, 1)
     project.set(
-        **{"train.epochs": 4, "subset.train_size": 61, "embed.batch_size": 1, "train.class_weights": "balanced"}
+        **{
+            "train.epochs": 4,
+            "subset.train_size": 61,
+            "embed.batch_size": 1,
+            "train.class_weights": "balanced",
+        }
     )
     project.set(**{"freeze.trainable_blocks": 2})
     project.repro("train")
@@ -153,7 +183,8 @@ def test_four_processes_give_the_bytes_of_one(single, tmp_path):
     for stage in ("adapt", "embed", "train"):
         done = project.run(*RUN, stage)
         assert done.returncode == 0, done.stderr
-        assert len(re.findall(rf"^{stage}: [\d.]+ s$", done.stdout, re.MULTILINE)) == 1  # its time, told once
+        # its time, told once
+        assert len(re.findall(rf"^{stage}: [\d.]+ s$", done.stdout, re.MULTILINE)) == 1
     assert project.outputs() == single.outputs()
     assert not list((project.folder / ".checkpoints").glob("*/*"))
 
@@ -189,7 +220,9 @@ def undisturbed(single, tmp_path_factory):
 
 @slow
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (4, 1)])
-def test_a_stopped_run_can_go_on_with_another_number_of_processes(single, undisturbed, tmp_path, before, after):
+def test_a_stopped_run_can_go_on_with_another_number_of_processes(
+    single, undisturbed, tmp_path, before, after
+):
     project = again(single, tmp_path / "p", before)
     project.set(**{"train.epochs": 60})
     dvc = project.start("dvc", "repro", "train")
@@ -204,12 +237,16 @@ def test_a_stopped_run_can_go_on_with_another_number_of_processes(single, undist
 
 @slow
 @pytest.mark.parametrize("stage", ["embed", "train"])
-def test_when_one_process_is_killed_all_end_with_one_line_and_no_work_is_lost(single, tmp_path, stage):
+def test_when_one_process_is_killed_all_end_with_one_line_and_no_work_is_lost(
+    single, tmp_path, stage
+):
     project = again(single, tmp_path / "p", 2)
     long = {"embed": {"subset.train_size": 850}, "train": {"train.epochs": 1000}}[stage]
     project.set(**long)
     dvc = project.start("dvc", "repro", stage)
-    wait_for(checkpoint(project, {"embed": "embed/*/train/*", "train": "train/*/last.pt"}[stage]), dvc)
+    wait_for(
+        checkpoint(project, {"embed": "embed/*/train/*", "train": "train/*/last.pt"}[stage]), dvc
+    )
     first, second = sorted(project.processes(stage), key=lambda process: process.create_time())
     second.kill()
     _, errors = dvc.communicate()
@@ -275,7 +312,9 @@ def test_torchrun_on_several_machines_gives_the_same_bytes(single, tmp_path):
 @slow
 def test_dvc_runs_the_first_of_several_machines_and_the_others_join_it(single, tmp_path):
     project = again(single, tmp_path / "p", 1)
-    export, first, second = template("export MASTER_ADDR", {"HOST": "127.0.0.1", "29500": free_port()})
+    export, first, second = template(
+        "export MASTER_ADDR", {"HOST": "127.0.0.1", "29500": free_port()}
+    )
     variables = {"GLOO_SOCKET_IFNAME": "lo"}
     other = project.start("bash", "-c", f"{export}\n{second}", env=variables)
     done = project.run("bash", "-c", f"{export}\n{first}", env=variables)
@@ -288,11 +327,16 @@ def test_dvc_runs_the_first_of_several_machines_and_the_others_join_it(single, t
 
 
 @slow
-def test_a_number_of_processes_that_does_not_divide_the_shards_is_refused_in_one_line(single, tmp_path):
+def test_a_number_of_processes_that_does_not_divide_the_shards_is_refused_in_one_line(
+    single, tmp_path
+):
     project = again(single, tmp_path / "p", 1)
     done = project.run(*TORCHRUN, "3", "-m", "stages.train", env=ONE_THREAD)
     assert done.returncode == 1
-    assert "train: there are 3 processes: their number must divide train.shards (4), whose parts of a" in done.stderr
+    assert (
+        "train: there are 3 processes: their number must divide train.shards (4), whose parts of a"
+        in done.stderr
+    )
     assert (project.folder / "models/finetuned").exists()  # what was there before
 
 
@@ -309,10 +353,18 @@ ENDED = UserError("another process of this stage ended; its own output says why"
         (RuntimeError("a mistake of another kind"), None),
     ],
 )
-def test_only_a_lost_connection_to_another_process_is_told_as_its_end(tmp_path, monkeypatch, error, told):
+def test_only_a_lost_connection_to_another_process_is_told_as_its_end(
+    tmp_path, monkeypatch, error, told
+):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ranks_module, "_watch", lambda children, done: None)  # which an error waits for
-    launcher = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    # which an error waits for
+    monkeypatch.setattr(ranks_module, "_watch", lambda children, done: None)
+    launcher = {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+    }
     for name, value in launcher.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("VIT_RANKS", raising=False)

@@ -80,7 +80,9 @@ def test_ordered_map_stops_when_its_reader_does():
     assert threading.active_count() < 50
 
 
-@pytest.mark.parametrize(("threads", "items", "each"), [(4, None, 1), (4, 2, 2), (3, 2, 1), (2, 8, 1), (4, 1, 4)])
+@pytest.mark.parametrize(
+    ("threads", "items", "each"), [(4, None, 1), (4, 2, 2), (3, 2, 1), (2, 8, 1), (4, 1, 4)]
+)
 def test_cores_are_shared_out_among_the_items_of_a_cpu_and_given_back(threads, items, each):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

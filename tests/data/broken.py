@@ -15,7 +15,9 @@ def saved(kind, mode="RGB", size=(24, 24), colour="red"):
 def photograph():
     """The bytes of a JPEG with enough in it to be cut."""
     file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)).save(file, "JPEG")
+    Image.fromarray(np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)).save(
+        file, "JPEG"
+    )
     return file.getvalue()
 
 

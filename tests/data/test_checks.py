@@ -1,4 +1,5 @@
-"""Faults that were planted in a folder are named, counted and found by the stages, and no test image is trained on."""
+"""Faults that were planted in a folder are named, counted and found by the stages, and no test
+image is trained on."""
 
 import shutil
 
@@ -13,12 +14,16 @@ from vit_finetune.core.files import read_csv, read_json, read_split, unpacked, w
 from vit_finetune.data.checks import Tally, same_pixels
 from vit_finetune.params import read_yaml
 
-SETTINGS = {"data": {"name": "folder", "image_size": 32, "broken": "skip"}, "subset": {"train_size": 30, "val_size": 6}}
+SETTINGS = {
+    "data": {"name": "folder", "image_size": 32, "broken": "skip"},
+    "subset": {"train_size": 30, "val_size": 6},
+}
 
 
 @pytest.fixture
 def images(tmp_path, monkeypatch):
-    """Two classes of 40 training and 8 test images each, no two alike; returns a function that runs the two stages."""
+    """Two classes of 40 training and 8 test images each, no two alike; returns a function that runs
+    the two stages."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     for part, count in {"train": 40, "test": 8}.items():
@@ -61,7 +66,8 @@ def test_every_planted_fault_is_in_the_table_with_its_file_and_counted(images, c
     rng = np.random.default_rng(1)
     shutil.copy(images / "test/cat/03.png", images / "train/cat/leak.png")
     shutil.copy(images / "train/dog/05.png", images / "train/cat/other class.png")
-    Image.open(images / "train/dog/07.png").save(images / "train/dog/twice.bmp")  # other bytes, the same pixels
+    # other bytes, the same pixels
+    Image.open(images / "train/dog/07.png").save(images / "train/dog/twice.bmp")
     save(images / "train/dog/tiny.png", rng, (15, 40))
     for number in range(2):
         save(images / "train/owl" / f"{number}.png", rng)
@@ -81,22 +87,37 @@ def test_every_planted_fault_is_in_the_table_with_its_file_and_counted(images, c
         ("twice in a part", "train", "train/dog/twice.bmp", "train/dog/07.png"),
         ("small image", "train", "train/dog/tiny.png", "15 x 40 pixels"),
         ("rare class", "train", "", "2 images, the largest class has 42"),
-        ("unreadable", "", "train/cat/broken.jpg", next(r["detail"] for r in rows if r["problem"] == "unreadable")),
+        (
+            "unreadable",
+            "",
+            "train/cat/broken.jpg",
+            next(r["detail"] for r in rows if r["problem"] == "unreadable"),
+        ),
         ("no image of a class", "", "train/cat/notes.txt", ""),
     }
     assert read_json("metrics/subset.json")["problems"] == len(rows) == 12
     said = capsys.readouterr().out
     for row in rows:
-        assert f"subset: {row['problem']}: {sum(r['problem'] == row['problem'] for r in rows)}, the first: " in said
-    assert "(train/dog/05.png); those of one part stay under both labels, so remove the wrong one; all in" in said
+        assert (
+            f"subset: {row['problem']}: {sum(r['problem'] == row['problem'] for r in rows)}, the first: "
+            in said
+        )
+    assert (
+        "(train/dog/05.png); those of one part stay under both labels, so remove the wrong one; all in"
+        in said
+    )
 
 
 @pytest.mark.parametrize("leaks", ["drop", "keep", "error"])
-def test_with_the_default_no_test_image_is_trained_on_and_others_are_drawn_instead(images, capsys, leaks):
+def test_with_the_default_no_test_image_is_trained_on_and_others_are_drawn_instead(
+    images, capsys, leaks
+):
     for number in range(30):
         shutil.copy(images / f"test/cat/{number % 8:02}.png", images / f"train/cat/{number:02}.png")
     if leaks == "error":
-        with pytest.raises(UserError, match=r"have the pixels of a test or validation image; remove them"):
+        with pytest.raises(
+            UserError, match=r"have the pixels of a test or validation image; remove them"
+        ):
             run(leaks)
         return
     run(leaks)
@@ -105,7 +126,8 @@ def test_with_the_default_no_test_image_is_trained_on_and_others_are_drawn_inste
     train = {image.tobytes() for image in np.load("data/subset/train_images.npy")}
     assert bool(train & (test | val)) == bool(val & test) == (leaks == "keep")
     cats = [name for split in ("train", "val") for name in files_of(split) if "cat" in name]
-    assert len(cats) == (10 if leaks == "drop" else 18)  # ten cats of the training part are no test images
+    # ten cats of the training part are no test images
+    assert len(cats) == (10 if leaks == "drop" else 18)
     assert len(set(cats)) == len(cats)
 
 
@@ -122,21 +144,37 @@ def test_dropped_images_are_replaced_as_long_as_the_class_has_others(images):
 def test_the_files_of_the_subset_are_those_of_its_images(images):
     run()
     for split in ("train", "val", "test"):
-        for name, image in zip(files_of(split), np.load(f"data/subset/{split}_images.npy"), strict=True):
+        for name, image in zip(
+            files_of(split), np.load(f"data/subset/{split}_images.npy"), strict=True
+        ):
             assert np.array_equal(np.asarray(Image.open(images / name)), image)
 
 
 def test_equal_pixels_have_equal_numbers_across_parts():
     hashes = {"train": [[1, 2], [2, 1], [1, 2]], "test": [[2, 1], [3, 3]]}
     same = same_pixels({part: np.array(rows, "u8").view("u1") for part, rows in hashes.items()})
-    assert same["train"][0] == same["train"][2] != same["train"][1] == same["test"][0] != same["test"][1]
+    assert (
+        same["train"][0]
+        == same["train"][2]
+        != same["train"][1]
+        == same["test"][0]
+        != same["test"][1]
+    )
 
 
 def test_each_kind_of_problem_is_one_line():
-    row = {"problem": "rare class", "part": "train", "class": "owl", "file": "", "detail": "2 images"}
+    row = {
+        "problem": "rare class",
+        "part": "train",
+        "class": "owl",
+        "file": "",
+        "detail": "2 images",
+    }
     tally = Tally()
     assert list(tally.of([row, row])) == [row, row]
-    assert list(tally.in_words("t.csv")) == ["rare class: 2, the first: train owl (2 images); all in t.csv"]
+    assert list(tally.in_words("t.csv")) == [
+        "rare class: 2, the first: train owl (2 images); all in t.csv"
+    ]
 
 
 def test_padded_images_are_stored_with_the_box_that_is_no_bar(images):
@@ -150,6 +188,8 @@ def test_padded_images_are_stored_with_the_box_that_is_no_bar(images):
         run()
     finally:
         del SETTINGS["data"]["fit"]
-    for name, (top, left, bottom, right) in zip(files_of("test"), np.load("data/subset/test_content.npy"), strict=True):
+    for name, (top, left, bottom, right) in zip(
+        files_of("test"), np.load("data/subset/test_content.npy"), strict=True
+    ):
         expected = (12, 0, 20, 32) if "cat" in name else (0, 0, 32, 32)
         assert (top, left, bottom, right) == expected

@@ -1,4 +1,5 @@
-"""CIFAR-10 and CIFAR-100: checked before anything of them is loaded, and every error says what to do."""
+"""CIFAR-10 and CIFAR-100: checked before anything of them is loaded, and every error says what to
+do."""
 
 import hashlib
 import http.server
@@ -42,7 +43,9 @@ def make_batches(folder):
     for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]:
         data = rng.integers(256, size=(20, 3072), dtype=np.uint8)
         (folder / name).write_bytes(pickle.dumps({"data": data, "labels": [*range(10)] * 2}))
-    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"class {c}" for c in range(10)]}))
+    (folder / "batches.meta").write_bytes(
+        pickle.dumps({"label_names": [f"class {c}" for c in range(10)]})
+    )
 
 
 @pytest.fixture(scope="module")
@@ -62,17 +65,23 @@ def cifar(originals, tmp_path, monkeypatch):
 
 
 def stand_in(source, originals, tmp_path, monkeypatch):
-    """The source with the checksums of these files; caches, scratch files and proxies are those of this test alone."""
+    """The source with the checksums of these files; caches, scratch files and proxies are those of
+    this test alone."""
     batches = originals / source.base_folder
     for files in ("train_list", "test_list"):
-        monkeypatch.setattr(source, files, [[name, md5(batches / name)] for name, _ in getattr(source, files)])
-    monkeypatch.setattr(source, "meta", {**source.meta, "md5": md5(batches / source.meta["filename"])})
+        monkeypatch.setattr(
+            source, files, [[name, md5(batches / name)] for name, _ in getattr(source, files)]
+        )
+    monkeypatch.setattr(
+        source, "meta", {**source.meta, "md5": md5(batches / source.meta["filename"])}
+    )
     monkeypatch.setattr(source, "tgz_md5", md5(originals / source.filename))
     monkeypatch.setattr(source, "url", "http://127.0.0.1:9/" + source.filename)
     monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(urllib.request, "_opener", None)  # it remembers the proxies of its first use
+    # it remembers the proxies of its first use
+    monkeypatch.setattr(urllib.request, "_opener", None)
     monkeypatch.setattr(cifar_module, "PAUSE", 0.0)
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
@@ -106,7 +115,9 @@ def assert_is_the_stand_in(dataset, originals):
     }
     raw = pickle.loads((originals / BATCHES / "test_batch").read_bytes())
     for c in range(3):  # planes of red, green, blue in the file
-        assert np.array_equal(dataset.images["test"][0, ..., c].ravel(), raw["data"][0, c * 1024 : (c + 1) * 1024])
+        assert np.array_equal(
+            dataset.images["test"][0, ..., c].ravel(), raw["data"][0, c * 1024 : (c + 1) * 1024]
+        )
     assert dataset.labels["test"].tolist() == raw["labels"]
     assert dataset.labels["test"].dtype == np.int64
     assert dataset.checksums == {path.name: md5(path) for path in (originals / BATCHES).iterdir()}
@@ -130,7 +141,9 @@ def test_the_data_folder_may_be_the_folder_of_batches(cifar, data_folder, origin
     assert_is_the_stand_in(load_cifar("cifar10"), originals)
 
 
-def test_the_data_folder_may_hold_the_archive_and_nothing_is_unpacked_into_it(cifar, data_folder, originals, tmp_path):
+def test_the_data_folder_may_hold_the_archive_and_nothing_is_unpacked_into_it(
+    cifar, data_folder, originals, tmp_path
+):
     copy(originals, data_folder, ARCHIVE)
     assert_is_the_stand_in(load_cifar("cifar10"), originals)
     assert [path.name for path in data_folder.iterdir()] == [ARCHIVE]
@@ -138,7 +151,9 @@ def test_the_data_folder_may_hold_the_archive_and_nothing_is_unpacked_into_it(ci
 
 
 @pytest.mark.parametrize("kind", ["absent", "a file"])
-def test_a_data_folder_that_is_no_folder_is_named_with_what_to_do(cifar, tmp_path, monkeypatch, kind):
+def test_a_data_folder_that_is_no_folder_is_named_with_what_to_do(
+    cifar, tmp_path, monkeypatch, kind
+):
     path = tmp_path / "given"
     if kind == "a file":
         path.write_text("")
@@ -159,14 +174,18 @@ def remedy(batches, archive):
 REMEDY = remedy(BATCHES, ARCHIVE)
 
 
-def test_an_empty_data_folder_names_the_missing_file_and_nothing_is_downloaded(cifar, data_folder, tmp_path):
+def test_an_empty_data_folder_names_the_missing_file_and_nothing_is_downloaded(
+    cifar, data_folder, tmp_path
+):
     assert error_of_loading() == f"{data_folder / BATCHES / 'data_batch_1'} is missing{REMEDY}"
     assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize("name", ["data_batch_3", "test_batch", "batches.meta"])
 @pytest.mark.parametrize("damage", ["missing", "one byte", "cut", "empty"])
-def test_a_missing_or_damaged_file_is_named_with_what_to_do(cifar, data_folder, originals, name, damage):
+def test_a_missing_or_damaged_file_is_named_with_what_to_do(
+    cifar, data_folder, originals, name, damage
+):
     copy_batches(originals, data_folder)
     path = data_folder / BATCHES / name
     content = bytearray(path.read_bytes())
@@ -192,7 +211,9 @@ class Trap:
 
 
 @pytest.mark.parametrize("pattern", ["data_batch_1", "batches.meta", "*"])
-def test_a_file_with_another_checksum_is_never_unpickled(cifar, data_folder, originals, tmp_path, pattern):
+def test_a_file_with_another_checksum_is_never_unpickled(
+    cifar, data_folder, originals, tmp_path, pattern
+):
     copy_batches(originals, data_folder)
     paths = list((data_folder / BATCHES).glob(pattern))
     for path in paths:
@@ -214,7 +235,9 @@ def malicious_archive(path, outside, originals):
 
 
 BAD_ARCHIVES = {
-    "truncated": lambda path, originals: path.write_bytes((originals / ARCHIVE).read_bytes()[:-1000]),
+    "truncated": lambda path, originals: path.write_bytes(
+        (originals / ARCHIVE).read_bytes()[:-1000]
+    ),
     "empty": lambda path, originals: path.write_bytes(b""),
     "garbage": lambda path, originals: path.write_bytes(b"garbage" * 1000),
     "outside": lambda path, originals: malicious_archive(path, "../evil", originals),
@@ -222,7 +245,9 @@ BAD_ARCHIVES = {
 
 
 @pytest.mark.parametrize("kind", BAD_ARCHIVES)
-def test_an_archive_with_another_checksum_is_refused_and_not_unpacked(cifar, data_folder, originals, tmp_path, kind):
+def test_an_archive_with_another_checksum_is_refused_and_not_unpacked(
+    cifar, data_folder, originals, tmp_path, kind
+):
     BAD_ARCHIVES[kind](data_folder / ARCHIVE, originals)
     assert error_of_loading() == (
         f"{data_folder / ARCHIVE} has md5 {md5(data_folder / ARCHIVE)}, not the published {cifar.tgz_md5}: "
@@ -232,20 +257,26 @@ def test_an_archive_with_another_checksum_is_refused_and_not_unpacked(cifar, dat
     assert not list(tmp_path.rglob("evil"))
 
 
-@pytest.mark.parametrize("name", ["../evil", "{outside}/evil", f"{BATCHES}/../../evil", f"{BATCHES}/evil"])
+@pytest.mark.parametrize(
+    "name", ["../evil", "{outside}/evil", f"{BATCHES}/../../evil", f"{BATCHES}/evil"]
+)
 def test_unpacking_writes_only_the_published_files_whatever_else_the_archive_holds(
     cifar, originals, tmp_path, monkeypatch, name
 ):
     archive = malicious_archive(tmp_path / ARCHIVE, name.format(outside=tmp_path), originals)
     monkeypatch.setattr(cifar, "tgz_md5", md5(archive))
     _extract(cifar, archive, tmp_path / "target")
-    written = {path.name: path.read_bytes() for path in (tmp_path / "target").rglob("*") if path.is_file()}
+    written = {
+        path.name: path.read_bytes() for path in (tmp_path / "target").rglob("*") if path.is_file()
+    }
     assert written == {path.name: path.read_bytes() for path in (originals / BATCHES).iterdir()}
     assert not list(tmp_path.rglob("evil"))
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE])
-def test_a_link_or_folder_in_the_archive_in_place_of_a_file_is_refused(cifar, tmp_path, monkeypatch, kind):
+def test_a_link_or_folder_in_the_archive_in_place_of_a_file_is_refused(
+    cifar, tmp_path, monkeypatch, kind
+):
     (tmp_path / "secret").write_text("not yours")
     with tarfile.open(tmp_path / ARCHIVE, "w:gz") as tar:
         entry = tarfile.TarInfo(f"{BATCHES}/data_batch_1")
@@ -271,7 +302,10 @@ def originals_100(tmp_path_factory):
         data = rng.integers(256, size=(count, 3072), dtype=np.uint8)
         labels = {"fine_labels": fine.tolist(), "coarse_labels": (fine // 5).tolist()}
         (batches / name).write_bytes(pickle.dumps({"data": data, **labels}))
-    names = {f"{kind}_label_names": [f"{kind} {c}" for c in range(n)] for kind, n in (("fine", 100), ("coarse", 20))}
+    names = {
+        f"{kind}_label_names": [f"{kind} {c}" for c in range(n)]
+        for kind, n in (("fine", 100), ("coarse", 20))
+    }
     (batches / "meta").write_bytes(pickle.dumps(names))
     with tarfile.open(folder / ARCHIVE_100, "w:gz") as tar:
         tar.add(batches, BATCHES_100)
@@ -284,7 +318,9 @@ def cifar_100(originals_100, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["batches", "archive"])
-def test_cifar_100_has_its_hundred_fine_labels_and_their_names(cifar_100, data_folder, originals_100, kind):
+def test_cifar_100_has_its_hundred_fine_labels_and_their_names(
+    cifar_100, data_folder, originals_100, kind
+):
     if kind == "batches":
         copy_batches(originals_100, data_folder, BATCHES_100)
     else:
@@ -297,7 +333,9 @@ def test_cifar_100_has_its_hundred_fine_labels_and_their_names(cifar_100, data_f
         assert (images.dtype, dataset.labels[part].dtype) == (np.uint8, np.int64)
         assert np.array_equal(images, raw["data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
         assert dataset.labels[part].tolist() == raw["fine_labels"]
-    assert dataset.checksums == {path.name: md5(path) for path in (originals_100 / BATCHES_100).iterdir()}
+    assert dataset.checksums == {
+        path.name: md5(path) for path in (originals_100 / BATCHES_100).iterdir()
+    }
 
 
 @pytest.mark.parametrize("name", ["train", "test", "meta"])
@@ -324,7 +362,8 @@ def test_the_files_of_cifar_10_are_not_taken_for_cifar_100(cifar_100, data_folde
 
 @pytest.fixture
 def server(cifar, monkeypatch):
-    """A function that serves an answer on 127.0.0.1 as the archive's address, and returns the requests so far."""
+    """A function that serves an answer on 127.0.0.1 as the archive's address, and returns the
+    requests so far."""
     started = []
 
     def serve(answer):
@@ -375,7 +414,9 @@ def test_the_archive_is_downloaded_once_then_unpacked_and_removed(server, origin
     assert len(requests) == asked
 
 
-@pytest.mark.parametrize("left", ["half of the archive", "half of the batches", "the whole archive"])
+@pytest.mark.parametrize(
+    "left", ["half of the archive", "half of the batches", "the whole archive"]
+)
 def test_loading_succeeds_whatever_a_killed_download_left(server, originals, tmp_path, left):
     requests = server(lambda request: send(request, (originals / ARCHIVE).read_bytes()))
     cache = tmp_path / "cache" / "vit_finetune"
@@ -397,12 +438,20 @@ OTHER = "what came is not the published archive (cut off, or a page that a proxy
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (lambda request: send(request, b"<html>Please log in</html>", **{"Content-Type": "text/html"}), OTHER),
+        (
+            lambda request: send(
+                request, b"<html>Please log in</html>", **{"Content-Type": "text/html"}
+            ),
+            OTHER,
+        ),
         (lambda request: send(request, b""), OTHER),
         (lambda request: send(request, b"\x1f\x8b half", length=1_000_000), OTHER),
         (send_a_cut_chunk, "IncompleteRead("),
         (lambda request: request.wfile.write(b"SSH-2.0-OpenSSH\r\n"), "SSH-2.0-OpenSSH"),
-        (lambda request: request.connection.close(), "Remote end closed connection without response"),
+        (
+            lambda request: request.connection.close(),
+            "Remote end closed connection without response",
+        ),
         (lambda request: send(request, b"no", status=404), "HTTP Error 404: Not Found"),
         (lambda request: send(request, b"no", status=503), "HTTP Error 503: Service Unavailable"),
         (lambda request: send(request, b"", status=302, Location=request.path), "infinite loop"),
@@ -413,12 +462,16 @@ def test_a_failed_download_is_one_line_and_leaves_no_file(server, cifar, tmp_pat
     message = error_of_loading()
     assert message.startswith(f"could not download {cifar.url}: ")
     assert reason in message
-    assert f"Either set {FOLDER_VARIABLE} to a folder that holds {ARCHIVE} or {BATCHES}/, or run `make demo`" in message
+    assert (
+        f"Either set {FOLDER_VARIABLE} to a folder that holds {ARCHIVE} or {BATCHES}/, or run `make demo`"
+        in message
+    )
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize(
-    ("dataset", "batches", "archive"), [("cifar10", BATCHES, ARCHIVE), ("cifar100", BATCHES_100, ARCHIVE_100)]
+    ("dataset", "batches", "archive"),
+    [("cifar10", BATCHES, ARCHIVE), ("cifar100", BATCHES_100, ARCHIVE_100)],
 )
 def test_without_a_network_the_error_names_the_address_the_reason_and_what_to_do(
     tmp_path, monkeypatch, dataset, batches, archive
@@ -440,7 +493,9 @@ def test_without_a_network_the_error_names_the_address_the_reason_and_what_to_do
 
 
 @pytest.mark.parametrize("place", ["cache", "cache/vit_finetune"])
-def test_a_cache_folder_that_cannot_be_made_is_one_line_that_says_what_to_do(cifar, tmp_path, place):
+def test_a_cache_folder_that_cannot_be_made_is_one_line_that_says_what_to_do(
+    cifar, tmp_path, place
+):
     (tmp_path / place).parent.mkdir(exist_ok=True)
     (tmp_path / place).write_text("a file")
     message = error_of_loading()
@@ -465,14 +520,21 @@ def test_two_downloads_at_once_are_one_and_both_have_the_files(server, originals
         for dataset in pool.map(load, range(2)):
             assert_is_the_stand_in(dataset, originals)
     assert len(requests) == 1
-    assert capfd.readouterr().out == f"waiting for another download to {tmp_path / 'cache' / 'vit_finetune'}\n"
-    assert [path.name for path in (tmp_path / "cache").rglob("*") if path.parent.name != BATCHES] == [
+    assert (
+        capfd.readouterr().out
+        == f"waiting for another download to {tmp_path / 'cache' / 'vit_finetune'}\n"
+    )
+    assert [
+        path.name for path in (tmp_path / "cache").rglob("*") if path.parent.name != BATCHES
+    ] == [
         "vit_finetune",
         BATCHES,
     ]
 
 
-def test_a_lock_that_its_holder_removes_while_another_waits_for_it_is_not_taken_for_the_new_one(tmp_path):
+def test_a_lock_that_its_holder_removes_while_another_waits_for_it_is_not_taken_for_the_new_one(
+    tmp_path,
+):
     path, opened = tmp_path / "cache.lock", []
 
     class Removed(LockFile):
@@ -513,9 +575,13 @@ def test_a_download_that_ends_early_goes_on_from_where_it_was_or_starts_anew(
 
     def answer(request):
         asked.append(request.headers["Range"])
-        first = int(asked[-1].removeprefix("bytes=").removesuffix("-")) if asked[-1] and ranges else 0
+        first = (
+            int(asked[-1].removeprefix("bytes=").removesuffix("-")) if asked[-1] and ranges else 0
+        )
         if len(asked) == 3:
-            headers = {"Content-Range": f"bytes {first}-{len(body) - 1}/{len(body)}"} if first else {}
+            headers = (
+                {"Content-Range": f"bytes {first}-{len(body) - 1}/{len(body)}"} if first else {}
+            )
             send(request, body[first:], status=206 if first else 200, **headers)
             return
         part_of(request, body, first)
@@ -532,7 +598,9 @@ def test_a_download_that_ends_early_goes_on_from_where_it_was_or_starts_anew(
 
 
 @pytest.mark.parametrize("sent", [True, False])
-def test_a_download_that_stalls_again_and_again_ends_with_an_error(server, originals, tmp_path, monkeypatch, sent):
+def test_a_download_that_stalls_again_and_again_ends_with_an_error(
+    server, originals, tmp_path, monkeypatch, sent
+):
     done = threading.Event()
 
     def answer(request):
@@ -568,7 +636,18 @@ def test_the_progress_of_a_download_is_shown_in_a_terminal_and_nowhere_else(
 @pytest.mark.slow
 def test_the_original_cifar_10_has_the_published_counts_classes_and_statistics(real_files):
     real = load_cifar("cifar10")
-    assert real.classes == ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    assert real.classes == [
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ]
     assert {part: images.shape for part, images in real.images.items()} == {
         "train": (50_000, 32, 32, 3),
         "test": (10_000, 32, 32, 3),

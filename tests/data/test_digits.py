@@ -27,7 +27,10 @@ def test_the_digits_are_rgb_bytes_with_integer_labels(digits):
 
 def test_the_two_parts_share_no_image_and_are_together_all_1797(digits):
     original = sklearn.datasets.load_digits()
-    whole = Counter((image.tobytes(), label) for image, label in zip(original.images, original.target, strict=True))
+    whole = Counter(
+        (image.tobytes(), label)
+        for image, label in zip(original.images, original.target, strict=True)
+    )
     parts = Counter()
     for part in ("train", "test"):
         grey = digits.images[part][..., 0] * (16 / 255)  # 17 levels survive as bytes

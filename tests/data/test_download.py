@@ -1,4 +1,5 @@
-"""The stage `download` says what it leaves out, in a line each, and lists all of it in data/raw/dataset.json."""
+"""The stage `download` says what it leaves out, in a line each, and lists all of it in
+data/raw/dataset.json."""
 
 import json
 import shutil
@@ -16,7 +17,8 @@ MORE = " and others, see data/raw/dataset.json"
 
 @pytest.fixture
 def images(tmp_path, monkeypatch):
-    """A folder with params.yaml for images of one's own, broken ones to be left out, and two classes."""
+    """A folder with params.yaml for images of one's own, broken ones to be left out, and two
+    classes."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "params.yaml", tmp_path)
     text = (tmp_path / "params.yaml").read_text()
@@ -32,7 +34,9 @@ def images(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
-def test_what_is_left_out_is_said_with_its_number_and_the_first_of_it_and_listed_whole(images, capsys, count):
+def test_what_is_left_out_is_said_with_its_number_and_the_first_of_it_and_listed_whole(
+    images, capsys, count
+):
     names = ["b", "a"][:count]
     for name in names:
         (images / "data" / "images" / "dog" / f"{name}.png").write_bytes(b"")

@@ -20,7 +20,9 @@ def test_samples_lie_under_the_name_of_their_class():
     names = {text.get_text(): text.get_position() for text in axes.texts}
     assert set(names) == set(CLASSES)
     for drawn in axes.images:
-        index = next(i for i, image in enumerate(IMAGES) if np.array_equal(image, drawn.get_array()))
+        index = next(
+            i for i, image in enumerate(IMAGES) if np.array_equal(image, drawn.get_array())
+        )
         x, y = centre(drawn)
         name_x, name_y = names[CLASSES[LABELS[index]]]
         assert name_x < x < name_x + 6.1

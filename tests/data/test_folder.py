@@ -1,6 +1,8 @@
-"""A folder of the user's own images: classes, parts, a test share by hash, and what is wrong with it in one line.
+"""A folder of the user's own images: classes, parts, a test share by hash, and what is wrong with
+it in one line.
 
-The files are tiny, each of a colour that no other has, so that every image can be told from its pixels.
+The files are tiny, each of a colour that no other has, so that every image can be told from its
+pixels.
 """
 
 import os
@@ -44,7 +46,13 @@ def paint(path, number):
 
 
 def load(folder, **options):
-    settings = {"into": Path(tempfile.mkdtemp()), "image_size": 8, "fit": "crop", "test_share": 0.25, "broken": "error"}
+    settings = {
+        "into": Path(tempfile.mkdtemp()),
+        "image_size": 8,
+        "fit": "crop",
+        "test_share": 0.25,
+        "broken": "error",
+    }
     return load_folder(folder, **settings | options)
 
 
@@ -65,7 +73,9 @@ def found(dataset, colours, folder):
         assert (images == images[:, :1, :1]).all()
         parts[part] = {name: [] for name in dataset.classes}
         for pixel, label in zip(images[:, 0, 0].tolist(), dataset.labels[part], strict=True):
-            parts[part][dataset.classes[label]].append(colours[tuple(pixel)].relative_to(folder).as_posix())
+            parts[part][dataset.classes[label]].append(
+                colours[tuple(pixel)].relative_to(folder).as_posix()
+            )
     return parts
 
 
@@ -154,31 +164,48 @@ def test_test_images_come_from_anywhere_in_a_class_not_from_its_start(tmp_path):
 def test_with_a_test_folder_no_training_image_is_taken_for_testing(tmp_path):
     colours = make_tree(tmp_path, {"train/dog": 4, "train/cat": 6, "test/cat": 1, "test/dog": 3})
     assert found(load(tmp_path), colours, tmp_path) == {
-        "train": names("cat", numbers=range(6), part="train/") | names("dog", numbers=range(4), part="train/"),
-        "test": names("cat", numbers=range(1), part="test/") | names("dog", numbers=range(3), part="test/"),
+        "train": names("cat", numbers=range(6), part="train/")
+        | names("dog", numbers=range(4), part="train/"),
+        "test": names("cat", numbers=range(1), part="test/")
+        | names("dog", numbers=range(3), part="test/"),
     }
 
 
 @pytest.mark.parametrize("spelling", ["val", "valid", "validation"])
 def test_a_validation_folder_beside_train_and_test_is_a_part_of_its_own(tmp_path, spelling):
-    counts = {"train/cat": 3, "train/dog": 1, f"{spelling}/cat": 2, f"{spelling}/dog": 4, "test/cat": 1, "test/dog": 2}
+    counts = {
+        "train/cat": 3,
+        "train/dog": 1,
+        f"{spelling}/cat": 2,
+        f"{spelling}/dog": 4,
+        "test/cat": 1,
+        "test/dog": 2,
+    }
     colours = make_tree(tmp_path, counts)
     parts = found(load(tmp_path), colours, tmp_path)
     assert list(parts) == ["train", "val", "test"]
-    assert {f"{part}/{name}": len(paths) for part in parts for name, paths in parts[part].items()} == {
-        key.replace(spelling, "val"): count for key, count in counts.items()
+    assert {
+        f"{part}/{name}": len(paths) for part in parts for name, paths in parts[part].items()
+    } == {key.replace(spelling, "val"): count for key, count in counts.items()}
+    folders = {
+        part: {path.split("/")[0] for paths in parts[part].values() for path in paths}
+        for part in parts
     }
-    folders = {part: {path.split("/")[0] for paths in parts[part].values() for path in paths} for part in parts}
     assert folders == {"train": {"train"}, "val": {spelling}, "test": {"test"}}
 
 
 @pytest.mark.parametrize("spelling", ["val", "valid", "validation"])
-def test_without_a_test_folder_test_images_come_from_train_and_validation_stays_whole(tmp_path, spelling):
-    colours = make_tree(tmp_path, {"train/cat": 8, "train/dog": 4, f"{spelling}/cat": 5, f"{spelling}/dog": 2})
+def test_without_a_test_folder_test_images_come_from_train_and_validation_stays_whole(
+    tmp_path, spelling
+):
+    colours = make_tree(
+        tmp_path, {"train/cat": 8, "train/dog": 4, f"{spelling}/cat": 5, f"{spelling}/dog": 2}
+    )
     parts = found(load(tmp_path), colours, tmp_path)
     assert list(parts) == ["train", "val", "test"]
     assert parts["val"] == (
-        names("cat", numbers=range(5), part=f"{spelling}/") | names("dog", numbers=range(2), part=f"{spelling}/")
+        names("cat", numbers=range(5), part=f"{spelling}/")
+        | names("dog", numbers=range(2), part=f"{spelling}/")
     )
     for name, count in {"cat": 8, "dog": 4}.items():
         assert len(parts["test"][name]) == count // 4
@@ -189,7 +216,10 @@ def test_without_a_test_folder_test_images_come_from_train_and_validation_stays_
 def test_a_train_folder_alone_is_split_like_a_folder_of_classes(tmp_path):
     colours = make_tree(tmp_path, {"train/cat": 8, "train/dog": 4})
     parts = found(load(tmp_path), colours, tmp_path)
-    assert {part: [len(paths) for paths in parts[part].values()] for part in parts} == {"train": [6, 3], "test": [2, 1]}
+    assert {part: [len(paths) for paths in parts[part].values()] for part in parts} == {
+        "train": [6, 3],
+        "test": [2, 1],
+    }
 
 
 def test_a_folder_named_train_among_other_classes_is_a_class(tmp_path):
@@ -216,7 +246,10 @@ def neither(folder, names):
         (("Training", "holdout", "eval"), "Training, eval, holdout"),
         (("test", "training_set"), "test, training_set"),
         (("validation", "test"), "test, validation"),
-        (("test", *(f"class {number}" for number in range(9))), "test, class 0, class 1, class 2, class 3 and 5 more"),
+        (
+            ("test", *(f"class {number}" for number in range(9))),
+            "test, class 0, class 1, class 2, class 3 and 5 more",
+        ),
     ],
 )
 def test_parts_that_are_not_known_by_their_names_are_no_classes_but_an_error(tmp_path, top, named):
@@ -239,10 +272,15 @@ def test_given_images_without_class_folders_are_an_error_that_says_where_they_go
     )
 
 
-@pytest.mark.parametrize("name", ["ca\rt", "ca\nt", "\x1b[31mcat", "cat\u2028", os.fsdecode(b"caf\xe9")])
+@pytest.mark.parametrize(
+    "name", ["ca\rt", "ca\nt", "\x1b[31mcat", "cat\u2028", os.fsdecode(b"caf\xe9")]
+)
 @pytest.mark.parametrize("part", ["", "train/", "test/"])
 def test_a_class_whose_name_cannot_be_printed_is_an_error(tmp_path, name, part):
-    make_tree(tmp_path, {f"{part}{name}": 3, "train/cow" if part else "cow": 3, "train/dog" if part else "dog": 3})
+    make_tree(
+        tmp_path,
+        {f"{part}{name}": 3, "train/cow" if part else "cow": 3, "train/dog" if part else "dog": 3},
+    )
     where = f"{tmp_path}/{part}".rstrip("/")
     assert error_of(tmp_path) == (
         f"{where} holds a folder {name!a}: a class has a name that can be printed; rename the folder"
@@ -255,7 +293,9 @@ def test_a_class_may_have_any_name_that_can_be_printed(tmp_path, name):
     assert name in load(tmp_path).classes
 
 
-def test_a_file_whose_name_cannot_be_printed_is_read_and_where_it_is_named_stays_in_one_line(tmp_path):
+def test_a_file_whose_name_cannot_be_printed_is_read_and_where_it_is_named_stays_in_one_line(
+    tmp_path,
+):
     make_tree(tmp_path, {"cat": 3, "dog": 3})
     names = [os.fsdecode(b"caf\xe9"), "a\nb"]
     for name in names:
@@ -271,9 +311,16 @@ def test_a_file_whose_name_cannot_be_printed_is_read_and_where_it_is_named_stays
 
 
 def test_the_names_of_train_val_and_test_folders_may_be_spelt_in_other_ways(tmp_path):
-    make_tree(tmp_path, {f"{part}/{name}": 2 for part in ("Training", "TEST", "Valid") for name in ("cat", "dog")})
+    make_tree(
+        tmp_path,
+        {f"{part}/{name}": 2 for part in ("Training", "TEST", "Valid") for name in ("cat", "dog")},
+    )
     dataset = load(tmp_path)
-    assert {part: len(labels) for part, labels in dataset.labels.items()} == {"train": 4, "val": 4, "test": 4}
+    assert {part: len(labels) for part, labels in dataset.labels.items()} == {
+        "train": 4,
+        "val": 4,
+        "test": 4,
+    }
     assert dataset.classes == ["cat", "dog"]
 
 
@@ -316,8 +363,12 @@ def test_folders_that_are_linked_into_a_class_are_read(tmp_path):
 
 def test_labels_number_the_classes_in_the_order_of_their_names_in_every_part(tmp_path):
     ordered = ["10", "2", "Zebra", "ant", "été"]
-    colours = make_tree(tmp_path, {f"test/{name}": 2 for name in ["ant", "été", "2", "Zebra", "10"]})
-    colours |= make_tree(tmp_path, {f"train/{name}": 3 for name in reversed(ordered)}, start=len(colours))
+    colours = make_tree(
+        tmp_path, {f"test/{name}": 2 for name in ["ant", "été", "2", "Zebra", "10"]}
+    )
+    colours |= make_tree(
+        tmp_path, {f"train/{name}": 3 for name in reversed(ordered)}, start=len(colours)
+    )
     dataset = load(tmp_path)
     assert dataset.classes == ordered
     assert dataset.labels["test"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
@@ -328,7 +379,9 @@ def test_labels_number_the_classes_in_the_order_of_their_names_in_every_part(tmp
 
 def test_images_of_a_class_may_lie_in_folders_below_it(tmp_path):
     colours = make_tree(tmp_path, {"cat": 2, "dog": 4, "cat/2024/may": 2})
-    for number, name in enumerate(["cat/a.PNG", "cat/2024/b.Jpeg", "cat/c.JPG", "cat/d e.f.WebP"], start=100):
+    for number, name in enumerate(
+        ["cat/a.PNG", "cat/2024/b.Jpeg", "cat/c.JPG", "cat/d e.f.WebP"], start=100
+    ):
         colours |= paint(tmp_path / name, number)  # what a file is, its content says
     parts = found(load(tmp_path), colours, tmp_path)
     assert len(parts["test"]["cat"]) == 2
@@ -360,7 +413,13 @@ def test_hidden_files_other_files_and_files_outside_the_classes_are_not_read(tmp
         "loose.png",
     ]:
         paint(tmp_path / name, 999)
-    for name in ["labels.csv", "train/cat/notes.txt", "train/cat/Thumbs.db", "train/cat/00.png.xmp", "train/dog/png"]:
+    for name in [
+        "labels.csv",
+        "train/cat/notes.txt",
+        "train/cat/Thumbs.db",
+        "train/cat/00.png.xmp",
+        "train/dog/png",
+    ]:
         (tmp_path / name).write_text("no image")
     (tmp_path / "train" / "dog" / "folder.png").mkdir()
     assert found(load(tmp_path), colours, tmp_path) == before
@@ -391,7 +450,9 @@ def test_the_progress_bar_moves_on_only_as_files_are_read(tmp_path, monkeypatch)
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     read, asked = [], []
     original = folder_module.open_image
-    monkeypatch.setattr(folder_module, "open_image", lambda path: (original(path), read.append(path))[0])
+    monkeypatch.setattr(
+        folder_module, "open_image", lambda path: (original(path), read.append(path))[0]
+    )
 
     def bar(paths):
         for path in paths:
@@ -412,7 +473,9 @@ def save_deep(folder, largest):
 
 
 @pytest.mark.parametrize("largest", [[4095, 0, 17], [255], [0]])
-def test_16_bit_images_that_would_all_be_nearly_black_are_an_error_that_says_how_to_convert(tmp_path, largest):
+def test_16_bit_images_that_would_all_be_nearly_black_are_an_error_that_says_how_to_convert(
+    tmp_path, largest
+):
     make_tree(tmp_path, {"cat": 4, "dog": 4})
     save_deep(tmp_path / "dog", largest)
     assert error_of(tmp_path) == (
@@ -446,7 +509,9 @@ def test_an_unreadable_file_is_named_with_the_reason_and_what_to_do(tmp_path, fe
     make_tree(tmp_path, {"cat": 4, "dog": 4})
     (tmp_path / "dog" / name).write_bytes(BROKEN_FILES[name])
     said = f"1 of 9 files in {tmp_path} cannot be read as images: dog/{name} (REASON); "
-    pattern = re.escape(said + "remove them, or set data.broken to skip").replace("REASON", ".{10,}")
+    pattern = re.escape(said + "remove them, or set data.broken to skip").replace(
+        "REASON", ".{10,}"
+    )
     assert re.fullmatch(pattern, error_of(tmp_path))
 
 
@@ -463,12 +528,16 @@ def test_unreadable_files_are_left_out_and_listed_where_broken_is_skip(tmp_path,
 
 
 @pytest.mark.parametrize(("count", "more"), [(5, ""), (6, " and 1 more"), (12, " and 7 more")])
-def test_of_many_unreadable_files_all_are_counted_and_listed_and_five_are_named(tmp_path, count, more):
+def test_of_many_unreadable_files_all_are_counted_and_listed_and_five_are_named(
+    tmp_path, count, more
+):
     make_tree(tmp_path, {"train/cat": 3, "train/dog": 3, "test/cat": 2, "test/dog": 2})
     for number in range(count):
         (tmp_path / "train" / "dog" / f"broken {number:02}.jpg").write_bytes(b"")
     listed = load(tmp_path, broken="skip").broken
-    assert [entry.partition(" (")[0] for entry in listed] == [f"train/dog/broken {n:02}.jpg" for n in range(count)]
+    assert [entry.partition(" (")[0] for entry in listed] == [
+        f"train/dog/broken {n:02}.jpg" for n in range(count)
+    ]
     assert error_of(tmp_path) == (
         f"{count} of {10 + count} files in {tmp_path} cannot be read as images: {', '.join(listed[:5])}{more}; "
         "remove them, or set data.broken to skip"
@@ -479,7 +548,9 @@ def test_unreadable_files_do_not_count_as_images_of_their_class(tmp_path):
     make_tree(tmp_path, {"train/cat": 3, "train/dog": 3, "test/cat": 2})
     (tmp_path / "test" / "dog").mkdir()
     (tmp_path / "test" / "dog" / "00.png").write_bytes(b"")
-    assert error_of(tmp_path, broken="skip") == few(tmp_path, "dog (train 3, test 0)", "train 2, test 1")
+    assert error_of(tmp_path, broken="skip") == few(
+        tmp_path, "dog (train 3, test 0)", "train 2, test 1"
+    )
 
 
 def test_a_test_folder_of_unreadable_files_alone_is_an_error(tmp_path):
@@ -508,7 +579,9 @@ def no_classes(folder, how_many):
     )
 
 
-@pytest.mark.parametrize("kind", ["missing", "empty", "hidden folders", "loose images", "an empty train folder"])
+@pytest.mark.parametrize(
+    "kind", ["missing", "empty", "hidden folders", "loose images", "an empty train folder"]
+)
 def test_without_class_folders_the_error_says_where_to_put_images(tmp_path, kind):
     folder = tmp_path / "images"
     if kind != "missing":
@@ -538,7 +611,9 @@ def test_one_class_is_too_few(tmp_path, name):
         ({"cat": 4, "dog": 40}, 0.8, "cat (train 1, test 3)"),
     ],
 )
-def test_a_class_with_too_few_images_to_draw_from_is_named_with_its_counts(tmp_path, counts, share, classes):
+def test_a_class_with_too_few_images_to_draw_from_is_named_with_its_counts(
+    tmp_path, counts, share, classes
+):
     make_tree(tmp_path, counts)
     assert error_of(tmp_path, test_share=share) == few(tmp_path, classes, "train 2, test 1")
 
@@ -546,8 +621,16 @@ def test_a_class_with_too_few_images_to_draw_from_is_named_with_its_counts(tmp_p
 @pytest.mark.parametrize(
     ("counts", "classes", "needed"),
     [
-        ({"train/cat": 1, "train/dog": 2, "test/cat": 5, "test/dog": 1}, "cat (train 1, test 5)", "train 2, test 1"),
-        ({"train/cat": 2, "train/dog": 2, "test/cat": 5}, "dog (train 2, test 0)", "train 2, test 1"),
+        (
+            {"train/cat": 1, "train/dog": 2, "test/cat": 5, "test/dog": 1},
+            "cat (train 1, test 5)",
+            "train 2, test 1",
+        ),
+        (
+            {"train/cat": 2, "train/dog": 2, "test/cat": 5},
+            "dog (train 2, test 0)",
+            "train 2, test 1",
+        ),
         (
             {"train/cat": 2, "train/dog": 2, "test": 0},
             "cat (train 2, test 0), dog (train 2, test 0)",
@@ -570,7 +653,9 @@ def test_a_class_with_too_few_images_to_draw_from_is_named_with_its_counts(tmp_p
         ),
     ],
 )
-def test_a_class_with_too_few_images_in_a_given_part_is_named_with_its_counts(tmp_path, counts, classes, needed):
+def test_a_class_with_too_few_images_in_a_given_part_is_named_with_its_counts(
+    tmp_path, counts, classes, needed
+):
     make_tree(tmp_path, counts)
     assert error_of(tmp_path) == few(tmp_path, classes, needed)
 
@@ -587,7 +672,9 @@ def test_a_class_with_too_few_images_in_a_given_part_is_named_with_its_counts(tm
 def test_the_fewest_images_that_are_allowed_are_enough(tmp_path, counts):
     colours = make_tree(tmp_path, counts)
     parts = found(load(tmp_path), colours, tmp_path)
-    assert sum(len(paths) for by_class in parts.values() for paths in by_class.values()) == len(colours)
+    assert sum(len(paths) for by_class in parts.values() for paths in by_class.values()) == len(
+        colours
+    )
 
 
 def test_of_many_classes_with_too_few_images_five_are_named(tmp_path):
@@ -598,5 +685,11 @@ def test_of_many_classes_with_too_few_images_five_are_named(tmp_path):
 
 @pytest.mark.parametrize("part", ["test", "val", "valid", "validation"])
 def test_classes_that_only_test_or_validation_has_are_named_with_their_folder(tmp_path, part):
-    make_tree(tmp_path, {"train/cat": 3, "train/dog": 3, f"{part}/cat": 1, f"{part}/dgo": 1, f"{part}/ant": 0})
-    assert error_of(tmp_path) == f"{tmp_path / part} has classes that {tmp_path}/train has not: ant, dgo"
+    make_tree(
+        tmp_path,
+        {"train/cat": 3, "train/dog": 3, f"{part}/cat": 1, f"{part}/dgo": 1, f"{part}/ant": 0},
+    )
+    assert (
+        error_of(tmp_path)
+        == f"{tmp_path / part} has classes that {tmp_path}/train has not: ant, dgo"
+    )

@@ -1,4 +1,5 @@
-"""Image files: opened upright in RGB, fitted to a square, found in a folder; what is no image is an error."""
+"""Image files: opened upright in RGB, fitted to a square, found in a folder; what is no image is an
+error."""
 
 import io
 import os
@@ -103,7 +104,9 @@ def test_8_bits_saved_as_16_come_back_exactly(tmp_path):
 )
 def test_numbers_of_no_known_range_are_refused_with_what_to_do(tmp_path, values, what):
     Image.fromarray(values).save(tmp_path / "a.tiff")
-    with pytest.raises(UNREADABLE, match=f"^{what} has no known range of brightness; convert it to 8 bits$"):
+    with pytest.raises(
+        UNREADABLE, match=f"^{what} has no known range of brightness; convert it to 8 bits$"
+    ):
         open_image(tmp_path / "a.tiff")
 
 
@@ -112,8 +115,12 @@ def deep_colours(path, values):
     pixels, (height, width, _) = values.astype("<u2").tobytes(), values.shape
     numbers = {256: width, 257: height, 259: 1, 262: 2, 273: 8, 277: 3, 278: height}  # by tag
     entries = {tag: struct.pack("<HHII", tag, 4, 1, number) for tag, number in numbers.items()}
-    entries[258] = struct.pack("<HHII", 258, 3, 3, 8 + len(pixels))  # bits of each channel: they lie after the pixels
-    head, bits = struct.pack("<2sHI", b"II", 42, 8 + len(pixels) + 6), struct.pack("<3H", 16, 16, 16)
+    # bits of each channel: they lie after the pixels
+    entries[258] = struct.pack("<HHII", 258, 3, 3, 8 + len(pixels))
+    head, bits = (
+        struct.pack("<2sHI", b"II", 42, 8 + len(pixels) + 6),
+        struct.pack("<3H", 16, 16, 16),
+    )
     directory = b"".join(entry for _, entry in sorted(entries.items()))
     path.write_bytes(head + pixels + bits + struct.pack("<H", len(entries)) + directory + bytes(4))
 
@@ -164,7 +171,9 @@ def test_a_transparent_palette_is_laid_over_white(tmp_path, kind):
     with Image.open(tmp_path / "a.png") as image:
         assert image.mode == "P"
     alpha = np.array([255, 0, 255] if kind == "one colour" else [0, 100, 255])
-    assert np.allclose(opened(tmp_path / "a.png"), over_white(palette[numbers], alpha[numbers]), atol=1)
+    assert np.allclose(
+        opened(tmp_path / "a.png"), over_white(palette[numbers], alpha[numbers]), atol=1
+    )
 
 
 def test_the_one_colour_that_is_declared_transparent_becomes_white(tmp_path):
@@ -177,7 +186,14 @@ def test_the_one_colour_that_is_declared_transparent_becomes_white(tmp_path):
 
 
 def test_a_cmyk_jpeg_becomes_the_rgb_colours_of_its_inks(tmp_path):
-    inks = [(0, 0, 0, 0), (255, 0, 0, 0), (0, 255, 0, 0), (0, 0, 255, 0), (0, 0, 0, 255), (100, 0, 50, 128)]
+    inks = [
+        (0, 0, 0, 0),
+        (255, 0, 0, 0),
+        (0, 255, 0, 0),
+        (0, 0, 255, 0),
+        (0, 0, 0, 255),
+        (100, 0, 50, 128),
+    ]
     image = Image.new("CMYK", (16 * len(inks), 16))
     for number, ink in enumerate(inks):
         image.paste(ink, (16 * number, 0, 16 * (number + 1), 16))
@@ -188,10 +204,17 @@ def test_a_cmyk_jpeg_becomes_the_rgb_colours_of_its_inks(tmp_path):
         assert seen[8, 16 * number + 8] == pytest.approx(expected, abs=3)
 
 
-UPRIGHT = np.zeros((32, 48, 3), dtype=np.uint8)  # no mirror image of itself; squares of 16 survive a JPEG
-UPRIGHT[:16, :16], UPRIGHT[:16, 16:32], UPRIGHT[16:, 32:] = (250, 20, 20), (20, 250, 20), (90, 90, 250)
+# no mirror image of itself; squares of 16 survive a JPEG
+UPRIGHT = np.zeros((32, 48, 3), dtype=np.uint8)
+UPRIGHT[:16, :16], UPRIGHT[:16, 16:32], UPRIGHT[16:, 32:] = (
+    (250, 20, 20),
+    (20, 250, 20),
+    (90, 90, 250),
+)
 
-STORED = {  # what EXIF 2.3 says of each orientation: where row 0 and column 0 of the file belong in the upright image
+# what EXIF 2.3 says of each orientation: where row 0 and column 0 of the file belong in the upright
+# image
+STORED = {
     1: lambda upright: upright,  # top, left
     2: lambda upright: upright[:, ::-1],  # top, right
     3: lambda upright: upright[::-1, ::-1],  # bottom, right
@@ -209,7 +232,9 @@ def test_an_image_is_turned_upright_as_its_exif_says(tmp_path, suffix, orientati
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](UPRIGHT)))
-    exact = {"jpg": {"quality": 100, "subsampling": 0}, "png": {}, "webp": {"lossless": True}}[suffix]
+    exact = {"jpg": {"quality": 100, "subsampling": 0}, "png": {}, "webp": {"lossless": True}}[
+        suffix
+    ]
     stored.save(tmp_path / f"a.{suffix}", exif=exif, **exact)
     seen = opened(tmp_path / f"a.{suffix}")
     assert seen.shape == UPRIGHT.shape
@@ -233,7 +258,9 @@ def test_a_damaged_exif_is_ignored_for_the_pixels_are_whole(tmp_path, suffix, ex
     assert np.array_equal(opened(tmp_path / f"a.{suffix}"), UPRIGHT)
 
 
-def test_an_image_is_turned_upright_though_another_entry_of_its_exif_cannot_be_written_again(tmp_path):
+def test_an_image_is_turned_upright_though_another_entry_of_its_exif_cannot_be_written_again(
+    tmp_path,
+):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(np.ascontiguousarray(STORED[6](UPRIGHT))).save(tmp_path / "a.png", exif=exif)
@@ -255,7 +282,8 @@ def test_the_first_frame_of_an_animation_is_the_image(tmp_path):
 
 
 def fitted_by_hand(width, height, size, fit):
-    """What `fit_image` should make of a picture that is red by column and green by row, 5 levels each."""
+    """What `fit_image` should make of a picture that is red by column and green by row, 5 levels
+    each."""
     rows, columns = size
     across, down = width / columns, height / rows  # pixels of the picture to one of the result
     if fit != "squash":
@@ -288,7 +316,10 @@ def test_pixels_stay_exactly_as_they_are_where_no_scaling_is_needed(turn):
     wide, tall = RANDOM[:8, :, :3], RANDOM[:8, :8, :3]
     cases = {
         "crop": (wide, wide[:, 1:9]),
-        "pad": (RANDOM[:6, :8, :3], np.pad(RANDOM[:6, :8, :3], ((1, 1), (0, 0), (0, 0)), constant_values=127)),
+        "pad": (
+            RANDOM[:6, :8, :3],
+            np.pad(RANDOM[:6, :8, :3], ((1, 1), (0, 0), (0, 0)), constant_values=127),
+        ),
         "squash": (tall, tall),
     }
     for fit, (picture, expected) in cases.items():
@@ -370,7 +401,10 @@ def test_images_are_found_by_their_suffix_at_any_depth_in_order_and_hidden_ones_
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
-    assert image_files(tmp_path) == ([tmp_path / name for name in images], [tmp_path / name for name in others])
+    assert image_files(tmp_path) == (
+        [tmp_path / name for name in images],
+        [tmp_path / name for name in others],
+    )
 
 
 def test_a_folder_may_lie_in_a_hidden_one(tmp_path):
@@ -382,10 +416,13 @@ def test_a_folder_may_lie_in_a_hidden_one(tmp_path):
 def test_what_pillow_cannot_open_as_an_image_is_none_and_all_the_rest_are():
     suffixes = Image.registered_extensions()
     opens = {
-        kind: Image.OPEN["JPEG" if kind == "MPO" else kind][0] for kind in set(suffixes.values()) & {*Image.OPEN, "MPO"}
+        kind: Image.OPEN["JPEG" if kind == "MPO" else kind][0]
+        for kind in set(suffixes.values()) & {*Image.OPEN, "MPO"}
     }
     stubs = {
-        kind for kind, factory in opens.items() if isinstance(factory, type) and issubclass(factory, StubImageFile)
+        kind
+        for kind, factory in opens.items()
+        if isinstance(factory, type) and issubclass(factory, StubImageFile)
     }
     for suffix, kind in suffixes.items():
         readable = kind in opens and kind not in stubs and kind != "MPEG"
@@ -407,7 +444,12 @@ def test_links_to_folders_are_followed_once_and_in_no_circle(tmp_path):
         name.parent.mkdir(parents=True, exist_ok=True)
         name.touch()
     (elsewhere / "back").symlink_to(elsewhere / "deep")
-    for name, target in {"linked": elsewhere, "self": folder, "up": folder.parent, "twice": elsewhere}.items():
+    for name, target in {
+        "linked": elsewhere,
+        "self": folder,
+        "up": folder.parent,
+        "twice": elsewhere,
+    }.items():
         (folder / name).symlink_to(target)
     assert image_files(folder) == ([folder / "a.png", folder / "linked" / "back" / "c.png"], [])
     linked = tmp_path / "images" / "link to dog"
@@ -447,15 +489,21 @@ def test_the_box_of_a_padded_image_is_where_fit_image_puts_it(width, height, wid
     expected[top:bottom, left:right] = 255
     assert np.array_equal(fitted, expected)
     for fit in ("crop", "squash"):
-        assert content_boxes(np.array([[height, width]]), (tall, wide), fit).tolist() == [[0, 0, tall, wide]]
+        assert content_boxes(np.array([[height, width]]), (tall, wide), fit).tolist() == [
+            [0, 0, tall, wide]
+        ]
 
 
 @pytest.mark.parametrize("size", [(1200, 300), (300, 1200), (64, 64), (61, 97)])
 def test_around_a_crop_lies_what_it_cut_away(size):
     rng = np.random.default_rng(0)
-    image = Image.fromarray(rng.integers(256, size=(size[1], size[0], 3), dtype=np.uint8)).resize(size)
+    image = Image.fromarray(rng.integers(256, size=(size[1], size[0], 3), dtype=np.uint8)).resize(
+        size
+    )
     whole, (top, left) = around_crop(image, (64, 64))
-    assert np.array_equal(whole[top : top + 64, left : left + 64], fit_image(image, (64, 64), "crop"))
+    assert np.array_equal(
+        whole[top : top + 64, left : left + 64], fit_image(image, (64, 64), "crop")
+    )
     assert min(whole.shape[:2]) == 64
     assert whole.shape[1] / whole.shape[0] == pytest.approx(size[0] / size[1], rel=0.02)
     expected = np.asarray(image.resize(whole.shape[1::-1], Image.Resampling.BICUBIC))

@@ -1,4 +1,5 @@
-"""`data.name` chooses the source of the images; the other keys of `data` go to the source that reads them."""
+"""`data.name` chooses the source of the images; the other keys of `data` go to the source that
+reads them."""
 
 from pathlib import Path
 from typing import get_args
@@ -11,7 +12,13 @@ from vit_finetune.core.files import unpacked
 from vit_finetune.data import sources
 from vit_finetune.params.data import Data
 
-SETTINGS = {"folder": "data/images", "image_size": 16, "fit": "squash", "test_share": 0.5, "broken": "skip"}
+SETTINGS = {
+    "folder": "data/images",
+    "image_size": 16,
+    "fit": "squash",
+    "test_share": 0.5,
+    "broken": "skip",
+}
 
 
 def section(name):
@@ -34,7 +41,8 @@ def test_a_folder_is_read_from_data_images_with_the_settings_of_the_section(tmp_
         (tmp_path / "data" / "images" / name).mkdir(parents=True)
         for number in range(4):
             image = Image.new("RGB", (32, 16), "red")
-            image.paste("blue", (8, 0, 24, 16))  # the middle half, which is all that `crop` would keep
+            # the middle half, which is all that `crop` would keep
+            image.paste("blue", (8, 0, 24, 16))
             image.save(tmp_path / "data" / "images" / name / f"{number}.png")
     (tmp_path / "data" / "images" / "cat" / "broken.png").write_bytes(b"")
     shown = []
@@ -45,7 +53,10 @@ def test_a_folder_is_read_from_data_images_with_the_settings_of_the_section(tmp_
 
     dataset = sources.load_dataset(section("folder"), tmp_path, bar=bar)
     assert dataset.classes == ["cat", "dog"]
-    assert {part: labels.tolist().count(1) for part, labels in dataset.labels.items()} == {"train": 2, "test": 2}
+    assert {part: labels.tolist().count(1) for part, labels in dataset.labels.items()} == {
+        "train": 2,
+        "test": 2,
+    }
     assert np.array_equal(dataset.images["train"][0, 8, [0, 8]], [(255, 0, 0), (0, 0, 255)])
     assert len(dataset.broken) == 1
     for part, files in dataset.files.items():
@@ -56,4 +67,9 @@ def test_a_folder_is_read_from_data_images_with_the_settings_of_the_section(tmp_
 
 
 def test_every_name_that_params_yaml_allows_is_tried_here():
-    assert set(get_args(Data.model_fields["name"].annotation)) == {"digits", "cifar10", "cifar100", "folder"}
+    assert set(get_args(Data.model_fields["name"].annotation)) == {
+        "digits",
+        "cifar10",
+        "cifar100",
+        "folder",
+    }

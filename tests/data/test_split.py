@@ -33,7 +33,9 @@ def assert_in_proportion(labels, chosen):
 @st.composite
 def labels_and_size(draw):
     counts = draw(st.lists(st.integers(1, 40), min_size=1, max_size=12))
-    return labels_of(*counts, seed=draw(st.integers(0, 99))), draw(st.integers(len(counts), sum(counts)))
+    return labels_of(*counts, seed=draw(st.integers(0, 99))), draw(
+        st.integers(len(counts), sum(counts))
+    )
 
 
 @given(case=labels_and_size(), seed=st.integers(0, 2**32 - 1))
@@ -110,7 +112,11 @@ TWO, THREE = {"train": TRAIN, "test": TEST}, {"train": TRAIN, "val": VAL, "test"
 def test_train_and_val_share_no_image_and_all_three_are_in_proportion(train, val, test, seed):
     split = train_val_test(TWO, train_size=train, val_size=val, test_size=test, seed=seed)
     assert list(split) == ["train", "val", "test"]
-    wanted = {"train": 120 - val if train == "all" else train, "val": val, "test": 36 if test == "all" else test}
+    wanted = {
+        "train": 120 - val if train == "all" else train,
+        "val": val,
+        "test": 36 if test == "all" else test,
+    }
     assert {name: len(set(indices.tolist())) for name, indices in split.items()} == wanted
     assert not set(split["train"]) & set(split["val"])
     for name, indices in split.items():
@@ -126,7 +132,9 @@ def test_train_and_val_share_no_image_and_all_three_are_in_proportion(train, val
 @pytest.mark.parametrize("test_size", [3, "all"])
 def test_the_validation_images_depend_on_the_seed_and_their_number_alone(train_size, test_size):
     def val(train_size, test_size, seed=7):
-        return train_val_test(TWO, train_size=train_size, val_size=20, test_size=test_size, seed=seed)["val"]
+        return train_val_test(
+            TWO, train_size=train_size, val_size=20, test_size=test_size, seed=seed
+        )["val"]
 
     assert np.array_equal(val(train_size, test_size), val(60, 12))
     assert not np.array_equal(val(train_size, test_size), val(60, 12, seed=8))
@@ -138,13 +146,21 @@ def test_the_validation_images_depend_on_the_seed_and_their_number_alone(train_s
     test=st.integers(3, 36) | st.just("all"),
     seed=st.integers(0, 1000),
 )
-def test_with_a_validation_part_its_images_are_taken_and_train_keeps_all_of_its_own(train, val, test, seed):
+def test_with_a_validation_part_its_images_are_taken_and_train_keeps_all_of_its_own(
+    train, val, test, seed
+):
     sizes = {"train": train, "val": val, "test": test}
-    split = train_val_test(THREE, **{f"{name}_size": size for name, size in sizes.items()}, seed=seed)
+    split = train_val_test(
+        THREE, **{f"{name}_size": size for name, size in sizes.items()}, seed=seed
+    )
     assert list(split) == ["train", "val", "test"]
     for name, indices in split.items():
         there = len(THREE[name])
-        assert len(set(indices.tolist())) == len(indices) == (there if sizes[name] == "all" else sizes[name])
+        assert (
+            len(set(indices.tolist()))
+            == len(indices)
+            == (there if sizes[name] == "all" else sizes[name])
+        )
         assert list(indices) == sorted(indices)
         assert 0 <= indices[0] <= indices[-1] < there
         assert_in_proportion(THREE[name], indices)
@@ -152,7 +168,9 @@ def test_with_a_validation_part_its_images_are_taken_and_train_keeps_all_of_its_
 
 def test_with_a_validation_part_no_split_depends_on_the_size_of_another():
     def split(**sizes):
-        return train_val_test(THREE, **{"train_size": 30, "val_size": 12, "test_size": 9, "seed": 3} | sizes)
+        return train_val_test(
+            THREE, **{"train_size": 30, "val_size": 12, "test_size": 9, "seed": 3} | sizes
+        )
 
     before = split()
     for name, size in {"train": 60, "val": 20, "test": "all"}.items():
@@ -161,7 +179,9 @@ def test_with_a_validation_part_no_split_depends_on_the_size_of_another():
 
 
 def test_all_validation_images_of_a_data_set_without_a_validation_part_is_an_error():
-    message = "subset.val_size is all: the data set has no validation images of its own, use a number"
+    message = (
+        "subset.val_size is all: the data set has no validation images of its own, use a number"
+    )
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         train_val_test(TWO, train_size=10, val_size="all", test_size=10, seed=0)
 
@@ -184,22 +204,48 @@ def test_validation_that_leaves_too_few_images_to_train_on_is_an_error_that_says
 @pytest.mark.parametrize(
     ("labels", "sizes", "message"),
     [
-        (TWO, {"train_size": 101}, "train_size is 101: there are 100 images to take from, of 3 classes; use 3 to 100"),
-        (TWO, {"train_size": 2}, "train_size is 2: there are 100 images to take from, of 3 classes; use 3 to 100"),
-        (TWO, {"val_size": 117}, "train_size is 10: there are 3 images to take from, of 3 classes; use 3 to 3"),
-        (TWO, {"test_size": 37}, "test_size is 37: there are 36 images to take from, of 3 classes; use 3 to 36"),
+        (
+            TWO,
+            {"train_size": 101},
+            "train_size is 101: there are 100 images to take from, of 3 classes; use 3 to 100",
+        ),
+        (
+            TWO,
+            {"train_size": 2},
+            "train_size is 2: there are 100 images to take from, of 3 classes; use 3 to 100",
+        ),
+        (
+            TWO,
+            {"val_size": 117},
+            "train_size is 10: there are 3 images to take from, of 3 classes; use 3 to 3",
+        ),
+        (
+            TWO,
+            {"test_size": 37},
+            "test_size is 37: there are 36 images to take from, of 3 classes; use 3 to 36",
+        ),
         (
             THREE,
             {"train_size": 121},
             "train_size is 121: there are 120 images to take from, of 3 classes; use 3 to 120",
         ),
-        (THREE, {"val_size": 31}, "val_size is 31: there are 30 images to take from, of 3 classes; use 3 to 30"),
-        (THREE, {"val_size": 2}, "val_size is 2: there are 30 images to take from, of 3 classes; use 3 to 30"),
+        (
+            THREE,
+            {"val_size": 31},
+            "val_size is 31: there are 30 images to take from, of 3 classes; use 3 to 30",
+        ),
+        (
+            THREE,
+            {"val_size": 2},
+            "val_size is 2: there are 30 images to take from, of 3 classes; use 3 to 30",
+        ),
     ],
 )
 def test_sizes_out_of_range_are_errors_that_name_the_key_and_the_range(labels, sizes, message):
     with pytest.raises(UserError, match=f"^subset.{re.escape(message)}$"):
-        train_val_test(labels, **{"train_size": 10, "val_size": 20, "test_size": 10, "seed": 0} | sizes)
+        train_val_test(
+            labels, **{"train_size": 10, "val_size": 20, "test_size": 10, "seed": 0} | sizes
+        )
 
 
 def test_a_split_without_an_image_of_some_class_is_an_error_that_says_what_there_is_and_what_to_do():
@@ -217,7 +263,11 @@ def drawn_in_proportion_alone(labels, size, seed):
     """What `stratified` chose before it saw to it that no class is absent."""
     classes, counts = np.unique(labels, return_counts=True)
     if size <= len(labels) - len(classes) and counts.min() >= 2:
-        return np.sort(train_test_split(np.arange(len(labels)), train_size=size, stratify=labels, random_state=seed)[0])
+        return np.sort(
+            train_test_split(
+                np.arange(len(labels)), train_size=size, stratify=labels, random_state=seed
+            )[0]
+        )
     rng = np.random.default_rng(seed)
     shuffled = rng.permutation(len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
@@ -248,10 +298,16 @@ def test_every_class_is_in_what_is_drawn_and_if_wanted_in_the_rest(case, seed):
         assert set(labels[rest]) >= set(np.flatnonzero(counts > 1))
 
 
-@given(small=st.lists(st.integers(2, 3), min_size=1, max_size=5), val=st.integers(7, 60), seed=st.integers(0, 99))
+@given(
+    small=st.lists(st.integers(2, 3), min_size=1, max_size=5),
+    val=st.integers(7, 60),
+    seed=st.integers(0, 99),
+)
 def test_small_classes_are_in_the_validation_images_and_in_those_for_training(small, val, seed):
     labels = labels_of(80, *small)
-    split = train_val_test({"train": labels, "test": labels}, train_size="all", val_size=val, test_size=10, seed=seed)
+    split = train_val_test(
+        {"train": labels, "test": labels}, train_size="all", val_size=val, test_size=10, seed=seed
+    )
     for name, indices in split.items():
         assert set(labels[indices]) == set(range(1 + len(small))), name
 
@@ -268,4 +324,7 @@ print([stratified(labels, size, 5)[0].tolist() for size in (7, 100, 298)])
         env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     labels = np.arange(300) % 7
-    assert elsewhere.stdout == f"{[stratified(labels, size, 5)[0].tolist() for size in (7, 100, 298)]}\n"
+    assert (
+        elsewhere.stdout
+        == f"{[stratified(labels, size, 5)[0].tolist() for size in (7, 100, 298)]}\n"
+    )

@@ -26,10 +26,18 @@ def test_every_figure_draws_for_few_and_many_classes(k):
     predicted, confidence = shares.argmax(axis=1), shares.max(axis=1)
     counts = confusion(labels, predicted, k)
     worst = worst_mistakes(labels, shares, 10)
-    assert_draws(mistakes(IMAGES[worst], labels[worst], predicted[worst], confidence[worst], classes, FILES))
-    assert_draws(most_confused_pairs(most_confused(counts, classes, 4), IMAGES, labels, predicted, classes, FILES))
+    assert_draws(
+        mistakes(IMAGES[worst], labels[worst], predicted[worst], confidence[worst], classes, FILES)
+    )
+    assert_draws(
+        most_confused_pairs(
+            most_confused(counts, classes, 4), IMAGES, labels, predicted, classes, FILES
+        )
+    )
     assert_draws(confusion_matrix(counts, classes))
-    assert_draws(per_class_bars({row["class"]: row for row in per_class(labels, predicted, classes)}))
+    assert_draws(
+        per_class_bars({row["class"]: row for row in per_class(labels, predicted, classes)})
+    )
     assert_draws(reliability_diagram(reliability(labels, shares, 10)))
 
 
@@ -49,12 +57,16 @@ def test_confusion_has_true_classes_as_rows_and_is_shaded_by_their_share():
     assert np.asarray(axes.images[0].get_array()) == pytest.approx(np.array(expected))
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
     assert axes.images[0].get_clim() == (0, 1)
-    written = {(round(t.get_position()[1]), round(t.get_position()[0])): t.get_text() for t in axes.texts}
+    written = {
+        (round(t.get_position()[1]), round(t.get_position()[0])): t.get_text() for t in axes.texts
+    }
     assert written == {(0, 0): "6", (0, 1): "2", (1, 0): "1", (1, 1): "9"}
 
 
 def test_mistakes_name_the_predicted_class_its_confidence_and_the_true_class():
-    figure = mistakes(IMAGES[:1], np.array([3]), np.array([8]), np.array([0.987]), CLASSES, ["three/it.png"])
+    figure = mistakes(
+        IMAGES[:1], np.array([3]), np.array([8]), np.array([0.987]), CLASSES, ["three/it.png"]
+    )
     assert {"eight 99%", "is three", "three/it.png"} <= set(texts(figure))
     none = mistakes(IMAGES[:0], *np.empty((3, 0), dtype=int), CLASSES, [])
     assert "No mistakes" in texts(none)
@@ -89,4 +101,6 @@ def test_the_reliability_diagram_shows_accuracy_over_confidence_and_the_share_of
     points = left.containers[0].lines[0].get_xydata()
     assert points == pytest.approx(np.array([[row["confidence"], row["accuracy"]] for row in rows]))
     assert sum(bar.get_height() for bar in right.containers[0]) == pytest.approx(1)
-    assert [bar.get_x() for bar in right.containers[0]] == pytest.approx([row["lower"] for row in rows])
+    assert [bar.get_x() for bar in right.containers[0]] == pytest.approx(
+        [row["lower"] for row in rows]
+    )

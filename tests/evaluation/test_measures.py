@@ -16,7 +16,8 @@ from vit_finetune.evaluation import measures
 
 
 def predictions(n=400, k=5, seed=0, sharpness=3.0):
-    """Labels (n,) and softmax probabilities (n, k) that are right more often than not, in float32."""
+    """Labels (n,) and softmax probabilities (n, k) that are right more often than not, in
+    float32."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(k, size=n)
     logits = rng.normal(size=(n, k)) + sharpness * 0.5 * np.eye(k)[labels]
@@ -37,7 +38,9 @@ def test_summary_agrees_with_plain_loops():
     summary = measures.classification_summary(labels, logits_of(probabilities), names(5), bins=10)
     predicted = [int(max(range(5), key=row.__getitem__)) for row in probabilities]
     assert summary["n"] == 400
-    assert summary["accuracy"] == pytest.approx(sum(map(int.__eq__, predicted, labels.tolist())) / 400)
+    assert summary["accuracy"] == pytest.approx(
+        sum(map(int.__eq__, predicted, labels.tolist())) / 400
+    )
     classes = measures.per_class(labels, np.array(predicted), names(5))
     nats = [-np.log(float(row[label])) for row, label in zip(probabilities, labels, strict=True)]
     assert summary["nll"] == pytest.approx(sum(nats) / 400, abs=1e-5)
@@ -56,7 +59,9 @@ def test_summary_agrees_with_plain_loops():
             },
             abs=1e-6,
         )
-    assert summary["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"), abs=1e-6)
+    assert summary["macro_f1"] == pytest.approx(
+        f1_score(labels, predicted, average="macro"), abs=1e-6
+    )
     low, high = summary["accuracy_ci95"]
     assert low < summary["accuracy"] < high
 
@@ -73,7 +78,12 @@ def test_summary_is_plain_json_with_six_digits():
 def test_perfect_predictions(k):
     labels = np.arange(k)
     summary = measures.classification_summary(labels, 1000 * np.eye(k), names(k), bins=15)
-    assert (summary["accuracy"], summary["macro_f1"], summary["nll"], summary["ece"]) == (1, 1, 0, 0)
+    assert (summary["accuracy"], summary["macro_f1"], summary["nll"], summary["ece"]) == (
+        1,
+        1,
+        0,
+        0,
+    )
     assert summary["accuracy_ci95"][1] == 1
 
 
@@ -83,12 +93,15 @@ def test_all_wrong_with_certainty():
     summary = measures.classification_summary(labels, 100 * np.eye(3)[[1, 2, 0]], names(3), bins=15)
     assert (summary["accuracy"], summary["macro_f1"], summary["ece"]) == (0, 0, 1)
     assert summary["accuracy_ci95"][0] == 0
-    assert summary["nll"] == 100  # from the logits: the probability of the true class has no digit left of it
+    # from the logits: the probability of the true class has no digit left of it
+    assert summary["nll"] == 100
 
 
 @pytest.mark.filterwarnings("error")
 def test_one_image():
-    summary = measures.classification_summary(np.array([1]), logits_of([[0.4, 0.6]]), names(2), bins=5)
+    summary = measures.classification_summary(
+        np.array([1]), logits_of([[0.4, 0.6]]), names(2), bins=5
+    )
     assert summary["accuracy"] == summary["macro_f1"] == 1
     assert summary["ece"] == pytest.approx(0.4)
 
@@ -127,7 +140,11 @@ def test_class_names_that_do_not_fit_are_refused():
     ("labels", "predicted", "sign"),
     [
         ([0, 1, 0, 1], [1, 1, 1, 1], r"^every test image is predicted as class 1: .*train\.lr"),
-        ([0, 0, 0, 1] * 20, [0, 0, 1, 0] * 20, r"^the test accuracy, 0\.500, is not clearly above .*class, 0\.750: "),
+        (
+            [0, 0, 0, 1] * 20,
+            [0, 0, 1, 0] * 20,
+            r"^the test accuracy, 0\.500, is not clearly above .*class, 0\.750: ",
+        ),
         ([0, 1] * 4, [0, 1] * 3 + [1, 0], r"not clearly above"),  # 6 of 8 may be luck
     ],
 )
@@ -137,7 +154,10 @@ def test_a_model_that_did_not_learn_is_called_so(labels, predicted, sign):
 
 
 def test_a_model_that_learned_is_not_warned_of():
-    assert measures.warning_signs(np.array([0, 1] * 40), np.array([0, 1] * 39 + [1, 0]), names(2)) == []
+    assert (
+        measures.warning_signs(np.array([0, 1] * 40), np.array([0, 1] * 39 + [1, 0]), names(2))
+        == []
+    )
 
 
 @pytest.mark.parametrize("bins", [1, 10, 15])
@@ -181,4 +201,8 @@ def test_reliability_agrees_with_scikit_learn():
 def test_measures_and_predictions_need_no_torch():
     modules = "vit_finetune.evaluation.measures, vit_finetune.evaluation.predictions"
     code = f"import sys, {modules}; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
+    subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+    )

@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from vit_finetune.evaluation.predictions import confusion, most_confused, prediction_rows, worst_mistakes
+from vit_finetune.evaluation.predictions import (
+    confusion,
+    most_confused,
+    prediction_rows,
+    worst_mistakes,
+)
 
 
 def test_confusion_has_true_rows_and_every_class():
@@ -45,4 +50,11 @@ def test_each_image_has_a_row_with_its_index_in_the_source_its_file_class_names_
     ]
     assert type(rows[0]["index"]) is int
     with pytest.raises(ValueError, match="zip"):
-        prediction_rows(np.array([7]), ["f"], np.array([0, 1]), np.array([1, 1]), np.array([1.0, 1.0]), ["a", "b"])
+        prediction_rows(
+            np.array([7]),
+            ["f"],
+            np.array([0, 1]),
+            np.array([1, 1]),
+            np.array([1.0, 1.0]),
+            ["a", "b"],
+        )

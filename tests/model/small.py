@@ -7,12 +7,16 @@ from torch.overrides import TorchFunctionMode
 from tests.small_vits import scatter_weights
 from vit_finetune.model.boundary import SplitModel, run_prefix
 
-OURS = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva", "beit")  # timm's files of what can be split
+# timm's files of what can be split
+OURS = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva", "beit")
 SMALL = {"img_size": 32, "depth": 3, "embed_dim": 64, "num_heads": 4}
 OF_14 = {"img_size": 28, "patch_size": 14}
 KINDS = {  # what is special about it -> architecture of timm, options
     "vit": ("vit_tiny_patch16_224", {}),
-    "augreg, normalised before the pooling": ("vit_tiny_patch16_224", {"global_pool": "avg", "fc_norm": False}),
+    "augreg, normalised before the pooling": (
+        "vit_tiny_patch16_224",
+        {"global_pool": "avg", "fc_norm": False},
+    ),
     "deit": ("deit_tiny_patch16_224", {}),
     "deit, distilled": ("deit_tiny_distilled_patch16_224", {}),
     "deit3, LayerScale, no class position": ("deit3_small_patch16_224", {}),
@@ -37,14 +41,18 @@ KINDS = {  # what is special about it -> architecture of timm, options
         {"use_rel_pos_bias": False, "use_shared_rel_pos_bias": True},
     ),
     "beit, both relative positions": ("beit_base_patch16_224", {"use_shared_rel_pos_bias": True}),
-    "beit, absolute positions": ("beit_base_patch16_224", {"use_rel_pos_bias": False, "use_abs_pos_emb": True}),
+    "beit, absolute positions": (
+        "beit_base_patch16_224",
+        {"use_rel_pos_bias": False, "use_abs_pos_emb": True},
+    ),
     "beit, CLS": ("beit_base_patch16_224", {"global_pool": "token"}),
     "beitv2": ("beitv2_base_patch16_224", {}),
 }
 
 
 def randomised(model):
-    """The model in eval mode, with noise on every parameter: norms, biases and LayerScale often start at 0 or 1."""
+    """The model in eval mode, with noise on every parameter: norms, biases and LayerScale often
+    start at 0 or 1."""
     return scatter_weights(model, std=0.05)
 
 
@@ -58,7 +66,8 @@ def build(kind):
 
 
 def split_model_of(model, blocks):
-    """The model split before its last blocks, on the CPU in float32; it takes images that are normalised already."""
+    """The model split before its last blocks, on the CPU in float32; it takes images that are
+    normalised already."""
     return SplitModel(model, blocks, lambda images: images, torch.device("cpu"), torch.float32)
 
 
@@ -71,7 +80,9 @@ def store(model, pixels, blocks):
 class NoInitialisation(TorchFunctionMode):
     """Writes no values into new models, which is what takes the time."""
 
-    WRITES = frozenset(("normal_", "uniform_", "clamp_", "erfinv_", "mul_", "div_", "add_", "fill_", "zero_"))
+    WRITES = frozenset(
+        ("normal_", "uniform_", "clamp_", "erfinv_", "mul_", "div_", "add_", "fill_", "zero_")
+    )
 
     def __torch_function__(self, function, _types, args=(), kwargs=None):
         if function.__name__ in self.WRITES:

@@ -16,7 +16,12 @@ from vit_finetune.model.freezing import freeze
 
 
 def test_what_is_stored_follows_from_the_trainable_blocks():
-    assert [boundary_of(blocks) for blocks in (0, 1, 12, "all")] == ["features", "tokens", "tokens", "images"]
+    assert [boundary_of(blocks) for blocks in (0, 1, 12, "all")] == [
+        "features",
+        "tokens",
+        "tokens",
+        "images",
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -28,7 +33,8 @@ def test_first_part_then_second_part_gives_the_logits_of_the_whole_model(kind):
     for blocks in (0, 1, 2, "all"):
         found = split_model_of(model, blocks).predict(store(model, pixels, blocks))
         torch.testing.assert_close(found, whole, rtol=0, atol=1e-5)
-    assert (whole[0] - whole[1]).abs().max() > 0.01  # the logits tell images apart, so that an error shows
+    # the logits tell images apart, so that an error shows
+    assert (whole[0] - whole[1]).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -44,13 +50,21 @@ def test_the_trained_part_has_the_gradients_of_the_whole_model(kind):
         second = getattr(model, "head_dist", None)
         if second is not None:  # one head twice, so its gradients add up
             model.head_dist = model.head
-        expected = torch.autograd.grad(F.cross_entropy(model(pixels), labels), list(trained.values()))
+        expected = torch.autograd.grad(
+            F.cross_entropy(model(pixels), labels), list(trained.values())
+        )
         if second is not None:
             model.head_dist = second
-        largest = [gradient.abs().max() for name, gradient in zip(trained, found, strict=True) if "head" not in name]
+        largest = [
+            gradient.abs().max()
+            for name, gradient in zip(trained, found, strict=True)
+            if "head" not in name
+        ]
         assert max(largest) > 1e-3
         for name, own, whole in zip(trained, found, expected, strict=True):
-            torch.testing.assert_close(own, whole, rtol=1e-3, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+            torch.testing.assert_close(
+                own, whole, rtol=1e-3, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+            )
 
 
 def one_of_each_variant():
@@ -59,7 +73,8 @@ def one_of_each_variant():
     chosen = {}
     for file in OURS:
         for name in sorted(timm.list_models(module=file), key=len):
-            if not re.search(r"_r\d*_|resnet|mci", name):  # convolutions first: slow, and no other blocks
+            # convolutions first: slow, and no other blocks
+            if not re.search(r"_r\d*_|resnet|mci", name):
                 chosen.setdefault((file, re.sub(sizes, "", name)), name)
     return list(chosen.values())
 
@@ -81,15 +96,22 @@ def test_every_variant_that_timm_has_is_split_exactly():
             model.head_dist.load_state_dict(model.head.state_dict())
         pixels = pictures(model, 1)
         with torch.no_grad():
-            whole, found = model(pixels), split_model_of(model, 1).predict(run_prefix(model, pixels, 1))
-        torch.testing.assert_close(found, whole, rtol=0, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+            whole, found = (
+                model(pixels),
+                split_model_of(model, 1).predict(run_prefix(model, pixels, 1)),
+            )
+        torch.testing.assert_close(
+            found, whole, rtol=0, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
         kinds.append(type(model))
     assert set(kinds) == set(FAMILIES)
     assert len(kinds) > 50
 
 
 def test_a_last_block_that_normalises_its_keys_is_run_whole():
-    model = timm.create_model("vit_tiny_patch16_224", **{**SMALL, "depth": 2}, qk_norm=True, num_classes=0).eval()
+    model = timm.create_model(
+        "vit_tiny_patch16_224", **{**SMALL, "depth": 2}, qk_norm=True, num_classes=0
+    ).eval()
     tokens = torch.randn(2, 5, 64)
     expected = model.norm(model.blocks[1](tokens))[:, 0]
     torch.testing.assert_close(run_blocks(model, tokens, 1), expected)
@@ -104,8 +126,12 @@ def test_a_last_block_that_normalises_its_keys_is_run_whole():
         ("cpu", torch.bfloat16, 33 * 8, True),  # 1,089 tokens
     ],
 )
-def test_attention_is_unfused_only_where_that_is_faster_and_the_logits_stay(device, precision, size, fused):
-    model = timm.create_model("vit_tiny_patch16_224", img_size=size, patch_size=8, embed_dim=32, depth=2, num_heads=2)
+def test_attention_is_unfused_only_where_that_is_faster_and_the_logits_stay(
+    device, precision, size, fused
+):
+    model = timm.create_model(
+        "vit_tiny_patch16_224", img_size=size, patch_size=8, embed_dim=32, depth=2, num_heads=2
+    )
     model.eval()
     pixels = torch.randn(2, 3, size, size)
     with torch.inference_mode():

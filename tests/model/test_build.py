@@ -33,7 +33,10 @@ def test_random_weights_come_from_the_seed_alone():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("vit_tiny_patch17_224", r"^model.name is 'vit_tiny_patch17_224', .* not know; close: vit_tiny_patch16_224"),
+        (
+            "vit_tiny_patch17_224",
+            r"^model.name is 'vit_tiny_patch17_224', .* not know; close: vit_tiny_patch16_224",
+        ),
         ("vit_tiny_patch16_224.imagenet", r"no such weights; it has: .*augreg_in21k_ft_in1k"),
     ],
 )
@@ -53,8 +56,14 @@ def test_a_name_that_timm_does_not_know_is_answered_with_those_it_knows(name, me
             "vit_relpos_small_patch16_224",
             "a VisionTransformerRelPos of timm.models.vision_transformer_relpos cannot be split at a block",
         ),
-        ("vit_base_patch16_xp_224", "a VisionTransformer of ParallelScalingBlock cannot be split at a block"),
-        ("vit_small_patch16_18x2_224", "a VisionTransformer of ParallelThingsBlock cannot be split at a block"),
+        (
+            "vit_base_patch16_xp_224",
+            "a VisionTransformer of ParallelScalingBlock cannot be split at a block",
+        ),
+        (
+            "vit_small_patch16_18x2_224",
+            "a VisionTransformer of ParallelThingsBlock cannot be split at a block",
+        ),
         (
             "vit_dwee_patch16_reg1_gap_256",
             "the attention of a VisionTransformer of DiffAttention cannot be shown: it is not one softmax",
@@ -75,7 +84,9 @@ def test_a_model_that_no_family_can_carry_is_refused_with_the_reason(name, reaso
         ("torchvision/vit_b_32", 40, "32 or 64"),
     ],
 )
-def test_an_image_size_that_the_patch_does_not_divide_is_answered_with_the_nearest_that_work(name, size, nearest):
+def test_an_image_size_that_the_patch_does_not_divide_is_answered_with_the_nearest_that_work(
+    name, size, nearest
+):
     patch = re.search(r"(?:patch|b_)(\d+)", name)[1]
     words = f"model.image_size is {size}: the patches of {name} are {patch} pixels; use a multiple such as {nearest}"
     assert refusal(name, size) == words
@@ -90,17 +101,27 @@ def test_weights_out_of_reach_name_the_hub_and_the_demo(monkeypatch, tmp_path):
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match=r"vit_tiny_patch16_224\.\S+ could not be loaded: .*make demo"):
-        build_model("vit_tiny_patch16_224.augreg_in21k_ft_in1k", pretrained=True, image_size=None, seed=0)
+    with pytest.raises(
+        UserError, match=r"vit_tiny_patch16_224\.\S+ could not be loaded: .*make demo"
+    ):
+        build_model(
+            "vit_tiny_patch16_224.augreg_in21k_ft_in1k", pretrained=True, image_size=None, seed=0
+        )
 
 
-def test_a_local_folder_that_is_missing_or_of_another_architecture_is_refused(tiny_model_folder, tmp_path):
-    with pytest.raises(UserError, match="'local-dir:no/such/folder', but that folder has no usable model"):
+def test_a_local_folder_that_is_missing_or_of_another_architecture_is_refused(
+    tiny_model_folder, tmp_path
+):
+    with pytest.raises(
+        UserError, match="'local-dir:no/such/folder', but that folder has no usable model"
+    ):
         build_model("local-dir:no/such/folder", pretrained=True, image_size=None, seed=0)
     config = json.loads((tiny_model_folder / "config.json").read_text())
     config["model_args"]["depth"] = 4
     (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "model.safetensors").write_bytes((tiny_model_folder / "model.safetensors").read_bytes())
+    (tmp_path / "model.safetensors").write_bytes(
+        (tiny_model_folder / "model.safetensors").read_bytes()
+    )
     with pytest.raises(UserError, match=r"has no usable model: .*blocks\.3"):
         build_model(f"local-dir:{tmp_path}", pretrained=True, image_size=None, seed=0)
 
@@ -109,18 +130,26 @@ LIKE = r"vit|^vision|^pit|cait|volo|xcit|^swin_transformer$|mlp|hiera$|^resnet$|
 
 
 def architectures():
-    """All architectures of timm's files that hold what can be split, and one for each of some others."""
+    """All architectures of timm's files that hold what can be split, and one for each of some
+    others."""
     names = [name for file in OURS for name in timm.list_models(module=file)]
     others = [file for file in timm.list_modules() if file not in OURS and re.search(LIKE, file)]
-    return names + [min(timm.list_models(module=file), key=lambda name: (len(name), name)) for file in others]
+    return names + [
+        min(timm.list_models(module=file), key=lambda name: (len(name), name)) for file in others
+    ]
 
 
 @pytest.mark.slow
 def test_every_architecture_of_timm_is_built_or_refused_in_one_line(monkeypatch):
-    create, ours = timm.create_model, {name for file in OURS for name in timm.list_models(module=file)}
+    create, ours = (
+        timm.create_model,
+        {name for file in OURS for name in timm.list_models(module=file)},
+    )
 
     def one_block(name, **options):
-        return create(name, **(options if name not in ours or "sapiens2" in name else {"depth": 1, **options}))
+        return create(
+            name, **(options if name not in ours or "sapiens2" in name else {"depth": 1, **options})
+        )
 
     monkeypatch.setattr(timm, "create_model", one_block)
     accepted, refused = {}, {}
@@ -136,6 +165,8 @@ def test_every_architecture_of_timm_is_built_or_refused_in_one_line(monkeypatch)
     for name, message in refused.items():
         assert "\n" not in message
         assert name in message
-        assert re.search(r"(cannot be split at a block|not one softmax); use vit_\*|use a multiple", message), message
+        assert re.search(
+            r"(cannot be split at a block|not one softmax); use vit_\*|use a multiple", message
+        ), message
     for pattern in re.findall(r"[\w*]+", WORKS.split(" of timm")[0]):
         assert any(re.fullmatch(pattern.replace("*", ".*"), name) for name in accepted), pattern

@@ -1,4 +1,5 @@
-"""What differs between the families of Vision Transformers is answered for each as the model itself behaves."""
+"""What differs between the families of Vision Transformers is answered for each as the model itself
+behaves."""
 
 import pytest
 import timm
@@ -9,11 +10,27 @@ from tests.small_vits import pictures
 from vit_finetune.core.errors import UserError
 from vit_finetune.model.families import FAMILIES, family_of
 
-OF_FAMILY = {  # class of its models -> a kind; heads, knows_positions, prefix tokens, pooling, tokens the head reads
+# class of its models -> a kind; heads, knows_positions, prefix tokens, pooling, tokens the head
+# reads
+OF_FAMILY = {
     "VisionTransformer": ("vit", ("head",), False, ("CLS",), "token", [0]),
-    "VisionTransformerDistilled": ("deit, distilled", ("head", "head_dist"), False, ("CLS", "DIST"), "token", [0, 1]),
+    "VisionTransformerDistilled": (
+        "deit, distilled",
+        ("head", "head_dist"),
+        False,
+        ("CLS", "DIST"),
+        "token",
+        [0, 1],
+    ),
     "Eva": ("rotary, axial", ("head",), True, ("CLS",), "token", [0]),
-    "Beit": ("beit, relative positions in each block", ("head",), True, ("CLS",), "avg", [1, 2, 3, 4]),
+    "Beit": (
+        "beit, relative positions in each block",
+        ("head",),
+        True,
+        ("CLS",),
+        "avg",
+        [1, 2, 3, 4],
+    ),
 }
 each_family = pytest.mark.parametrize("name", OF_FAMILY)
 
@@ -54,7 +71,11 @@ def test_layout_says_which_tokens_there_are_and_which_the_head_reads(name):
 def test_heads_are_the_modules_that_classify(name):
     model, family, (heads, *_) = one_of(name)
     assert family.heads == heads
-    classify = [place for place, module in model.named_modules() if getattr(module, "out_features", None) == 5]
+    classify = [
+        place
+        for place, module in model.named_modules()
+        if getattr(module, "out_features", None) == 5
+    ]
     assert classify == list(heads)
 
 
@@ -97,7 +118,9 @@ def test_block_options_are_given_where_a_model_has_them_and_they_matter(kind):
     assert bool(given) is ("rotary" in kind or shared)
     if given:
         with torch.no_grad():
-            assert (model.blocks[1](tokens, **options[1]) - model.blocks[1](tokens)).abs().max() > 1e-4
+            assert (
+                model.blocks[1](tokens, **options[1]) - model.blocks[1](tokens)
+            ).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize(
@@ -112,7 +135,9 @@ def test_block_options_are_given_where_a_model_has_them_and_they_matter(kind):
         ("beit_base_patch16_224", {"global_pool": "token"}, False),
     ],
 )
-def test_the_cls_token_is_computed_alone_only_where_nothing_else_is_read_and_attention_is_plain(name, options, applies):
+def test_the_cls_token_is_computed_alone_only_where_nothing_else_is_read_and_attention_is_plain(
+    name, options, applies
+):
     model = timm.create_model(name, **SMALL, **options)
     assert family_of(model).reads_only_cls(model) is applies
 

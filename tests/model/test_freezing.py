@@ -1,4 +1,5 @@
-"""Training changes exactly the parameters that `freeze.trainable_blocks` and `freeze.parameters` name."""
+"""Training changes exactly the parameters that `freeze.trainable_blocks` and `freeze.parameters`
+name."""
 
 import pytest
 import timm
@@ -60,7 +61,12 @@ def test_with_more_than_ten_blocks_block_ten_is_not_taken_for_block_one():
 
 
 @pytest.mark.parametrize(
-    "name", ["vit_base_patch16_siglip_224", "vit_so150m_patch16_reg4_map_256", "vit_pe_core_tiny_patch16_384"]
+    "name",
+    [
+        "vit_base_patch16_siglip_224",
+        "vit_so150m_patch16_reg4_map_256",
+        "vit_pe_core_tiny_patch16_384",
+    ],
 )
 def test_attention_pooling_is_trained_with_the_blocks_before_it(name):
     model = build(name)
@@ -69,7 +75,9 @@ def test_attention_pooling_is_trained_with_the_blocks_before_it(name):
     freeze(model, 0)
     assert trained(model) == HEAD
     freeze(model, 1)
-    assert trained(model) == names_of(model, "attn_pool.", "blocks.2.", "norm.", "fc_norm.", "head.")
+    assert trained(model) == names_of(
+        model, "attn_pool.", "blocks.2.", "norm.", "fc_norm.", "head."
+    )
     freeze(model, "all")
     assert pooling <= trained(model)
 
@@ -92,7 +100,9 @@ def test_a_distilled_models_second_head_is_not_trained():
 
 
 def test_more_trainable_blocks_than_the_model_has_is_an_error(tiny_vit):
-    with pytest.raises(UserError, match="trainable_blocks is 4: the model has 3 blocks; use 0 to 3 or all"):
+    with pytest.raises(
+        UserError, match="trainable_blocks is 4: the model has 3 blocks; use 0 to 3 or all"
+    ):
         freeze(tiny_vit, 4)
 
 
@@ -140,7 +150,9 @@ def test_biases_alone_are_trained_by_name():
     freeze(model, "all", "biases")
     assert "patch_embed.proj.bias" in trained(model)
     assert {name for name in trained(model) if not name.endswith("bias")} == {"head.weight"}
-    assert not {name for name, _ in model.named_parameters() if name.endswith("bias")} - trained(model)
+    assert not {name for name, _ in model.named_parameters() if name.endswith("bias")} - trained(
+        model
+    )
 
 
 NORM_MODULES = (torch.nn.LayerNorm, torch.nn.RMSNorm)
@@ -151,7 +163,8 @@ NORM_MODULES = (torch.nn.LayerNorm, torch.nn.RMSNorm)
     [
         ("vit_tiny_patch16_224", {"qk_norm": True}),
         ("eva02_base_patch14_224", {"img_size": 28}),  # norms inside the MLP
-        ("eva02_enormous_patch14_clip_224", {"img_size": 28}),  # blocks whose type is named after their norms
+        # blocks whose type is named after their norms
+        ("eva02_enormous_patch14_clip_224", {"img_size": 28}),
         ("vit_small_patch16_dinov3", {}),
         ("beit_base_patch16_224", {}),
     ],
@@ -168,7 +181,9 @@ def test_in_every_family_norms_are_the_parameters_of_normalisation_layers(name, 
     }
     assert trained(model) == norms & behind | HEAD
     assert norms & behind
-    assert not {parameter for parameter in trained(model) - HEAD if model.get_parameter(parameter).ndim > 1}
+    assert not {
+        parameter for parameter in trained(model) - HEAD if model.get_parameter(parameter).ndim > 1
+    }
 
 
 def test_biases_of_beit_include_those_of_query_and_value_but_not_the_position_biases():
@@ -178,7 +193,9 @@ def test_biases_of_beit_include_those_of_query_and_value_but_not_the_position_bi
     assert "blocks.2.attn.relative_position_bias_table" not in trained(model)
 
 
-ATTENTION_OF_2 = {f"blocks.2.attn.{part}.{kind}" for part in ("qkv", "proj") for kind in ("weight", "bias")}
+ATTENTION_OF_2 = {
+    f"blocks.2.attn.{part}.{kind}" for part in ("qkv", "proj") for kind in ("weight", "bias")
+}
 MLP_OF_2 = {f"blocks.2.mlp.{part}.{kind}" for part in ("fc1", "fc2") for kind in ("weight", "bias")}
 WEIGHTS = {name for name in ATTENTION_OF_2 if name.endswith("weight")}
 
@@ -189,7 +206,10 @@ WEIGHTS = {name for name in ATTENTION_OF_2 if name.endswith("weight")}
         (["blocks.*.attn.*"], ATTENTION_OF_2),
         (["blocks.*.attn.*", "!*.bias"], WEIGHTS),
         (["!*.bias", "blocks.*.attn.*"], ATTENTION_OF_2),
-        (["blocks.*", "!*.mlp.*", "*.mlp.fc1.weight"], NORMS_OF_2 | ATTENTION_OF_2 | {"blocks.2.mlp.fc1.weight"}),
+        (
+            ["blocks.*", "!*.mlp.*", "*.mlp.fc1.weight"],
+            NORMS_OF_2 | ATTENTION_OF_2 | {"blocks.2.mlp.fc1.weight"},
+        ),
         (["blocks.2.mlp.*", "norm.*"], MLP_OF_2 | LAST_NORM),
         (["*.fc[12].bias"], {"blocks.2.mlp.fc1.bias", "blocks.2.mlp.fc2.bias"}),
         (["*", "!*"], set()),
@@ -239,9 +259,14 @@ STRATEGIES = ["all", "norms", "biases", ["blocks.*.attn.*", "!*.bias"]]
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_an_epoch_changes_the_trained_parameters_and_keeps_the_bits_of_all_others(name, options, parameters, blocks):
+def test_an_epoch_changes_the_trained_parameters_and_keeps_the_bits_of_all_others(
+    name, options, parameters, blocks
+):
     model = build(name, **options)
-    pixels, labels = pictures(model, 16), torch.randint(3, (16,), generator=torch.Generator().manual_seed(0))
+    pixels, labels = (
+        pictures(model, 16),
+        torch.randint(3, (16,), generator=torch.Generator().manual_seed(0)),
+    )
     freeze(model, blocks, parameters)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     stored = store(model, pixels, blocks)

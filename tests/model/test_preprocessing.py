@@ -13,10 +13,14 @@ from vit_finetune.model.preprocessing import Preprocessing
 
 @pytest.mark.parametrize("crop_pct", [None, 1.0])
 @pytest.mark.parametrize("size", [(32, 32), (40, 64), (500, 333)])
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_base_patch32_clip_224", "vit_base_patch16_siglip_224"])
+@pytest.mark.parametrize(
+    "name", ["vit_tiny_patch16_224", "vit_base_patch32_clip_224", "vit_base_patch16_siglip_224"]
+)
 def test_batched_preprocessing_equals_timms_pil_transform(name, size, crop_pct):
     model = timm.create_model(name, depth=1, embed_dim=64, num_heads=4)
-    images = torch.randint(0, 256, (2, *size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = torch.randint(
+        0, 256, (2, *size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     config = resolve_model_data_config(model, {} if crop_pct is None else {"crop_pct": crop_pct})
     transform = create_transform(**config, is_training=False)
     expected = torch.stack([transform(Image.fromarray(image.numpy())) for image in images])

@@ -8,12 +8,25 @@ from tests.model.small import SMALL, randomised, split_model_of, store
 from tests.small_vits import pictures
 from vit_finetune.core.errors import UserError
 from vit_finetune.model.build import preprocessing
-from vit_finetune.model.saved import class_names, load_model, save_model, trained_config, weights_digest
+from vit_finetune.model.saved import (
+    class_names,
+    load_model,
+    save_model,
+    trained_config,
+    weights_digest,
+)
 
 
-def test_a_saved_model_is_loaded_by_timm_alone_with_the_same_logits_names_and_preprocessing(tiny_vit, tmp_path):
+def test_a_saved_model_is_loaded_by_timm_alone_with_the_same_logits_names_and_preprocessing(
+    tiny_vit, tmp_path
+):
     preprocess = preprocessing(tiny_vit, 1.0)
-    dataset = {"name": "insects", "classes": ["ant", "bee", "cat"], "image_shape": [48, 40, 3], "fit": "pad"}
+    dataset = {
+        "name": "insects",
+        "classes": ["ant", "bee", "cat"],
+        "image_shape": [48, 40, 3],
+        "fit": "pad",
+    }
     save_model(tiny_vit, tmp_path / "m", preprocess, dataset)
     alone = timm.create_model(f"local-dir:{tmp_path / 'm'}", pretrained=True).eval()
     pixels = torch.randn(2, 3, 32, 32)
@@ -27,7 +40,9 @@ def test_a_saved_model_is_loaded_by_timm_alone_with_the_same_logits_names_and_pr
 
 
 def test_timm_alone_gives_a_saved_distilled_model_the_logits_it_was_trained_with(tmp_path):
-    pretrained = randomised(timm.create_model("deit_tiny_distilled_patch16_224", **SMALL, num_classes=7))
+    pretrained = randomised(
+        timm.create_model("deit_tiny_distilled_patch16_224", **SMALL, num_classes=7)
+    )
     save_model(pretrained, tmp_path / "pretrained", preprocessing(pretrained, None))
     model = load_model(tmp_path / "pretrained", num_classes=3)
     torch.nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(0))
@@ -45,7 +60,9 @@ def test_a_model_saved_without_a_dataset_is_not_taken_for_a_trained_one(tiny_vit
     save_model(tiny_vit, tmp_path / "m", preprocessing(tiny_vit, None))
     assert "label_names" not in (tmp_path / "m" / "config.json").read_text()
     for folder in ("m", "none"):
-        with pytest.raises(UserError, match=f"{folder} does not hold a trained model; run dvc repro"):
+        with pytest.raises(
+            UserError, match=f"{folder} does not hold a trained model; run dvc repro"
+        ):
             trained_config(tmp_path / folder)
 
 
@@ -53,7 +70,9 @@ def test_a_model_saved_without_a_dataset_is_not_taken_for_a_trained_one(tiny_vit
 def test_a_folder_without_a_model_is_named_with_what_it_lacks(tiny_vit, tmp_path, lost):
     save_model(tiny_vit, tmp_path / "m", preprocessing(tiny_vit, None))
     (tmp_path / "m" / lost).unlink()
-    with pytest.raises(UserError, match=r"m does not hold a model \(config.json and model.saf\w+\); run dvc repro"):
+    with pytest.raises(
+        UserError, match=r"m does not hold a model \(config.json and model.saf\w+\); run dvc repro"
+    ):
         load_model(tmp_path / "m")
 
 

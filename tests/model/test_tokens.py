@@ -41,7 +41,9 @@ def test_the_layout_names_the_prefix_tokens_and_those_that_the_head_reads(name):
     assert [*layout.pooled] == pooled
 
 
-@pytest.mark.parametrize("name", [name for name, (_, pooling, _) in LAYOUTS.items() if pooling != "map"])
+@pytest.mark.parametrize(
+    "name", [name for name, (_, pooling, _) in LAYOUTS.items() if pooling != "map"]
+)
 def test_the_readout_is_what_the_head_reads(name):
     model = build(name)
     layout = token_layout(model)
@@ -51,7 +53,9 @@ def test_the_readout_is_what_the_head_reads(name):
     assert torch.allclose(torch.einsum("t,btd->bd", layout.readout(), tokens), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", [name for name, (_, pooling, _) in LAYOUTS.items() if pooling == "map"])
+@pytest.mark.parametrize(
+    "name", [name for name, (_, pooling, _) in LAYOUTS.items() if pooling == "map"]
+)
 def test_the_readout_of_attention_pooling_is_its_own_attention(name):
     model = build(name)
     layout = token_layout(model)
@@ -74,14 +78,22 @@ def test_the_readout_of_attention_pooling_needs_that_attention():
 def test_the_grid_holds_the_patches_row_by_row_without_the_prefix():
     layout = TokenLayout(("CLS", "REG1"), (2, 3), (16, 8), "token", range(1))
     assert layout.to_grid(torch.arange(8)).tolist() == [[2, 3, 4], [5, 6, 7]]
-    with pytest.raises(ValueError, match=r"11 tokens, but 2 prefix tokens and a grid of 2 x 3 patches make 8"):
+    with pytest.raises(
+        ValueError, match=r"11 tokens, but 2 prefix tokens and a grid of 2 x 3 patches make 8"
+    ):
         layout.to_grid(torch.zeros(1, 11))
 
 
 def test_an_unknown_pooling_and_unknown_prefix_tokens_are_refused():
-    with pytest.raises(UserError, match="VisionTransformer pools by 'max'; known are token, avg and map"):
-        token_layout(timm.create_model("vit_tiny_patch16_224", img_size=64, global_pool="max", **SMALL))
+    with pytest.raises(
+        UserError, match="VisionTransformer pools by 'max'; known are token, avg and map"
+    ):
+        token_layout(
+            timm.create_model("vit_tiny_patch16_224", img_size=64, global_pool="max", **SMALL)
+        )
     model = build()
     model.num_prefix_tokens = 3
-    with pytest.raises(UserError, match=r"VisionTransformer has 3 prefix tokens, known are \['CLS'\]"):
+    with pytest.raises(
+        UserError, match=r"VisionTransformer has 3 prefix tokens, known are \['CLS'\]"
+    ):
         token_layout(model)

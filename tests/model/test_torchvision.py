@@ -44,7 +44,10 @@ def test_torchvisions_tensors_in_timms_model_give_torchvisions_logits():
 def test_torchvisions_older_names_of_the_mlps_tensors_are_understood():
     theirs, model, same = small_torchvision(), small_timm(), small_timm()
     state = theirs.state_dict()
-    older = {n.replace("mlp.0.", "mlp.linear_1.").replace("mlp.3.", "mlp.linear_2."): v for n, v in state.items()}
+    older = {
+        n.replace("mlp.0.", "mlp.linear_1.").replace("mlp.3.", "mlp.linear_2."): v
+        for n, v in state.items()
+    }
     assert set(older) != set(state)
     load_torchvision_state(model, older)
     load_torchvision_state(same, state)
@@ -73,7 +76,11 @@ def test_another_image_size_resamples_torchvisions_position_embedding_and_nothin
     load_torchvision_state(larger, theirs.state_dict())
     own = theirs.encoder.pos_embedding.detach()
     grid = own[:, 1:].reshape(1, 4, 4, 64).permute(0, 3, 1, 2)
-    expected = F.interpolate(grid, (6, 6), mode="bicubic", antialias=True).permute(0, 2, 3, 1).reshape(1, 36, 64)
+    expected = (
+        F.interpolate(grid, (6, 6), mode="bicubic", antialias=True)
+        .permute(0, 2, 3, 1)
+        .reshape(1, 36, 64)
+    )
     torch.testing.assert_close(larger.pos_embed[:, 1:], expected, rtol=0, atol=1e-6)
     assert torch.equal(larger.pos_embed[:, 0], own[:, 0])
     assert torch.equal(same.pos_embed, own)
@@ -85,7 +92,8 @@ def test_another_image_size_resamples_torchvisions_position_embedding_and_nothin
 def test_every_architecture_of_torchvision_has_the_tensors_and_settings_of_its_model_of_timm(name):
     with torch.device("meta"), NoInitialisation():
         theirs, model = get_model(name), timm.create_model(TORCHVISION[name])
-        load_torchvision_state(model, theirs.state_dict())  # fails if any tensor differs in name or shape
+        # fails if any tensor differs in name or shape
+        load_torchvision_state(model, theirs.state_dict())
     block, last = model.blocks[-1], theirs.encoder.layers[-1]
     assert model.patch_embed.img_size == (theirs.image_size,) * 2
     assert block.attn.num_heads == last.self_attention.num_heads
@@ -93,14 +101,22 @@ def test_every_architecture_of_torchvision_has_the_tensors_and_settings_of_its_m
     assert type(block.mlp.act) is type(last.mlp[1])
 
 
-def test_build_model_asks_for_weights_of_the_right_hash_and_gives_torchvisions_features(monkeypatch):
-    theirs, asked, create = randomised(TorchvisionViT(224, 16, 1, 12, 768, 3072)), [], timm.create_model
+def test_build_model_asks_for_weights_of_the_right_hash_and_gives_torchvisions_features(
+    monkeypatch,
+):
+    theirs, asked, create = (
+        randomised(TorchvisionViT(224, 16, 1, 12, 768, 3072)),
+        [],
+        timm.create_model,
+    )
 
     def state(weights, **options):
         asked.append((weights.name, options["check_hash"]))
         return theirs.state_dict()
 
-    monkeypatch.setattr(timm, "create_model", lambda name, **options: create(name, depth=1, **options))
+    monkeypatch.setattr(
+        timm, "create_model", lambda name, **options: create(name, depth=1, **options)
+    )
     monkeypatch.setattr(ViT_B_16_Weights, "get_state_dict", state)
     model = build_model("torchvision/vit_b_16", pretrained=True, image_size=None, seed=0)
     theirs.heads = torch.nn.Identity()
@@ -119,7 +135,9 @@ def test_build_model_asks_for_weights_of_the_right_hash_and_gives_torchvisions_f
     ],
 )
 @pytest.mark.parametrize("pretrained", [False, True])
-def test_a_model_or_weights_that_torchvision_lacks_are_answered_with_those_it_has(name, parts, pretrained):
+def test_a_model_or_weights_that_torchvision_lacks_are_answered_with_those_it_has(
+    name, parts, pretrained
+):
     with pytest.raises(UserError, match=f"^model.name is '{name}': torchvision has") as raised:
         build_model(name, pretrained=pretrained, image_size=None, seed=0)
     assert "\n" not in str(raised.value)
@@ -127,19 +145,30 @@ def test_a_model_or_weights_that_torchvision_lacks_are_answered_with_those_it_ha
         assert part in str(raised.value)
 
 
-def test_torchvision_weights_out_of_reach_are_one_error_that_says_where_they_are_kept(monkeypatch, tmp_path):
+def test_torchvision_weights_out_of_reach_are_one_error_that_says_where_they_are_kept(
+    monkeypatch, tmp_path
+):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
     monkeypatch.setattr(urllib.request, "_opener", None)  # it would remember other proxies
     message = r"^the weights of torchvision/vit_b_16 could not be loaded: .*TORCH_HOME"
-    with torch.device("meta"), NoInitialisation(), pytest.raises(UserError, match=message) as raised:
+    with (
+        torch.device("meta"),
+        NoInitialisation(),
+        pytest.raises(UserError, match=message) as raised,
+    ):
         build_model("torchvision/vit_b_16", pretrained=True, image_size=None, seed=0)
     assert "\n" not in str(raised.value)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-ALL_WEIGHTS = [(name, tag) for name in TORCHVISION for tag in get_model_weights(name).__members__ if tag != "DEFAULT"]
+ALL_WEIGHTS = [
+    (name, tag)
+    for name in TORCHVISION
+    for tag in get_model_weights(name).__members__
+    if tag != "DEFAULT"
+]
 ONE_BLOCK = {"depth": 1, "embed_dim": 64, "num_heads": 4}
 
 
@@ -159,7 +188,9 @@ def test_preprocessing_is_that_of_torchvisions_weights(architecture, tag):
 
 def test_without_a_tag_torchvisions_default_weights_are_meant():
     plain = torchvision_model("vit_h_14", pretrained=False, **ONE_BLOCK, num_classes=0)
-    tagged = torchvision_model("vit_h_14.IMAGENET1K_SWAG_LINEAR_V1", pretrained=False, **ONE_BLOCK, num_classes=0)
+    tagged = torchvision_model(
+        "vit_h_14.IMAGENET1K_SWAG_LINEAR_V1", pretrained=False, **ONE_BLOCK, num_classes=0
+    )
     assert (plain.patch_embed.img_size, tagged.patch_embed.img_size) == ((518, 518), (224, 224))
     assert type(plain.head) is torch.nn.Identity
 

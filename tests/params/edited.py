@@ -14,7 +14,8 @@ KEYS = ["seed", *(f"{section}.{key}" for section in SECTIONS for key in VALUES[s
 
 
 def changed(*edits, text=TEXT):
-    """The project's file with `name: text` in place of a key or a whole section; None takes it out."""
+    """The project's file with `name: text` in place of a key or a whole section; None takes it
+    out."""
     lines = text.splitlines()
     for key, value in edits:
         section, _, name = key.rpartition(".")

@@ -1,4 +1,5 @@
-"""Whatever the document: its values are taken as written, or it is refused in lines that a terminal can print."""
+"""Whatever the document: its values are taken as written, or it is refused in lines that a terminal
+can print."""
 
 import copy
 import datetime
@@ -19,7 +20,8 @@ def odd_file(tmp_path_factory):
 
 
 ODD = settings(max_examples=100, deadline=None)
-CHARACTERS = st.text(st.characters(exclude_categories=()), max_size=8)  # lone surrogates and controls too
+# lone surrogates and controls too
+CHARACTERS = st.text(st.characters(exclude_categories=()), max_size=8)
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.integers(2**200, 2**4000), st.floats(), CHARACTERS,
     st.sampled_from(["all", "auto", "cifar10", "digits", "folder", "norms", "adamw", "mean", "yes", "1e-4", ""]),
@@ -30,7 +32,9 @@ HASHABLE = st.one_of(NAMES, SCALARS, st.tuples(SCALARS))
 STRUCTURES = st.recursive(
     SCALARS,
     lambda inner: st.one_of(
-        st.lists(inner, max_size=4), st.dictionaries(HASHABLE, inner, max_size=6), st.sets(HASHABLE, max_size=3)
+        st.lists(inner, max_size=4),
+        st.dictionaries(HASHABLE, inner, max_size=6),
+        st.sets(HASHABLE, max_size=3),
     ),
     max_leaves=12,
 )
@@ -43,12 +47,15 @@ SNIPPETS = [
 
 
 def assert_params_or_lines(check, source):
-    """`check()` gives Params, returned here, or a UserError of short printable lines that begin with the file."""
+    """`check()` gives Params, returned here, or a UserError of short printable lines that begin
+    with the file."""
     try:
         params = check()
     except UserError as error:
         lines = str(error).split("\n")
-        assert all(line.startswith(source) and line.isprintable() and len(line) < 800 for line in lines), lines
+        assert all(
+            line.startswith(source) and line.isprintable() and len(line) < 800 for line in lines
+        ), lines
         return None
     assert isinstance(params, Params)
     return params
@@ -69,7 +76,10 @@ def check_file(path, content):
 
 
 @ODD
-@given(content=st.binary(max_size=60) | CHARACTERS.map(lambda text: text.encode("utf-8", "surrogatepass")))
+@given(
+    content=st.binary(max_size=60)
+    | CHARACTERS.map(lambda text: text.encode("utf-8", "surrogatepass"))
+)
 def test_no_file_of_random_bytes_or_text_gives_a_traceback(odd_file, content):
     check_file(odd_file, content)
 
@@ -98,7 +108,10 @@ def test_no_structure_as_the_document_gives_a_traceback(document):
 
 
 @ODD
-@given(section=st.sampled_from(SECTIONS), block=STRUCTURES | st.dictionaries(HASHABLE, STRUCTURES, max_size=6))
+@given(
+    section=st.sampled_from(SECTIONS),
+    block=STRUCTURES | st.dictionaries(HASHABLE, STRUCTURES, max_size=6),
+)
 def test_no_structure_as_a_section_gives_a_traceback(section, block):
     check_values({**VALUES, section: block})
 
@@ -113,7 +126,10 @@ def test_no_structure_as_a_value_gives_a_traceback_or_is_taken_for_another(key, 
 
 
 @settings(ODD, max_examples=250)
-@given(key=st.sampled_from(KEYS), value=st.integers(-5, 2000) | st.floats(-2, 12) | st.booleans() | st.none())
+@given(
+    key=st.sampled_from(KEYS),
+    value=st.integers(-5, 2000) | st.floats(-2, 12) | st.booleans() | st.none(),
+)
 def test_a_number_is_accepted_exactly_where_the_schema_has_it(key, value):
     section, _, name = key.rpartition(".")
     rule = section_schema(section).model_json_schema()["properties"][name] if section else SEED
@@ -125,9 +141,9 @@ def test_a_number_is_accepted_exactly_where_the_schema_has_it(key, value):
         refused = ""
     except UserError as error:
         refused = str(error)
-    assert refused.startswith(f"params.yaml: {key} is {str(value).replace('None', 'null').lower()}: use ") == (
-        not allowed
-    )
+    assert refused.startswith(
+        f"params.yaml: {key} is {str(value).replace('None', 'null').lower()}: use "
+    ) == (not allowed)
 
 
 def admits(rule, value):
@@ -137,7 +153,9 @@ def admits(rule, value):
         "minimum": lambda limit: value >= limit, "exclusiveMinimum": lambda limit: value > limit,
         "maximum": lambda limit: value <= limit, "exclusiveMaximum": lambda limit: value < limit,
     }  # fmt: skip
-    return rule["type"] in kinds[type(value)] and all(holds(rule[k]) for k, holds in limits.items() if k in rule)
+    return rule["type"] in kinds[type(value)] and all(
+        holds(rule[k]) for k, holds in limits.items() if k in rule
+    )
 
 
 def test_aliases_that_unfold_without_end_are_refused_at_once():
@@ -146,4 +164,6 @@ def test_aliases_that_unfold_without_end_are_refused_at_once():
         bomb += f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n"
     lines = complaint(changed(("train.lr", "*k"), text=bomb + TEXT)).splitlines()
     assert "params.yaml: train.lr is a list: use a number above 0, at most 10" in lines
-    assert complaint(changed(("train", "&a {lr: *a}"))).startswith("params.yaml: train.epochs is missing")
+    assert complaint(changed(("train", "&a {lr: *a}"))).startswith(
+        "params.yaml: train.epochs is missing"
+    )

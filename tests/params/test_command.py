@@ -1,4 +1,5 @@
-"""params.yaml in a process: `python -m vit_finetune.params`, which runs before DVC, and the stages themselves."""
+"""params.yaml in a process: `python -m vit_finetune.params`, which runs before DVC, and the stages
+themselves."""
 
 import os
 import subprocess
@@ -11,7 +12,9 @@ from tests.project import ROOT
 
 def run(*arguments):
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
-    return subprocess.run([sys.executable, "-m", *arguments], env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], env=environment, capture_output=True, text=True
+    )
 
 
 def test_the_check_command_is_silent_on_a_good_file():
@@ -21,7 +24,9 @@ def test_the_check_command_is_silent_on_a_good_file():
 
 
 def test_the_check_command_prints_the_lines_and_fails_on_a_bad_file():
-    Path("params.yaml").write_text(changed(("train.lr", '"\\uD800"'), ("seed", "-1")), encoding="utf-8")
+    Path("params.yaml").write_text(
+        changed(("train.lr", '"\\uD800"'), ("seed", "-1")), encoding="utf-8"
+    )
     done = run("vit_finetune.params")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines() == [
@@ -34,5 +39,9 @@ def test_a_stage_starts_no_work_on_a_bad_file():
     Path("params.yaml").write_text(changed(("runtime.device", "gpu")), encoding="utf-8")
     done = run("stages.download")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "download: params.yaml: runtime.device is 'gpu': use `auto`, `cpu`, `cuda` or `mps`\n"
-    assert {path.name for path in Path().iterdir()} == {"params.yaml", ".run"}  # which holds the lock
+    assert (
+        done.stderr
+        == "download: params.yaml: runtime.device is 'gpu': use `auto`, `cpu`, `cuda` or `mps`\n"
+    )
+    # which holds the lock
+    assert {path.name for path in Path().iterdir()} == {"params.yaml", ".run"}

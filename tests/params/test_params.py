@@ -1,4 +1,5 @@
-"""params.yaml: what is good is taken as written, what is bad is one line that a person can act on."""
+"""params.yaml: what is good is taken as written, what is bad is one line that a person can act
+on."""
 
 from pathlib import Path
 
@@ -175,7 +176,9 @@ BAD_VALUES = [  # key, what stands after it in the file, how the value is called
 
 
 @pytest.mark.parametrize(("key", "text", "found", "allowed"), BAD_VALUES)
-def test_a_bad_value_is_one_line_with_the_key_the_value_and_what_is_allowed(key, text, found, allowed):
+def test_a_bad_value_is_one_line_with_the_key_the_value_and_what_is_allowed(
+    key, text, found, allowed
+):
     assert complaint(changed((key, text))) == f"params.yaml: {key} is {found}: {allowed}"
 
 
@@ -183,7 +186,10 @@ def test_every_key_has_a_bad_value_in_the_table():
     assert {key for key, *_ in BAD_VALUES} == set(KEYS)
 
 
-DATA, FREEZE = "name, folder, image_size, fit, test_share, broken", "trainable_blocks, parameters, layer_decay"
+DATA, FREEZE = (
+    "name, folder, image_size, fit, test_share, broken",
+    "trainable_blocks, parameters, layer_decay",
+)
 
 
 @pytest.mark.parametrize(
@@ -193,14 +199,29 @@ DATA, FREEZE = "name, folder, image_size, fit, test_share, broken", "trainable_b
         (("seed", "0\nevaluation: {}"), "evaluation is not a known key; did you mean evaluate?"),
         (("seed", "0\nTRAIN: {}"), "TRAIN is not a known key; did you mean train?"),
         (("seed", "0\nxyz: 1"), f"xyz is not a known key; known: seed, {', '.join(SECTIONS)}"),
-        (("seed", "0\n? [1]\n: 1"), f"a list is not a known key; known: seed, {', '.join(SECTIONS)}"),
+        (
+            ("seed", "0\n? [1]\n: 1"),
+            f"a list is not a known key; known: seed, {', '.join(SECTIONS)}",
+        ),
         (("train.lr", "1\n  Lr: 1"), "train.Lr is not a known key; did you mean train.lr?"),
-        (("train.epochs", "10\n  epoch: 1"), "train.epoch is not a known key; did you mean train.epochs?"),
-        (("train.epochs", "10\n  batchsize: 1"), "train.batchsize is not a known key; did you mean train.batch_size?"),
+        (
+            ("train.epochs", "10\n  epoch: 1"),
+            "train.epoch is not a known key; did you mean train.epochs?",
+        ),
+        (
+            ("train.epochs", "10\n  batchsize: 1"),
+            "train.batchsize is not a known key; did you mean train.batch_size?",
+        ),
         (("data.name", "digits\n  1: 2"), f"data.1 is not a known key; known: {DATA}"),
         (("data.name", "digits\n  null: 2"), f"data.null is not a known key; known: {DATA}"),
-        (("data.name", 'digits\n  "a\\nb\\uD800": 2'), rf"data.'a\nb\ud800' is not a known key; known: {DATA}"),
-        (("data.name", f"digits\n  {'long' * 30}: 2"), f"data.'{'long' * 30}' is not a known key; known: {DATA}"),
+        (
+            ("data.name", 'digits\n  "a\\nb\\uD800": 2'),
+            rf"data.'a\nb\ud800' is not a known key; known: {DATA}",
+        ),
+        (
+            ("data.name", f"digits\n  {'long' * 30}: 2"),
+            f"data.'{'long' * 30}' is not a known key; known: {DATA}",
+        ),
         (("seed", None), f"seed is missing; it is: {SEED['description']}"),
         (("train.lr", None), "train.lr is missing; it is: peak learning rate"),
         (("freeze", None), f"freeze is missing: it must hold {FREEZE}"),
@@ -209,7 +230,10 @@ DATA, FREEZE = "name, folder, image_size, fit, test_share, broken", "trainable_b
         (("freeze", "[trainable_blocks]"), f"freeze is a list: it must hold {FREEZE}"),
         (("embed", "yes"), "embed is 'yes': it must hold flip, storage, batch_size"),
         (("model.name", '"\\uD800"'), r"model.name is '\ud800': use text that is not empty"),
-        (("train.optimizer", '"a\\nb\\e[31m"'), r"train.optimizer is 'a\nb\x1b[31m': use `adamw` or `sgd`"),
+        (
+            ("train.optimizer", '"a\\nb\\e[31m"'),
+            r"train.optimizer is 'a\nb\x1b[31m': use `adamw` or `sgd`",
+        ),
     ],
 )
 def test_an_unknown_or_missing_key_is_one_line_that_says_what_is_meant(edit, message):
@@ -224,7 +248,12 @@ def test_a_very_long_value_is_cut():
 
 
 def test_all_problems_are_told_at_once_one_line_each():
-    text = changed(("seed", "-1"), ("data.name", "mnist"), ("train.lr", None), ("train.epochs", "no\n  decay: 1"))
+    text = changed(
+        ("seed", "-1"),
+        ("data.name", "mnist"),
+        ("train.lr", None),
+        ("train.epochs", "no\n  decay: 1"),
+    )
     assert complaint(text).splitlines() == [
         "params.yaml: seed is -1: use a whole number from 0 to 4294967295",
         f"params.yaml: data.name is 'mnist': {NAME}",
@@ -250,14 +279,29 @@ def test_all_problems_are_told_at_once_one_line_each():
             r" is not valid YAML: line 3, column 1: found character '\t' that cannot start any token; "
             "indent with spaces, not tabs",
         ),
-        ("seed: 0\n---\nseed: 1\n", " is not valid YAML: line 2, column 1: but found another document"),
-        ("train: {lr: 1\nseed: 0\n", " is not valid YAML: line 2, column 5: expected ',' or '}', but got ':'"),
+        (
+            "seed: 0\n---\nseed: 1\n",
+            " is not valid YAML: line 2, column 1: but found another document",
+        ),
+        (
+            "train: {lr: 1\nseed: 0\n",
+            " is not valid YAML: line 2, column 5: expected ',' or '}', but got ':'",
+        ),
         ("seed: *other\n", " is not valid YAML: line 1, column 7: found undefined alias 'other'"),
-        (changed(("train.lr", "2024-13-45")), " is not valid YAML: ValueError: month must be in 1..12"),
+        (
+            changed(("train.lr", "2024-13-45")),
+            " is not valid YAML: ValueError: month must be in 1..12",
+        ),
         (changed(("train.lr", "!!bool maybe")), " is not valid YAML: KeyError: 'maybe'"),
-        (changed(("train.lr", "!!float ''")), " is not valid YAML: IndexError: string index out of range"),
+        (
+            changed(("train.lr", "!!float ''")),
+            " is not valid YAML: IndexError: string index out of range",
+        ),
         ("[" * 1000, " is not valid YAML: RecursionError: maximum recursion depth exceeded"),
-        ("seed: 0\nname: caf\xe9\n".encode("latin-1"), " is not UTF-8 text from byte 17 on; save it as UTF-8"),
+        (
+            "seed: 0\nname: caf\xe9\n".encode("latin-1"),
+            " is not UTF-8 text from byte 17 on; save it as UTF-8",
+        ),
         (TEXT.encode("utf-16"), " is not UTF-8 text from byte 0 on; save it as UTF-8"),
     ],
 )
@@ -272,7 +316,9 @@ def test_a_python_object_in_the_file_is_refused_and_not_built():
 
 
 def test_a_missing_file_says_where_to_run():
-    with pytest.raises(UserError, match=r"^params\.yaml is not here; run from the root of the project$"):
+    with pytest.raises(
+        UserError, match=r"^params\.yaml is not here; run from the root of the project$"
+    ):
         read_params()
 
 
@@ -322,7 +368,9 @@ def test_a_value_is_read_as_a_person_means_it_and_as_dvc_reads_it(key, text, val
     assert (by_dvc[section] if section else by_dvc)[name] == value
 
 
-@pytest.mark.parametrize("text", ["\ufeff" + TEXT, TEXT.replace("\n", "\r\n"), "---\n" + TEXT, TEXT + "...\n"])
+@pytest.mark.parametrize(
+    "text", ["\ufeff" + TEXT, TEXT.replace("\n", "\r\n"), "---\n" + TEXT, TEXT + "...\n"]
+)
 def test_a_byte_order_mark_other_line_ends_and_document_marks_change_nothing(text):
     assert value_of(read(text), "train.lr") == VALUES["train"]["lr"]
 
@@ -385,5 +433,8 @@ def test_dvc_exp_run_with_an_override_changes_the_line_of_its_key_only(override,
 def test_dvc_exp_run_with_yes_is_refused_because_yaml_reads_a_word():
     Path("params.yaml").write_text(TEXT, encoding="utf-8")
     apply_overrides("params.yaml", ["embed.flip=yes"])
-    with pytest.raises(UserError, match=r"^params\.yaml: embed\.flip is 'yes', which is text: use `true` or `false`$"):
+    with pytest.raises(
+        UserError,
+        match=r"^params\.yaml: embed\.flip is 'yes', which is text: use `true` or `false`$",
+    ):
         read_params()

@@ -12,7 +12,9 @@ from vit_finetune.params import read_params, section_schema
 from vit_finetune.params.data import Data
 from vit_finetune.params.rules import DATASET_SIZES
 
-CIFAR, CIFAR_100, DIGITS, FOLDER = (("data.name", name) for name in ("cifar10", "cifar100", "digits", "folder"))
+CIFAR, CIFAR_100, DIGITS, FOLDER = (
+    ("data.name", name) for name in ("cifar10", "cifar100", "digits", "folder")
+)
 
 
 def sizes(train, val, test, gallery=2, sample=8):
@@ -32,10 +34,22 @@ def sizes(train, val, test, gallery=2, sample=8):
             "model.name is 'local-dir:/elsewhere/vit': only below pretrained/ does a changed file rerun what it "
             "should; copy the folder there and use local-dir:pretrained/<folder>",
         ),
-        ([CIFAR, *sizes(9, 10, 10)], "subset.train_size is 9: cifar10 has 10 classes, so use at least 10"),
-        ([CIFAR, *sizes("all", 9, 10)], "subset.val_size is 9: cifar10 has 10 classes, so use at least 10"),
-        ([CIFAR_100, *sizes(99, 100, 100)], "subset.train_size is 99: cifar100 has 100 classes, so use at least 100"),
-        ([DIGITS, *sizes(10, 10, 9)], "subset.test_size is 9: digits has 10 classes, so use at least 10"),
+        (
+            [CIFAR, *sizes(9, 10, 10)],
+            "subset.train_size is 9: cifar10 has 10 classes, so use at least 10",
+        ),
+        (
+            [CIFAR, *sizes("all", 9, 10)],
+            "subset.val_size is 9: cifar10 has 10 classes, so use at least 10",
+        ),
+        (
+            [CIFAR_100, *sizes(99, 100, 100)],
+            "subset.train_size is 99: cifar100 has 100 classes, so use at least 100",
+        ),
+        (
+            [DIGITS, *sizes(10, 10, 9)],
+            "subset.test_size is 9: digits has 10 classes, so use at least 10",
+        ),
         (
             [CIFAR, *sizes(49_001, 1000, "all")],
             "subset.train_size is 49001 and subset.val_size is 1000: "
@@ -51,8 +65,14 @@ def sizes(train, val, test, gallery=2, sample=8):
             "subset.train_size is all and subset.val_size is 892: "
             "together they may be at most the 901 training images of digits",
         ),
-        ([CIFAR, *sizes(10, 10, 10_001)], "subset.test_size is 10001: cifar10 has 10000 test images; use `all`"),
-        ([DIGITS, *sizes(10, 10, 897)], "subset.test_size is 897: digits has 896 test images; use `all`"),
+        (
+            [CIFAR, *sizes(10, 10, 10_001)],
+            "subset.test_size is 10001: cifar10 has 10000 test images; use `all`",
+        ),
+        (
+            [DIGITS, *sizes(10, 10, 897)],
+            "subset.test_size is 897: digits has 896 test images; use `all`",
+        ),
         *(
             (
                 [edit, *sizes(10, "all", 10)],
@@ -120,7 +140,12 @@ def test_values_at_the_limit_of_a_rule_are_allowed(edits):
 
 
 @pytest.mark.parametrize(
-    "subset", [sizes(1, 1, 1, gallery=64, sample=10_000), sizes(10**9, 10**9, 10**9), sizes("all", "all", "all")]
+    "subset",
+    [
+        sizes(1, 1, 1, gallery=64, sample=10_000),
+        sizes(10**9, 10**9, 10**9),
+        sizes("all", "all", "all"),
+    ],
 )
 def test_the_sizes_of_a_folder_are_left_to_the_stage_that_counts_its_images(subset):
     params = read(changed(FOLDER, *subset))
@@ -132,15 +157,25 @@ def original(name, folder):
     """A data set that is only there where VIT_DATA_DIR names its files."""
     there = any(Path(os.environ.get("VIT_DATA_DIR") or os.devnull).glob(f"{folder}*"))
     reason = f"needs the original files of {name}: set VIT_DATA_DIR"
-    return pytest.param(name, marks=[pytest.mark.slow, pytest.mark.skipif(not there, reason=reason)])
+    return pytest.param(
+        name, marks=[pytest.mark.slow, pytest.mark.skipif(not there, reason=reason)]
+    )
 
 
-@pytest.mark.parametrize("name", ["digits", original("cifar10", "cifar-10-"), original("cifar100", "cifar-100-")])
+@pytest.mark.parametrize(
+    "name", ["digits", original("cifar10", "cifar-10-"), original("cifar100", "cifar-100-")]
+)
 def test_the_rules_know_the_true_size_of_each_data_set(name, monkeypatch):
     monkeypatch.chdir(ROOT)
     data = load_dataset(read_params().section(Data).model_copy(update={"name": name}), ROOT)
-    assert DATASET_SIZES[name] == (len(data.labels["train"]), len(data.labels["test"]), len(data.classes))
+    assert DATASET_SIZES[name] == (
+        len(data.labels["train"]),
+        len(data.labels["test"]),
+        len(data.classes),
+    )
 
 
 def test_the_rules_know_the_sizes_of_every_data_set_but_the_users_own():
-    assert [*DATASET_SIZES, "folder"] == section_schema("data").model_json_schema()["properties"]["name"]["enum"]
+    assert [*DATASET_SIZES, "folder"] == section_schema("data").model_json_schema()["properties"][
+        "name"
+    ]["enum"]

@@ -25,17 +25,23 @@ REFERENCE = DOCUMENTS["docs/reference.md"]
 
 def test_generated_tables_are_current():
     for name in reference.DOCUMENTS:
-        assert reference.generated(DOCUMENTS[name]) == DOCUMENTS[name], "run: python tools/reference.py"
+        assert reference.generated(DOCUMENTS[name]) == DOCUMENTS[name], (
+            "run: python tools/reference.py"
+        )
     keys = re.findall(r"^\| `([\w.]+)` \| `", REFERENCE, flags=re.MULTILINE)
     assert "train.lr" in keys
     assert len(keys) == len(set(keys))
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "metrics").glob("*.json")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "metrics").glob("*.json")), ids=lambda path: path.name
+)
 def test_every_key_of_a_metrics_file_is_documented(path):
     section = REFERENCE.split(f"### metrics/{path.name}")[1].split("###")[0]
     keys = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
-    assert set(json.loads(path.read_text())) | {"warning"} == set(re.findall(r"`(\w+)`", " ".join(keys))) | {"warning"}
+    assert set(json.loads(path.read_text())) | {"warning"} == set(
+        re.findall(r"`(\w+)`", " ".join(keys))
+    ) | {"warning"}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "plots").glob("*.csv")), ids=lambda path: path.name)
@@ -69,7 +75,9 @@ def test_every_output_of_the_pipeline_is_described():
 
 def test_make_targets_that_the_documents_name_exist():
     makefile = (ROOT / "Makefile").read_text()
-    targets = set(re.findall(r"(?:^|`)make ([a-z]+)", "\n".join(DOCUMENTS.values()), flags=re.MULTILINE))
+    targets = set(
+        re.findall(r"(?:^|`)make ([a-z]+)", "\n".join(DOCUMENTS.values()), flags=re.MULTILINE)
+    )
     assert {"demo", "repro", "test", "setup"} <= targets
     for target in targets:
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
@@ -78,8 +86,11 @@ def test_make_targets_that_the_documents_name_exist():
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_files_and_links_that_a_document_names_exist(document):
     text = DOCUMENTS[document]
-    for name in re.findall(r"`((?:profiles|pretrained|tools|benchmarks|docs|src|stages|tests)/[\w./-]+)`", text):
-        if name not in ("profiles/name.yaml", "profiles/quick.yaml", "pretrained/mine.dvc"):  # the reader writes them
+    for name in re.findall(
+        r"`((?:profiles|pretrained|tools|benchmarks|docs|src|stages|tests)/[\w./-]+)`", text
+    ):
+        # the reader writes them
+        if name not in ("profiles/name.yaml", "profiles/quick.yaml", "pretrained/mine.dvc"):
             assert (ROOT / name.rstrip("/")).exists(), name
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
         assert ((ROOT / document).parent / target).exists(), target
@@ -95,8 +106,13 @@ def names_defined_in(path):
 
 def test_functions_and_classes_that_a_document_names_are_where_it_says():
     found = 0
-    for document, text in [*DOCUMENTS.items(), ("CONTRIBUTING.md", (ROOT / "CONTRIBUTING.md").read_text("utf-8"))]:
-        for names, file in re.findall(r"((?:`\w+`(?:, | and |; )*)+) in\s+`(src/[\w/]+\.py)`", text):
+    for document, text in [
+        *DOCUMENTS.items(),
+        ("CONTRIBUTING.md", (ROOT / "CONTRIBUTING.md").read_text("utf-8")),
+    ]:
+        for names, file in re.findall(
+            r"((?:`\w+`(?:, | and |; )*)+) in\s+`(src/[\w/]+\.py)`", text
+        ):
             for name in re.findall(r"`(\w+)`", names):
                 found += 1
                 assert name in names_defined_in(ROOT / file), f"{document}: {name} in {file}"
@@ -106,7 +122,9 @@ def test_functions_and_classes_that_a_document_names_are_where_it_says():
 def test_the_readme_and_contributing_have_a_line_for_each_room():
     rooms = {f"{path.name}/" for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
     assert rooms <= set(re.findall(r"^  (\w+/) ", README, flags=re.MULTILINE))
-    table = re.findall(r"^\| `(\w+/)` \|", (ROOT / "CONTRIBUTING.md").read_text("utf-8"), flags=re.MULTILINE)
+    table = re.findall(
+        r"^\| `(\w+/)` \|", (ROOT / "CONTRIBUTING.md").read_text("utf-8"), flags=re.MULTILINE
+    )
     assert rooms == set(table)
 
 
@@ -127,7 +145,9 @@ def test_the_tutorial_reads_the_attention_of_the_committed_run():
         ("prefix_mass", 0, 3), ("prefix_mass", 11, 3), ("distance", 0, 0), ("distance", 11, 0),
         ("distance_change", 8, 1),
     ):  # fmt: skip
-        mean, low, high = (f"{float(blocks[block][f'{key}{end}']):.{digits}f}" for end in ("", "_low", "_high"))
+        mean, low, high = (
+            f"{float(blocks[block][f'{key}{end}']):.{digits}f}" for end in ("", "_low", "_high")
+        )
         assert f"{mean} [{low}, {high}]" in tutorial, key
     assert all(float(row["distance_change"]) for row in blocks)
     assert "All blocks were adapted" in tutorial
@@ -137,12 +157,18 @@ def test_metrics_and_plot_data_in_git_are_those_that_the_lock_names():
     stages = read_yaml(ROOT / "dvc.lock")["stages"]
     outputs = {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
     listed = subprocess.run(
-        ["git", "ls-files", "metrics", "plots"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "metrics", "plots"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     in_git = [path for path in listed.stdout.splitlines() if path.endswith((".json", ".csv"))]
     assert len(in_git) == 14
     for path in in_git:
-        assert hashlib.md5((ROOT / path).read_bytes()).hexdigest() == outputs[path], f"{path}: run dvc repro"
+        assert hashlib.md5((ROOT / path).read_bytes()).hexdigest() == outputs[path], (
+            f"{path}: run dvc repro"
+        )
 
 
 def test_there_is_no_command_that_no_test_runs():
@@ -152,7 +178,9 @@ def test_there_is_no_command_that_no_test_runs():
         for block in blocks(text, "bash"):
             assert sum(command in block for command in run) == 1, f"{name}: {block}"
         for block in blocks(text, "", "text", "console", "shell"):
-            assert not re.search(r"^\$|\b(dvc|git|make|pip|python|sbatch|torchrun) [\w-]+", block), f"{name}: {block}"
+            assert not re.search(
+                r"^\$|\b(dvc|git|make|pip|python|sbatch|torchrun) [\w-]+", block
+            ), f"{name}: {block}"
 
 
 @pytest.mark.slow
@@ -162,14 +190,18 @@ def test_every_command_works_as_it_is_written(finished, tmp_path, document):
     """In order, in a committed project. Setup, tests and the demo themselves are what CI runs."""
     project = finished.copy(tmp_path / "p")
     (project.folder / "profiles/demo.yaml").write_text("train:\n  lr: 0.004\n")
-    for name, profile in re.findall(r"`(profiles/\w+\.yaml)`:\n\n```yaml\n(.*?)```", DOCUMENTS[document], re.DOTALL):
+    for name, profile in re.findall(
+        r"`(profiles/\w+\.yaml)`:\n\n```yaml\n(.*?)```", DOCUMENTS[document], re.DOTALL
+    ):
         (project.folder / name).write_text(profile)
     project.git("add", "-A")
     project.git("commit", "-qm", "first run")
     for name, value in (("user.name", "Test"), ("user.email", "test@example.org")):
         project.git("config", name, value)
     for line in commands(DOCUMENTS[document]):
-        if line.startswith(("make setup", "make repro", "make test", "make lint", "bash .ci/run", ". .venv")):
+        if line.startswith(
+            ("make setup", "make repro", "make test", "make lint", "bash .ci/run", ". .venv")
+        ):
             continue
         if line.startswith("make demo"):  # a reader starts it in a fresh clone
             project.git("restore", ".")

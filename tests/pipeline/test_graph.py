@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.graph import PACKAGE, ROOT, STAGES, closure, covers, declared_code, dvc_stage, imported_modules, room_of
+from tests.graph import (
+    PACKAGE,
+    ROOT,
+    STAGES,
+    closure,
+    covers,
+    declared_code,
+    dvc_stage,
+    imported_modules,
+    room_of,
+)
 from vit_finetune.params import SECTIONS
 
 ROOMS = {  # room: the rooms that it may import
@@ -25,7 +35,8 @@ ROOMS = {  # room: the rooms that it may import
     "attention": {"core", "intervals", "style", "verdict", "model"},
     "report": {"core", "params", "intervals", "style", "verdict"},
 }
-TOOLS = {"predict", "predict_page", "export", "profiles", "summary"}  # for the command line; they may import any room
+# for the command line; they may import any room
+TOOLS = {"predict", "predict_page", "export", "profiles", "summary"}
 MODULES = sorted(path.relative_to(ROOT) for path in PACKAGE.rglob("*.py"))
 SCRIPTS = [Path("stages") / f"{stage}.py" for stage in STAGES]
 
@@ -34,7 +45,11 @@ SCRIPTS = [Path("stages") / f"{stage}.py" for stage in STAGES]
 def test_what_a_stage_imports_lies_in_what_it_names_and_nothing_is_named_for_nothing(stage):
     code = closure(f"stages/{stage}.py") | {"stages/__init__.py"}
     declared = declared_code(stage)
-    assert [file for file in sorted(code) if not any(covers(dependency, file) for dependency in declared)] == []
+    assert [
+        file
+        for file in sorted(code)
+        if not any(covers(dependency, file) for dependency in declared)
+    ] == []
     assert [name for name in sorted(declared) if not any(covers(name, file) for file in code)] == []
 
 
@@ -44,7 +59,9 @@ def test_dependencies_are_sorted(stage):
     assert deps == sorted(deps)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to("src/vit_finetune").as_posix())
+@pytest.mark.parametrize(
+    "path", MODULES, ids=lambda path: path.relative_to("src/vit_finetune").as_posix()
+)
 def test_rooms_import_only_downwards(path):
     room = room_of(path)
     if room == "__init__":
@@ -77,9 +94,12 @@ def test_stages_and_tools_that_need_no_tensors_never_import_torch():
         "vit_finetune.core.process",
     ]
     script = "import importlib, sys; sys.path.insert(0, 'src')\n" + "\n".join(
-        f"importlib.import_module({name!r}); assert 'torch' not in sys.modules, {name!r}" for name in names
+        f"importlib.import_module({name!r}); assert 'torch' not in sys.modules, {name!r}"
+        for name in names
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -90,9 +110,16 @@ def functions(path):
 
 
 def test_a_function_fits_on_a_screen_and_so_does_a_stage():
-    long = {(str(path), name): lines for path in [*MODULES, *SCRIPTS] for name, lines in functions(path) if lines > 45}
+    long = {
+        (str(path), name): lines
+        for path in [*MODULES, *SCRIPTS]
+        for name, lines in functions(path)
+        if lines > 45
+    }
     assert long == {}
-    assert {str(path) for path in SCRIPTS if len((ROOT / path).read_text().splitlines()) > 60} == set()
+    assert {
+        str(path) for path in SCRIPTS if len((ROOT / path).read_text().splitlines()) > 60
+    } == set()
 
 
 def test_runtime_parameters_key_no_stage_and_every_other_section_keys_one():
@@ -105,7 +132,8 @@ def test_a_stage_is_keyed_on_the_sections_whose_schema_its_script_reads(stage):
     schemas = {
         Path(file).stem
         for file in imported_modules(Path(f"stages/{stage}.py"))
-        if file.as_posix().startswith("src/vit_finetune/params/") and file.stem not in ("__init__", "base")
+        if file.as_posix().startswith("src/vit_finetune/params/")
+        and file.stem not in ("__init__", "base")
     }
     source = (ROOT / f"stages/{stage}.py").read_text()
     if "params.seed" in source:
@@ -122,4 +150,5 @@ def test_json_and_csv_are_in_git_and_outs_leave_the_run_cache_on(stage):
         for entry in definition.get(kind, []):
             path, options = next(iter(entry.items())) if isinstance(entry, dict) else (entry, {})
             assert (options.get("cache") is False) == path.endswith((".json", ".csv")), path
-    assert all(isinstance(out, str) for out in definition.get("outs", []))  # cache: false there disables the run-cache
+    # cache: false there disables the run-cache
+    assert all(isinstance(out, str) for out in definition.get("outs", []))

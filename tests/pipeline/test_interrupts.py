@@ -1,4 +1,5 @@
-"""Real signals to real processes in the middle of a run: nothing is lost, nothing half-written is believed."""
+"""Real signals to real processes in the middle of a run: nothing is lost, nothing half-written is
+believed."""
 
 import shutil
 import signal
@@ -115,7 +116,9 @@ def test_a_stage_killed_between_two_changes_to_the_disk_loses_nothing(finished, 
         again = force(project, stage)
         assert again.returncode == 0, again.stderr
         after = project.outputs()
-        assert [name for name in before if before[name] != after.get(name)] == [], f"killed before change {point}"
+        assert [name for name in before if before[name] != after.get(name)] == [], (
+            f"killed before change {point}"
+        )
         assert not list(project.folder.rglob("*.partial"))
         assert not list((project.folder / ".checkpoints").glob("*/*"))
         if not killed:
@@ -124,7 +127,9 @@ def test_a_stage_killed_between_two_changes_to_the_disk_loses_nothing(finished, 
 
 
 @pytest.mark.slow
-def test_a_file_that_dvc_left_empty_when_killed_is_deleted_and_nothing_else_lost(finished, tmp_path):
+def test_a_file_that_dvc_left_empty_when_killed_is_deleted_and_nothing_else_lost(
+    finished, tmp_path
+):
     project = finished.copy(tmp_path / "p")
     (project.folder / RWLOCK).write_text("")
     broken = project.run("dvc", "repro")
@@ -140,6 +145,13 @@ def test_faults_at_random_moments_leave_the_outputs_of_an_undisturbed_run(finish
     """A few of the many that `python -m tests.faults` injects."""
     faults = plan(5, seed=1)
     seconds = undisturbed(finished, tmp_path, (fault.stage for fault in faults))
-    results = [inject(finished, tmp_path / str(i), fault, seconds[fault.stage]) for i, fault in enumerate(faults)]
-    assert [(fault, found.problems) for fault, found in zip(faults, results, strict=True) if found.problems] == []
+    results = [
+        inject(finished, tmp_path / str(i), fault, seconds[fault.stage])
+        for i, fault in enumerate(faults)
+    ]
+    assert [
+        (fault, found.problems)
+        for fault, found in zip(faults, results, strict=True)
+        if found.problems
+    ] == []
     assert any(found.hit for found in results)

@@ -23,9 +23,13 @@ for epoch in range(3):
 
 def run_live(folder, code: str) -> int:
     (folder / "plots").mkdir()
-    (folder / "plots/history.csv").write_text("epoch,train_loss,val_loss,lr\n7,9,9,9\n")  # of the run before
+    # of the run before
+    (folder / "plots/history.csv").write_text("epoch,train_loss,val_loss,lr\n7,9,9,9\n")
     (folder / "train.py").write_text(code)
-    here = {"python tools": f"{sys.executable} {ROOT}/tools", "dvc repro": f"{sys.executable} train.py"}
+    here = {
+        "python tools": f"{sys.executable} {ROOT}/tools",
+        "dvc repro": f"{sys.executable} train.py",
+    }
     (command,) = template("python tools/live.py", here)
     return subprocess.run(command.split(), cwd=folder, timeout=120).returncode
 

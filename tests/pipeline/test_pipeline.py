@@ -25,9 +25,11 @@ from vit_finetune.profiles import flatten
 AFTER_EMBED = ["train", "evaluate", "attention", "report"]
 AFTER_ADAPT = ["embed", *AFTER_EMBED]
 AFTER_SUBSET = ["subset", "adapt", *AFTER_ADAPT]
-# The probe of the tiny random backbone is never beaten: adaptation leaves it as it was, training ends with the probe.
+# The probe of the tiny random backbone is never beaten: adaptation leaves it as it was, training
+# ends with the probe.
 ADAPTED_ALIKE, TRAINED_ALIKE = ["adapt", "report"], ["train", "report"]
-# Another value for every key, and the stages that it reruns: a stage whose inputs come out the same does not run.
+# Another value for every key, and the stages that it reruns: a stage whose inputs come out the same
+# does not run.
 RERUNS = {
     "seed": (1, AFTER_SUBSET),
     "data.folder": ("pretrained", ["download", "report"]),
@@ -109,11 +111,15 @@ def write_photographs(folder, classes=("cat", "dog", "horse"), count=20):
         for number in range(count):
             pixels = rng.integers(80, size=(*rng.integers(20, 90, size=2), 3), dtype=np.uint8)
             pixels[..., k % 3] += 150
-            kind, suffix = [("RGB", "jpg"), ("RGB", "png"), ("RGBA", "webp"), ("L", "JPEG")][number % 4]
+            kind, suffix = [("RGB", "jpg"), ("RGB", "png"), ("RGBA", "webp"), ("L", "JPEG")][
+                number % 4
+            ]
             image = Image.fromarray(pixels).convert(kind)
             exif = Image.Exif()
             exif[0x0112] = 6  # held upright
-            image.save(folder / name / f"{number}.{suffix}", **({"exif": exif} if suffix == "jpg" else {}))
+            image.save(
+                folder / name / f"{number}.{suffix}", **({"exif": exif} if suffix == "jpg" else {})
+            )
 
 
 THREE_LINES = {"data.name": "folder", "subset.train_size": "all", "subset.val_size": 12}
@@ -130,23 +136,38 @@ def test_a_folder_of_ones_own_images_becomes_a_model_by_three_lines(project):
         assert [row["class"] for row in csv.DictReader(file)] == ["cat", "dog", "horse"]
     assert evaluation["n"] == 12
     assert json.loads((project.folder / "metrics/attention.json").read_text())["images"] == 12
-    assert not [line for line in project.git("status", "--porcelain", "-uall").splitlines() if "data/images" in line]
+    assert not [
+        line
+        for line in project.git("status", "--porcelain", "-uall").splitlines()
+        if "data/images" in line
+    ]
 
-    (project.folder / "data/images/cat/new.png").write_bytes((project.folder / "data/images/cat/1.png").read_bytes())
+    (project.folder / "data/images/cat/new.png").write_bytes(
+        (project.folder / "data/images/cat/1.png").read_bytes()
+    )
     assert project.repro()[:3] == ["download", "subset", "adapt"]
     (project.folder / "data/images/cat/new.png").unlink()
     assert project.repro() == []
 
     (project.folder / "data/images/dog/torn.jpg").write_bytes(b"no image")
     torn = project.run("dvc", "repro")
-    assert "download: 1 of 61 files in data/images cannot be read as images: dog/torn.jpg (" in torn.stderr
+    assert (
+        "download: 1 of 61 files in data/images cannot be read as images: dog/torn.jpg ("
+        in torn.stderr
+    )
     project.set(**{"data.broken": "skip"})
     assert project.repro() == ["download", "subset", "report"]  # the same images as before
     assert json.loads((project.folder / "data/raw/dataset.json").read_text())["broken"]
 
 
 LEFTOVERS = (
-    *("__pycache__/x.cpython-311.pyc", ".ipynb_checkpoints/a.py", "files.py~", ".files.py.swp", "#files.py#"),
+    *(
+        "__pycache__/x.cpython-311.pyc",
+        ".ipynb_checkpoints/a.py",
+        "files.py~",
+        ".files.py.swp",
+        "#files.py#",
+    ),
     *(".#files.py", ".DS_Store"),
 )
 
@@ -182,7 +203,9 @@ def test_an_experiment_in_a_copy_refuses_to_train_on_fewer_classes(project):
 
 
 @pytest.mark.slow
-def test_images_outside_the_project_are_followed_without_a_copy_and_seen_by_experiments(project, tmp_path):
+def test_images_outside_the_project_are_followed_without_a_copy_and_seen_by_experiments(
+    project, tmp_path
+):
     images = tmp_path / "large set"
     write_photographs(images)
     for path in [images, *images.rglob("*")]:
@@ -190,18 +213,26 @@ def test_images_outside_the_project_are_followed_without_a_copy_and_seen_by_expe
     project.set(**THREE_LINES, **{"data.folder": str(images), "subset.test_size": "all"})
     project.git("add", "-A")
     project.git("commit", "-qm", "images elsewhere")
-    done = project.run("dvc", "exp", "run", "--temp", "-n", "elsewhere", "-S", "subset.val_size=9", "subset")
+    done = project.run(
+        "dvc", "exp", "run", "--temp", "-n", "elsewhere", "-S", "subset.val_size=9", "subset"
+    )
     assert done.returncode == 0, done.stderr
     assert project.run("dvc", "repro", "subset").returncode == 0
     lock = YAML(typ="safe").load(project.folder / "dvc.lock")
     assert lock["stages"]["download"]["deps"][0]["path"] == str(images)
-    assert project.run("dvc", "status", "download").stdout.startswith("Data and pipelines are up to date")
+    assert project.run("dvc", "status", "download").stdout.startswith(
+        "Data and pipelines are up to date"
+    )
     (images / "cat").chmod(0o755)
     shutil.copy(images / "cat/0.jpg", images / "cat/new.jpg")
     assert str(images) in project.run("dvc", "status", "download").stdout
     assert project.run("dvc", "repro", "subset").returncode == 0
     with (project.folder / "plots/image_problems.csv").open() as file:
-        copies = {row["file"] for row in csv.DictReader(file) if row["problem"] in ("twice in a part", "in two parts")}
+        copies = {
+            row["file"]
+            for row in csv.DictReader(file)
+            if row["problem"] in ("twice in a part", "in two parts")
+        }
     assert copies == {"cat/0.jpg", "cat/new.jpg"}
 
 
@@ -216,7 +247,9 @@ def test_weights_of_ones_own_stay_out_of_git_and_of_what_an_experiment_keeps(pro
 
 def test_git_stays_free_of_data(finished):
     changed = finished.git("status", "--porcelain", "--untracked-files=all")
-    assert not [line for line in changed.splitlines() if ".npy" in line or ".bin" in line or ".png" in line]
+    assert not [
+        line for line in changed.splitlines() if ".npy" in line or ".bin" in line or ".png" in line
+    ]
 
 
 def test_every_parameter_has_its_place_in_the_table():
@@ -239,7 +272,9 @@ if os.environ.get(EVERY_KEY):
     OTHERS = tuple(key for key in RERUNS if key != QUICK)
 
 
-@pytest.mark.parametrize("key", [QUICK, *(pytest.param(key, marks=pytest.mark.slow) for key in OTHERS)])
+@pytest.mark.parametrize(
+    "key", [QUICK, *(pytest.param(key, marks=pytest.mark.slow) for key in OTHERS)]
+)
 def test_a_changed_parameter_reruns_what_it_affects_and_changing_it_back_runs_nothing(project, key):
     value, expected = RERUNS[key]
     before = project.outputs()
@@ -283,16 +318,24 @@ def test_the_pipeline_runs_with_every_family_of_models(project, family):
     project.set(**{"model.name": "local-dir:pretrained/other"})
     done = project.run("dvc", "repro")
     assert stages_run(done.stdout)[-2:] == ["attention", "report"], done.stderr
-    assert ("train: token_dropout 0.5 has no effect: the attention of " in done.stdout) == (family != "distilled")
+    assert ("train: token_dropout 0.5 has no effect: the attention of " in done.stdout) == (
+        family != "distilled"
+    )
     attention = json.loads((project.folder / "metrics/attention.json").read_text())
     with (project.folder / "plots/attention_blocks.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 3
     assert attention["selfcheck_max_rel_err"] <= 1e-5
-    model = timm.create_model(f"local-dir:{project.folder / 'models/finetuned'}", pretrained=True).eval()
-    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+    model = timm.create_model(
+        f"local-dir:{project.folder / 'models/finetuned'}", pretrained=True
+    ).eval()
+    transform = timm.data.create_transform(
+        **timm.data.resolve_model_data_config(model), is_training=False
+    )
     images = np.load(project.folder / "data/subset/test_images.npy")
     with torch.no_grad():
-        found = model(torch.stack([transform(Image.fromarray(image)) for image in images])).softmax(1)
+        found = model(torch.stack([transform(Image.fromarray(image)) for image in images])).softmax(
+            1
+        )
     with (project.folder / "plots/predictions.csv").open() as file:
         expected = [float(row["confidence"]) for row in csv.DictReader(file)]
     np.testing.assert_allclose(found.amax(1), expected, atol=3e-3)
@@ -305,8 +348,13 @@ def test_metrics_and_curves_of_the_epochs_so_far_are_shown_while_training_runs(p
     before = written.read_bytes()
     while run.poll() is None and not (written.is_file() and written.read_bytes() != before):
         time.sleep(0.1)
-    metrics, plots = project.run("dvc", "metrics", "show", "--json"), project.run("dvc", "plots", "show", "--json")
-    assert run.poll() is None, "training ended before its curves were looked at: give it more epochs"
+    metrics, plots = (
+        project.run("dvc", "metrics", "show", "--json"),
+        project.run("dvc", "plots", "show", "--json"),
+    )
+    assert run.poll() is None, (
+        "training ended before its curves were looked at: give it more epochs"
+    )
     os.killpg(run.pid, signal.SIGKILL)
     run.communicate()
     epochs = json.loads(metrics.stdout)[""]["data"]["metrics/train.json"]["data"]["epochs"]
@@ -321,7 +369,11 @@ def test_metrics_and_curves_of_the_epochs_so_far_are_shown_while_training_runs(p
 def test_a_new_key_in_a_section_changes_the_code_of_no_other_sections_stages(section):
     schema = f"src/vit_finetune/params/{section}.py"
     users = {stage for stage in STAGES if schema in declared_code(stage)}
-    keyed = {stage for stage in STAGES if any(key.split(".")[0] == section for key in dvc_stage(stage)["params"])}
+    keyed = {
+        stage
+        for stage in STAGES
+        if any(key.split(".")[0] == section for key in dvc_stage(stage)["params"])
+    }
     assert users == keyed - {"report"}  # which prints every section, whatever is in it
 
 
@@ -334,7 +386,12 @@ def test_one_thread_and_two_agree_to_rounding(project):
 
     def measured():
         names = ("train", "evaluation", "attention")
-        return numbers({name: json.loads((project.folder / f"metrics/{name}.json").read_text()) for name in names})
+        return numbers(
+            {
+                name: json.loads((project.folder / f"metrics/{name}.json").read_text())
+                for name in names
+            }
+        )
 
     found = []
     for threads in (1, 2):
@@ -342,7 +399,9 @@ def test_one_thread_and_two_agree_to_rounding(project):
         project.repro("--force")
         found.append(measured())
     assert found[0].keys() == found[1].keys()
-    np.testing.assert_allclose(list(found[0].values()), list(found[1].values()), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        list(found[0].values()), list(found[1].values()), rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.slow
@@ -355,7 +414,8 @@ def test_a_forced_second_run_gives_the_same_bytes(project):
 
 def test_outputs_are_what_the_contract_says(finished):
     folder = finished.folder
-    assert (folder / "data/raw/train_images.npy").stat().st_nlink == 2  # one file with DVC's cache, not a copy
+    # one file with DVC's cache, not a copy
+    assert (folder / "data/raw/train_images.npy").stat().st_nlink == 2
     dataset = json.loads((folder / "data/raw/dataset.json").read_text())
     assert dataset["classes"] == [str(digit) for digit in range(10)]
     evaluation = json.loads((folder / "metrics/evaluation.json").read_text())
@@ -370,7 +430,14 @@ def test_outputs_are_what_the_contract_says(finished):
     train = json.loads((folder / "metrics/train.json").read_text())
     with (folder / "plots/history.csv").open() as file:
         history = list(csv.DictReader(file))
-    assert set(history[0]) == {"epoch", "train_loss", "train_accuracy", "lr", "val_loss", "val_accuracy"}
+    assert set(history[0]) == {
+        "epoch",
+        "train_loss",
+        "train_accuracy",
+        "lr",
+        "val_loss",
+        "val_accuracy",
+    }
     assert float(history[train["best_epoch"]]["val_accuracy"]) == train["val_accuracy"]
     attention = json.loads((folder / "metrics/attention.json").read_text())
     with (folder / "plots/attention_blocks.csv").open() as file:
@@ -395,18 +462,26 @@ def test_the_saved_model_run_by_timm_alone_gives_the_predictions(finished):
 
     folder = finished.folder
     model = timm.create_model(f"local-dir:{folder / 'models/finetuned'}", pretrained=True).eval()
-    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+    transform = timm.data.create_transform(
+        **timm.data.resolve_model_data_config(model), is_training=False
+    )
     images = np.load(folder / "data/subset/test_images.npy")
     with torch.no_grad():
-        found = model(torch.stack([transform(Image.fromarray(image)) for image in images])).softmax(1)
+        found = model(torch.stack([transform(Image.fromarray(image)) for image in images])).softmax(
+            1
+        )
     with (folder / "plots/predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     names = model.pretrained_cfg["label_names"]
     confidence = found.max(1)
-    np.testing.assert_allclose(confidence.values, [float(row["confidence"]) for row in rows], atol=2e-3)
+    np.testing.assert_allclose(
+        confidence.values, [float(row["confidence"]) for row in rows], atol=2e-3
+    )
     top = found.topk(2).values
     sure = (top[:, 0] - top[:, 1] > 0.002).numpy()  # float16 storage may turn a tie
-    agree = np.array([names[k] == row["predicted"] for k, row in zip(confidence.indices, rows, strict=True)])
+    agree = np.array(
+        [names[k] == row["predicted"] for k, row in zip(confidence.indices, rows, strict=True)]
+    )
     assert sure.any()
     assert agree[sure].all()
 
@@ -442,7 +517,11 @@ def change_weights(change):
         from safetensors.torch import load_file, save_file
 
         path = project.folder / "pretrained/tiny/model.safetensors"
-        save_file({name: change(tensor) for name, tensor in load_file(path).items()}, path, {"format": "pt"})
+        save_file(
+            {name: change(tensor) for name, tensor in load_file(path).items()},
+            path,
+            {"format": "pt"},
+        )
 
     return spoil
 
@@ -459,7 +538,8 @@ LITTLE_MEMORY = ["prlimit", "--as=6000000000"]
 
 @dataclass
 class Bad:
-    """What is wrong: keys of params.yaml, variables, a file of the project, a command to run dvc within."""
+    """What is wrong: keys of params.yaml, variables, a file of the project, a command to run dvc
+    within."""
 
     stage: str
     message: str
@@ -477,15 +557,31 @@ LARGE = {
     "subset.train_size": 800,
 }  # 10 GB of pixels
 BAD_INPUT = {
-    "corrupt batch": Bad("download", r"data_batch_1 has md5 \w+, not the published c99cafc1", CIFAR, broken_batch),
-    "truncated archive": Bad("download", r"python.tar.gz has md5 \w+, not the publ", CIFAR, truncated_archive),
-    "no network": Bad("download", r"could not download https://\S+: .*VIT_DATA_DIR.*make demo", CIFAR, no_network),
-    "unknown model": Bad("adapt", "timm does not know; close: vit_tiny", {"model.name": "vit_tiny_patch17"}),
-    "too many blocks": Bad("embed", "the model has 3 blocks; use 0 to 3 or all", {"freeze.trainable_blocks": 4}),
-    "subset too large": Bad("subset", "at most the 901 training images of digits", {"subset.train_size": 901}),
-    "misspelt key": Bad("train", "train.weight_decai is not a known key; did you mean", {"train.weight_decai": 1}),
+    "corrupt batch": Bad(
+        "download", r"data_batch_1 has md5 \w+, not the published c99cafc1", CIFAR, broken_batch
+    ),
+    "truncated archive": Bad(
+        "download", r"python.tar.gz has md5 \w+, not the publ", CIFAR, truncated_archive
+    ),
+    "no network": Bad(
+        "download", r"could not download https://\S+: .*VIT_DATA_DIR.*make demo", CIFAR, no_network
+    ),
+    "unknown model": Bad(
+        "adapt", "timm does not know; close: vit_tiny", {"model.name": "vit_tiny_patch17"}
+    ),
+    "too many blocks": Bad(
+        "embed", "the model has 3 blocks; use 0 to 3 or all", {"freeze.trainable_blocks": 4}
+    ),
+    "subset too large": Bad(
+        "subset", "at most the 901 training images of digits", {"subset.train_size": 901}
+    ),
+    "misspelt key": Bad(
+        "train", "train.weight_decai is not a known key; did you mean", {"train.weight_decai": 1}
+    ),
     "weights of another model": Bad(
-        "adapt", "pretrained/tiny.*no usable model.*size mismatch", spoil=change_weights(lambda t: t[..., :1].clone())
+        "adapt",
+        "pretrained/tiny.*no usable model.*size mismatch",
+        spoil=change_weights(lambda t: t[..., :1].clone()),
     ),
     "NaN in the weights": Bad(
         "adapt",
@@ -498,13 +594,19 @@ BAD_INPUT = {
         {"embed.batch_size": 8},
         within=SMALL,
     ),
-    "read-only disk": Bad("embed", "Read-only file system: '.checkpoints", {"embed.batch_size": 8}, within=READ_ONLY),
-    "too little memory": Bad("embed", "out of memory; try a smaller embed.batch_size", LARGE, within=LITTLE_MEMORY),
+    "read-only disk": Bad(
+        "embed", "Read-only file system: '.checkpoints", {"embed.batch_size": 8}, within=READ_ONLY
+    ),
+    "too little memory": Bad(
+        "embed", "out of memory; try a smaller embed.batch_size", LARGE, within=LITTLE_MEMORY
+    ),
 }
 
 
 SHOWN = "misspelt key"
-CASES = [case if case == SHOWN else pytest.param(case, marks=pytest.mark.slow) for case in BAD_INPUT]
+CASES = [
+    case if case == SHOWN else pytest.param(case, marks=pytest.mark.slow) for case in BAD_INPUT
+]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -520,7 +622,11 @@ def test_bad_input_is_one_clear_line_and_undoing_it_brings_everything_back(proje
         bad.spoil(project)
     variables = bad.variables(tmp_path) if bad.variables else None
     result = project.run(*bad.within, "dvc", "repro", env=variables, real=bool(bad.within))
-    said = [line for line in result.stderr.splitlines() if re.match(r"\w+: ", line) and not line.startswith("ERROR")]
+    said = [
+        line
+        for line in result.stderr.splitlines()
+        if re.match(r"\w+: ", line) and not line.startswith("ERROR")
+    ]
     assert result.returncode != 0
     assert len(said) == 1, result.stderr
     assert said[0].startswith(f"{bad.stage}: ")
@@ -559,7 +665,10 @@ def test_a_failed_first_run_leaves_no_data_to_be_committed(tmp_path, tiny_model_
 @pytest.mark.slow
 def test_everything_runs_without_a_network_interface(tmp_path, tiny_model_folder):
     isolate = ["unshare", "--map-root-user", "--net"]
-    if not shutil.which("unshare") or subprocess.run([*isolate, "true"], check=False, capture_output=True).returncode:
+    if (
+        not shutil.which("unshare")
+        or subprocess.run([*isolate, "true"], check=False, capture_output=True).returncode
+    ):
         pytest.skip("this machine lets no user make a network namespace")
     project = Project.create(tmp_path / "p", tiny_model_folder)
     connect = "import socket; socket.create_connection(('127.0.0.1', 9))"
@@ -582,7 +691,13 @@ def tensors(folder):
 @pytest.mark.slow
 def test_what_lies_before_the_boundary_is_adapted_and_then_keeps_its_bits(project):
     shutil.copytree(ROOT / "pretrained/glyph-vit", project.folder / "pretrained/glyph-vit")
-    project.set(**{"model.name": "local-dir:pretrained/glyph-vit", "subset.val_size": 200, "embed.flip": False})
+    project.set(
+        **{
+            "model.name": "local-dir:pretrained/glyph-vit",
+            "subset.val_size": 200,
+            "embed.flip": False,
+        }
+    )
     project.set(**{"adapt.epochs": 8, "adapt.lr": 0.001, "adapt.token_dropout": 0.0})
     project.set(**{"train.head_init": "zeros", "train.lr": 0.001})
     assert project.repro()[:2] == ["subset", "adapt"]
@@ -595,7 +710,11 @@ def test_what_lies_before_the_boundary_is_adapted_and_then_keeps_its_bits(projec
     frozen = {name: tensor for name, tensor in finetuned.items() if not name.startswith(last)}
     assert len(frozen) > 30
     assert all(tensor.equal(adapted[name]) for name, tensor in frozen.items())
-    assert any(not tensor.equal(adapted[name]) for name, tensor in finetuned.items() if name.startswith("blocks.3."))
+    assert any(
+        not tensor.equal(adapted[name])
+        for name, tensor in finetuned.items()
+        if name.startswith("blocks.3.")
+    )
 
     project.set(**{"adapt.lr": 0.0005})
     assert project.repro() == AFTER_SUBSET[1:]
@@ -604,7 +723,9 @@ def test_what_lies_before_the_boundary_is_adapted_and_then_keeps_its_bits(projec
 def test_without_adaptation_the_adapted_model_is_the_pretrained_one(project):
     project.set(**{"adapt.epochs": 0})
     project.repro("adapt")
-    pretrained, adapted = (tensors(project.folder / "models" / name) for name in ("pretrained", "adapted"))
+    pretrained, adapted = (
+        tensors(project.folder / "models" / name) for name in ("pretrained", "adapted")
+    )
     assert adapted.keys() == pretrained.keys()
     assert all(tensor.equal(adapted[name]) for name, tensor in pretrained.items())
     assert (project.folder / "plots/adaptation.csv").read_text().splitlines() == [

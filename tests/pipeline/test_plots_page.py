@@ -1,4 +1,5 @@
-"""`dvc plots show` and `dvc plots diff` in a browser without a network: every plot has marks in it."""
+"""`dvc plots show` and `dvc plots diff` in a browser without a network: every plot has marks in
+it."""
 
 import re
 
@@ -40,7 +41,8 @@ for (const id of ids) marks[id] = window.views[id] && count(window.views[id].sce
 return marks;
 """
 
-# Panels of a plot that stand under or beside the header of another: [plot, what the header says, what is in the panel].
+# Panels of a plot that stand under or beside the header of another: [plot, what the header says,
+# what is in the panel].
 MISPLACED = """
 const wrong = [];
 for (const [id, view] of Object.entries(window.views)) {
@@ -68,10 +70,13 @@ return wrong;
 
 @pytest.fixture(scope="module")
 def shown(finished, tmp_path_factory):
-    """A project with a committed run and another one in the work tree, and the libraries that setup writes."""
+    """A project with a committed run and another one in the work tree, and the libraries that setup
+    writes."""
     vl_convert = pytest.importorskip("vl_convert")
     project = finished.copy(tmp_path_factory.mktemp("plots") / "p")
-    (project.folder / ".dvc/plots/vega.js").write_text(vl_convert.javascript_bundle(vl_version="5.21"))
+    (project.folder / ".dvc/plots/vega.js").write_text(
+        vl_convert.javascript_bundle(vl_version="5.21")
+    )
     project.git("add", "-A")
     project.git("commit", "-qm", "first run")
     project.set(**{"train.lr": 0.01})
@@ -89,17 +94,27 @@ def open_page(project, *command, width=1280):
         driver.get((project.folder / "dvc_plots/index.html").as_uri())
         assert driver.execute_async_script(WAIT) == {}
         height = driver.execute_script("return document.documentElement.scrollHeight")
-        size = {"width": width, "height": min(height, 12_000), "deviceScaleFactor": 1, "mobile": False}
+        size = {
+            "width": width,
+            "height": min(height, 12_000),
+            "deviceScaleFactor": 1,
+            "mobile": False,
+        }
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         driver.save_screenshot(str(SCREENSHOTS / f"plots_{command[0]}_{width}.png"))
         pictures = driver.execute_script("return [...document.images].map(i => i.naturalWidth)")
         severe = [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
-        misplaced, panels = driver.execute_script(MISPLACED), driver.execute_script("return window.panels")
+        misplaced, panels = (
+            driver.execute_script(MISPLACED),
+            driver.execute_script("return window.panels"),
+        )
         return driver.execute_script(MARKS), pictures, severe, misplaced, panels
 
 
-@pytest.mark.parametrize("command", [("show",), pytest.param(("diff", "HEAD"), marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "command", [("show",), pytest.param(("diff", "HEAD"), marks=pytest.mark.slow)]
+)
 def test_every_plot_has_marks_in_it_without_a_network(shown, command):
     marks, pictures, severe, misplaced, panels = open_page(shown, *command)
     assert severe == []
@@ -108,10 +123,12 @@ def test_every_plot_has_marks_in_it_without_a_network(shown, command):
     assert {id: count for id, count in marks.items() if not count} == {}
     revisions = 1 if command == ("show",) else 2
     assert pictures == []
-    assert panels == 3 + revisions + 2 * revisions  # of the class balance, the confusion, the curves
+    # of the class balance, the confusion, the curves
+    assert panels == 3 + revisions + 2 * revisions
     assert marks["#plots_per_class_csv"] == 10 * revisions
     assert marks["#plots_class_balance_csv"] == 30 * revisions
-    assert marks["#plots_reliability_csv"] > 2  # the two ends of its diagonal, which is there without data
+    # the two ends of its diagonal, which is there without data
+    assert marks["#plots_reliability_csv"] > 2
 
 
 @pytest.mark.slow
@@ -123,7 +140,9 @@ def test_without_the_libraries_the_page_asks_the_network_for_them(shown, tmp_pat
         driver.execute_cdp_cmd("Network.enable", {})
         driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["http://*", "https://*"]})
         driver.get((project.folder / "dvc_plots/index.html").as_uri())
-        asked = driver.execute_script("return [...document.scripts].map(s => s.src).filter(s => s.startsWith('http'))")
+        asked = driver.execute_script(
+            "return [...document.scripts].map(s => s.src).filter(s => s.startsWith('http'))"
+        )
     assert [re.sub(r".*/npm/|@.*", "", url) for url in asked] == ["vega", "vega-lite", "vega-embed"]
 
 

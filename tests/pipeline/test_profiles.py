@@ -63,7 +63,8 @@ def test_a_profile_runs_beside_the_work_tree_and_again(project):
         }
     }
 
-    second = profile(project, "other")  # the name is taken: it is replaced, and nothing is computed again
+    # the name is taken: it is replaced, and nothing is computed again
+    second = profile(project, "other")
     assert second.returncode == 0, second.stdout + second.stderr
     assert "Running stage" not in second.stdout
 
@@ -76,7 +77,10 @@ def test_a_profile_runs_beside_the_work_tree_and_again(project):
 @pytest.mark.parametrize(
     ("overlay", "message"),
     [
-        ("train:\n  learning_rate: 1\n", r"profiles/bad.yaml over params.yaml: train.learning_rate is not a known key"),
+        (
+            "train:\n  learning_rate: 1\n",
+            r"profiles/bad.yaml over params.yaml: train.learning_rate is not a known key",
+        ),
         ("training:\n  lr: 1\n", r"training is not a known key; did you mean train\?"),
         ("train: 3\n", r"train is 3: it must hold"),
         ("- train\n", r"must hold sections"),
@@ -84,7 +88,9 @@ def test_a_profile_runs_beside_the_work_tree_and_again(project):
         ("train: {lr: yes}\n", r"train.lr is 'yes'"),
     ],
 )
-def test_a_key_that_params_yaml_does_not_have_is_an_error_before_any_work(project, monkeypatch, overlay, message):
+def test_a_key_that_params_yaml_does_not_have_is_an_error_before_any_work(
+    project, monkeypatch, overlay, message
+):
     monkeypatch.chdir(project.folder)
     (project.folder / "profiles" / "bad.yaml").write_text(overlay)
     try:
@@ -126,11 +132,14 @@ def test_every_value_of_an_overlay_arrives_as_it_is(project, monkeypatch):
         "train.grad_clip": 1.0,
         "embed.flip": False,
     }
-    for title, author in zip(VALUES, reversed(VALUES), strict=True):  # two at a time, in turn under both keys
+    # two at a time, in turn under both keys
+    for title, author in zip(VALUES, reversed(VALUES), strict=True):
         if VALUES.index(title) > VALUES.index(author):
             break
         original = (project.folder / "params.yaml").read_text()
-        apply_overrides("params.yaml", overrides({**overlay, "report.title": title, "report.author": author}))
+        apply_overrides(
+            "params.yaml", overrides({**overlay, "report.title": title, "report.author": author})
+        )
         arrived = dict(flatten(read_yaml("params.yaml")))
         (project.folder / "params.yaml").write_text(original)
         assert {key: arrived[key] for key in overlay} == overlay
@@ -141,7 +150,8 @@ def test_a_value_that_would_be_changed_on_the_way_is_refused(project, monkeypatc
     monkeypatch.chdir(project.folder)
     monkeypatch.setattr("vit_finetune.profiles._hydra", lambda value: str(value))
     with pytest.raises(
-        UserError, match=r"^report.title is 'true': DVC would change it to True; write it in params.yaml$"
+        UserError,
+        match=r"^report.title is 'true': DVC would change it to True; write it in params.yaml$",
     ):
         overrides({"report.title": "true"})
 
@@ -172,7 +182,9 @@ def test_a_profile_that_fails_leaves_the_run_it_made_before(project):
     result = profile(project, "other")
     overlay.write_text(OVERLAY)
     assert result.returncode == 1
-    assert result.stderr.endswith("profile: the run failed; DVC's and the stages' lines above say why\n")
+    assert result.stderr.endswith(
+        "profile: the run failed; DVC's and the stages' lines above say why\n"
+    )
     assert project.git("for-each-ref", "refs/exps") == before
 
 

@@ -1,4 +1,5 @@
-"""The default model on real images: needs the original CIFAR-10 files (VIT_DATA_DIR) and the pretrained weights."""
+"""The default model on real images: needs the original CIFAR-10 files (VIT_DATA_DIR) and the
+pretrained weights."""
 
 import numpy as np
 import pytest
@@ -19,7 +20,9 @@ def images_and_labels(real_files):
     from vit_finetune.data.cifar import load_cifar
 
     dataset = load_cifar("cifar10")
-    return torch.from_numpy(dataset.images["train"][:40]), torch.from_numpy(dataset.labels["train"][:40])
+    return torch.from_numpy(dataset.images["train"][:40]), torch.from_numpy(
+        dataset.labels["train"][:40]
+    )
 
 
 def pretrained_model():

@@ -13,7 +13,8 @@ import pytest
 from tests.documents import template
 from tests.project import ROOT, Project, stages_run
 
-TRAINED = ["train", "report"]  # which ends with the probe, as the tiny model always does: the same model
+# which ends with the probe, as the tiny model always does: the same model
+TRAINED = ["train", "report"]
 
 
 def committed(project):
@@ -31,7 +32,10 @@ def test_a_clone_that_can_reach_the_remote_computes_nothing(finished, tmp_path):
     committed(project)
     pushed = project.run("dvc", "push", "--run-cache")
     assert pushed.returncode == 0, pushed.stderr
-    here = {"URL vit": f"{shlex.quote(str(project.folder))} vit", "make setup && . .venv/bin/activate": "true"}
+    here = {
+        "URL vit": f"{shlex.quote(str(project.folder))} vit",
+        "make setup && . .venv/bin/activate": "true",
+    }
     done = Project(tmp_path).run("bash", "-ec", "\n".join(template("git clone URL", here)))
     assert done.returncode == 0, done.stderr
     assert stages_run(done.stdout) == []
@@ -45,7 +49,8 @@ def test_other_storage_is_a_remote_of_dvc_and_its_secrets_stay_here(finished, tm
     lines = template("dvc remote add -d storage s3:", {"NAME": "my-secret"})
     installs, add = lines[line].split("&&")
     package = installs.removeprefix("pip install ").strip()
-    assert any(re.match(rf"{package}\b", needed) for needed in requires("dvc"))  # DVC's own name of it
+    # DVC's own name of it
+    assert any(re.match(rf"{package}\b", needed) for needed in requires("dvc"))
     assert project.run("bash", "-ec", f"{add}\n{lines[line + 3]}").returncode == 0
     assert add.split()[-1] in project.run("dvc", "remote", "list").stdout
     assert project.git("status", "--porcelain").split() == ["M", ".dvc/config"]
@@ -71,7 +76,8 @@ def test_four_jobs_at_once_bring_four_experiments_and_none_embeds_again(finished
     lines = template("sbatch", {"/shared": shared})
     after = lines.index("done") + 1
     submit = f"PATH={slurm}:$PATH JOBS={jobs}\nexport JOBS\n" + "\n".join(lines[:after])
-    assert project.run("bash", "-ec", submit).returncode == 0  # returns when the last job has closed its output
+    # returns when the last job has closed its output
+    assert project.run("bash", "-ec", submit).returncode == 0
     logs = {job.name: job.read_text() for job in jobs.iterdir()}
     assert {name: stages_run(log) for name, log in logs.items()} == {
         f"lr-{rate}": [] if rate == "0.0004" else TRAINED  # 0.0004 was run: the default
@@ -82,7 +88,9 @@ def test_four_jobs_at_once_bring_four_experiments_and_none_embeds_again(finished
     assert pulled.returncode == 0, pulled.stderr
     shown = json.loads(project.run("dvc", "exp", "show", "--json").stdout)
     found = {
-        run["revs"][0]["name"]: run["revs"][0]["data"]["params"]["params.yaml"]["data"]["train"]["lr"]
+        run["revs"][0]["name"]: run["revs"][0]["data"]["params"]["params.yaml"]["data"]["train"][
+            "lr"
+        ]
         for revision in shown
         for run in revision["experiments"] or []
     }
@@ -116,16 +124,22 @@ def test_a_job_finds_the_project_in_a_folder_of_the_repository_or_says_how_to_na
     lost = job()
     assert lost.returncode == 1
     assert lost.stderr.endswith("has no dvc.yaml; name the project's folder there in JOB_FOLDER\n")
-    assert {line.rpartition("/")[2] for line in job(JOB_FOLDER="part").stdout.splitlines()} == {"part"}
+    assert {line.rpartition("/")[2] for line in job(JOB_FOLDER="part").stdout.splitlines()} == {
+        "part"
+    }
 
 
 @pytest.mark.slow
 def test_a_queue_of_two_workers_trains_alone_and_with_the_code_that_was_queued(finished, tmp_path):
     project = committed(finished.copy(tmp_path / "p"))
     queued = project.run("dvc", "exp", "run", "--queue", "-S", "train.lr=0.001,0.002")
-    names = re.findall(r"Queueing experiment '([\w-]+)'", queued.stdout) or re.findall(r"'([\w-]+)'", queued.stdout)
+    names = re.findall(r"Queueing experiment '([\w-]+)'", queued.stdout) or re.findall(
+        r"'([\w-]+)'", queued.stdout
+    )
     assert len(names) == 2, queued.stdout + queued.stderr
-    (project.folder / "stages/train.py").write_text("raise SystemExit('this is not what was queued')\n")
+    (project.folder / "stages/train.py").write_text(
+        "raise SystemExit('this is not what was queued')\n"
+    )
     assert project.run("dvc", "queue", "start", "-j", "2").returncode == 0
     deadline = time.monotonic() + 300
     while (status := project.run("dvc", "queue", "status").stdout).count("Success") < 2:

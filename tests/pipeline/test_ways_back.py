@@ -7,7 +7,8 @@ from tests.project import Project
 
 @pytest.fixture
 def clone(finished, tmp_path):
-    """A fresh clone of a project whose results are in git, without the cache that holds the outputs."""
+    """A fresh clone of a project whose results are in git, without the cache that holds the
+    outputs."""
     author = finished.copy(tmp_path / "author")
     author.git("add", "-A")
     author.git("commit", "-qm", "the author's run")

@@ -42,7 +42,10 @@ def test_every_headline_number_is_that_of_the_metrics():
 
 
 def test_warnings_are_those_of_training_then_those_of_the_evaluation():
-    assert warnings_of({"evaluation": {"warning": "c"}, "train": {"warning": "a; b"}}) == ["a; b", "c"]
+    assert warnings_of({"evaluation": {"warning": "c"}, "train": {"warning": "a; b"}}) == [
+        "a; b",
+        "c",
+    ]
     assert warnings_of({"evaluation": {}, "train": {}}) == []
 
 
@@ -54,7 +57,10 @@ def test_an_interval_is_its_mean_and_both_ends_with_signs_where_asked():
 def test_each_map_has_a_row_with_its_numbers_and_the_header_says_what_is_good():
     rollout = columns("minus_random", 0.2, 0.1, 0.3) | columns("minus_centre", -0.1, -0.2, 0.1)
     rollout |= columns("mosaic_share", 0.25, 0.2, 0.3) | columns("head_shuffled", 1, 1, 1)
-    rows = [{"map": "rollout", "n": "48", "verdict": "no better", **rollout}, {"map": "centre", "verdict": ""}]
+    rows = [
+        {"map": "rollout", "n": "48", "verdict": "no better", **rollout},
+        {"map": "centre", "verdict": ""},
+    ]
     assert maps_judged(rows) == [
         [
             "map (n = 48)",

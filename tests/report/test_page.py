@@ -11,11 +11,29 @@ from tests.browser import chromium
 from tests.project import ROOT
 from vit_finetune.core.errors import UserError
 from vit_finetune.report.figures import training_curves
-from vit_finetune.report.page import ATTENTION, MISTAKES, SHIPPED, TEST, TRAINING, compose, in_yaml, locked_versions
+from vit_finetune.report.page import (
+    ATTENTION,
+    MISTAKES,
+    SHIPPED,
+    TEST,
+    TRAINING,
+    compose,
+    in_yaml,
+    locked_versions,
+)
 from vit_finetune.style import png
 from vit_finetune.verdict import verdict
 
-HISTORY = [{"epoch": 1, "train_loss": 1.0, "val_loss": 0.9, "train_accuracy": 0.5, "val_accuracy": 0.6, "lr": 0.1}]
+HISTORY = [
+    {
+        "epoch": 1,
+        "train_loss": 1.0,
+        "val_loss": 0.9,
+        "train_accuracy": 0.5,
+        "val_accuracy": 0.6,
+        "lr": 0.1,
+    }
+]
 COLUMNS = ("minus_random", "minus_centre", "mosaic_share", "head_shuffled")
 PICTURE = png(training_curves(HISTORY, "Training"))
 PICTURES = dict.fromkeys([*MISTAKES, *TEST, *ATTENTION, *TRAINING], PICTURE)
@@ -26,7 +44,10 @@ PARAMS = {
     "freeze": {"trainable_blocks": 2},
     "report": {"title": None, "author": None},
 }
-SHIPPED_PARAMS = PARAMS | {"freeze": {"trainable_blocks": 1}, "model": PARAMS["model"] | {"name": "vit"}}
+SHIPPED_PARAMS = PARAMS | {
+    "freeze": {"trainable_blocks": 1},
+    "model": PARAMS["model"] | {"name": "vit"},
+}
 MAPS = [
     {"map": "LeGrad", "n": "9", "verdict": "better"}
     | {f"{name}{end}": "0.5" for name in COLUMNS for end in ("", "_low", "_high")}
@@ -39,7 +60,14 @@ def metrics():
         "subset": {"images": {"train": 90, "val": 30, "test": 60}, "problems": 3},
         "train": {"val_accuracy": 0.8, "probe_accuracy": 0.7, "best_epoch": 0, "epochs": "2 of 2"}
         | {"parameters_adapted": 0, "parameters_trained": 1234567},
-        "evaluation": {"accuracy": 0.75, "accuracy_ci95": [0.6, 0.9], "macro_f1": 0.7, "nll": 0.5, "ece": 0.1, "n": 60},
+        "evaluation": {
+            "accuracy": 0.75,
+            "accuracy_ci95": [0.6, 0.9],
+            "macro_f1": 0.7,
+            "nll": 0.5,
+            "ece": 0.1,
+            "n": 60,
+        },
         "attention": {"images": 9, "selfcheck_max_rel_err": 1e-6},
     }
 
@@ -81,7 +109,9 @@ def test_only_settings_that_differ_from_the_shipped_ones_are_marked(metrics):
 
 
 def test_the_shipped_settings_are_those_of_params_yaml():
-    assert SHIPPED.read_bytes() == (ROOT / "params.yaml").read_bytes(), f"cp params.yaml {SHIPPED.relative_to(ROOT)}"
+    assert SHIPPED.read_bytes() == (ROOT / "params.yaml").read_bytes(), (
+        f"cp params.yaml {SHIPPED.relative_to(ROOT)}"
+    )
 
 
 def test_probe_and_fine_tuned_model_are_rows_with_their_interval(metrics):
@@ -102,7 +132,10 @@ def test_a_run_without_mistakes_says_so_once_and_draws_none(metrics):
 
 def test_the_contents_lead_to_every_section_and_mistakes_come_first(metrics):
     text = page(metrics)
-    links, sections = re.findall(r'href="#([^"]+)"', text), re.findall(r'<section id="([^"]+)"', text)
+    links, sections = (
+        re.findall(r'href="#([^"]+)"', text),
+        re.findall(r'<section id="([^"]+)"', text),
+    )
     assert links == sections
     assert sections[:2] == ["mistakes", "where-the-model-looks"]
 
@@ -139,11 +172,19 @@ def test_it_fits_a_screen_and_a_phone_and_asks_the_network_for_nothing(metrics, 
             size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
             driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
             driver.get((tmp_path / "report.html").as_uri())
-            assert driver.execute_script("return [innerWidth, document.documentElement.scrollWidth]") == [width] * 2
-            sizes = driver.execute_script("return [...document.images].map(i => [i.naturalWidth, i.clientWidth])")
+            assert (
+                driver.execute_script("return [innerWidth, document.documentElement.scrollWidth]")
+                == [width] * 2
+            )
+            sizes = driver.execute_script(
+                "return [...document.images].map(i => [i.naturalWidth, i.clientWidth])"
+            )
             assert len(sizes) == len(PICTURES)
-            assert all(natural > 0 and shown >= 500 for natural, shown in sizes)  # letters stay legible
-            loaded = driver.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
+            # letters stay legible
+            assert all(natural > 0 and shown >= 500 for natural, shown in sizes)
+            loaded = driver.execute_script(
+                "return performance.getEntriesByType('resource').map(e => e.name)"
+            )
             assert [name for name in loaded if not name.startswith("data:")] == []
         assert driver.get_log("browser") == []
 

@@ -1,4 +1,5 @@
-"""Settings, data and models that the tests of training share. Images are already pixels: nothing preprocesses them."""
+"""Settings, data and models that the tests of training share. Images are already pixels: nothing
+preprocesses them."""
 
 from dataclasses import replace
 
@@ -29,7 +30,8 @@ def plain_settings(**changes):
 
 
 def make_data(n=40, seed=0, size=32):
-    """Noise that is brighter the higher the label of three: pixels (n, 3, size, size) and labels (n,)."""
+    """Noise that is brighter the higher the label of three: pixels (n, 3, size, size) and labels
+    (n,)."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(3, (n,), generator=generator)
     return torch.randn(n, 3, size, size, generator=generator) + labels.view(-1, 1, 1, 1), labels
@@ -58,5 +60,12 @@ def copy_of_weights(model):
 
 def small(name, **options):
     """A model of timm with three blocks and three classes, of random weights."""
-    options = {"img_size": 32, "depth": 3, "embed_dim": 64, "num_heads": 4, "num_classes": 3, **options}
+    options = {
+        "img_size": 32,
+        "depth": 3,
+        "embed_dim": 64,
+        "num_heads": 4,
+        "num_classes": 3,
+        **options,
+    }
     return timm.create_model(name, **options).eval()

@@ -1,9 +1,17 @@
-"""Adaptation trains the whole backbone, and gives back the untouched one where that was no better."""
+"""Adaptation trains the whole backbone, and gives back the untouched one where that was no
+better."""
 
 import pytest
 import torch
 
-from tests.training.examples import copy_of_weights, make_data, plain_settings, same_for_both, small, split_at
+from tests.training.examples import (
+    copy_of_weights,
+    make_data,
+    plain_settings,
+    same_for_both,
+    small,
+    split_at,
+)
 from vit_finetune.core.errors import UserError
 from vit_finetune.model.freezing import freeze
 from vit_finetune.params import check_params, read_yaml
@@ -26,8 +34,13 @@ def adapted(model):
     pixels, labels = make_data()
     model = with_head(backbone, 3)
     split_model = split_at(model, "all")
-    settings = plain_settings(section="adapt", epochs=2, lr=0.001)  # from zeros: better than that is easy
-    return backbone, model, Recipe(settings, seed=0).train(split_model, same_for_both(pixels, labels))
+    # from zeros: better than that is easy
+    settings = plain_settings(section="adapt", epochs=2, lr=0.001)
+    return (
+        backbone,
+        model,
+        Recipe(settings, seed=0).train(split_model, same_for_both(pixels, labels)),
+    )
 
 
 @pytest.mark.parametrize(
@@ -51,9 +64,14 @@ def test_the_backbone_gets_every_adapted_tensor_and_no_head(name):
 def test_the_untouched_backbone_stays_where_no_epoch_was_better(tiny_vit, capsys):
     backbone = small("vit_tiny_patch16_224", num_classes=0)
     before = copy_of_weights(backbone)
-    history = History([{"val_accuracy": 0.75, "val_loss": 1.0}, {"val_accuracy": 0.5, "val_loss": 1.0}], best_epoch=0)
+    history = History(
+        [{"val_accuracy": 0.75, "val_loss": 1.0}, {"val_accuracy": 0.5, "val_loss": 1.0}],
+        best_epoch=0,
+    )
     assert adopt(backbone, tiny_vit, history) == {"parameters_adapted": 0, "best_epoch": 0}
-    assert all(torch.equal(tensor, before[name]) for name, tensor in copy_of_weights(backbone).items())
+    assert all(
+        torch.equal(tensor, before[name]) for name, tensor in copy_of_weights(backbone).items()
+    )
     assert "no epoch was better on the validation images than a probe" in capsys.readouterr().out
 
 
@@ -72,7 +90,9 @@ def test_what_would_stop_a_later_stage_stops_adaptation_before_it_begins(tiny_vi
 def test_training_everything_twice_is_named(tiny_vit):
     (note,) = check_later_stages(tiny_vit, params(freeze__trainable_blocks="all"))
     assert "set adapt.epochs to 0" in note
-    assert check_later_stages(tiny_vit, params(freeze__trainable_blocks="all", adapt__epochs=0)) == []
+    assert (
+        check_later_stages(tiny_vit, params(freeze__trainable_blocks="all", adapt__epochs=0)) == []
+    )
     assert check_later_stages(tiny_vit, params()) == []
 
 
@@ -87,4 +107,6 @@ def test_a_head_is_new_and_zero_and_the_backbone_has_none():
     with torch.no_grad():
         model.blocks[0].mlp.fc1.weight.add_(1)
     assert copy_of_weights(backbone).keys() == before.keys()
-    assert all(torch.equal(tensor, before[name]) for name, tensor in copy_of_weights(backbone).items())
+    assert all(
+        torch.equal(tensor, before[name]) for name, tensor in copy_of_weights(backbone).items()
+    )

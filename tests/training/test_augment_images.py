@@ -23,7 +23,9 @@ def test_each_image_gets_its_own_random_crop_neither_turned_nor_mirrored(size, c
     down, right = cropped[..., 0].float(), cropped[..., 1].float()
     assert down.std(2).max() < 0.6  # no rotation
     assert right.std(1).max() < 0.6
-    shares = (down.amax((1, 2)) - down.amin((1, 2))) * (right.amax((1, 2)) - right.amin((1, 2))) / 240**2
+    shares = (
+        (down.amax((1, 2)) - down.amin((1, 2))) * (right.amax((1, 2)) - right.amin((1, 2))) / 240**2
+    )
     assert shares.min() > crop_scale - 0.1
     assert shares.max() <= 1
     assert shares.unique().numel() > 4
@@ -35,7 +37,9 @@ def test_each_image_gets_its_own_random_crop_neither_turned_nor_mirrored(size, c
 def test_randaugment_changes_images_as_torchvisions_does_and_depends_on_the_seed_alone():
     from torchvision.transforms import v2
 
-    images = torch.from_numpy(np.random.default_rng(0).integers(256, size=(6, 20, 20, 3), dtype=np.uint8))
+    images = torch.from_numpy(
+        np.random.default_rng(0).integers(256, size=(6, 20, 20, 3), dtype=np.uint8)
+    )
     before = torch.get_rng_state()
     changed = augment(images, 1.0, 12, seed=7)
     assert torch.equal(torch.get_rng_state(), before)

@@ -22,7 +22,9 @@ def test_token_dropout_leaves_at_least_one_patch():
 
 
 def test_brightness_shifts_all_tokens_of_a_channel_alike_and_never_beyond_the_channels_range():
-    tokens = torch.randn(3, 50, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.1, 1, 10, 100])
+    tokens = torch.randn(3, 50, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor(
+        [0.1, 1, 10, 100]
+    )
     shifted = shift_brightness(tokens, 0.25, np.random.default_rng(0))
     low, high = tokens.amin(1, keepdim=True), tokens.amax(1, keepdim=True)
     assert (shifted >= low).all()

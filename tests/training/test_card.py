@@ -1,4 +1,5 @@
-"""The card of a trained model: true numbers, a front matter that the hub reads, lines of use that run."""
+"""The card of a trained model: true numbers, a front matter that the hub reads, lines of use that
+run."""
 
 import re
 
@@ -13,8 +14,15 @@ from vit_finetune.training.card import model_card
 from vit_finetune.training.recipe import History, TrainingData
 
 ROW = {"train_loss": 0.5, "train_accuracy": 0.9, "lr": 0.1, "val_loss": 0.25}
-HISTORY = History([ROW | {"epoch": e, "val_accuracy": a} for e, a in enumerate((0.25, 0.75))], 1, {}, 0.5)
-DATASET = {"name": "cifar10", "classes": ["cat", "dog", "owl"], "image_shape": [32, 48, 3], "fit": "pad"}
+HISTORY = History(
+    [ROW | {"epoch": e, "val_accuracy": a} for e, a in enumerate((0.25, 0.75))], 1, {}, 0.5
+)
+DATASET = {
+    "name": "cifar10",
+    "classes": ["cat", "dog", "owl"],
+    "image_shape": [32, 48, 3],
+    "fit": "pad",
+}
 MANIFEST = {"boundary": "features", "storage": "float16", "precision": "bfloat16"}
 
 
@@ -40,7 +48,11 @@ def test_the_card_gives_the_numbers_of_the_training(tiny_vit):
 
 
 def test_the_front_matter_names_licence_and_source_where_they_are_known(tiny_vit):
-    tiny_vit.pretrained_cfg = tiny_vit.pretrained_cfg | {"license": "apache-2.0", "architecture": "vit", "tag": "in1k"}
+    tiny_vit.pretrained_cfg = tiny_vit.pretrained_cfg | {
+        "license": "apache-2.0",
+        "architecture": "vit",
+        "tag": "in1k",
+    }
     front = yaml.safe_load(card_of(tiny_vit).split("---")[1])
     assert front == {
         "license": "apache-2.0",
@@ -49,7 +61,10 @@ def test_the_front_matter_names_licence_and_source_where_they_are_known(tiny_vit
         "pipeline_tag": "image-classification",
     }
     tiny_vit.pretrained_cfg = {"architecture": "vit"}
-    assert set(yaml.safe_load(card_of(tiny_vit).split("---")[1])) == {"library_name", "pipeline_tag"}
+    assert set(yaml.safe_load(card_of(tiny_vit).split("---")[1])) == {
+        "library_name",
+        "pipeline_tag",
+    }
     assert "| licence of the pretrained weights | not stated by their source |" in card_of(tiny_vit)
 
 

@@ -10,7 +10,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.training.examples import PLAIN, copy_of_weights, make_data, plain_settings, small, split_at, store
+from tests.training.examples import (
+    PLAIN,
+    copy_of_weights,
+    make_data,
+    plain_settings,
+    small,
+    split_at,
+    store,
+)
 from vit_finetune.activations.views import ImageView
 from vit_finetune.core.errors import UserError
 from vit_finetune.model.boundary import SplitModel
@@ -18,7 +26,14 @@ from vit_finetune.model.freezing import freeze
 from vit_finetune.model.saved import load_model
 from vit_finetune.training import loop
 from vit_finetune.training.augmentation import augment
-from vit_finetune.training.loop import Trainer, balanced_weights, learning_rate, make_optimizer, take, training_loss
+from vit_finetune.training.loop import (
+    Trainer,
+    balanced_weights,
+    learning_rate,
+    make_optimizer,
+    take,
+    training_loss,
+)
 
 
 def losses_of_the_usual_loop(model, pixels, labels, settings, seed):
@@ -32,8 +47,12 @@ def losses_of_the_usual_loop(model, pixels, labels, settings, seed):
         for batch in order.split(settings.batch_size):
             for group in optimizer.param_groups:
                 steps = settings.epochs * per_epoch
-                group["lr"] = learning_rate(len(losses), steps, round(settings.warmup * steps), settings.lr)
-            loss = F.cross_entropy(model(pixels[batch]), labels[batch], label_smoothing=settings.label_smoothing)
+                group["lr"] = learning_rate(
+                    len(losses), steps, round(settings.warmup * steps), settings.lr
+                )
+            loss = F.cross_entropy(
+                model(pixels[batch]), labels[batch], label_smoothing=settings.label_smoothing
+            )
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trainable, settings.grad_clip)
@@ -58,13 +77,16 @@ def losses_of_trainer(split_model, stored, labels, settings, seed, monkeypatch):
     return losses
 
 
-# float16 keeps 11 bits, so losses differ a little more; images, which "all" stores, are always kept as they are
+# float16 keeps 11 bits, so losses differ a little more; images, which "all" stores, are always kept
+# as they are
 STORED = [*((blocks, torch.float32, 1e-5) for blocks in (0, 1, 2, "all")),
           *((blocks, torch.float16, 1e-4) for blocks in (0, 1, 2))]  # fmt: skip
 
 
 @pytest.mark.parametrize(("blocks", "dtype", "tolerance"), STORED)
-def test_losses_from_stored_activations_are_those_of_the_full_network(tiny_vit, blocks, dtype, tolerance, monkeypatch):
+def test_losses_from_stored_activations_are_those_of_the_full_network(
+    tiny_vit, blocks, dtype, tolerance, monkeypatch
+):
     pixels, labels = make_data()
     with torch.no_grad():  # logits as small as training starts with; their error grows with them
         tiny_vit.head.weight.mul_(0.1)
@@ -97,9 +119,12 @@ def test_losses_on_changed_images_are_those_of_the_full_network_on_the_same_chan
         step = 0
 
         def __getitem__(self, rows):
-            rng = np.random.default_rng([7, self.step // 5 + 1, self.step, 0])  # seed, epoch, step, shard
+            # seed, epoch, step, shard
+            rng = np.random.default_rng([7, self.step // 5 + 1, self.step, 0])
             self.step += 1
-            return preprocess(augment(torch.from_numpy(images)[rows], 0.4, 9, int(rng.integers(2**63))))
+            return preprocess(
+                augment(torch.from_numpy(images)[rows], 0.4, 9, int(rng.integers(2**63)))
+            )
 
     usual = copy.deepcopy(tiny_vit)
     freeze(usual, blocks)
@@ -108,7 +133,9 @@ def test_losses_on_changed_images_are_those_of_the_full_network_on_the_same_chan
     )
     expected = losses_of_the_usual_loop(usual, ChangedPixels(), labels, settings, seed=7)
     split_model = split_at(tiny_vit, blocks, preprocess=preprocess)
-    found = losses_of_trainer(split_model, ImageView(images, False), labels, settings, 7, monkeypatch)
+    found = losses_of_trainer(
+        split_model, ImageView(images, False), labels, settings, 7, monkeypatch
+    )
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
     assert len(found) == 10
     assert np.abs(np.array(unchanged) - expected).max() > 1e-3
@@ -133,10 +160,18 @@ def test_each_image_is_seen_once_an_epoch_in_one_of_its_views(tiny_vit, monkeypa
     assert first != second
 
 
-def test_every_batch_but_the_first_is_announced_in_its_view_before_it_is_taken(tiny_vit, monkeypatch):
+def test_every_batch_but_the_first_is_announced_in_its_view_before_it_is_taken(
+    tiny_vit, monkeypatch
+):
     events = []
-    monkeypatch.setattr(loop, "read_at_random", lambda view: events.append(("random", int(view[0]))))
-    monkeypatch.setattr(loop, "announce", lambda view, rows: events.extend(("announced", int(view[r])) for r in rows))
+    monkeypatch.setattr(
+        loop, "read_at_random", lambda view: events.append(("random", int(view[0])))
+    )
+    monkeypatch.setattr(
+        loop,
+        "announce",
+        lambda view, rows: events.extend(("announced", int(view[r])) for r in rows),
+    )
 
     def recording(split_model, stored, *_):
         events.extend(("taken", int(value)) for value in stored)
@@ -146,7 +181,11 @@ def test_every_batch_but_the_first_is_announced_in_its_view_before_it_is_taken(t
     plain = torch.arange(40.0).view(-1, 1)
     settings = replace(PLAIN, batch_size=8, shards=1)
     Trainer(
-        split_at(tiny_vit, 0), [plain, plain + 100], torch.zeros(40, dtype=torch.int64), settings, seed=0
+        split_at(tiny_vit, 0),
+        [plain, plain + 100],
+        torch.zeros(40, dtype=torch.int64),
+        settings,
+        seed=0,
     ).run_epoch(1)
     assert events[:2] == [("random", 0), ("random", 100)]
     taken = [value for kind, value in events if kind == "taken"]
@@ -172,7 +211,9 @@ def test_a_step_in_shards_is_the_step_of_the_whole_batch(tiny_vit):
     for shards in (1, 3, 24):
         tiny_vit.load_state_dict(start)
         settings = plain_settings(batch_size=24, shards=shards, class_weights="balanced")
-        rows[shards] = Trainer(split_at(tiny_vit, 1), [stored], labels, settings, seed=0).run_epoch(1)
+        rows[shards] = Trainer(split_at(tiny_vit, 1), [stored], labels, settings, seed=0).run_epoch(
+            1
+        )
         weights[shards] = copy_of_weights(tiny_vit)
     for shards in (3, 24):
         assert rows[shards] == pytest.approx(rows[1], rel=1e-5)
@@ -187,11 +228,15 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_likely_cause(tiny_vit)
     stored[17] = float("nan")
     order = np.random.default_rng([0, 1]).permutation(40)
     step = int(np.flatnonzero(order == 17)[0]) // 8 + 1
-    with pytest.raises(UserError, match=rf"not finite at step {step} of 20 .*train\.lr 0\.003 is the likely cause"):
+    with pytest.raises(
+        UserError, match=rf"not finite at step {step} of 20 .*train\.lr 0\.003 is the likely cause"
+    ):
         Trainer(split_at(tiny_vit, 1), [stored], labels, PLAIN, seed=0).run_epoch(1)
 
 
-def test_no_step_leaves_a_tensor_behind_so_memory_does_not_grow_with_the_images(tiny_vit, monkeypatch):
+def test_no_step_leaves_a_tensor_behind_so_memory_does_not_grow_with_the_images(
+    tiny_vit, monkeypatch
+):
     pixels, labels = make_data()
     alive = []
 
@@ -254,7 +299,9 @@ def test_the_learning_rate_warms_up_then_follows_a_cosine_to_zero():
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_biases_and_norms_do_not_decay(tiny_vit, optimizer):
     freeze(tiny_vit, "all")
-    groups = make_optimizer(tiny_vit, plain_settings(optimizer=optimizer, layer_decay=0.5)).param_groups
+    groups = make_optimizer(
+        tiny_vit, plain_settings(optimizer=optimizer, layer_decay=0.5)
+    ).param_groups
     for group in groups:
         assert {p.ndim > 1 for p in group["params"]} == {group["weight_decay"] == 0.05}
         assert group["weight_decay"] in (0.05, 0.0)
@@ -272,18 +319,25 @@ def distance(name):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("blocks", [1, 2, "all"])
-def test_each_block_learns_at_the_rate_of_the_next_one_times_the_layer_decay(tiny_vit, blocks, optimizer):
+def test_each_block_learns_at_the_rate_of_the_next_one_times_the_layer_decay(
+    tiny_vit, blocks, optimizer
+):
     pixels, labels = make_data()
     settings = plain_settings(optimizer=optimizer, epochs=3, layer_decay=0.6)
     stored = store(tiny_vit, pixels, blocks)
     trainer = Trainer(split_at(tiny_vit, blocks), [stored], labels, settings, seed=0)
     row = trainer.run_epoch(2)
-    assert row["lr"] == learning_rate(9, 15, 4, settings.lr)  # the last of the second epoch's 5 steps
-    rates = {id(p): group["lr"] for group in trainer.optimizer.param_groups for p in group["params"]}
+    # the last of the second epoch's 5 steps
+    assert row["lr"] == learning_rate(9, 15, 4, settings.lr)
+    rates = {
+        id(p): group["lr"] for group in trainer.optimizer.param_groups for p in group["params"]
+    }
     trained = {name: p for name, p in tiny_vit.named_parameters() if p.requires_grad}
     assert len(rates) == len(trained)
     for name, parameter in trained.items():
-        assert rates[id(parameter)] == pytest.approx(row["lr"] * 0.6 ** distance(name), rel=1e-12), name
+        assert rates[id(parameter)] == pytest.approx(
+            row["lr"] * 0.6 ** distance(name), rel=1e-12
+        ), name
 
 
 def with_random_head(folder):
@@ -293,7 +347,9 @@ def with_random_head(folder):
 
 
 def test_one_step_of_plain_descent_is_shorter_by_the_layer_decay(tiny_model_folder):
-    settings = plain_settings(optimizer="sgd", epochs=1, batch_size=40, warmup=0.0, weight_decay=0.0)
+    settings = plain_settings(
+        optimizer="sgd", epochs=1, batch_size=40, warmup=0.0, weight_decay=0.0
+    )
     pixels, labels = make_data()
     steps = []
     for decay in (1.0, 0.5):
@@ -309,7 +365,9 @@ def test_one_step_of_plain_descent_is_shorter_by_the_layer_decay(tiny_model_fold
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_without_layer_decay_training_is_that_of_an_optimiser_with_two_groups(tiny_model_folder, optimizer):
+def test_without_layer_decay_training_is_that_of_an_optimiser_with_two_groups(
+    tiny_model_folder, optimizer
+):
     settings = plain_settings(optimizer=optimizer, grad_clip=None, epochs=2)
     pixels, labels = make_data()
     trained = []
@@ -319,11 +377,21 @@ def test_without_layer_decay_training_is_that_of_an_optimiser_with_two_groups(ti
         if plain:
             parameters = [p for p in model.parameters() if p.requires_grad]
             groups = [
-                {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.05, "lr_scale": 1.0},
-                {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0, "lr_scale": 1.0},
+                {
+                    "params": [p for p in parameters if p.ndim > 1],
+                    "weight_decay": 0.05,
+                    "lr_scale": 1.0,
+                },
+                {
+                    "params": [p for p in parameters if p.ndim <= 1],
+                    "weight_decay": 0.0,
+                    "lr_scale": 1.0,
+                },
             ]
             trainer.optimizer = (
-                torch.optim.AdamW(groups, fused=True) if optimizer == "adamw" else torch.optim.SGD(groups, momentum=0.9)
+                torch.optim.AdamW(groups, fused=True)
+                if optimizer == "adamw"
+                else torch.optim.SGD(groups, momentum=0.9)
             )
         before = model.blocks[1].mlp.fc1.weight.detach().clone()
         for epoch in (1, 2):
@@ -374,8 +442,12 @@ def test_the_weighted_loss_is_the_one_computed_by_hand(tiny_vit, smoothing, mixu
     weights = torch.tensor([0.25, 1.0, 4.0])
     settings = plain_settings(label_smoothing=smoothing, mixup=mixup)
     split_model = split_at(tiny_vit, 0)
-    found, right = training_loss(split_model, features, labels, weights, settings, np.random.default_rng(5))
-    unweighted, _ = training_loss(split_model, features, labels, None, settings, np.random.default_rng(5))
+    found, right = training_loss(
+        split_model, features, labels, weights, settings, np.random.default_rng(5)
+    )
+    unweighted, _ = training_loss(
+        split_model, features, labels, None, settings, np.random.default_rng(5)
+    )
 
     def by_hand(logits, targets):
         surprise, total = -logits.log_softmax(1), 0.0
@@ -390,7 +462,9 @@ def test_the_weighted_loss_is_the_one_computed_by_hand(tiny_vit, smoothing, mixu
             share = rng.beta(mixup, mixup)
             share, partner = max(share, 1 - share), torch.from_numpy(rng.permutation(8))
             logits = tiny_vit.head(share * features + (1 - share) * features[partner])
-            expected = share * by_hand(logits, labels) + (1 - share) * by_hand(logits, labels[partner])
+            expected = share * by_hand(logits, labels) + (1 - share) * by_hand(
+                logits, labels[partner]
+            )
         else:
             logits = tiny_vit.head(features)
             expected = by_hand(logits, labels)
@@ -400,7 +474,9 @@ def test_the_weighted_loss_is_the_one_computed_by_hand(tiny_vit, smoothing, mixu
 
 
 @pytest.mark.parametrize("class_weights", ["none", "balanced"])
-def test_every_step_gets_the_class_weights_of_the_whole_training_set(tiny_vit, class_weights, monkeypatch):
+def test_every_step_gets_the_class_weights_of_the_whole_training_set(
+    tiny_vit, class_weights, monkeypatch
+):
     _, labels = make_data()
     labels[labels == 2] = 0
     labels[:3] = 2

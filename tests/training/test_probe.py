@@ -9,7 +9,8 @@ from vit_finetune.training.probe import START, STRENGTHS, Probe, fit_probes, sco
 
 
 def data_of(classes=3, n=60, noise=1.0, seed=0):
-    """Features (N, 8) far from zero and of another scale than one, and labels (N,) of unequal classes."""
+    """Features (N, 8) far from zero and of another scale than one, and labels (N,) of unequal
+    classes."""
     rng = np.random.default_rng(seed)
     labels = rng.choice(classes, size=n, p=np.arange(1, classes + 1) / sum(range(1, classes + 1)))
     features = 5 + 3 * (noise * rng.normal(size=(n, 8)) + np.eye(8)[labels])
@@ -26,10 +27,14 @@ def test_the_probe_predicts_what_scikit_learns_logistic_regression_predicts(clas
     scaled = (centred / centred.std(correction=0)).numpy()
     expected = {}
     for weight in (None, "balanced"):
-        regression = LogisticRegression(C=0.5, max_iter=1000, class_weight=weight).fit(scaled, train[1])
+        regression = LogisticRegression(C=0.5, max_iter=1000, class_weight=weight).fit(
+            scaled, train[1]
+        )
         expected[weight] = regression.predict_proba(scaled)
     found = probe.logits(train[0]).softmax(1)
-    np.testing.assert_allclose(found, expected[None if class_weights == "none" else "balanced"], atol=1e-3)
+    np.testing.assert_allclose(
+        found, expected[None if class_weights == "none" else "balanced"], atol=1e-3
+    )
     assert np.abs(expected[None] - expected["balanced"]).max() > 0.05
 
 
@@ -46,7 +51,9 @@ def test_the_scale_of_the_features_does_not_matter(factor):
 def test_auto_is_the_strength_with_the_best_validation_accuracy_then_the_lowest_loss(noise):
     train, val = data_of(noise=noise), data_of(noise=noise, seed=1, n=200)
     found, start = fit_probes(train, val, "auto", "none")
-    scores = {c: score(fit_probes(train, val, c, "none")[0].logits(val[0]), val[1]) for c in STRENGTHS}
+    scores = {
+        c: score(fit_probes(train, val, c, "none")[0].logits(val[0]), val[1]) for c in STRENGTHS
+    }
     accuracy = score(found.logits(val[0]), val[1])[0]
     assert accuracy == max(scores.values())[0]
     assert found.c.item() == max(scores, key=lambda c: scores[c])

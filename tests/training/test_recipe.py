@@ -1,4 +1,5 @@
-"""The recipe: its probe, its epochs, the epoch it keeps, and that it goes on where it was stopped."""
+"""The recipe: its probe, its epochs, the epoch it keeps, and that it goes on where it was
+stopped."""
 
 from dataclasses import replace
 
@@ -24,10 +25,19 @@ from vit_finetune.training.loop import learning_rate
 from vit_finetune.training.probe import fit_probes
 from vit_finetune.training.recipe import History, Recipe, TrainingData, changing_views, image_cost
 
-# Each epoch differs from the next in what is drawn; the rate is so high that the last epoch is not the best one.
+# Each epoch differs from the next in what is drawn; the rate is so high that the last epoch is not
+# the best one.
 RANDOM = plain_settings(
-    **{"epochs": 5, "lr": 0.1, "token_dropout": 0.25, "brightness": 0.2, "mixup": 0.4, "layer_decay": 0.7},
-    **{"class_weights": "balanced", "head_init": "probe", "probe_c": 1e-9},  # a probe that is easily beaten
+    **{
+        "epochs": 5,
+        "lr": 0.1,
+        "token_dropout": 0.25,
+        "brightness": 0.2,
+        "mixup": 0.4,
+        "layer_decay": 0.7,
+    },
+    # a probe that is easily beaten
+    **{"class_weights": "balanced", "head_init": "probe", "probe_c": 1e-9},
 )
 
 
@@ -44,7 +54,8 @@ def data_of(model, blocks=1):
 
 
 def train(model, settings, *, checkpoint=None, stop_after=None):
-    """History and weights at the end, and the epochs that were trained here; `Stopped` after an epoch if asked for."""
+    """History and weights at the end, and the epochs that were trained here; `Stopped` after an
+    epoch if asked for."""
     epochs = []
 
     def after_epoch(history):
@@ -53,7 +64,9 @@ def train(model, settings, *, checkpoint=None, stop_after=None):
             raise Stopped
 
     recipe = Recipe(settings, seed=3)
-    history = recipe.train(split_at(model, 1), data_of(model), checkpoint=checkpoint, after_epoch=after_epoch)
+    history = recipe.train(
+        split_at(model, 1), data_of(model), checkpoint=checkpoint, after_epoch=after_epoch
+    )
     return history, copy_of_weights(model), epochs
 
 
@@ -70,13 +83,19 @@ def assert_same_weights(found, expected):
 def test_training_stopped_after_any_epoch_goes_on_to_the_same_weights_and_history(
     tiny_model_folder, tmp_path, stop_after
 ):
-    """Also after the last epoch, when its checkpoint was written and the process ended before the model was."""
+    """Also after the last epoch, when its checkpoint was written and the process ended before the
+    model was."""
     whole, weights, _ = train(load_model(tiny_model_folder, 3), RANDOM)
-    assert 0 < whole.best_epoch < whole.epochs == 5  # so the weights of the last epoch would be the wrong ones
+    # so the weights of the last epoch would be the wrong ones
+    assert 0 < whole.best_epoch < whole.epochs == 5
     checkpoint = tmp_path / "c" / "last.pt"
     with pytest.raises(Stopped):
-        train(load_model(tiny_model_folder, 3), RANDOM, checkpoint=checkpoint, stop_after=stop_after)
-    resumed, resumed_weights, epochs = train(load_model(tiny_model_folder, 3), RANDOM, checkpoint=checkpoint)
+        train(
+            load_model(tiny_model_folder, 3), RANDOM, checkpoint=checkpoint, stop_after=stop_after
+        )
+    resumed, resumed_weights, epochs = train(
+        load_model(tiny_model_folder, 3), RANDOM, checkpoint=checkpoint
+    )
     assert epochs == list(range(stop_after + 1, 6))
     assert (resumed.rows, resumed.best_epoch) == (whole.rows, whole.best_epoch)
     assert_same_weights(resumed_weights, weights)
@@ -90,8 +109,12 @@ def test_a_run_stopped_after_patience_ran_out_trains_no_further_epoch_and_ends_w
     assert epochs[-1] == whole.best_epoch + 1 < 50
     checkpoint = tmp_path / "last.pt"
     with pytest.raises(Stopped):
-        train(load_model(tiny_model_folder, 3), settings, checkpoint=checkpoint, stop_after=epochs[-1])
-    resumed, resumed_weights, trained_again = train(load_model(tiny_model_folder, 3), settings, checkpoint=checkpoint)
+        train(
+            load_model(tiny_model_folder, 3), settings, checkpoint=checkpoint, stop_after=epochs[-1]
+        )
+    resumed, resumed_weights, trained_again = train(
+        load_model(tiny_model_folder, 3), settings, checkpoint=checkpoint
+    )
     assert trained_again == []
     assert resumed.rows == whole.rows
     assert_same_weights(resumed_weights, weights)
@@ -104,7 +127,10 @@ def test_the_best_epoch_by_validation_accuracy_is_kept(tiny_vit):
     settings = plain_settings(lr=0.3, epochs=6, grad_clip=None)  # wild enough to get worse
     history, weights, _ = train(tiny_vit, settings)
     accuracies = [row["val_accuracy"] for row in history.rows]
-    best = max(range(len(accuracies)), key=lambda epoch: (accuracies[epoch], -history.rows[epoch]["val_loss"]))
+    best = max(
+        range(len(accuracies)),
+        key=lambda epoch: (accuracies[epoch], -history.rows[epoch]["val_loss"]),
+    )
     assert history.best_epoch == best
     assert min(accuracies) < max(accuracies)
     assert all(torch.equal(weights[name], value) for name, value in history.best_state.items())
@@ -135,7 +161,11 @@ def test_the_validation_loss_counts_every_image_the_same_even_with_class_weights
     ("blocks", "parameters"),
     [
         (0, "all"),
-        *((blocks, which) for blocks in (1, 2) for which in ("all", "norms", "biases", ["*.attn.*", "!*.bias"])),
+        *(
+            (blocks, which)
+            for blocks in (1, 2)
+            for which in ("all", "norms", "biases", ["*.attn.*", "!*.bias"])
+        ),
     ],
     ids=str,
 )
@@ -144,7 +174,9 @@ def test_frozen_parameters_keep_their_bits_and_all_others_move(tiny_vit, blocks,
     split_model, stored = split_at(tiny_vit, blocks, parameters), store(tiny_vit, pixels, blocks)
     before = copy_of_weights(tiny_vit)
     settings = plain_settings(epochs=2, weight_decay=0.0)  # what moves, moves by its gradient
-    Recipe(replace(settings, layer_decay=0.5), seed=0).train(split_model, same_for_both(stored, labels))
+    Recipe(replace(settings, layer_decay=0.5), seed=0).train(
+        split_model, same_for_both(stored, labels)
+    )
     moved = {name for name, p in tiny_vit.named_parameters() if not torch.equal(p, before[name])}
     assert moved == {name for name, p in tiny_vit.named_parameters() if p.requires_grad}
 
@@ -159,7 +191,10 @@ def test_training_starts_from_the_head_that_head_init_names(tiny_model_folder):
         Recipe(settings, seed=0)._start(split_model, data)
         heads[head_init] = model.head.weight.detach().clone()
     assert heads["zeros"].abs().max() == 0
-    features = split_model.predict(data.views[0], features=True), split_model.predict(data.val, features=True)
+    features = (
+        split_model.predict(data.views[0], features=True),
+        split_model.predict(data.val, features=True),
+    )
     _, start = fit_probes((features[0], data.labels), (features[1], data.val_labels), 0.02, "none")
     torch.testing.assert_close(heads["probe"], start.weight, rtol=0, atol=1e-6)
 
@@ -167,8 +202,13 @@ def test_training_starts_from_the_head_that_head_init_names(tiny_model_folder):
 def test_epoch_0_is_the_best_probe_and_is_kept_where_training_makes_it_worse(tiny_model_folder):
     model = load_model(tiny_model_folder, 3)
     split_model, data = split_at(model, 1), data_of(model)
-    features = split_model.predict(data.views[0], features=True), split_model.predict(data.val, features=True)
-    best, start = fit_probes((features[0], data.labels), (features[1], data.val_labels), "auto", "none")
+    features = (
+        split_model.predict(data.views[0], features=True),
+        split_model.predict(data.val, features=True),
+    )
+    best, start = fit_probes(
+        (features[0], data.labels), (features[1], data.val_labels), "auto", "none"
+    )
     assert best.c != start.c
     before = copy_of_weights(model)
     wrong = replace(data, labels=data.labels.roll(1))  # whatever is learned is wrong
@@ -196,7 +236,9 @@ def test_few_images_are_trained_for_as_many_epochs_as_make_min_steps(tiny_vit):
     stored, settings = store(tiny_vit, pixels, 1), plain_settings(epochs=2, min_steps=9)
     history = Recipe(settings, seed=0).train(split_at(tiny_vit, 1), same_for_both(stored, labels))
     assert history.epochs == 5
-    assert history.rows[-1]["lr"] == pytest.approx(learning_rate(9, 10, round(0.25 * 10), settings.lr))
+    assert history.rows[-1]["lr"] == pytest.approx(
+        learning_rate(9, 10, round(0.25 * 10), settings.lr)
+    )
 
 
 # Token dropout, and what the user is told
@@ -258,13 +300,18 @@ def test_pooled_features_have_no_tokens_to_change_and_one_note_says_so(name, cha
         recipe.train(split_model, data)
         weights.append(copy_of_weights(model))
     assert_same_weights(*weights)
-    assert notes == ["token_dropout and brightness have no effect on pooled features (freeze.trainable_blocks is 0)"]
+    assert notes == [
+        "token_dropout and brightness have no effect on pooled features (freeze.trainable_blocks is 0)"
+    ]
 
 
 @pytest.mark.parametrize(
-    ("processes", "cost"), [(1, "about 20 s an epoch, 1.3 min in all"), (2, "about 10 s an epoch, 0.7 min in all")]
+    ("processes", "cost"),
+    [(1, "about 20 s an epoch, 1.3 min in all"), (2, "about 10 s an epoch, 0.7 min in all")],
 )
-def test_a_note_says_what_changing_the_images_costs_all_processes_together(tiny_vit, monkeypatch, processes, cost):
+def test_a_note_says_what_changing_the_images_costs_all_processes_together(
+    tiny_vit, monkeypatch, processes, cost
+):
     measured = []
 
     def half_a_second(split_model, images, settings):
@@ -272,7 +319,13 @@ def test_a_note_says_what_changing_the_images_costs_all_processes_together(tiny_
         return 0.5
 
     monkeypatch.setattr(recipe_module, "image_cost", half_a_second)
-    data = TrainingData([torch.zeros(40, 1)], torch.zeros(40), torch.zeros(0), torch.zeros(0), np.zeros((40, 2, 2, 3)))
+    data = TrainingData(
+        [torch.zeros(40, 1)],
+        torch.zeros(40),
+        torch.zeros(0),
+        torch.zeros(0),
+        np.zeros((40, 2, 2, 3)),
+    )
     recipe = Recipe(plain_settings(crop_scale=0.5, shards=4), seed=0, ranks=Ranks(0, processes))
     (note,) = recipe.cost(split_at(tiny_vit, 1), data)
     assert cost in note
@@ -286,7 +339,9 @@ def test_what_changing_an_image_costs_is_the_time_of_that_and_of_what_is_frozen(
     moments = iter([0.0, 5.0, 10.0, 12.0])  # a first time does not count
     monkeypatch.setattr(recipe_module.time, "perf_counter", lambda: next(moments))
     ran = []
-    split_model = split_at(tiny_vit, blocks, preprocess=lambda images: images.permute(0, 3, 1, 2) / 255)
+    split_model = split_at(
+        tiny_vit, blocks, preprocess=lambda images: images.permute(0, 3, 1, 2) / 255
+    )
     tiny_vit.blocks[0].register_forward_hook(lambda *_: ran.append("frozen"))
     tiny_vit.blocks[2].register_forward_hook(lambda *_: ran.append("trained"))
     images = torch.zeros(8, 32, 32, 3, dtype=torch.uint8)
@@ -297,7 +352,9 @@ def test_what_changing_an_image_costs_is_the_time_of_that_and_of_what_is_frozen(
 @pytest.mark.parametrize(("views", "mirrored"), [(1, [False]), (2, [False, True])])
 def test_changed_images_are_mirrored_too_if_mirrored_activations_are_stored(views, mirrored):
     images, labels = np.zeros((4, 2, 2, 3), np.uint8), torch.zeros(4)
-    found = changing_views(TrainingData([torch.zeros(4, 1)] * views, labels, torch.zeros(0), torch.zeros(0), images))
+    found = changing_views(
+        TrainingData([torch.zeros(4, 1)] * views, labels, torch.zeros(0), torch.zeros(0), images)
+    )
     assert [view.mirrored for view in found] == mirrored
     assert all(view.images is images for view in found)
 
@@ -306,5 +363,7 @@ def test_a_number_of_processes_that_does_not_divide_the_shards_is_refused():
     settings = plain_settings(shards=4)
     for processes in (1, 2, 4):
         Recipe(settings, seed=0, ranks=Ranks(0, processes))
-    with pytest.raises(UserError, match=r"there are 3 processes: their number must divide train\.shards \(4\)"):
+    with pytest.raises(
+        UserError, match=r"there are 3 processes: their number must divide train\.shards \(4\)"
+    ):
         Recipe(settings, seed=0, ranks=Ranks(0, 3))

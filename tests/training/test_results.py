@@ -12,7 +12,14 @@ from vit_finetune.training import results
 from vit_finetune.training.recipe import History
 
 ROWS = [
-    {"epoch": epoch, "train_loss": 1 / 3, "train_accuracy": 0.5, "lr": 0.1, "val_loss": 2 / 3, "val_accuracy": accuracy}
+    {
+        "epoch": epoch,
+        "train_loss": 1 / 3,
+        "train_accuracy": 0.5,
+        "lr": 0.1,
+        "val_loss": 2 / 3,
+        "val_accuracy": accuracy,
+    }
     for epoch, accuracy in enumerate((0.25, 0.75, 0.5))
 ]
 ADAPTED = {"parameters_adapted": 77, "precision": "float32"}
@@ -46,7 +53,9 @@ def test_warnings_are_one_text_in_the_metrics(tiny_vit):
 def test_the_bar_counts_epochs_that_an_earlier_run_trained_as_done(monkeypatch):
     shown = io.StringIO()
     monkeypatch.setattr(
-        results, "progress", lambda items, label, unit, total: tqdm(items, total=total, file=shown, mininterval=0)
+        results,
+        "progress",
+        lambda items, label, unit, total: tqdm(items, total=total, file=shown, mininterval=0),
     )
     with results.epoch_bar(plain_settings(epochs=4), 40, None) as show:
         show(HISTORY)  # the start and two epochs, which came from a checkpoint
@@ -59,7 +68,9 @@ def test_the_bar_counts_epochs_that_an_earlier_run_trained_as_done(monkeypatch):
 
 def test_what_can_be_looked_at_is_written_before_the_bar_moves():
     order = []
-    with results.epoch_bar(plain_settings(epochs=4), 40, lambda history: order.append(history)) as show:
+    with results.epoch_bar(
+        plain_settings(epochs=4), 40, lambda history: order.append(history)
+    ) as show:
         show(HISTORY)
         assert order == [HISTORY]
 
@@ -82,16 +93,34 @@ def test_off_a_terminal_each_epoch_is_a_line(capsys):
             (1.0, 0.5, 0.6),
             ["the best validation accuracy, 0.750, is not above the share of the large"],
         ),
-        ((0.5, 0.9, 0.8), (0.5, 0.5, 0.6), ["the validation loss rose throughout, from 0.500 to 0.600"]),
-        ((0.9, 0.8, 0.8), (0.5, 0.6, 0.7), ["the validation loss rose throughout, from 0.500 to 0.700"]),
+        (
+            (0.5, 0.9, 0.8),
+            (0.5, 0.5, 0.6),
+            ["the validation loss rose throughout, from 0.500 to 0.600"],
+        ),
+        (
+            (0.9, 0.8, 0.8),
+            (0.5, 0.6, 0.7),
+            ["the validation loss rose throughout, from 0.500 to 0.700"],
+        ),
         ((0.9, 0.8, 0.8), (0.5, 0.4, 0.6), []),
         ((0.9, 0.8), (0.5, 0.6), []),  # too few epochs to tell
-        ((0.6, 0.5, 0.5), (0.5, 0.6, 0.7), ["the best validation accuracy, 0.600", "the validation loss rose"]),
+        (
+            (0.6, 0.5, 0.5),
+            (0.5, 0.6, 0.7),
+            ["the best validation accuracy, 0.600", "the validation loss rose"],
+        ),
     ],
 )
-def test_signs_that_training_did_not_work_are_named_with_the_key_to_change(accuracies, losses, warnings):
-    start = {"val_accuracy": 0.4, "val_loss": 0.1}  # of the probe, whose loss says nothing about the epochs
-    rows = [start, *({"val_accuracy": a, "val_loss": b} for a, b in zip(accuracies, losses, strict=True))]
+def test_signs_that_training_did_not_work_are_named_with_the_key_to_change(
+    accuracies, losses, warnings
+):
+    # of the probe, whose loss says nothing about the epochs
+    start = {"val_accuracy": 0.4, "val_loss": 0.1}
+    rows = [
+        start,
+        *({"val_accuracy": a, "val_loss": b} for a, b in zip(accuracies, losses, strict=True)),
+    ]
     best = accuracies.index(max(accuracies)) + 1
     found = results.warning_signs(History(rows, best_epoch=best), torch.tensor([0, 0, 0, 1]))
     assert len(found) == len(warnings)

@@ -1,8 +1,9 @@
 """Stored activations: one raw file for each split and view.
 
-A raw file is written one batch at a time, each at its position, and read by mapping it into memory: no activation is
-copied into the process before it is used, and memory stays bounded by the batch. Several processes can write to one
-file, and the bytes do not depend on how many. numpy has no bfloat16, hence torch.
+A raw file is written one batch at a time, each at its position, and read by mapping it into memory:
+no activation is copied into the process before it is used, and memory stays bounded by the batch.
+Several processes can write to one file, and the bytes do not depend on how many. numpy has no
+bfloat16, hence torch.
 """
 
 import math
@@ -29,20 +30,26 @@ DTYPES = {dtype: getattr(torch, dtype) for dtype in ("float16", "bfloat16", "flo
 
 
 def storage_dtype(storage: str, sample: Tensor) -> torch.dtype:
-    """The storage format; `auto` is float16 unless a sample comes within a factor of four of its largest number.
+    """The storage format; `auto` is float16 unless a sample comes within a factor of four of its
+    largest number.
 
-    float16 keeps 11 significant bits against bfloat16's 8, so it is preferred wherever its range is enough.
+    float16 keeps 11 significant bits against bfloat16's 8, so it is preferred wherever its range is
+    enough.
     """
     if storage == "auto":
-        storage = "float16" if sample.abs().max() < torch.finfo(torch.float16).max / 4 else "bfloat16"
+        storage = (
+            "float16" if sample.abs().max() < torch.finfo(torch.float16).max / 4 else "bfloat16"
+        )
     return DTYPES[storage]
 
 
 @dataclass(frozen=True)
 class ActivationFile:
-    """A raw file of activations (N, ...) that is being written, in segments that an interrupted run need not repeat.
+    """A raw file of activations (N, ...) that is being written, in segments that an interrupted run
+    need not repeat.
 
-    `done` is a folder; the name of a file in it is the first index of a segment that the disk has confirmed.
+    `done` is a folder; the name of a file in it is the first index of a segment that the disk has
+    confirmed.
     """
 
     path: Path
@@ -57,7 +64,8 @@ class ActivationFile:
         return math.prod(self.shape[1:]) * self.dtype.itemsize
 
     def prepare(self) -> None:
-        """Give the file its size; whatever is confirmed of a file of another size is forgotten. One process does it."""
+        """Give the file its size; whatever is confirmed of a file of another size is forgotten. One
+        process does it."""
         if not self.path.is_file() or self.path.stat().st_size != self.shape[0] * self.row:
             shutil.rmtree(self.done, ignore_errors=True)
             with self.path.open("wb") as file:
@@ -75,7 +83,10 @@ class ActivationFile:
 
     def batches(self, segment: range) -> list[range]:
         """The images of each of its batches."""
-        return [segment[start : start + self.batch_size] for start in range(0, len(segment), self.batch_size)]
+        return [
+            segment[start : start + self.batch_size]
+            for start in range(0, len(segment), self.batch_size)
+        ]
 
     def write(self, segments: Iterable[range], activations: Iterator[Tensor]) -> None:
         """Write segments; `activations` gives their batches (B, ...), one after another.
@@ -107,7 +118,8 @@ class ActivationFile:
 
 
 def map_activations(folder: str | Path, manifest: dict[str, Any], view: str) -> Tensor:
-    """Memory-mapped activations of a view (`train`, `train_flip`, `val`, `test`), private and unchanged on disk.
+    """Memory-mapped activations of a view (`train`, `train_flip`, `val`, `test`), private and
+    unchanged on disk.
 
     Raises:
         UserError: the file is missing or does not have the size that the manifest gives.
@@ -120,21 +132,31 @@ def map_activations(folder: str | Path, manifest: dict[str, Any], view: str) -> 
 
 
 def resident(views: Sequence[View], device: torch.device) -> Sequence[View]:
-    """Activations in a GPU's memory where they take up to half of what is free there; else, and images, as they are."""
+    """Activations in a GPU's memory where they take up to half of what is free there; else, and
+    images, as they are."""
     stored = [view for view in views if isinstance(view, Tensor)]
-    if device.type != "cuda" or sum(view.nbytes for view in stored) > torch.cuda.mem_get_info(device)[0] / 2:
+    if (
+        device.type != "cuda"
+        or sum(view.nbytes for view in stored) > torch.cuda.mem_get_info(device)[0] / 2
+    ):
         return views
     return [view.to(device) if isinstance(view, Tensor) else view for view in views]
 
 
 def split_model_of(model: Any, manifest: dict[str, Any], device: torch.device) -> SplitModel:
-    """The model on its device, split where the activations of the manifest were stored, in their precision."""
+    """The model on its device, split where the activations of the manifest were stored, in their
+    precision."""
     precision = DTYPES[manifest["precision"]]
     placed = to_device(model, device, precision)
-    return SplitModel(placed, manifest["trainable_blocks"], preprocessing(model, None), device, precision)
+    return SplitModel(
+        placed, manifest["trainable_blocks"], preprocessing(model, None), device, precision
+    )
 
 
 def require_weights(model: nn.Module, manifest: dict[str, Any]) -> None:
-    """UserError unless the model has the weights that the activations of the manifest were computed with."""
+    """UserError unless the model has the weights that the activations of the manifest were computed
+    with."""
     if weights_digest(model) != manifest["weights_sha256"]:
-        raise UserError("models/adapted is not the model that data/embedded was made with; run dvc repro")
+        raise UserError(
+            "models/adapted is not the model that data/embedded was made with; run dvc repro"
+        )

@@ -25,12 +25,20 @@ Images = dict[str, NDArray[np.uint8]]  # (N, H, W, 3) of `train`, `val` and `tes
 
 @torch.inference_mode()
 def activations(split_model: SplitModel, batch: Tensor) -> Tensor:
-    """uint8 images (B, H, W, 3) -> what is stored of them, on the CPU; images if nothing is frozen."""
-    return batch if boundary_of(split_model.trainable_blocks) == "images" else split_model.tokens(batch).cpu()
+    """uint8 images (B, H, W, 3) -> what is stored of them, on the CPU; images if nothing is
+    frozen."""
+    return (
+        batch
+        if boundary_of(split_model.trainable_blocks) == "images"
+        else split_model.tokens(batch).cpu()
+    )
 
 
-def describe(split_model: SplitModel, images: Images, *, flip: bool, storage: str, batch_size: int) -> dict[str, Any]:
-    """The manifest of the pass: of which model and images, in which form. One batch is computed to know the form.
+def describe(
+    split_model: SplitModel, images: Images, *, flip: bool, storage: str, batch_size: int
+) -> dict[str, Any]:
+    """The manifest of the pass: of which model and images, in which form. One batch is computed to
+    know the form.
 
     Args:
         flip: whether the training images are also stored mirrored.
@@ -48,7 +56,9 @@ def describe(split_model: SplitModel, images: Images, *, flip: bool, storage: st
         "boundary": boundary,
         "precision": str(split_model.precision).removeprefix("torch."),
         "storage": str(dtype).removeprefix("torch."),
-        "shapes": {view: [len(images[view.removesuffix("_flip")]), *sample.shape[1:]] for view in views},
+        "shapes": {
+            view: [len(images[view.removesuffix("_flip")]), *sample.shape[1:]] for view in views
+        },
     }
 
 
@@ -62,22 +72,29 @@ def write_views(
     workers: int,
     ranks: Ranks,
 ) -> Path:
-    """Compute every view that the manifest names, from where an interrupted run stopped; returns their folder.
+    """Compute every view that the manifest names, from where an interrupted run stopped; returns
+    their folder.
 
-    Each of the processes computes its own segments of every view. On a CPU each core takes a batch of its own, on one
-    thread, which gives the same bits on any number of cores.
+    Each of the processes computes its own segments of every view. On a CPU each core takes a batch
+    of its own, on one thread, which gives the same bits on any number of cores.
     """
     folder = checkpoint / "embedded"
     files = {
         view: ActivationFile(
-            folder / f"{view}.bin", checkpoint / view, shape, getattr(torch, manifest["storage"]), batch_size
+            folder / f"{view}.bin",
+            checkpoint / view,
+            shape,
+            getattr(torch, manifest["storage"]),
+            batch_size,
         )
         for view, shape in manifest["shapes"].items()
     }
     if ranks.first:
         folder.mkdir(parents=True, exist_ok=True)
         require_disk(
-            "embed", folder, sum(file.shape[0] * file.row for file in files.values() if not file.path.exists())
+            "embed",
+            folder,
+            sum(file.shape[0] * file.row for file in files.values() if not file.path.exists()),
         )
         for view, file in files.items():
             file.prepare()
@@ -91,6 +108,8 @@ def write_views(
             source = ImageView(images[view.removesuffix("_flip")], MIRRORED[view])
             loader = image_loader(source, batches, workers)
             results = each(partial(activations, split_model), loader)
-            file.write(missing, iter(progress(results, f"embed {view}", "batch", total=len(loader))))
+            file.write(
+                missing, iter(progress(results, f"embed {view}", "batch", total=len(loader)))
+            )
     ranks.wait()
     return folder

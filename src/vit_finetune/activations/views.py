@@ -16,7 +16,8 @@ _MADVISE = getattr(ctypes.CDLL(None), "madvise", None) if hasattr(mmap, "MADV_WI
 
 @dataclass(frozen=True)
 class ImageView:
-    """uint8 images (N, H, W, 3), as they are or mirrored; of a mapped file, only those asked for are read."""
+    """uint8 images (N, H, W, 3), as they are or mirrored; of a mapped file, only those asked for
+    are read."""
 
     images: NDArray[np.uint8]
     mirrored: bool
@@ -26,7 +27,9 @@ class ImageView:
 
     def __getitem__(self, rows: slice | Sequence[int] | Tensor) -> Tensor:
         """A copy, (B, H, W, 3)."""
-        taken = torch.from_numpy(self.images[rows].copy() if isinstance(rows, slice) else self.images[np.asarray(rows)])
+        taken = torch.from_numpy(
+            self.images[rows].copy() if isinstance(rows, slice) else self.images[np.asarray(rows)]
+        )
         return taken.flip(2) if self.mirrored else taken
 
 
@@ -36,15 +39,16 @@ View = Tensor | ImageView  # what rows are taken from: stored activations, or im
 def read_at_random(view: View) -> None:
     """Tell the operating system that rows of a mapped file are read in any order.
 
-    It then reads what is asked for and nothing around it. What it reads around is up to megabytes for each row, which
-    are thrown away again where the file is larger than memory.
+    It then reads what is asked for and nothing around it. What it reads around is up to megabytes
+    for each row, which are thrown away again where the file is larger than memory.
     """
     if len(view):
         _advise(view, 0, len(view), "MADV_RANDOM")
 
 
 def announce(view: View, rows: Tensor) -> None:
-    """Tell the operating system which rows of a mapped file come next, so that it reads them in the meantime."""
+    """Tell the operating system which rows of a mapped file come next, so that it reads them in the
+    meantime."""
     for row in rows.tolist():
         _advise(view, row, 1, "MADV_WILLNEED")
 

@@ -1,8 +1,8 @@
 """The attention that a ViT really used, with proof: captured where it happens.
 
-B images, H heads, T tokens, d values per head. A matrix is (B, H, T, T) float32, row = query, column = key, after
-q/k-norm, rotary embedding and bias. Attention is not an explanation; how far a map made from it deserves trust is
-measured in `faithfulness`.
+B images, H heads, T tokens, d values per head. A matrix is (B, H, T, T) float32, row = query,
+column = key, after q/k-norm, rotary embedding and bias. Attention is not an explanation; how far a
+map made from it deserves trust is measured in `faithfulness`.
 """
 
 import math
@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from vit_finetune.core.errors import UserError
 from vit_finetune.model.families import fused_attention
 
-TOLERANCE = 1e-4  # relative; right float32 captures stay below 1e-5, a dropped scale or norm goes beyond 1e-2
+# relative; right float32 captures stay below 1e-5, a dropped scale or norm goes beyond 1e-2
+TOLERANCE = 1e-4
 
 _LOCK = threading.Lock()  # the stand-in replaces a function of the whole process
 
@@ -46,21 +47,27 @@ class Call:
             probabilities = _probabilities(self.query, self.key, self.mask, self.scale)
             read = self.read.detach().float()
             largest = read.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
-            return probabilities, float((probabilities @ self.value.float() - read).abs().amax() / largest)
+            return probabilities, float(
+                (probabilities @ self.value.float() - read).abs().amax() / largest
+            )
 
 
 @dataclass
 class Capture:
-    """What `capture` records: matrices of the latest forward pass, the self-check over all passes."""
+    """What `capture` records: matrices of the latest forward pass, the self-check over all
+    passes."""
 
     block_names: tuple[str, ...]
     later: bool = False  # blocks' matrices are made when `matrix` asks for them, and not kept
-    names: list[str] = field(default_factory=list)  # block of each entry of `calls` or `attn`, in execution order
+    # block of each entry of `calls` or `attn`, in execution order
+    names: list[str] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)  # of the blocks, if `later`
-    attn: list[Tensor] = field(default_factory=list)  # each (B, H, T, T) float32, detached, unless `later`
+    # each (B, H, T, T) float32, detached, unless `later`
+    attn: list[Tensor] = field(default_factory=list)
     shapes: list[tuple[int, ...]] = field(default_factory=list)  # of the matrices
     pooling: dict[str, Tensor] = field(default_factory=dict)  # by module: (B, H, queries, T)
-    selfcheck: dict[str, float] = field(default_factory=dict)  # worst max|P v - out| / max|out| by name
+    # worst max|P v - out| / max|out| by name
+    selfcheck: dict[str, float] = field(default_factory=dict)
 
     def clear(self) -> None:
         """Forget the matrices of the last forward pass, keep the self-check."""
@@ -68,7 +75,9 @@ class Capture:
 
     def block_of(self, module: str) -> str | None:
         """The encoder block that the module of that name lies in."""
-        return next((b for b in self.block_names if module == b or module.startswith(f"{b}.")), None)
+        return next(
+            (b for b in self.block_names if module == b or module.startswith(f"{b}.")), None
+        )
 
     def record(self, module: str, call: Call) -> None:
         """File one attention call of the module of that name."""
@@ -89,7 +98,8 @@ class Capture:
 
     def _proven(self, name: str, call: Call) -> Tensor:
         probabilities, error = call.attend()
-        if error > self.selfcheck.setdefault(name, 0.0) or math.isnan(error):  # a NaN stays: nothing exceeds it
+        # a NaN stays: nothing exceeds it
+        if error > self.selfcheck.setdefault(name, 0.0) or math.isnan(error):
             self.selfcheck[name] = error
         return probabilities
 
@@ -98,7 +108,8 @@ class Capture:
         return torch.stack(self.attn, dim=1)
 
     def pooling_row(self) -> Tensor | None:
-        """Attention pooling of the head, (B, H, queries, T), or None if the model pools without attention."""
+        """Attention pooling of the head, (B, H, queries, T), or None if the model pools without
+        attention."""
         return next(reversed(self.pooling.values()), None)
 
 
@@ -106,22 +117,31 @@ def encoder_blocks(model: nn.Module) -> tuple[str, ...]:
     """Names of the encoder blocks in order, such as "blocks.3" (UserError for a model without)."""
     blocks = dict(model.named_children()).get("blocks")
     if not isinstance(blocks, nn.Sequential | nn.ModuleList) or not len(blocks):
-        raise UserError(f"attention of a {type(model).__name__} cannot be shown: it has no encoder `blocks`")
+        raise UserError(
+            f"attention of a {type(model).__name__} cannot be shown: it has no encoder `blocks`"
+        )
     return tuple(f"blocks.{name}" for name, _ in blocks.named_children())
 
 
 def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
     """softmax(q k^T * scale + mask) in float32, as scaled_dot_product_attention defines it."""
-    scores = q.float() @ k.float().transpose(-2, -1) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    scores = (
+        q.float() @ k.float().transpose(-2, -1) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    )
     if mask is None:
         return scores.softmax(dim=-1)
-    scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask.float()
+    scores = (
+        scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask.float()
+    )
     nothing = (scores == -torch.inf).all(dim=-1, keepdim=True)  # such a row gives 0, not 0/0
     return scores.masked_fill(nothing, 0).softmax(dim=-1).masked_fill(nothing, 0)
 
 
-def _stand_in(original: Callable[..., Tensor], seen: Capture, stack: list[str]) -> Callable[..., Tensor]:
-    """A scaled_dot_product_attention that also records; the model goes on with its own kernel's output."""
+def _stand_in(
+    original: Callable[..., Tensor], seen: Capture, stack: list[str]
+) -> Callable[..., Tensor]:
+    """A scaled_dot_product_attention that also records; the model goes on with its own kernel's
+    output."""
 
     def attention(
         query: Tensor,
@@ -140,7 +160,9 @@ def _stand_in(original: Callable[..., Tensor], seen: Capture, stack: list[str]) 
                 f"attention dropout of {dropout_p} is active in {stack[-1]!r}, so its output is random; "
                 "call model.eval() before capturing"
             )
-        seen.record(stack[-1], Call(query.detach(), key.detach(), value.detach(), attn_mask, scale, output))
+        seen.record(
+            stack[-1], Call(query.detach(), key.detach(), value.detach(), attn_mask, scale, output)
+        )
         return output
 
     return attention
@@ -148,23 +170,27 @@ def _stand_in(original: Callable[..., Tensor], seen: Capture, stack: list[str]) 
 
 @contextmanager
 def capture(model: nn.Module, *, later: bool = False) -> Iterator[Capture]:
-    """Record the attention of every forward pass of `model` inside the block; restore everything afterwards.
+    """Record the attention of every forward pass of `model` inside the block; restore everything
+    afterwards.
 
-    It stands in for torch.nn.functional.scaled_dot_product_attention, which receives the final q, k, mask and
-    scale, so no architecture needs code of its own. The model's own kernel runs as ever: what it returns is the
-    proof, and the model's output.
+    It stands in for torch.nn.functional.scaled_dot_product_attention, which receives the final q,
+    k, mask and scale, so no architecture needs code of its own. The model's own kernel runs as
+    ever: what it returns is the proof, and the model's output.
 
     Args:
-        later: keep what the blocks' matrices are made of, (B, H, T, d) each, and make a (T, T) matrix only when
-            `Capture.matrix` asks for it.
+        later: keep what the blocks' matrices are made of, (B, H, T, d) each, and make a (T, T)
+            matrix only when `Capture.matrix` asks for it.
 
     Raises:
         UserError: the model has no encoder blocks.
-        RuntimeError: captures are nested (the stand-in is process-wide), or attention dropout is active.
+        RuntimeError: captures are nested (the stand-in is process-wide), or attention dropout is
+            active.
     """
     seen = Capture(encoder_blocks(model), later)
     if not _LOCK.acquire(blocking=False):
-        raise RuntimeError("a capture is already running in this process; end it before starting another")
+        raise RuntimeError(
+            "a capture is already running in this process; end it before starting another"
+        )
     stack: list[str] = []
     with ExitStack() as restore:
         restore.callback(_LOCK.release)
@@ -187,10 +213,12 @@ def capture(model: nn.Module, *, later: bool = False) -> Iterator[Capture]:
 
 
 def check(seen: Capture, tolerance: float = TOLERANCE) -> dict[str, Any]:
-    """Proof that the capture is whole and right, as numbers; UserError naming the block if it is not.
+    """Proof that the capture is whole and right, as numbers; UserError naming the block if it is
+    not.
 
-    Each of the encoder blocks exactly once, a square matrix in each, and P v equal to the model's own attention output
-    to `tolerance` (relative, worst over all forward passes; of matrices made later, over those made up to now).
+    Each of the encoder blocks exactly once, a square matrix in each, and P v equal to the model's
+    own attention output to `tolerance` (relative, worst over all forward passes; of matrices made
+    later, over those made up to now).
     """
     missing = [b for b in seen.block_names if b not in seen.names]
     if missing:
@@ -198,7 +226,9 @@ def check(seen: Capture, tolerance: float = TOLERANCE) -> dict[str, Any]:
             f"attention of {len(missing)} of {len(seen.block_names)} encoder blocks was not captured: "
             f"{', '.join(missing)}; they do not call scaled_dot_product_attention or no forward pass was run"
         )
-    repeated = sorted({n for n in seen.names if seen.names.count(n) > 1}, key=seen.block_names.index)
+    repeated = sorted(
+        {n for n in seen.names if seen.names.count(n) > 1}, key=seen.block_names.index
+    )
     if repeated:
         raise UserError(
             f"{', '.join(repeated)} attended more than once, one matrix per block and pass is allowed; "
@@ -214,7 +244,9 @@ def check(seen: Capture, tolerance: float = TOLERANCE) -> dict[str, Any]:
                 f"{error:.1e} where at most {tolerance:.0e} is allowed; run the model in float32"
             )
     return {
-        "selfcheck_max_rel_err": max((seen.selfcheck.get(name, 0.0) for name in seen.names), default=0.0),
+        "selfcheck_max_rel_err": max(
+            (seen.selfcheck.get(name, 0.0) for name in seen.names), default=0.0
+        ),
         "blocks_captured": len(seen.names),
         "blocks_total": len(seen.block_names),
         "pooling_captured": len(seen.pooling),

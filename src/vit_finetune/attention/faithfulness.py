@@ -1,9 +1,11 @@
-"""Does a map show what the model uses? Patches are left out in its order, and the model is asked again.
+"""Does a map show what the model uses? Patches are left out in its order, and the model is asked
+again.
 
-B images, `maps` (B, G_h, G_w) relevance per patch, M choices of n patches each: `keep` (B, M, n), patch numbers row by
-row. Leaving tokens out needs no replacement value (TIS, ICCVW 2023). Two baselines put every score in its place: random
-maps, and a Gaussian in the centre, because the objects of most data sets are centred (arXiv:2112.09195). Every map of
-an image is asked for at the same fractions, so that differences between maps are paired.
+B images, `maps` (B, G_h, G_w) relevance per patch, M choices of n patches each: `keep` (B, M, n),
+patch numbers row by row. Leaving tokens out needs no replacement value (TIS, ICCVW 2023). Two
+baselines put every score in its place: random maps, and a Gaussian in the centre, because the
+objects of most data sets are centred (arXiv:2112.09195). Every map of an image is asked for at the
+same fractions, so that differences between maps are paired.
 
 The passes are computed in the caller's `torch.autocast`, in float32 without it.
 """
@@ -25,10 +27,13 @@ Array = npt.NDArray[Any]
 Rng = np.random.Generator
 
 FRACTIONS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)
-BATCH_TOKENS = 4096  # a batch of this many patches is large enough for the matrix products and small enough for caches
-BATCH_CHOICES = 64  # every choice begins with the patches of the whole image, and some families compute all of them
+# a batch of this many patches is large enough for the matrix products and small enough for caches
+BATCH_TOKENS = 4096
+# every choice begins with the patches of the whole image, and some families compute all of them
+BATCH_CHOICES = 64
 GROUPS = 6  # of images; each is asked at every sixth of the fractions
-CHECKED, TOLERANCE = 16, 0.01  # images, and the mean difference between probabilities of a class, see `precision_for`
+# images, and the mean difference between probabilities of a class, see `precision_for`
+CHECKED, TOLERANCE = 16, 0.01
 
 
 def centre_prior(grid: tuple[int, int], sigma: float = 0.25) -> Tensor:
@@ -45,7 +50,9 @@ def random_maps(count: int, grid: tuple[int, int], rng: Rng) -> Tensor:
 def ranking(maps: Tensor, rng: Rng) -> Tensor:
     """Patches from most to least relevant, (B, N); equal values in random, not in reading order."""
     values = maps.flatten(1).cpu()
-    shuffled = torch.from_numpy(rng.permuted(np.tile(np.arange(values.shape[1]), (len(values), 1)), axis=1))
+    shuffled = torch.from_numpy(
+        rng.permuted(np.tile(np.arange(values.shape[1]), (len(values), 1)), axis=1)
+    )
     order = values.gather(1, shuffled).argsort(dim=1, descending=True, stable=True)
     return shuffled.gather(1, order)
 
@@ -58,18 +65,24 @@ def kept_probabilities(
     batch_tokens: int = BATCH_TOKENS,
     batch_choices: int = BATCH_CHOICES,
 ) -> Tensor:
-    """Class probabilities (B, M, K) from the patches `keep` (B, M, n) of images (B, 3, h, w), each embedded once.
+    """Class probabilities (B, M, K) from the patches `keep` (B, M, n) of images (B, 3, h, w), each
+    embedded once.
 
     Args:
-        batch_tokens: patches in one pass, at most; a single image may have more. Batches are about equally large.
+        batch_tokens: patches in one pass, at most; a single image may have more. Batches are about
+            equally large.
         batch_choices: choices in one pass, at most; a single image may have more.
     """
     choices, parts = keep.shape[1], []
     at_once = max(1, min(batch_choices, batch_tokens // keep.shape[2]) // choices)
     batches = math.ceil(len(keep) / at_once)
-    repeat = model.patch_embed.register_forward_hook(lambda _module, _args, out: out.repeat_interleave(choices, dim=0))
+    repeat = model.patch_embed.register_forward_hook(
+        lambda _module, _args, out: out.repeat_interleave(choices, dim=0)
+    )
     try:
-        for some, kept in zip(images.tensor_split(batches), keep.to(images.device).tensor_split(batches), strict=True):
+        for some, kept in zip(
+            images.tensor_split(batches), keep.to(images.device).tensor_split(batches), strict=True
+        ):
             with family_of(model).keep_patches(model, kept.flatten(0, 1)):
                 parts.append(model(some).float().softmax(dim=-1).unflatten(0, (-1, choices)))
     finally:
@@ -78,15 +91,18 @@ def kept_probabilities(
 
 
 def precision_for(model: Any, images: Tensor, wanted: torch.dtype) -> torch.dtype:
-    """The precision in which the model can be asked: `wanted` if its probabilities agree with float32's, else float32.
+    """The precision in which the model can be asked: `wanted` if its probabilities agree with
+    float32's, else float32.
 
-    The first CHECKED images are asked in both, for the half of the patches nearest to the middle. A score is a
-    difference of mean probabilities, so it changes by at most twice what they do.
+    The first CHECKED images are asked in both, for the half of the patches nearest to the middle. A
+    score is a difference of mean probabilities, so it changes by at most twice what they do.
     """
     if wanted == torch.float32:
         return wanted
     some = images[:CHECKED]
-    middle = centre_prior(model.patch_embed.grid_size).flatten().argsort(descending=True, stable=True)
+    middle = (
+        centre_prior(model.patch_embed.grid_size).flatten().argsort(descending=True, stable=True)
+    )
     keep = middle[: max(1, len(middle) // 2)].expand(len(some), 1, -1)
     exact = kept_probabilities(model, some, keep)
     with torch.autocast(images.device.type, dtype=wanted):
@@ -95,13 +111,16 @@ def precision_for(model: Any, images: Tensor, wanted: torch.dtype) -> torch.dtyp
     if difference <= TOLERANCE:
         return wanted
     name = str(wanted).removeprefix("torch.")
-    print(f"attention: in {name} probabilities differ by {difference:.3f}, so patches are left out in float32")
+    print(
+        f"attention: in {name} probabilities differ by {difference:.3f}, so patches are left out in float32"
+    )
     return torch.float32
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Probability of the target class per image: (B, F) at each fraction of patches deleted, or inserted.
+    """Probability of the target class per image: (B, F) at each fraction of patches deleted, or
+    inserted.
 
     NaN where an image was not asked.
     """
@@ -111,11 +130,13 @@ class Curves:
     insertion: Array
 
     def score(self, baseline: "Curves | None" = None) -> Interval:
-        """Area under insertion minus area under deletion, of the mean curves; 0: no better than its reverse.
+        """Area under insertion minus area under deletion, of the mean curves; 0: no better than its
+        reverse.
 
-        By trapezoids, a weighted sum over fractions. Its expectation is that of asking every image at every fraction,
-        whichever images were asked where. Images that were asked at the same fractions are a group, and groups are
-        independent. With a `baseline`, the difference from its score, paired by image.
+        By trapezoids, a weighted sum over fractions. Its expectation is that of asking every image
+        at every fraction, whichever images were asked where. Images that were asked at the same
+        fractions are a group, and groups are independent. With a `baseline`, the difference from
+        its score, paired by image.
         """
         steps = np.diff(self.fractions)
         gain = self.insertion - self.deletion
@@ -137,17 +158,19 @@ def deletion_insertion(
     groups: int = GROUPS,
     batch_tokens: int = BATCH_TOKENS,
 ) -> dict[str, Curves]:
-    """Curves of every map: the most relevant patches leave first (deletion), or come first (insertion).
+    """Curves of every map: the most relevant patches leave first (deletion), or come first
+    (insertion).
 
-    Petsiuk et al. 2018 (arXiv:1806.07421), on tokens. One patch always stays, so that average pooling has something to
-    average.
+    Petsiuk et al. 2018 (arXiv:1806.07421), on tokens. One patch always stays, so that average
+    pooling has something to average.
 
     Args:
         images: (B, 3, h, w) as the model takes them.
         targets: (B,).
         maps: (B, G_h, G_w) each.
-        groups: image i is asked at the fractions f with i = f modulo `groups`; fewer where there are few images, for
-            each group needs two. 1 asks every image at every fraction, which costs `groups` times as much.
+        groups: image i is asked at the fractions f with i = f modulo `groups`; fewer where there
+            are few images, for each group needs two. 1 asks every image at every fraction, which
+            costs `groups` times as much.
     """
     count, groups = next(iter(maps.values()))[0].numel(), max(1, min(groups, len(images) // 2))
     group = torch.arange(len(images)) % groups
@@ -156,12 +179,20 @@ def deletion_insertion(
     orders = torch.stack([ranking(relevance, rng) for relevance in maps.values()], dim=1)
     for f, fraction in enumerate(fractions):
         rows, gone = torch.nonzero(group == f % groups)[:, 0], round(fraction * count)
-        some, classes, order = images[rows.to(images.device)], targets.cpu()[rows][:, None, None], orders[rows]
+        some, classes, order = (
+            images[rows.to(images.device)],
+            targets.cpu()[rows][:, None, None],
+            orders[rows],
+        )
         left, come = order[..., min(gone, count - 1) :], order[..., : max(gone, 1)]
         for kind, keep in (("deletion", left), ("insertion", come)):
             every = keep.shape[2] == count  # all patches are the same choice in any order
             found = kept_probabilities(model, some, keep[:, :1] if every else keep, batch_tokens)
-            of_class = found.gather(2, classes.expand(-1, found.shape[1], 1))[..., 0].expand(-1, len(maps)).numpy()
+            of_class = (
+                found.gather(2, classes.expand(-1, found.shape[1], 1))[..., 0]
+                .expand(-1, len(maps))
+                .numpy()
+            )
             for curve, values in zip(curves.values(), of_class.T, strict=True):
                 getattr(curve, kind)[rows.numpy(), f] = values
     return curves
@@ -172,14 +203,19 @@ def kept_correct(
 ) -> dict[str, Array]:
     """Whether the model is right, (B,) of 0 and 1, given only some patches.
 
-    `top`: the `share` of patches the map ranks highest; `random`: as many at random; `centre` and `border`: the
-    half of the patches nearest to the middle, and the other half.
+    `top`: the `share` of patches the map ranks highest; `random`: as many at random; `centre` and
+    `border`: the half of the patches nearest to the middle, and the other half.
     """
     order = ranking(maps, rng)
     chance = ranking(random_maps(len(maps), (maps.shape[1], maps.shape[2]), rng), rng)
     middle = ranking(centre_prior((maps.shape[1], maps.shape[2])).expand_as(maps), rng)
     few, half = max(1, round(share * order.shape[1])), order.shape[1] // 2
-    kept = {"top": order[:, :few], "random": chance[:, :few], "centre": middle[:, :half], "border": middle[:, half:]}
+    kept = {
+        "top": order[:, :few],
+        "random": chance[:, :few],
+        "centre": middle[:, :half],
+        "border": middle[:, half:],
+    }
 
     def right(keep: Tensor) -> Array:
         classes = kept_probabilities(model, images, keep[:, None])[:, 0].argmax(dim=1)

@@ -1,4 +1,5 @@
-"""A few images with the matrices and every map of them: for the interactive page, the montage, other tools."""
+"""A few images with the matrices and every map of them: for the interactive page, the montage,
+other tools."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,15 @@ from torch import Tensor
 from vit_finetune.attention.capture import encoder_blocks
 from vit_finetune.attention.judge import Judgement
 from vit_finetune.attention.kept import Kept, kept_in_file, kept_on_page
-from vit_finetune.attention.maps import CLASS_AGNOSTIC, METHODS, MapMaker, Maps, Pair, joined, readout_maps
+from vit_finetune.attention.maps import (
+    CLASS_AGNOSTIC,
+    METHODS,
+    MapMaker,
+    Maps,
+    Pair,
+    joined,
+    readout_maps,
+)
 from vit_finetune.attention.page import Record, render
 from vit_finetune.attention.pixels import PixelGrid
 from vit_finetune.attention.sample import PredictedImages, Preprocess, Sample, draw_for_classes
@@ -42,8 +51,9 @@ class Gallery:
         heads: (N, L, H, G_h, G_w), where each head looks for what the model's head reads.
         probabilities: (N, K).
         class_maps: for each of the K classes, every method's map.
-        contrasts: for pairs of classes (a, b), a < b, the signed map of every method that knows the class: what speaks
-            for a minus what speaks for b. For (b, a) it is the negative. Of more than CONTRAST_CLASSES, those that are
+        contrasts: for pairs of classes (a, b), a < b, the signed map of every method that knows the
+            class: what speaks for a minus what speaks for b. For (b, a) it is the negative. Of more
+                than CONTRAST_CLASSES, those that are
             the most probable in one of the images.
     """
 
@@ -64,7 +74,8 @@ class Gallery:
 
 
 class _Matrices:
-    """Takes the attention of the gallery's images batch by batch, and of each batch block by block."""
+    """Takes the attention of the gallery's images batch by batch, and of each batch block by
+    block."""
 
     def __init__(self, maker: MapMaker, images: int) -> None:
         sizes = images, len(encoder_blocks(maker.model)), maker.heads, maker.layout.tokens
@@ -74,11 +85,15 @@ class _Matrices:
         self.page_attn = self.on_page.empty(images, tokens, torch.float32)
         self.heads = torch.empty(images, depth, heads, *grid)
 
-    def take(self, block: BlockAttention, images: slice, layout: TokenLayout, readout: Tensor) -> None:
+    def take(
+        self, block: BlockAttention, images: slice, layout: TokenLayout, readout: Tensor
+    ) -> None:
         self.heads[images, block.index] = readout_maps(block.attn, layout, readout)
         for kept, matrices in ((self.in_file, self.attn), (self.on_page, self.page_attn)):
             if block.index in kept.blocks:
-                matrices[images, kept.blocks.index(block.index)] = kept.take(block.attn).to(matrices.dtype)
+                matrices[images, kept.blocks.index(block.index)] = kept.take(block.attn).to(
+                    matrices.dtype
+                )
 
 
 def contrasted(maker: MapMaker, pixels: Tensor, classes: int) -> list[int]:
@@ -93,7 +108,8 @@ def contrasted(maker: MapMaker, pixels: Tensor, classes: int) -> list[int]:
 def fill_gallery(
     maker: MapMaker, pixels: Tensor, rows: NDArray[np.intp], shown: PredictedImages, classes: int
 ) -> Gallery:
-    """Matrices, maps for each of the classes and pairs, and probabilities of the images shown, `pixels` (N, 3, h, w).
+    """Matrices, maps for each of the classes and pairs, and probabilities of the images shown,
+    `pixels` (N, 3, h, w).
 
     One pass forward of each image gives all of it.
     """
@@ -102,10 +118,14 @@ def fill_gallery(
     for batch, numbers in maker.batches(pixels, torch.arange(len(pixels))):
         walk = Walk(maker.model, batch)
         place = slice(int(numbers[0]), int(numbers[-1]) + 1)
-        visit = partial(matrices.take, images=place, layout=maker.layout, readout=maker.readout(walk))
+        visit = partial(
+            matrices.take, images=place, layout=maker.layout, readout=maker.readout(walk)
+        )
         found.append(maker.class_maps(walk, range(classes), pairs, visit))
         logits.append(walk.logits)
-    class_maps = [joined([part.agnostic | part.classes[k] for part in found]) for k in range(classes)]
+    class_maps = [
+        joined([part.agnostic | part.classes[k] for part in found]) for k in range(classes)
+    ]
     return Gallery(
         rows=rows,
         images=shown.images,
@@ -134,7 +154,10 @@ def page_records(gallery: Gallery, grid: PixelGrid) -> list[Record]:
             attn=gallery.page_attn[i].numpy(),
             maps={
                 name: torch.stack(
-                    [maps[name][i] for maps in gallery.class_maps[: 1 if name in CLASS_AGNOSTIC else None]]
+                    [
+                        maps[name][i]
+                        for maps in gallery.class_maps[: 1 if name in CLASS_AGNOSTIC else None]
+                    ]
                 ).numpy()
                 for name in METHODS
             },
@@ -143,7 +166,9 @@ def page_records(gallery: Gallery, grid: PixelGrid) -> list[Record]:
             probabilities=gallery.probabilities[i],
             box=(float(left), float(top), float(right), float(bottom)),
             file=gallery.files[i],
-            content=None if gallery.content is None else tuple(gallery.content[i][[1, 0, 3, 2]].tolist()),
+            content=None
+            if gallery.content is None
+            else tuple(gallery.content[i][[1, 0, 3, 2]].tolist()),
             contrasts={
                 name: torch.stack([maps[name][i] for maps in gallery.contrasts.values()]).numpy()
                 for name in METHODS
@@ -156,20 +181,33 @@ def page_records(gallery: Gallery, grid: PixelGrid) -> list[Record]:
 
 def painted_maps(gallery: Gallery, grid: PixelGrid) -> dict[str, list[NDArray[Any]]]:
     """Every method's map for the predicted class on the pixels of the resized image."""
-    maps = {name: [gallery.class_maps[k][name][i] for i, k in enumerate(gallery.predicted)] for name in METHODS}
-    return {name: [painted(gallery, i, one, grid) for i, one in enumerate(found)] for name, found in maps.items()}
+    maps = {
+        name: [gallery.class_maps[k][name][i] for i, k in enumerate(gallery.predicted)]
+        for name in METHODS
+    }
+    return {
+        name: [painted(gallery, i, one, grid) for i, one in enumerate(found)]
+        for name, found in maps.items()
+    }
 
 
 def painted(gallery: Gallery, image: int, patch_map: Tensor, grid: PixelGrid) -> NDArray[Any]:
-    """A map (G_h, G_w) of an image on the pixels of the resized image, NaN outside the crop and on bars."""
+    """A map (G_h, G_w) of an image on the pixels of the resized image, NaN outside the crop and on
+    bars."""
     content = None if gallery.content is None else gallery.content[image]
     return grid.paint(patch_map.cpu().numpy(), size=grid.resized, content=content)
 
 
 def relevance_by_class(
-    maker: MapMaker, test: PredictedImages, preprocess: Preprocess, sample: Sample, maps: Tensor, rng: Rng
+    maker: MapMaker,
+    test: PredictedImages,
+    preprocess: Preprocess,
+    sample: Sample,
+    maps: Tensor,
+    rng: Rng,
 ) -> tuple[Tensor, NDArray[np.intp]]:
-    """Relevance maps of the sample and of further images of classes that have few, with their rows in the test part.
+    """Relevance maps of the sample and of further images of classes that have few, with their rows
+    in the test part.
 
     Args:
         maps: relevance of the sample, (n, G_h, G_w).
@@ -177,7 +215,10 @@ def relevance_by_class(
     more = draw_for_classes(test.predicted, sample.rows, ENOUGH, rng)
     if len(more):
         drawn = test.take(more)
-        pixels, predicted = preprocess(torch.from_numpy(drawn.images)), torch.from_numpy(drawn.predicted)
+        pixels, predicted = (
+            preprocess(torch.from_numpy(drawn.images)),
+            torch.from_numpy(drawn.predicted),
+        )
         maps = torch.cat([maps, maker.maps(pixels, predicted)["relevance"]])
     return maps, np.concatenate([sample.rows, more])
 
@@ -193,12 +234,17 @@ class ClassMean(NamedTuple):
 def class_means(
     maps: Tensor, predicted: NDArray[np.int64], labels: NDArray[np.int64], classes: Sequence[str]
 ) -> list[ClassMean]:
-    """The mean map of the images (N, G_h, G_w) predicted as each class; right and wrong apart if both are ENOUGH."""
+    """The mean map of the images (N, G_h, G_w) predicted as each class; right and wrong apart if
+    both are ENOUGH."""
     means = []
     for k, name in enumerate(classes):
         right, wrong = (predicted == k) & (labels == k), (predicted == k) & (labels != k)
         apart = min(right.sum(), wrong.sum()) >= ENOUGH
-        for text, rows in ((f"{name}, right", right), (f"{name}, wrong", wrong)) if apart else ((name, right | wrong),):
+        for text, rows in (
+            ((f"{name}, right", right), (f"{name}, wrong", wrong))
+            if apart
+            else ((name, right | wrong),)
+        ):
             none = np.full(maps.shape[1:], np.nan)
             mean = maps[torch.from_numpy(rows)].double().mean(dim=0).numpy() if rows.any() else none
             means.append(ClassMean(text, mean, int(rows.sum())))
@@ -218,12 +264,16 @@ def facts(judgement: Judgement) -> list[tuple[str, str]]:
             )
             for row in rows
         ),
-        ("self-check of every block, largest relative error", f"{judgement.metrics['selfcheck_max_rel_err']:.1e}"),
+        (
+            "self-check of every block, largest relative error",
+            f"{judgement.metrics['selfcheck_max_rel_err']:.1e}",
+        ),
     ]
 
 
 def opening(gallery: Gallery, judgement: Judgement) -> tuple[int, str]:
-    """What the page opens on: the image that is right with most confidence, and the map that deserves most trust."""
+    """What the page opens on: the image that is right with most confidence, and the map that
+    deserves most trust."""
     confidence = gallery.probabilities.max(axis=1) + (gallery.predicted == gallery.labels)
     rows = [row for row in judgement.tables["attention_maps"] if row["verdict"]]
     return int(confidence.argmax()), max(rows, key=lambda row: row["minus_centre_low"])["map"]
@@ -256,7 +306,8 @@ def write_page(
 def write_tensors(
     folder: Path, gallery: Gallery, maps: Maps, sample: NDArray[np.intp], prefix: tuple[str, ...]
 ) -> None:
-    """`gallery.safetensors`: the matrices (float16) of `blocks`; `maps.safetensors`: every map of the sample.
+    """`gallery.safetensors`: the matrices (float16) of `blocks`; `maps.safetensors`: every map of
+    the sample.
 
     `rows` in both are the images' places in the test split.
     """
@@ -265,14 +316,19 @@ def write_tensors(
     axes = f"images, blocks, {'heads' if kept.each_head else 'the mean over heads'}, queries, keys"
     which = f"blocks: {' '.join(map(str, kept.blocks))} of {kept.depth}"
     metadata = {"attn": f"{axes}; prefix tokens: {' '.join(prefix) or 'none'}; {which}"}
-    tensors = {"attn": gallery.attn, "blocks": torch.tensor(kept.blocks), "rows": torch.from_numpy(gallery.rows)}
+    tensors = {
+        "attn": gallery.attn,
+        "blocks": torch.tensor(kept.blocks),
+        "rows": torch.from_numpy(gallery.rows),
+    }
     (folder / "gallery.safetensors").write_bytes(save(tensors, metadata))
     by_name = {name.replace(" ", "_"): values.contiguous() for name, values in maps.items()}
     (folder / "maps.safetensors").write_bytes(save({**by_name, "rows": torch.from_numpy(sample)}))
 
 
 def distance_rows(distances: Tensor) -> list[dict[str, Any]]:
-    """(2, L, H) mean attention distances, pretrained and fine-tuned, as one row per block and head."""
+    """(2, L, H) mean attention distances, pretrained and fine-tuned, as one row per block and
+    head."""
     before, after = distances.double().round(decimals=3).tolist()
     return [
         {"block": block, "head": head, "pretrained": old, "finetuned": new}

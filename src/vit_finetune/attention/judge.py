@@ -1,6 +1,8 @@
-"""Computes every map of a sample of images and runs each test of them once, with n and a 95 % interval.
+"""Computes every map of a sample of images and runs each test of them once, with n and a 95 %
+interval.
 
-B images, L blocks, H heads, T tokens, a grid of G_h x G_w patches. `Maps` is method -> (B, G_h, G_w).
+B images, L blocks, H heads, T tokens, a grid of G_h x G_w patches. `Maps` is method -> (B, G_h,
+G_w).
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +21,12 @@ from vit_finetune.attention.maps import METHODS, MapMaker, Maps, joined, readout
 from vit_finetune.attention.pointing import quadrant_share
 from vit_finetune.attention.sample import Mosaics, Sample
 from vit_finetune.attention.sanity import randomised, rank_correlation
-from vit_finetune.attention.shape import attention_distance, corner_share, effective_patches, prefix_mass
+from vit_finetune.attention.shape import (
+    attention_distance,
+    corner_share,
+    effective_patches,
+    prefix_mass,
+)
 from vit_finetune.attention.walk import BlockAttention, Walk
 from vit_finetune.intervals import Interval, mean, share
 from vit_finetune.model.boundary import autocast, to_device
@@ -32,7 +39,14 @@ Intervals = dict[str, Interval]  # by the name of a map, a block or a choice of 
 
 SANITY_IMAGES, STEPS = 16, 5
 BASELINES = ("random", "centre")
-NUMBERS = ("score", "minus_random", "minus_centre", "mosaic_share", "head_shuffled", "blocks_shuffled")
+NUMBERS = (
+    "score",
+    "minus_random",
+    "minus_centre",
+    "mosaic_share",
+    "head_shuffled",
+    "blocks_shuffled",
+)
 
 
 def cells(name: str, interval: Interval | None) -> Row:
@@ -45,32 +59,39 @@ def per_method(values: Mapping[str, NDArray[Any]]) -> Intervals:
     return {name: mean(value) for name, value in values.items()}
 
 
-def faithfulness_of(asked: nn.Module, sample: Sample, maps: Maps, rng: Rng) -> dict[str, faithfulness.Curves]:
+def faithfulness_of(
+    asked: nn.Module, sample: Sample, maps: Maps, rng: Rng
+) -> dict[str, faithfulness.Curves]:
     """Deletion and insertion of every map and of the two baselines."""
     count, *grid = maps["relevance"].shape
     baselines = {
         "random": faithfulness.random_maps(count, (grid[0], grid[1]), rng),
         "centre": faithfulness.centre_prior((grid[0], grid[1])).expand(count, *grid),
     }
-    return faithfulness.deletion_insertion(asked, sample.pixels, sample.predicted, {**maps, **baselines}, rng)
+    return faithfulness.deletion_insertion(
+        asked, sample.pixels, sample.predicted, {**maps, **baselines}, rng
+    )
 
 
 Bands = dict[str, dict[str, NDArray[Any]]]  # `deletion` and `insertion` -> map -> (3, F)
 
 
 def curve_bands(curves: Mapping[str, faithfulness.Curves]) -> Bands:
-    """Mean, low and high, (3, F), of every map's curve: `deletion` and `insertion` -> map -> band."""
+    """Mean, low and high, (3, F), of every map's curve: `deletion` and `insertion` -> map ->
+    band."""
 
     def band(values: NDArray[Any]) -> NDArray[Any]:
         return np.clip([mean(column[~np.isnan(column)])[:3] for column in values.T], 0, 1).T
 
     return {
-        kind: {name: band(getattr(curve, kind)) for name, curve in curves.items()} for kind in ("deletion", "insertion")
+        kind: {name: band(getattr(curve, kind)) for name, curve in curves.items()}
+        for kind in ("deletion", "insertion")
     }
 
 
 def curve_rows(bands: Bands) -> list[Row]:
-    """A row for each curve, map and fraction of the patches: the mean probability with its interval."""
+    """A row for each curve, map and fraction of the patches: the mean probability with its
+    interval."""
     return [
         {"curve": curve, "map": name, "fraction": fraction}
         | {end: round(float(band[i, f]), 4) for i, end in enumerate(("probability", "low", "high"))}
@@ -83,18 +104,25 @@ def curve_rows(bands: Bands) -> list[Row]:
 def mosaic_shares(maker: MapMaker, mosaics: Mosaics) -> Intervals:
     """Share of the positive relevance in the quadrant of the asked-for class; chance is 0.25."""
     maps = maker.maps(mosaics.pixels, mosaics.classes)
-    return per_method({name: quadrant_share(values, mosaics.quadrants) for name, values in maps.items()})
+    return per_method(
+        {name: quadrant_share(values, mosaics.quadrants) for name, values in maps.items()}
+    )
 
 
 def patch_rows(asked: nn.Module, sample: Sample, maps: Tensor, rng: Rng) -> list[Row]:
-    """Accuracy from a fifth of the patches (the map's top, or random) and from the centre or the border alone."""
+    """Accuracy from a fifth of the patches (the map's top, or random) and from the centre or the
+    border alone."""
     kept = {"all": (sample.predicted == sample.labels).numpy().astype(float)}
     kept |= faithfulness.kept_correct(asked, sample.pixels, sample.labels, maps, rng)
-    return [{"patches": name, **cells("accuracy", share(right)), "n": len(right)} for name, right in kept.items()]
+    return [
+        {"patches": name, **cells("accuracy", share(right)), "n": len(right)}
+        for name, right in kept.items()
+    ]
 
 
 class Shapes:
-    """How wide, how far and where the attention of one batch goes, taken from its blocks, last block first."""
+    """How wide, how far and where the attention of one batch goes, taken from its blocks, last
+    block first."""
 
     def __init__(self, maker: MapMaker) -> None:
         self.layout, self.blocks = maker.layout, list[dict[str, Tensor]]()
@@ -112,18 +140,25 @@ class Shapes:
 
     def stacked(self) -> dict[str, Tensor]:
         """By name, first block first: (B, L), `distance` (B, L, H)."""
-        return {name: torch.stack([one[name] for one in reversed(self.blocks)], dim=1) for name in self.blocks[0]}
+        return {
+            name: torch.stack([one[name] for one in reversed(self.blocks)], dim=1)
+            for name in self.blocks[0]
+        }
 
 
 def maps_and_shapes(maker: MapMaker, sample: Sample) -> tuple[Maps, dict[str, Tensor], float]:
-    """Every map for the predicted class, the shape of the attention of each image, and the self-check's error.
+    """Every map for the predicted class, the shape of the attention of each image, and the
+    self-check's error.
 
-    The shapes are `effective_patches`, `corner_share` and `prefix_mass`, (B, L), and `distance`, (B, L, H).
+    The shapes are `effective_patches`, `corner_share` and `prefix_mass`, (B, L), and `distance`,
+    (B, L, H).
     """
     maps, shapes, errors = [], [], []
     for pixels, classes in maker.batches(sample.pixels, sample.predicted):
         walk, by_block = Walk(maker.model, pixels), Shapes(maker)
-        maps.append(maker.maps_of(walk, classes, visit=partial(by_block.take, readout=maker.readout(walk))))
+        maps.append(
+            maker.maps_of(walk, classes, visit=partial(by_block.take, readout=maker.readout(walk)))
+        )
         shapes.append(by_block.stacked())
         errors.append(walk.error)
     return joined(maps), joined(shapes), max(errors)
@@ -154,7 +189,11 @@ def block_rows(shapes: Mapping[str, Tensor], before: Tensor) -> list[Row]:
     rows = []
     for block in range(before.shape[1]):
         found = [cells(name, mean(values[:, block].numpy())) for name, values in by_block.items()]
-        rows.append({"block": block} | {key: value for one in found for key, value in one.items()} | {"n": len(before)})
+        rows.append(
+            {"block": block}
+            | {key: value for one in found for key, value in one.items()}
+            | {"n": len(before)}
+        )
     return rows
 
 
@@ -167,14 +206,17 @@ def sanity_correlations(
     for name, parts in (("head_shuffled", heads), ("blocks_shuffled", [*heads, "blocks"])):
         shuffled = randomised(maker.model, parts, torch.Generator().manual_seed(seed))
         others = replace(maker, model=shuffled).maps(pixels, targets)
-        found[name] = per_method({m: rank_correlation(maps[m][:SANITY_IMAGES], others[m]) for m in METHODS})
+        found[name] = per_method(
+            {m: rank_correlation(maps[m][:SANITY_IMAGES], others[m]) for m in METHODS}
+        )
     return found
 
 
 def map_rows(
     curves: Mapping[str, faithfulness.Curves], others: Mapping[str, Intervals], above_chance: bool
 ) -> list[Row]:
-    """What each map is worth, a row each, and the two baselines: NUMBERS, and a verdict on each map.
+    """What each map is worth, a row each, and the two baselines: NUMBERS, and a verdict on each
+    map.
 
     Args:
         others: mosaic_share, head_shuffled and blocks_shuffled of each map.
@@ -183,7 +225,11 @@ def map_rows(
     rows = []
     for name, curve in curves.items():
         found = {"score": curve.score()}
-        found |= {f"minus_{base}": curve.score(curves[base]) for base in BASELINES if name not in (base, "random")}
+        found |= {
+            f"minus_{base}": curve.score(curves[base])
+            for base in BASELINES
+            if name not in (base, "random")
+        }
         found |= {key: values[name] for key, values in others.items() if name in values}
         row: Row = {"map": name, "n": found["score"].n}
         for number in NUMBERS:
@@ -195,7 +241,8 @@ def map_rows(
 
 @dataclass(frozen=True)
 class Judgement:
-    """What `judge` finds: metrics, tables by the name of their file in plots/, and what is drawn."""
+    """What `judge` finds: metrics, tables by the name of their file in plots/, and what is
+    drawn."""
 
     metrics: dict[str, Any]
     tables: dict[str, list[Row]]
@@ -219,8 +266,8 @@ def judge(
     Args:
         above_chance: whether the model's accuracy is.
         step: called STEPS times, for a progress bar.
-        precision: of the passes in which patches are left out, if the probabilities stay the same in it. Attention and
-            gradients are always in float32.
+        precision: of the passes in which patches are left out, if the probabilities stay the same
+            in it. Attention and gradients are always in float32.
     """
     rng, device = np.random.default_rng(seed), sample.pixels.device
     precision = faithfulness.precision_for(maker.model, sample.pixels, precision)
@@ -243,7 +290,10 @@ def judge(
         "selfcheck_max_rel_err": max(first_error, error),
         "margin": {row["map"]: row["minus_centre"] for row in rows if row["map"] in METHODS},
     }
-    blocks, distances = block_rows(shapes, before), torch.stack([d.mean(dim=0) for d in (before, shapes["distance"])])
+    blocks, distances = (
+        block_rows(shapes, before),
+        torch.stack([d.mean(dim=0) for d in (before, shapes["distance"])]),
+    )
     tables = {"attention_maps": rows, "attention_blocks": blocks, "attention_patches": patches}
     tables["attention_curves"] = curve_rows(bands)
     return Judgement(metrics, tables, maps, bands, distances)

@@ -14,7 +14,8 @@ PAGE_BYTES = 2**26  # of the page before it is compressed, one byte for each val
 
 @dataclass(frozen=True)
 class Kept:
-    """Blocks whose matrices are kept, of `depth`, and whether each of their `heads` is, or their mean alone."""
+    """Blocks whose matrices are kept, of `depth`, and whether each of their `heads` is, or their
+    mean alone."""
 
     blocks: tuple[int, ...]
     depth: int
@@ -27,7 +28,14 @@ class Kept:
 
     def empty(self, images: int, tokens: int, dtype: torch.dtype) -> Tensor:
         """Room for what is kept, (N, blocks, H or 1, T, T)."""
-        return torch.empty(images, len(self.blocks), self.heads if self.each_head else 1, tokens, tokens, dtype=dtype)
+        return torch.empty(
+            images,
+            len(self.blocks),
+            self.heads if self.each_head else 1,
+            tokens,
+            tokens,
+            dtype=dtype,
+        )
 
     @property
     def left_out(self) -> str:
@@ -35,11 +43,14 @@ class Kept:
         numbers = ", ".join(map(str, self.blocks))
         parts = [] if len(self.blocks) == self.depth else [f"of {self.depth} blocks only {numbers}"]
         parts += [] if self.each_head else [f"the mean over each block's {self.heads} heads alone"]
-        return f"So as not to become too large, the page holds {' and '.join(parts)}." if parts else ""
+        return (
+            f"So as not to become too large, the page holds {' and '.join(parts)}." if parts else ""
+        )
 
 
 def spread(depth: int, count: int) -> tuple[int, ...]:
-    """`count` of the blocks 0 to depth - 1, evenly spread, first and last included; of one, the last."""
+    """`count` of the blocks 0 to depth - 1, evenly spread, first and last included; of one, the
+    last."""
     if count >= depth:
         return tuple(range(depth))
     if count <= 1:
@@ -48,14 +59,16 @@ def spread(depth: int, count: int) -> tuple[int, ...]:
 
 
 def kept_in_file(images: int, depth: int, heads: int, tokens: int) -> Kept:
-    """All heads of as many blocks as FILE_BYTES allow; if of none, the mean over heads of as many, at least of one."""
+    """All heads of as many blocks as FILE_BYTES allow; if of none, the mean over heads of as many,
+    at least of one."""
     whole = FILE_BYTES // (2 * images * heads * tokens**2)
     blocks = whole or FILE_BYTES // (2 * images * tokens**2)
     return Kept(spread(depth, blocks), depth, heads, each_head=whole > 0)
 
 
 def kept_on_page(images: int, depth: int, heads: int, tokens: int) -> Kept:
-    """All heads of all blocks if PAGE_BYTES allow; else the mean over heads of as many, at least of one."""
+    """All heads of all blocks if PAGE_BYTES allow; else the mean over heads of as many, at least of
+    one."""
     if images * depth * heads * tokens**2 <= PAGE_BYTES:
         return Kept(tuple(range(depth)), depth, heads)
     return Kept(spread(depth, PAGE_BYTES // (images * tokens**2)), depth, heads, each_head=False)

@@ -1,6 +1,7 @@
 """One self-contained HTML page in which a reader explores the attention of a few images.
 
-Letters: L blocks, H heads, T tokens (prefix tokens, then the patches row by row), Gh x Gw patch grid, K classes.
+Letters: L blocks, H heads, T tokens (prefix tokens, then the patches row by row), Gh x Gw patch
+grid, K classes.
 """
 
 import base64
@@ -34,15 +35,19 @@ class Record:
     """One image of the page and everything the model computed on it."""
 
     image: Bytes  # (H, W, 3), the original pixels
-    attn: Floats  # (L, H, T, T), rows are queries; of the blocks that are kept, H = 1 for the mean over heads
+    # (L, H, T, T), rows are queries; of the blocks that are kept, H = 1 for the mean over heads
+    attn: Floats
     maps: Mapping[str, Floats]  # per method (K, Gh, Gw), or (1, Gh, Gw) when it knows no class
     label: int
     predicted: int
     probabilities: Floats  # (K,)
-    box: tuple[float, float, float, float]  # left, top, right, bottom of the grid, in original pixels
+    # left, top, right, bottom of the grid, in original pixels
+    box: tuple[float, float, float, float]
     file: str = ""  # where the image came from
-    content: tuple[int, int, int, int] | None = None  # the image without bars: left, top, right, bottom in pixels
-    contrasts: Mapping[str, Floats] = field(default_factory=dict)  # per method that has them (P, Gh, Gw), signed
+    # the image without bars: left, top, right, bottom in pixels
+    content: tuple[int, int, int, int] | None = None
+    # per method that has them (P, Gh, Gw), signed
+    contrasts: Mapping[str, Floats] = field(default_factory=dict)
 
 
 def render(
@@ -59,17 +64,21 @@ def render(
     note: str = NOTE,
     kept: Kept | None = None,
 ) -> str:
-    """The page as text; equal arguments give equal bytes, and the page never asks the network for anything.
+    """The page as text; equal arguments give equal bytes, and the page never asks the network for
+    anything.
 
-    `methods` maps each method, in the order of its tab, to a sentence that says what it shows; `summary` is a
-    sentence that unfolds into `facts`, (name, value) pairs; `start` is the image and the tab that the page opens on;
-    `pairs` are the P pairs of classes, the smaller number first, of which the records hold contrasts;
-    `kept` says which blocks and heads the records hold, if not all, and the page names what it leaves out.
-    Raises ValueError when a record does not fit the others.
+    `methods` maps each method, in the order of its tab, to a sentence that says what it shows;
+    `summary` is a sentence that unfolds into `facts`, (name, value) pairs; `start` is the image and
+    the tab that the page opens on; `pairs` are the P pairs of classes, the smaller number first, of
+    which the records hold contrasts; `kept` says which blocks and heads the records hold, if not
+    all, and the page names what it leaves out. Raises ValueError when a record does not fit the
+    others.
     """
     images, layouts = [], []
     for number, record in enumerate(records):
-        layouts.append(_layout(record, number, len(classes), len(prefix_names), list(methods), len(pairs)))
+        layouts.append(
+            _layout(record, number, len(classes), len(prefix_names), list(methods), len(pairs))
+        )
         images.append(_describe(record, methods))
         if layouts[number] != layouts[0]:
             raise ValueError(f"image {number} has {layouts[number]}, but image 0 has {layouts[0]}")
@@ -78,7 +87,12 @@ def render(
     depth, heads = layouts[0]["shape"][:2]
     kept = kept or Kept(tuple(range(depth)), depth, heads)
     data = {
-        **{"title": title, "note": f"{note} {kept.left_out}".rstrip(), "summary": summary, "facts": list(facts)},
+        **{
+            "title": title,
+            "note": f"{note} {kept.left_out}".rstrip(),
+            "summary": summary,
+            "facts": list(facts),
+        },
         "classes": list(classes),
         "prefix": list(prefix_names),
         "methods": dict(methods),
@@ -88,15 +102,22 @@ def render(
         "images": images,
     }
     # "<" could end the script element early; inside JSON its escape means the same
-    parts = {"title": html.escape(title), "data": json.dumps(data, allow_nan=False).replace("<", "\\u003c")}
-    return re.sub(r"\{\{(title|data)\}\}", lambda found: parts[found[1]], TEMPLATE.read_text("utf-8"))
+    parts = {
+        "title": html.escape(title),
+        "data": json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
+    }
+    return re.sub(
+        r"\{\{(title|data)\}\}", lambda found: parts[found[1]], TEMPLATE.read_text("utf-8")
+    )
 
 
 def quantise(attn: Floats) -> tuple[Bytes, Floats]:
-    """Attention (..., T, T) -> levels (..., T, T) in 0..255 and the scale of each row, float32 (..., T).
+    """Attention (..., T, T) -> levels (..., T, T) in 0..255 and the scale of each row, float32
+    (..., T).
 
-    A value is about scale * (level / 255)**2: the square root spends the levels on the many small values. The
-    scale is the row's maximum rounded up to bfloat16, so that it is stored in two bytes.
+    A value is about scale * (level / 255)**2: the square root spends the levels on the many small
+    values. The scale is the row's maximum rounded up to bfloat16, so that it is stored in two
+    bytes.
     """
     if not (np.isfinite(attn).all() and (attn >= 0).all()):
         raise ValueError("attention must be finite and not negative, but it is not")
@@ -109,16 +130,25 @@ def quantise(attn: Floats) -> tuple[Bytes, Floats]:
 def _layout(
     record: Record, number: int, classes: int, prefix: int, methods: Sequence[str], pairs: int
 ) -> dict[str, tuple[int, ...]]:
-    """Grid (Gh, Gw) and (L, H, T) of a record, or ValueError with what was expected and what came."""
+    """Grid (Gh, Gw) and (L, H, T) of a record, or ValueError with what was expected and what
+    came."""
     if not methods or OWN_TAB in methods:
-        raise ValueError(f"the page needs at least one method, and none called {OWN_TAB!r}; got {list(methods)}")
+        raise ValueError(
+            f"the page needs at least one method, and none called {OWN_TAB!r}; got {list(methods)}"
+        )
     grid = record.maps[methods[0]].shape[1:]
-    found = [("image", record.image, (*record.image.shape[:2], 3)), ("probabilities", record.probabilities, (classes,))]
+    found = [
+        ("image", record.image, (*record.image.shape[:2], 3)),
+        ("probabilities", record.probabilities, (classes,)),
+    ]
     found += [("attn", record.attn, (*record.attn.shape[:2], *[prefix + int(np.prod(grid))] * 2))]
     for name in methods:
         known = 1 if len(record.maps[name]) == 1 else classes
         found += [(f"map {name!r}", record.maps[name], (known, *grid))]
-    found += [(f"contrasts of {name!r}", array, (pairs, *grid)) for name, array in record.contrasts.items()]
+    found += [
+        (f"contrasts of {name!r}", array, (pairs, *grid))
+        for name, array in record.contrasts.items()
+    ]
     for name, array, expected in found:
         if array.shape != expected:
             raise ValueError(f"image {number}: {name} has shape {array.shape}, expected {expected}")
@@ -140,7 +170,11 @@ def _describe(record: Record, methods: Iterable[str]) -> dict[str, Any]:
         "levels": _pack(levels),
         "maps": {
             name: _describe_map(record.maps[name])
-            | {"against": _describe_map(record.contrasts[name]) if name in record.contrasts else None}
+            | {
+                "against": _describe_map(record.contrasts[name])
+                if name in record.contrasts
+                else None
+            }
             for name in methods
         },
         "file": record.file,

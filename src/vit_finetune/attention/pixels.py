@@ -13,15 +13,19 @@ from vit_finetune.model.preprocessing import Preprocessing
 def spotlight(
     image: npt.NDArray[np.uint8], painted: npt.NDArray[Any], top: float | None = None
 ) -> npt.NDArray[np.uint8]:
-    """The image, bright where a map (H, W) is high and dimmed where it is low, negative or NaN -> (H, W, 3).
+    """The image, bright where a map (H, W) is high and dimmed where it is low, negative or NaN ->
+    (H, W, 3).
 
-    What is `top` or more is drawn as bright as the image: by default the map's 97th percentile, so that a few attention
-    sinks do not dim all others. The square root keeps the object recognisable.
+    What is `top` or more is drawn as bright as the image: by default the map's 97th percentile, so
+    that a few attention sinks do not dim all others. The square root keeps the object recognisable.
 
     Args:
         image: (h, w, 3); its pixels are enlarged to the size of the map where that is larger.
     """
-    rows, columns = (np.arange(size) * side // size for size, side in zip(painted.shape, image.shape[:2], strict=True))
+    rows, columns = (
+        np.arange(size) * side // size
+        for size, side in zip(painted.shape, image.shape[:2], strict=True)
+    )
     values = np.nan_to_num(np.clip(painted, 0, None))
     top = bright_end(painted) if top is None else top
     share = 0.2 + 0.8 * np.sqrt(np.clip(values / (top or 1.0), 0, 1))
@@ -29,7 +33,8 @@ def spotlight(
 
 
 def bright_end(painted: npt.NDArray[Any]) -> float:
-    """The 97th percentile of the finite values of maps, or where that is not above 0 the largest."""
+    """The 97th percentile of the finite values of maps, or where that is not above 0 the
+    largest."""
     values = painted[np.isfinite(painted)]
     if not len(values):
         return 0.0
@@ -39,10 +44,12 @@ def bright_end(painted: npt.NDArray[Any]) -> float:
 
 @dataclass(frozen=True)
 class PixelGrid:
-    """Where the patches lie on the original: resized to `resized`, centre-cropped to `crop`, cut into `grid`.
+    """Where the patches lie on the original: resized to `resized`, centre-cropped to `crop`, cut
+    into `grid`.
 
-    All (height, width) in pixels, the grid in patches. Offsets are those of torchvision's center_crop, which
-    pads where the crop is larger. ValueError if the grid does not divide the crop.
+    All (height, width) in pixels, the grid in patches. Offsets are those of torchvision's
+    center_crop, which pads where the crop is larger. ValueError if the grid does not divide the
+    crop.
     """
 
     image: tuple[int, int]
@@ -51,21 +58,26 @@ class PixelGrid:
     grid: tuple[int, int]
 
     @classmethod
-    def of(cls, image: tuple[int, ...], preprocess: Preprocessing, grid: tuple[int, int]) -> "PixelGrid":
+    def of(
+        cls, image: tuple[int, ...], preprocess: Preprocessing, grid: tuple[int, int]
+    ) -> "PixelGrid":
         """For images (height, width, ...) that reach the model by this preprocessing."""
         height, width = image[:2]
         return cls((height, width), preprocess.resized(height, width), preprocess.input_size, grid)
 
     def __post_init__(self) -> None:
         if any(side % count for side, count in zip(self.crop, self.grid, strict=True)):
-            raise ValueError(f"a crop of {self.crop} pixels cannot be cut into {self.grid} equal patches")
+            raise ValueError(
+                f"a crop of {self.crop} pixels cannot be cut into {self.grid} equal patches"
+            )
 
     def _offset(self, axis: int) -> int:
         spare = self.resized[axis] - self.crop[axis]
         return round(spare / 2) if spare >= 0 else -(-spare // 2)
 
     def boxes(self) -> npt.NDArray[np.float64]:
-        """(G_h, G_w, 4): top, left, bottom, right of each patch in original pixels, edges not rounded."""
+        """(G_h, G_w, 4): top, left, bottom, right of each patch in original pixels, edges not
+        rounded."""
         edges = [
             (self._offset(i) + np.arange(self.grid[i] + 1) * (self.crop[i] // self.grid[i]))
             * (self.image[i] / self.resized[i])
@@ -76,12 +88,16 @@ class PixelGrid:
         return np.stack([top, left, bottom, right], axis=-1)
 
     def _patch_of_pixel(self, axis: int, size: int) -> npt.NDArray[np.int64]:
-        """Row (or column) of the patch in which each pixel's centre lies, on a canvas of `size` pixels.
+        """Row (or column) of the patch in which each pixel's centre lies, on a canvas of `size`
+        pixels.
 
-        In whole numbers: the centre (i + 1/2) * resized / size must not slip over an edge by rounding.
+        In whole numbers: the centre (i + 1/2) * resized / size must not slip over an edge by
+            rounding.
         """
         centre = (2 * np.arange(size) + 1) * self.resized[axis] - 2 * size * self._offset(axis)
-        return np.asarray(centre // (2 * size * (self.crop[axis] // self.grid[axis])), dtype=np.int64)
+        return np.asarray(
+            centre // (2 * size * (self.crop[axis] // self.grid[axis])), dtype=np.int64
+        )
 
     def paint(
         self,
@@ -89,12 +105,14 @@ class PixelGrid:
         size: Sequence[int] | None = None,
         content: Sequence[int] | npt.NDArray[Any] | None = None,
     ) -> npt.NDArray[np.float64]:
-        """(G_h, G_w) -> the whole image (height, width), each pixel its patch's value, NaN outside the crop.
+        """(G_h, G_w) -> the whole image (height, width), each pixel its patch's value, NaN outside
+        the crop.
 
-        Nearest patch, no invented smoothness. `size` defaults to the original image; on a canvas of size
-        `resized`, or a multiple of it, every patch is its exact rectangle (after 32 -> 224 a patch of 16
-        covers 2.29 original pixels). Outside `content`, a box of the original image (top, left, bottom, right), it is
-        NaN as well: bars that were added are no image. ValueError if the map is not of the grid's shape.
+        Nearest patch, no invented smoothness. `size` defaults to the original image; on a canvas of
+        size `resized`, or a multiple of it, every patch is its exact rectangle (after 32 -> 224 a
+        patch of 16 covers 2.29 original pixels). Outside `content`, a box of the original image
+        (top, left, bottom, right), it is NaN as well: bars that were added are no image. ValueError
+            if the map is not of the grid's shape.
         """
         if patch_map.shape != self.grid:
             raise ValueError(f"the map is {patch_map.shape}, the grid {self.grid}")
@@ -108,7 +126,9 @@ class PixelGrid:
         canvas[inside] = patch_map[np.ix_(rows[inside[0].ravel()], columns[inside[1].ravel()])]
         if content is not None:
             top, left, bottom, right = content
-            down, across = ((np.arange(size[axis]) + 0.5) * self.image[axis] / size[axis] for axis in (0, 1))
+            down, across = (
+                (np.arange(size[axis]) + 0.5) * self.image[axis] / size[axis] for axis in (0, 1)
+            )
             canvas[(down < top) | (down > bottom)] = np.nan
             canvas[:, (across < left) | (across > right)] = np.nan
         return canvas

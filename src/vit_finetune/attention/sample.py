@@ -24,31 +24,43 @@ class PredictedImages:
     labels: NDArray[np.int64]
     predicted: NDArray[np.int64]
     files: list[str]
-    content: NDArray[np.int32] | None = None  # without bars: top, left, bottom, right in pixels, (N, 4)
+    # without bars: top, left, bottom, right in pixels, (N, 4)
+    content: NDArray[np.int32] | None = None
 
     @property
     def above_chance(self) -> bool:
-        """Whether the model is right more often than a guess of the most frequent class, clearly."""
+        """Whether the model is right more often than a guess of the most frequent class,
+        clearly."""
         return above_chance(self.labels, self.predicted)
 
     def take(self, rows: NDArray[np.intp]) -> "PredictedImages":
         files = [self.files[row] for row in rows]
         content = None if self.content is None else self.content[rows]
-        return PredictedImages(np.array(self.images[rows]), self.labels[rows], self.predicted[rows], files, content)
+        return PredictedImages(
+            np.array(self.images[rows]), self.labels[rows], self.predicted[rows], files, content
+        )
 
 
 def read_predicted_images(subset: str, predictions: str, classes: Sequence[str]) -> PredictedImages:
-    """From the subset's folder and the table of predictions (UserError if a file is missing or damaged)."""
+    """From the subset's folder and the table of predictions (UserError if a file is missing or
+    damaged)."""
     images, labels = read_split(subset, "test", "images", "labels")
     rows = read_csv(predictions)
     predicted = np.array([classes.index(row["predicted"]) for row in rows])
-    content = read_split(subset, "test", "content")[0] if (Path(subset) / "test_content.npy").is_file() else None
-    return PredictedImages(images, np.array(labels), predicted, [row["file"] for row in rows], content)
+    content = (
+        read_split(subset, "test", "content")[0]
+        if (Path(subset) / "test_content.npy").is_file()
+        else None
+    )
+    return PredictedImages(
+        images, np.array(labels), predicted, [row["file"] for row in rows], content
+    )
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Images on which the maps are judged: `pixels` (B, 3, h, w) as the model takes them, the rest (B,)."""
+    """Images on which the maps are judged: `pixels` (B, 3, h, w) as the model takes them, the rest
+    (B,)."""
 
     rows: NDArray[np.intp]
     pixels: Tensor
@@ -58,14 +70,17 @@ class Sample:
 
 @dataclass(frozen=True)
 class Mosaics:
-    """Mosaics (M, 3, h, w) as the model takes them, the class that each is asked for and its quadrant, (M,)."""
+    """Mosaics (M, 3, h, w) as the model takes them, the class that each is asked for and its
+    quadrant, (M,)."""
 
     pixels: Tensor
     classes: Tensor
     quadrants: Tensor
 
 
-def draw_sample(test: PredictedImages, preprocess: Preprocess, count: int, rng: np.random.Generator) -> Sample:
+def draw_sample(
+    test: PredictedImages, preprocess: Preprocess, count: int, rng: np.random.Generator
+) -> Sample:
     """`count` test images at random, or all if there are fewer, in the order of the test part."""
     rows = np.sort(rng.choice(len(test.images), min(count, len(test.images)), replace=False))
     drawn = test.take(rows)
@@ -73,17 +88,22 @@ def draw_sample(test: PredictedImages, preprocess: Preprocess, count: int, rng: 
     return Sample(rows, preprocess(torch.from_numpy(drawn.images)), predicted, labels)
 
 
-def draw_mosaics(test: PredictedImages, preprocess: Preprocess, count: int, rng: np.random.Generator) -> Mosaics:
+def draw_mosaics(
+    test: PredictedImages, preprocess: Preprocess, count: int, rng: np.random.Generator
+) -> Mosaics:
     """`count` mosaics of four classes, each with the class that it is asked for."""
     tiles, sources, quadrants = mosaics(test.images, test.labels, count, rng)
     classes = test.labels[sources[np.arange(count), quadrants]]
-    return Mosaics(preprocess(torch.from_numpy(tiles)), torch.from_numpy(classes), torch.from_numpy(quadrants))
+    return Mosaics(
+        preprocess(torch.from_numpy(tiles)), torch.from_numpy(classes), torch.from_numpy(quadrants)
+    )
 
 
 def draw_for_classes(
     predicted: NDArray[np.int64], taken: NDArray[np.intp], each: int, rng: np.random.Generator
 ) -> NDArray[np.intp]:
-    """Rows of further test images, so that each predicted class has `each` with those `taken`, as far as there are any.
+    """Rows of further test images, so that each predicted class has `each` with those `taken`, as
+    far as there are any.
 
     As many as are taken at most; classes with the fewest come first.
     """
@@ -99,7 +119,8 @@ def draw_for_classes(
 
 
 def choose_gallery(test: PredictedImages, count: int, rng: np.random.Generator) -> NDArray[np.intp]:
-    """Rows of `count` images in random order, or all if there are fewer; half of them wrong if there are so many."""
+    """Rows of `count` images in random order, or all if there are fewer; half of them wrong if
+    there are so many."""
     right = test.predicted == test.labels
     count = min(count, len(right))
     hits, misses = rng.permutation(np.flatnonzero(right)), rng.permutation(np.flatnonzero(~right))

@@ -17,11 +17,13 @@ LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "
 def checkpoint_folder(stage: str, *inputs: Any) -> Path:
     """The folder of a stage's checkpoints, of these inputs, this code and these libraries alone.
 
-    Work that other code began must not be taken up: its outputs would be neither the old ones nor the new ones, and
-    dvc.lock would vouch for them. The code is that of all project modules that this process has imported.
+    Work that other code began must not be taken up: its outputs would be neither the old ones nor
+    the new ones, and dvc.lock would vouch for them. The code is that of all project modules that
+    this process has imported.
 
     Args:
-        inputs: plain values that stand for everything the work depends on: parameters, digests of the data.
+        inputs: plain values that stand for everything the work depends on: parameters, digests of
+            the data.
     """
     return CHECKPOINTS / stage / key_of(*inputs, imported_code(), library_versions())
 
@@ -32,11 +34,21 @@ def forget_checkpoints(stage: str) -> None:
 
 
 def imported_code() -> dict[str, str]:
-    """SHA-256 of the source of each project module that is imported, by its name; a stage runs as `__main__`."""
-    modules = [module for name, module in sys.modules.items() if name == "__main__" or name.split(".")[0] in OWN]
+    """SHA-256 of the source of each project module that is imported, by its name; a stage runs as
+    `__main__`."""
+    modules = [
+        module
+        for name, module in sys.modules.items()
+        if name == "__main__" or name.split(".")[0] in OWN
+    ]
     specs = [module.__spec__ for module in modules if module.__spec__]
-    files = {spec.name: spec.origin for spec in specs if spec.name.split(".")[0] in OWN and spec.origin}
-    return {name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in sorted(files.items())}
+    files = {
+        spec.name: spec.origin for spec in specs if spec.name.split(".")[0] in OWN and spec.origin
+    }
+    return {
+        name: hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        for name, file in sorted(files.items())
+    }
 
 
 def library_versions() -> dict[str, str]:

@@ -10,21 +10,25 @@ from vit_finetune.core.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-SAMPLES = 3  # of what runs beside a stage: a process that ends within them is not worth a slower wait
+# of what runs beside a stage: a process that ends within them is not worth a slower wait
+SAMPLES = 3
 
 
 def share_cores() -> None:
-    """Where other processes are running, let waiting threads sleep. To be called before torch is imported.
+    """Where other processes are running, let waiting threads sleep. To be called before torch is
+    imported.
 
-    OpenMP's threads spin while they wait for each other. On free cores that is fastest; where one of them is taken, all
-    spin for the one that is not running, and a stage takes three times as long. The results are the same bits.
+    OpenMP's threads spin while they wait for each other. On free cores that is fastest; where one
+    of them is taken, all spin for the one that is not running, and a stage takes three times as
+    long. The results are the same bits.
     """
     if "OMP_WAIT_POLICY" not in os.environ and all(_others_running() for _ in range(SAMPLES)):
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def _others_running() -> bool:
-    """Whether another thread than this one is running or ready to run, on any core (Linux; elsewhere not known)."""
+    """Whether another thread than this one is running or ready to run, on any core (Linux;
+    elsewhere not known)."""
     time.sleep(0.005)
     try:
         runnable = Path("/proc/loadavg").read_text(encoding="ascii").split()[3]
@@ -34,9 +38,14 @@ def _others_running() -> bool:
 
 
 def set_up_torch(
-    device: str, threads: int | None, local_rank: int = 0, local_size: int = 1, key: str = "runtime.device"
+    device: str,
+    threads: int | None,
+    local_rank: int = 0,
+    local_size: int = 1,
+    key: str = "runtime.device",
 ) -> "torch.device":
-    """Fix the number of threads, ask for deterministic algorithms, and resolve the device (UserError).
+    """Fix the number of threads, ask for deterministic algorithms, and resolve the device
+    (UserError).
 
     Of several processes on a machine, each gets its share of the threads, and a GPU of its own.
     """
@@ -47,7 +56,11 @@ def set_up_torch(
         torch.set_num_threads(max(1, (threads or torch.get_num_threads()) // local_size))
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that fills every new tensor
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    present = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
     if device == "auto":
         device = next(name for name, there in present.items() if there)
     if not present[device]:
@@ -70,7 +83,9 @@ def resolve_precision(precision: str, device: "torch.device") -> "torch.dtype":
 
     if precision == "auto":
         units = {
-            "cpu": lambda: torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported(),
+            "cpu": lambda: (
+                torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+            ),
             "cuda": lambda: torch.cuda.get_device_capability() >= (8, 0),
             "mps": lambda: False,
         }

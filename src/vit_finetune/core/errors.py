@@ -1,4 +1,5 @@
-"""Errors that a user can mend, and those of the machine: one line each. Everything else is a bug."""
+"""Errors that a user can mend, and those of the machine: one line each. Everything else is a
+bug."""
 
 import os
 import sys
@@ -10,7 +11,8 @@ TRACEBACK_VARIABLE = "VIT_TRACEBACK"
 
 
 class UserError(Exception):
-    """A user can mend it: the text names the key or file, what was found, what is allowed, and what to do."""
+    """A user can mend it: the text names the key or file, what was found, what is allowed, and what
+    to do."""
 
 
 def user_message(error: BaseException, smaller: str | None = None) -> str | None:
@@ -28,7 +30,8 @@ def user_message(error: BaseException, smaller: str | None = None) -> str | None
 
 @contextmanager
 def readable_errors(name: str, smaller: str | None = None) -> Iterator[None]:
-    """Exit with status 1 and a line for what a user can mend; a bug keeps its traceback, after a line that says so.
+    """Exit with status 1 and a line for what a user can mend; a bug keeps its traceback, after a
+    line that says so.
 
     VIT_TRACEBACK=1 shows the traceback of the former as well.
     """
@@ -37,7 +40,11 @@ def readable_errors(name: str, smaller: str | None = None) -> Iterator[None]:
     except Exception as error:
         message = user_message(error, smaller)
         if message is None:
-            print(f"{name}: this is a bug; please report it with the lines below", file=sys.stderr, flush=True)
+            print(
+                f"{name}: this is a bug; please report it with the lines below",
+                file=sys.stderr,
+                flush=True,
+            )
             raise
         if os.environ.get(TRACEBACK_VARIABLE):
             traceback.print_exc()

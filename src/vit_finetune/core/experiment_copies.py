@@ -15,7 +15,8 @@ def origin(folder: Path) -> Path | None:
 
 
 def require_whole(name: str, otherwise: str = "") -> None:
-    """UserError if this is a copy in which files below the folder `name` are missing that the project has.
+    """UserError if this is a copy in which files below the folder `name` are missing that the
+    project has.
 
     Args:
         otherwise: another way out than to track the folder, for the message.
@@ -35,5 +36,11 @@ def require_whole(name: str, otherwise: str = "") -> None:
 
 def _files(folder: Path) -> set[str]:
     """Files below a folder by their path in it, without hidden ones and DVC's own."""
-    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.suffix != ".dvc")
-    return {path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts)}
+    found = (
+        path.relative_to(folder)
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix != ".dvc"
+    )
+    return {
+        path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts)
+    }

@@ -23,7 +23,8 @@ WORTH_SAYING = 10**9  # bytes that a stage writes
 
 @contextmanager
 def new_file(path: str | Path) -> Iterator[Path]:
-    """A temporary path to write to; it becomes `path` when the block ends, and vanishes when it fails."""
+    """A temporary path to write to; it becomes `path` when the block ends, and vanishes when it
+    fails."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + PARTIAL)
@@ -37,7 +38,8 @@ def new_file(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: str | Path) -> Iterator[Path]:
-    """A temporary empty folder to fill; it becomes `path`, replacing it, when the block ends without an error."""
+    """A temporary empty folder to fill; it becomes `path`, replacing it, when the block ends
+    without an error."""
     path = Path(path)
     partial = path.with_name(path.name + PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)  # what a killed run left
@@ -57,7 +59,8 @@ def replace_folder(path: str | Path, new: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         if path.exists():
-            path.replace(old)  # at once: deleting it in place could be cut short and leave half of it
+            # at once: deleting it in place could be cut short and leave half of it
+            path.replace(old)
         new.replace(path)
     finally:
         shutil.rmtree(old, ignore_errors=True)
@@ -87,8 +90,11 @@ def read_json(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} is not readable ({error}); delete it and run dvc repro") from None
 
 
-def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = ()) -> None:
-    """Rows with the same keys; the header is `columns`, or the keys of the first row in their order."""
+def write_csv(
+    path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = ()
+) -> None:
+    """Rows with the same keys; the header is `columns`, or the keys of the first row in their
+    order."""
     rows = iter(rows)
     if not columns:
         first = next(rows)
@@ -115,8 +121,11 @@ def write_split(folder: Path, split: str, **arrays: NDArray[Any]) -> None:
 
 
 @contextmanager
-def new_rows(path: Path, shape: Sequence[int], dtype: Any) -> Iterator[Callable[[NDArray[Any]], None]]:
-    """A function that appends rows (n, *shape) to a new .npy file; the bytes are those of `np.save`.
+def new_rows(
+    path: Path, shape: Sequence[int], dtype: Any
+) -> Iterator[Callable[[NDArray[Any]], None]]:
+    """A function that appends rows (n, *shape) to a new .npy file; the bytes are those of
+    `np.save`.
 
     Rows that are written need no memory, and their number need not be known before.
     """
@@ -125,7 +134,11 @@ def new_rows(path: Path, shape: Sequence[int], dtype: Any) -> Iterator[Callable[
         with path.open("wb") as file:
 
             def write_header() -> None:
-                header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (count, *shape)}
+                header = {
+                    "descr": np.dtype(dtype).str,
+                    "fortran_order": False,
+                    "shape": (count, *shape),
+                }
                 np.lib.format.write_array_header_1_0(file, header)  # has room for any count of rows
 
             def append(rows: NDArray[Any]) -> None:
@@ -144,7 +157,8 @@ def new_rows(path: Path, shape: Sequence[int], dtype: Any) -> Iterator[Callable[
 
 
 def chunks(array: NDArray[Any], rows: NDArray[Any] | None = None) -> Iterator[NDArray[Any]]:
-    """The rows of an array, or those of the given indices, in their order, `CHUNK` bytes at a time at most."""
+    """The rows of an array, or those of the given indices, in their order, `CHUNK` bytes at a time
+    at most."""
     count = len(array) if rows is None else len(rows)
     step = max(1, CHUNK * len(array) // max(1, array.nbytes))
     for start in range(0, count, step):
@@ -167,7 +181,10 @@ def require_disk(stage: str, folder: Path, size: int) -> None:
             f"{readable_size(free)} left; free some of it, or take fewer or smaller images"
         )
     if size >= WORTH_SAYING:
-        print(f"{stage}: writes {readable_size(size)}; {readable_size(free)} of the disk are free", flush=True)
+        print(
+            f"{stage}: writes {readable_size(size)}; {readable_size(free)} of the disk are free",
+            flush=True,
+        )
 
 
 def readable_size(size: int) -> str:
@@ -180,7 +197,8 @@ def readable_size(size: int) -> str:
 
 
 def packed(names: Iterable[str]) -> NDArray[np.bytes_]:
-    """Names of files as one array of fixed width, which is small in memory and can be mapped from a file."""
+    """Names of files as one array of fixed width, which is small in memory and can be mapped from a
+    file."""
     return np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
 
 
@@ -191,14 +209,17 @@ def unpacked(names: NDArray[np.bytes_]) -> list[str]:
 
 
 def read_split(folder: str | Path, split: str, *names: str) -> list[NDArray[Any]]:
-    """The named arrays of a split, memory-mapped and read-only; missing or broken files are a UserError."""
+    """The named arrays of a split, memory-mapped and read-only; missing or broken files are a
+    UserError."""
     paths = [Path(folder) / f"{split}_{name}.npy" for name in names]
     try:
         return [np.lib.format.open_memmap(path, mode="r") for path in paths]
     except FileNotFoundError as error:
         raise UserError(f"{error.filename} is missing; run dvc repro") from None
     except ValueError as error:
-        raise UserError(f"{folder}: {split} is not readable ({error}); delete {folder} and run dvc repro") from None
+        raise UserError(
+            f"{folder}: {split} is not readable ({error}); delete {folder} and run dvc repro"
+        ) from None
 
 
 def key_of(*values: Any) -> str:

@@ -1,4 +1,5 @@
-"""The process of a stage: one at a time, ended with its DVC, errors in plain words, progress bars."""
+"""The process of a stage: one at a time, ended with its DVC, errors in plain words, progress
+bars."""
 
 import os
 import sys
@@ -26,14 +27,16 @@ LOCKS, LOCK_PATIENCE = Path(".run"), 10.0  # seconds: an orphan needs less than 
 SHELLS = ("sh", "dash", "bash", "ash", "zsh", "ksh", "fish")
 
 
-def run_stage(name: str, main: Callable[[], None], *, several: bool = False, smaller: str | None = None) -> NoReturn:
+def run_stage(
+    name: str, main: Callable[[], None], *, several: bool = False, smaller: str | None = None
+) -> NoReturn:
     """Run a stage and exit: with 0 and the time it took, or with 1 and what went wrong.
 
     Errors are those of `readable_errors`. Times are printed and never written to an output.
 
     Args:
-        several: whether the processes of a launcher (RANK) all take part; if not, the first one runs alone. Only the
-            first prints, except for errors.
+        several: whether the processes of a launcher (RANK) all take part; if not, the first one
+            runs alone. Only the first prints, except for errors.
         smaller: the key of params.yaml to lower when memory runs out.
     """
     start, rank = time.monotonic(), int(os.environ.get("RANK", 0))
@@ -77,28 +80,40 @@ def only_one(name: str) -> Iterator[None]:
 
 
 def end_with_dvc() -> None:
-    """End this process when the DVC or stage process that started it is gone. Without such a process, do nothing.
+    """End this process when the DVC or stage process that started it is gone. Without such a
+    process, do nothing.
 
-    If only dvc is killed, its stage goes on, and the next `dvc repro` would start a second one beside it. The operating
-    system reports the end of the direct parent only, which may be a shell; so a thread watches the process above it.
+    If only dvc is killed, its stage goes on, and the next `dvc repro` would start a second one
+    beside it. The operating system reports the end of the direct parent only, which may be a shell;
+    so a thread watches the process above it.
     """
     if DVC_VARIABLE not in os.environ and RANKS_VARIABLE not in os.environ:
         return
     starter = next((p for p in psutil.Process().parents() if p.name() not in SHELLS), None)
-    adopted = starter is None or (starter.pid == 1 and not any("dvc" in word for word in starter.cmdline()))
+    adopted = starter is None or (
+        starter.pid == 1 and not any("dvc" in word for word in starter.cmdline())
+    )
 
     def watch() -> None:
-        while starter and not adopted and starter.is_running() and starter.status() != psutil.STATUS_ZOMBIE:
+        while (
+            starter
+            and not adopted
+            and starter.is_running()
+            and starter.status() != psutil.STATUS_ZOMBIE
+        ):
             time.sleep(0.5)
         with suppress(OSError):  # whoever read the output may be gone as well
             name = os.environ.get(DVC_VARIABLE, "stage")
-            print(f"{name}: the process that started it is gone; ending", file=sys.stderr, flush=True)
+            print(
+                f"{name}: the process that started it is gone; ending", file=sys.stderr, flush=True
+            )
         os._exit(1)  # at once, from a thread: what is half-written has a temporary name
 
     threading.Thread(target=watch, daemon=True).start()
 
 
 def progress(items: Iterable[T], label: str, unit: str, total: int | None = None) -> "tqdm[T]":
-    """A progress bar with rate and remaining time; silent where output is no terminal or VIT_QUIET is set."""
+    """A progress bar with rate and remaining time; silent where output is no terminal or VIT_QUIET
+    is set."""
     disable = True if os.environ.get(QUIET_VARIABLE) else None
     return tqdm(items, desc=label, unit=unit, total=total, disable=disable, dynamic_ncols=True)

@@ -1,7 +1,8 @@
 """Several processes of one stage: which part each one computes, and how they exchange results.
 
-A stage starts its own (`runtime.processes`), or a launcher does: torchrun, or whatever sets the same variables (RANK,
-WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT). One process alone opens no process group.
+A stage starts its own (`runtime.processes`), or a launcher does: torchrun, or whatever sets the
+same variables (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT). One
+process alone opens no process group.
 """
 
 import os
@@ -25,8 +26,10 @@ from vit_finetune.core.process import RANKS_VARIABLE
 
 S = TypeVar("S", bound=Sequence[object])
 
-MEETING = Path(".run/ranks")  # where processes on one machine find each other; no port that another could take
-PATIENCE = timedelta(days=1)  # a process that ends closes its connections, which the others see at once
+# where processes on one machine find each other; no port that another could take
+MEETING = Path(".run/ranks")
+# a process that ends closes its connections, which the others see at once
+PATIENCE = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -95,13 +98,17 @@ def side_by_side(processes: int) -> Iterator[Ranks]:
     try:
         meeting = os.environ.get(RANKS_VARIABLE)  # a file, since a URL could not hold every path
         store = dist.FileStore(meeting, ranks.size) if meeting else None
-        dist.init_process_group(store=store, rank=ranks.rank, world_size=ranks.size, timeout=PATIENCE)
+        dist.init_process_group(
+            store=store, rank=ranks.rank, world_size=ranks.size, timeout=PATIENCE
+        )
         yield ranks
         ranks.wait()
     except Exception as error:
         watcher.join(2)  # which ends this process if another's end was the cause
         if isinstance(error, RuntimeError) and ("onnection" in str(error) or "NCCL" in str(error)):
-            raise UserError("another process of this stage ended; its own output says why") from None
+            raise UserError(
+                "another process of this stage ended; its own output says why"
+            ) from None
         raise
     finally:
         done.set()
@@ -123,7 +130,9 @@ def _start(processes: int) -> list[subprocess.Popen[bytes]]:
     }
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
     return [
-        subprocess.Popen(sys.orig_argv, env=os.environ | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        subprocess.Popen(
+            sys.orig_argv, env=os.environ | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        )
         for rank in range(1, processes)
     ]
 
@@ -135,7 +144,10 @@ def _watch(children: Sequence[subprocess.Popen[bytes]], done: threading.Event) -
             status = child.poll()
             if status and status != -signal.SIGINT and not done.is_set():
                 how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-                print(f"process {rank} of this stage ended ({how}), so all end; run it again to go on", file=sys.stderr)
+                print(
+                    f"process {rank} of this stage ended ({how}), so all end; run it again to go on",
+                    file=sys.stderr,
+                )
                 for other in children:
                     other.kill()
                 sys.stderr.flush()

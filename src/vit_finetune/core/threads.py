@@ -26,12 +26,15 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], threads: int) ->
 
 
 @contextmanager
-def side_by_side_on(device: "torch.device", items: int | None = None) -> Iterator[Callable[..., Iterator[Any]]]:
+def side_by_side_on(
+    device: "torch.device", items: int | None = None
+) -> Iterator[Callable[..., Iterator[Any]]]:
     """Gives a `map` for computations on a device; the order of the results is that of the items.
 
-    On a CPU each core takes an item of its own, on one thread: this is faster than all cores on one item, and no thread
-    waits for another. Where there are more cores than items, each item gets several threads. On a GPU it is `map`.
-    torch's modes (`no_grad`, `autocast`) belong to a thread: the function sets its own.
+    On a CPU each core takes an item of its own, on one thread: this is faster than all cores on one
+    item, and no thread waits for another. Where there are more cores than items, each item gets
+    several threads. On a GPU it is `map`. torch's modes (`no_grad`, `autocast`) belong to a thread:
+    the function sets its own.
 
     Args:
         items: how many there are, if that is known.

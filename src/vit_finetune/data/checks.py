@@ -1,6 +1,7 @@
 """What is wrong with a data set, found before anything is trained on it.
 
-Images are compared by the hash of their pixels as they are kept. Near-duplicates and wrong labels need a model.
+Images are compared by the hash of their pixels as they are kept. Near-duplicates and wrong labels
+need a model.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +16,8 @@ from vit_finetune.core.files import read_json, read_split, unpacked
 from vit_finetune.data.image_files import content_boxes
 
 COLUMNS = ("problem", "part", "class", "file", "detail")
-RARE, SMALL = 10, 2  # a class is rare with a tenth of the images of the largest; an image small at half of the side
+# a class is rare with a tenth of the images of the largest; an image small at half of the side
+RARE, SMALL = 10, 2
 STAYS = {"in two classes": "; those of one part stay under both labels, so remove the wrong one"}
 Row = dict[str, str]
 
@@ -42,7 +44,8 @@ class RawData:
         description = read_json(Path(folder) / "dataset.json")
         parts = list(description["counts"])
         labels, files, hashes = (
-            {part: read_split(folder, part, name)[0] for part in parts} for name in ("labels", "files", "hashes")
+            {part: read_split(folder, part, name)[0] for part in parts}
+            for name in ("labels", "files", "hashes")
         )
         sized = parts if description["name"] == "folder" else []
         sizes = {part: read_split(folder, part, "sizes")[0] for part in sized}
@@ -54,14 +57,17 @@ class RawData:
         return bool(self.sizes) and self.description["fit"] == "pad"
 
     def content(self, part: str) -> NDArray[np.int32]:
-        """Where the image lies between its bars: top, left, bottom and right in kept pixels, (N, 4)."""
+        """Where the image lies between its bars: top, left, bottom and right in kept pixels, (N,
+        4)."""
         height, width = self.description["image_shape"][:2]
         return content_boxes(self.sizes[part], (height, width), self.description["fit"])
 
     def row(self, problem: str, part: str, index: int, detail: str) -> Row:
         """A row of the table of problems, for one image."""
         name = self.description["classes"][self.labels[part][index]]
-        return dict(zip(COLUMNS, (problem, part, name, self.file(part, index), detail), strict=True))
+        return dict(
+            zip(COLUMNS, (problem, part, name, self.file(part, index), detail), strict=True)
+        )
 
     def file(self, part: str, index: int) -> str:
         return unpacked(self.files[part][index : index + 1])[0]
@@ -91,7 +97,8 @@ class Tally:
 
 
 def same_pixels(hashes: Mapping[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.intp]]:
-    """For each part a number (N,) of each image, from hashes (N, 16): equal numbers are equal pixels."""
+    """For each part a number (N,) of each image, from hashes (N, 16): equal numbers are equal
+    pixels."""
     together = np.concatenate([*hashes.values()]).view("<u8")
     numbers = np.unique(together, axis=0, return_inverse=True)[1].ravel()
     ends = np.cumsum([len(part) for part in hashes.values()])[:-1]
@@ -105,13 +112,16 @@ def problems(raw: RawData) -> Iterator[Row]:
     yield from small_images(raw)
     for entry in raw.description["broken"]:
         file, _, reason = entry.partition(" (")
-        yield dict(zip(COLUMNS, ("unreadable", "", "", file, reason.removesuffix(")")), strict=True))
+        yield dict(
+            zip(COLUMNS, ("unreadable", "", "", file, reason.removesuffix(")")), strict=True)
+        )
     for file in raw.description["ignored"]:
         yield dict(zip(COLUMNS, ("no image of a class", "", "", file, ""), strict=True))
 
 
 def copies(raw: RawData) -> Iterator[Row]:
-    """A row for each image that is in two parts, in two classes, or twice in a part; `detail` is the other one."""
+    """A row for each image that is in two parts, in two classes, or twice in a part; `detail` is
+    the other one."""
     together = np.concatenate([*raw.same.values()])
     often = np.bincount(together) > 1
     groups: dict[int, list[tuple[str, int]]] = {}
@@ -129,12 +139,16 @@ def copies(raw: RawData) -> Iterator[Row]:
             }
             for problem, found in kinds.items():
                 if found:
-                    (of_part, other), same = found[0], "" if found[0][0] == part else f"{found[0][0]} "
+                    (of_part, other), same = (
+                        found[0],
+                        "" if found[0][0] == part else f"{found[0][0]} ",
+                    )
                     yield raw.row(problem, part, index, f"{same}{raw.file(of_part, other)}")
 
 
 def rare_classes(counts: Mapping[str, int]) -> Iterator[Row]:
-    """A row for each class of the training part that has less than a tenth of the images of the largest."""
+    """A row for each class of the training part that has less than a tenth of the images of the
+    largest."""
     most = max(counts.values())
     for name, count in counts.items():
         if count * RARE < most:
@@ -143,8 +157,11 @@ def rare_classes(counts: Mapping[str, int]) -> Iterator[Row]:
 
 
 def small_images(raw: RawData) -> Iterator[Row]:
-    """A row for each image whose shorter side was less than half of the side to which it was enlarged."""
+    """A row for each image whose shorter side was less than half of the side to which it was
+    enlarged."""
     for part, sizes in raw.sizes.items():
-        for index in np.flatnonzero(sizes.min(axis=1) * SMALL < raw.description["image_shape"][0]).tolist():
+        for index in np.flatnonzero(
+            sizes.min(axis=1) * SMALL < raw.description["image_shape"][0]
+        ).tolist():
             height, width = sizes[index]
             yield raw.row("small image", part, index, f"{width} x {height} pixels")

@@ -1,4 +1,5 @@
-"""CIFAR-10 and CIFAR-100: the original files, checked by their published checksums, downloaded once."""
+"""CIFAR-10 and CIFAR-100: the original files, checked by their published checksums, downloaded
+once."""
 
 import hashlib
 import http.client
@@ -29,10 +30,11 @@ NOT_PUBLISHED = "what came is not the published archive (cut off, or a page that
 
 
 def load_cifar(name: str) -> Dataset:
-    """CIFAR-10 or CIFAR-100 with its fine labels (Krizhevsky 2009), every original file checked by its published md5.
+    """CIFAR-10 or CIFAR-100 with its fine labels (Krizhevsky 2009), every original file checked by
+    its published md5.
 
-    They are taken from the folder that VIT_DATA_DIR names, which holds either the extracted batches or the
-    archive; else from the user's cache folder, to which they are downloaded once.
+    They are taken from the folder that VIT_DATA_DIR names, which holds either the extracted batches
+    or the archive; else from the user's cache folder, to which they are downloaded once.
 
     Raises:
         UserError: no file, a wrong checksum, or no network; the message names the way out.
@@ -90,7 +92,8 @@ def _broken_file(source: Any, root: Path) -> str | None:
 
 
 def _download(source: Any, root: Path) -> None:
-    """Fetch and unpack the archive, unless another process just did; it is thrown away, whether it was good or not."""
+    """Fetch and unpack the archive, unless another process just did; it is thrown away, whether it
+    was good or not."""
     archive = root / source.filename
     try:
         with _alone(root):
@@ -116,7 +119,8 @@ def _download(source: Any, root: Path) -> None:
 
 @contextmanager
 def _alone(root: Path) -> Iterator[None]:
-    """Hold the lock of a cache folder, once whoever has it is done; its file lies beside it, and goes with it."""
+    """Hold the lock of a cache folder, once whoever has it is done; its file lies beside it, and
+    goes with it."""
     path = root.with_name(root.name + ".lock")
     for attempt in count():
         with suppress(LockError, FileNotFoundError):
@@ -150,14 +154,20 @@ def _fetch(url: str, path: Path) -> None:
 
 
 def _go_on(url: str, path: Path) -> bool:
-    """One attempt; whether everything came. A server that cannot send the rest alone sends all of it anew."""
+    """One attempt; whether everything came. A server that cannot send the rest alone sends all of
+    it anew."""
     have = path.stat().st_size if path.exists() else 0
     headers = {"User-Agent": "vit-finetune", **({"Range": f"bytes={have}-"} if have else {})}
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=PATIENCE) as response:
+    with urllib.request.urlopen(
+        urllib.request.Request(url, headers=headers), timeout=PATIENCE
+    ) as response:
         rest = str(response.headers["Content-Range"]).startswith(f"bytes {have}-")
         start = have if rest else 0
         total = None if response.length is None else start + response.length
-        with path.open("ab" if rest else "wb") as file, progress(range(0), path.stem, "B", total) as bar:
+        with (
+            path.open("ab" if rest else "wb") as file,
+            progress(range(0), path.stem, "B", total) as bar,
+        ):
             bar.unit_scale = True
             bar.update(start)
             while data := response.read1(2**16):
@@ -167,7 +177,8 @@ def _go_on(url: str, path: Path) -> bool:
 
 
 def _extract(source: Any, archive: Path, target: Path) -> None:
-    """Only the published files, each by its name: what else an archive may hold is never written anywhere."""
+    """Only the published files, each by its name: what else an archive may hold is never written
+    anywhere."""
     found = _md5(archive)
     if found != source.tgz_md5:
         raise UserError(

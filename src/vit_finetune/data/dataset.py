@@ -19,10 +19,14 @@ class Dataset:
 
     Attributes:
         classes: names in label order.
-        images, labels: for `train` and `test`, and for `val` where the data set has a part of that kind.
-        files: of each part, the file of each image as `packed`; where there is none, part and index as in `test/123`.
-        sizes: of each part, height and width (N, 2) of each image before it was fitted; empty where none was.
-        checksums: md5 of each original file; empty where the data come with a package or are the user's.
+        images, labels: for `train` and `test`, and for `val` where the data set has a part of that
+            kind.
+        files: of each part, the file of each image as `packed`; where there is none, part and index
+            as in `test/123`.
+        sizes: of each part, height and width (N, 2) of each image before it was fitted; empty where
+            none was.
+        checksums: md5 of each original file; empty where the data come with a package or are the
+            user's.
         broken: files of the user's that are no readable images, with the reason.
         ignored: files among the user's images whose name is not one of an image.
     """
@@ -45,14 +49,17 @@ def pixel_hashes(images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
     """A hash of the pixels of each image, (n, 16) bytes of some at a time: 128 bits of BLAKE2b."""
 
     def hashes(chunk: NDArray[np.uint8]) -> bytes:
-        return b"".join(hashlib.blake2b(image, digest_size=16).digest() for image in np.array(chunk))
+        return b"".join(
+            hashlib.blake2b(image, digest_size=16).digest() for image in np.array(chunk)
+        )
 
     for some in ordered_map(hashes, chunks(images), os.cpu_count() or 1):
         yield np.frombuffer(some, dtype=np.uint8).reshape(-1, 16)
 
 
 def channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel in units of the full range, from (N, H, W, C) images.
+    """Mean and standard deviation of each channel in units of the full range, from (N, H, W, C)
+    images.
 
     Taken from exact sums of integers, a few images at a time.
     """
@@ -60,17 +67,29 @@ def channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[flo
     def sums(chunk: NDArray[np.uint8]) -> NDArray[np.int64]:
         channels = np.moveaxis(chunk, -1, 0)
         squares = np.square(channels, dtype=np.uint16)
-        return np.array([[values.sum(dtype=np.int64) for values in part] for part in (channels, squares)])
+        return np.array(
+            [[values.sum(dtype=np.int64) for values in part] for part in (channels, squares)]
+        )
 
-    total = sum(ordered_map(sums, chunks(images), os.cpu_count() or 1), start=np.zeros((2, 3), dtype=np.int64))
+    total = sum(
+        ordered_map(sums, chunks(images), os.cpu_count() or 1),
+        start=np.zeros((2, 3), dtype=np.int64),
+    )
     mean, mean_square = total / images[..., 0].size / [[255], [255**2]]
     return mean.round(6).tolist(), np.sqrt(mean_square - mean**2).round(6).tolist()
 
 
-def class_counts(labels_by_split: Mapping[str, NDArray[Any]], classes: Sequence[str]) -> dict[str, dict[str, int]]:
+def class_counts(
+    labels_by_split: Mapping[str, NDArray[Any]], classes: Sequence[str]
+) -> dict[str, dict[str, int]]:
     """Images per split and class, absent classes included: {split: {class: count}}."""
-    counts = {split: np.bincount(labels, minlength=len(classes)) for split, labels in labels_by_split.items()}
-    return {split: dict(zip(classes, count.tolist(), strict=True)) for split, count in counts.items()}
+    counts = {
+        split: np.bincount(labels, minlength=len(classes))
+        for split, labels in labels_by_split.items()
+    }
+    return {
+        split: dict(zip(classes, count.tolist(), strict=True)) for split, count in counts.items()
+    }
 
 
 def balance_rows(counts: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:

@@ -6,10 +6,11 @@ from vit_finetune.data.dataset import Dataset
 
 
 def load_digits() -> Dataset:
-    """scikit-learn's handwritten digits (UCI, Alpaydin & Kaynak 1998): 8x8 grey images in 17 levels.
+    """scikit-learn's handwritten digits (UCI, Alpaydin & Kaynak 1998): 8x8 grey images in 17
+    levels.
 
-    They come as one set. Every second image of a class is the test part, so both parts hold the classes in
-    proportion and neither depends on a seed.
+    They come as one set. Every second image of a class is the test part, so both parts hold the
+    classes in proportion and neither depends on a seed.
     """
     from sklearn.datasets import load_digits as load
 

@@ -28,7 +28,8 @@ def sample_grid(images: Array, labels: Array, classes: Names) -> Figure:
 
 @style.styled
 def class_balance(counts: Mapping[str, Mapping[str, int]]) -> Figure:
-    """{split: {class: images}}: a panel per split, each with an axis of its own, for only shapes compare."""
+    """{split: {class: images}}: a panel per split, each with an axis of its own, for only shapes
+    compare."""
     names = list(next(iter(counts.values())))
     height = min(11.0, 0.4 + 0.24 * len(names))
     figure, [panels] = style.figure_of(height + 0.8, "Images per class", len(counts))

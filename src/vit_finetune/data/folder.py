@@ -16,7 +16,14 @@ from vit_finetune.core.errors import UserError
 from vit_finetune.core.files import new_file, new_rows, packed, read_split, require_disk, unpacked
 from vit_finetune.core.threads import ordered_map
 from vit_finetune.data.dataset import Dataset
-from vit_finetune.data.image_files import LARGEST, UNREADABLE, fit_image, image_names, named_as_image, open_image
+from vit_finetune.data.image_files import (
+    LARGEST,
+    UNREADABLE,
+    fit_image,
+    image_names,
+    named_as_image,
+    open_image,
+)
 
 PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -42,19 +49,22 @@ def load_folder(
     threads: int | None = None,
     bar: Callable[[range], Iterable[int]] = iter,
 ) -> Dataset:
-    """Images of `<class>/...`, or of `train/<class>/...`, with `val/` and `test/` beside it where they are given.
+    """Images of `<class>/...`, or of `train/<class>/...`, with `val/` and `test/` beside it where
+    they are given.
 
-    Without a test part, `test_share` of every class is for testing, chosen by a hash of the file's path: it depends
-    on no seed, and an image that is added moves one other at most.
+    Without a test part, `test_share` of every class is for testing, chosen by a hash of the file's
+    path: it depends on no seed, and an image that is added moves one other at most.
 
     Args:
-        into: the folder where images, labels and sizes are kept, as `<part>_images.npy` and so on, and mapped from.
+        into: the folder where images, labels and sizes are kept, as `<part>_images.npy` and so on,
+            and mapped from.
         threads: that decode files side by side; one for each core by default.
         bar: shows progress over the files.
 
     Raises:
-        UserError: folders that are neither classes nor parts, classes with too few images, files that are no images
-            and `broken` is not `skip`, 16-bit images that use a small part of their range, or too little disk.
+        UserError: folders that are neither classes nor parts, classes with too few images, files
+            that are no images and `broken` is not `skip`, 16-bit images that use a small part of
+            their range, or too little disk.
     """
     folder = Path(folder)
     files, ignored = _split_files(folder, test_share)
@@ -68,7 +78,8 @@ def load_folder(
         decoded[part] = _decode(folder, of_classes, target, threads or os.cpu_count() or 1, shown)
     unreadable = _require_readable(folder, [*decoded.values()], count, broken)
     images, labels, names, sizes = (
-        {part: read_split(into, part, name)[0] for part in decoded} for name in ("images", "labels", "files", "sizes")
+        {part: read_split(into, part, name)[0] for part in decoded}
+        for name in ("images", "labels", "files", "sizes")
     )
     _require_enough(folder, labels, classes)
     left_out = [_name(path, folder) for path in ignored]
@@ -85,8 +96,11 @@ class _Target(NamedTuple):
 
     @contextmanager
     def rows(self) -> Iterator[Callable[[NDArray[np.uint8], int, tuple[int, int]], None]]:
-        """A function that appends an image, its label, and its height and width before it was fitted."""
-        images, labels, sizes = (self.folder / f"{self.part}_{name}.npy" for name in ("images", "labels", "sizes"))
+        """A function that appends an image, its label, and its height and width before it was
+        fitted."""
+        images, labels, sizes = (
+            self.folder / f"{self.part}_{name}.npy" for name in ("images", "labels", "sizes")
+        )
         with (
             new_rows(images, (self.side, self.side, 3), np.uint8) as add_images,
             new_rows(labels, (), np.int64) as add_labels,
@@ -103,14 +117,18 @@ class _Target(NamedTuple):
 
 @dataclass(frozen=True)
 class _Decoded:
-    """Of a part: what became images, the largest value of those with 16 bits, and what did not, with the reason."""
+    """Of a part: what became images, the largest value of those with 16 bits, and what did not,
+    with the reason."""
 
     largest: int | None
     problems: dict[str, str]
 
 
-def _decode(folder: Path, ends: NDArray[np.int64], target: _Target, threads: int, shown: Iterator[int]) -> _Decoded:
-    """Write the images of a part in the order of their names, decoded side by side, a few in memory at a time.
+def _decode(
+    folder: Path, ends: NDArray[np.int64], target: _Target, threads: int, shown: Iterator[int]
+) -> _Decoded:
+    """Write the images of a part in the order of their names, decoded side by side, a few in memory
+    at a time.
 
     Args:
         ends: the row after the last of each class.
@@ -123,7 +141,9 @@ def _decode(folder: Path, ends: NDArray[np.int64], target: _Target, threads: int
     kept, largest, problems = np.zeros(len(files), dtype=bool), None, {}
     with target.rows() as append:
         several = (files[start : start + TOGETHER] for start in range(0, len(files), TOGETHER))
-        for row, found in enumerate(itertools.chain.from_iterable(ordered_map(read, several, threads))):
+        for row, found in enumerate(
+            itertools.chain.from_iterable(ordered_map(read, several, threads))
+        ):
             next(shown)
             if isinstance(found, str):
                 problems[unpacked(files[row : row + 1])[0]] = found
@@ -151,7 +171,8 @@ def _write_names(folder: Path, part: str, by_class: list[NDArray[np.bytes_]]) ->
 
 
 def _read(path: str, side: int, fit: str) -> _Image | str:
-    """The image of a file, fitted, its size before, and its largest value of 16 bits; or why it is none."""
+    """The image of a file, fitted, its size before, and its largest value of 16 bits; or why it is
+    none."""
     try:
         image = open_image(path)
     except UNREADABLE as error:
@@ -160,7 +181,8 @@ def _read(path: str, side: int, fit: str) -> _Image | str:
 
 
 def _require_readable(folder: Path, decoded: list[_Decoded], count: int, broken: str) -> list[str]:
-    """The files that are no images, with the reason; UserError if there may be none, or if 16 bits are nearly black."""
+    """The files that are no images, with the reason; UserError if there may be none, or if 16 bits
+    are nearly black."""
     unreadable = [f"{name} ({why})" for part in decoded for name, why in part.problems.items()]
     if unreadable and broken != "skip":
         raise UserError(
@@ -176,8 +198,11 @@ def _require_readable(folder: Path, decoded: list[_Decoded], count: int, broken:
     return unreadable
 
 
-def _split_files(folder: Path, test_share: float) -> tuple[dict[str, dict[str, NDArray[np.bytes_]]], list[Path]]:
-    """Part -> class -> image files below `folder`, in the order of their names; and what is left out."""
+def _split_files(
+    folder: Path, test_share: float
+) -> tuple[dict[str, dict[str, NDArray[np.bytes_]]], list[Path]]:
+    """Part -> class -> image files below `folder`, in the order of their names; and what is left
+    out."""
     folders = _parts(folder)
     files: dict[str, dict[str, NDArray[np.bytes_]]] = {}
     ignored = {path for root in (folder, *folders.values()) for path in _loose(root)}
@@ -201,7 +226,9 @@ def _split_files(folder: Path, test_share: float) -> tuple[dict[str, dict[str, N
                 f"{folders[part]} elsewhere if their classes are not known"
             )
         if unknown := sorted(set(by_class) - classes):
-            raise UserError(f"{folders[part]} has classes that {folder}/train has not: {_some(unknown)}")
+            raise UserError(
+                f"{folders[part]} has classes that {folder}/train has not: {_some(unknown)}"
+            )
         for name in classes - set(by_class):
             by_class[name] = packed([])
     if "test" not in files:
@@ -213,8 +240,11 @@ def _split_files(folder: Path, test_share: float) -> tuple[dict[str, dict[str, N
 
 
 def _drawn(files: NDArray[np.bytes_], share: float) -> NDArray[np.bool_]:
-    """A mask of the share of the files of a class whose hashes are the lowest, and of at least one."""
-    hashes = np.fromiter((hashlib.sha256(name).digest() for name in files), dtype="S32", count=len(files))
+    """A mask of the share of the files of a class whose hashes are the lowest, and of at least
+    one."""
+    hashes = np.fromiter(
+        (hashlib.sha256(name).digest() for name in files), dtype="S32", count=len(files)
+    )
     drawn = np.zeros(len(files), dtype=bool)
     drawn[hashes.argsort()[: max(1, round(share * len(files)))]] = True
     return drawn
@@ -228,7 +258,10 @@ def _parts(folder: Path) -> dict[str, Path]:
     if not given or (set(given.values()) == {"train"} and len(top) > 1 and not nested):
         return {"train": folder}  # a class may be called train
     folders: dict[str, Path] = {
-        part: folder / name for part in ("train", "val", "test") for name in given if given[name] == part
+        part: folder / name
+        for part in ("train", "val", "test")
+        for name in given
+        if given[name] == part
     }
     if "train" not in folders or len(folders) < len(top):
         raise UserError(
@@ -251,11 +284,15 @@ def _folders(folder: Path) -> list[Path]:
 
 def _loose(folder: Path) -> list[Path]:
     """Images outside the folders in it, and folders that are no classes."""
-    return [p for p in _shown(folder) if (p.name.startswith(INNER) if p.is_dir() else named_as_image(p))]
+    return [
+        p for p in _shown(folder) if (p.name.startswith(INNER) if p.is_dir() else named_as_image(p))
+    ]
 
 
 def _shown(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.name[0] != ".") if folder.is_dir() else []
+    return (
+        sorted(path for path in folder.iterdir() if path.name[0] != ".") if folder.is_dir() else []
+    )
 
 
 def _name(path: Path, folder: Path) -> str:
@@ -264,7 +301,8 @@ def _name(path: Path, folder: Path) -> str:
 
 
 def _require_enough(folder: Path, labels: dict[str, NDArray[np.int64]], classes: list[str]) -> None:
-    """Every class needs an image of each part, and one more to validate with where there is no such part."""
+    """Every class needs an image of each part, and one more to validate with where there is no such
+    part."""
     counts = {part: np.bincount(found, minlength=len(classes)) for part, found in labels.items()}
     needed = {part: 2 if part == "train" and "val" not in labels else 1 for part in labels}
     few = [
@@ -281,4 +319,6 @@ def _require_enough(folder: Path, labels: dict[str, NDArray[np.int64]], classes:
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    return ", ".join(names[:NAMED]) + (
+        f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    )

@@ -13,24 +13,35 @@ from PIL import Image, ImageFile, ImageOps
 
 PAD = (127, 127, 127)
 LARGEST = "largest of 16 bits"  # key in `info` of an opened image
-NO_IMAGES = {"PDF", "PALM", "MPEG", "HDF5", "GRIB", "BUFR", "WMF"}  # Pillow knows the names and reads no pixels
+# Pillow knows the names and reads no pixels
+NO_IMAGES = {"PDF", "PALM", "MPEG", "HDF5", "GRIB", "BUFR", "WMF"}
 RGB_OF_16_BITS = re.compile(r"RGB[AXa]?;16[LBN]")
 UNKNOWN_RANGE = {"I": "a signed or 32-bit integer", "F": "32-bit floating point"}
 T = Image.Transpose
-TURNS = (T.FLIP_LEFT_RIGHT, T.ROTATE_180, T.FLIP_TOP_BOTTOM, T.TRANSPOSE, T.ROTATE_270, T.TRANSVERSE, T.ROTATE_90)
+TURNS = (
+    T.FLIP_LEFT_RIGHT,
+    T.ROTATE_180,
+    T.FLIP_TOP_BOTTOM,
+    T.TRANSPOSE,
+    T.ROTATE_270,
+    T.TRANSVERSE,
+    T.ROTATE_90,
+)
 
 warnings.filterwarnings("ignore", module=r"PIL\.")  # they name a line of Pillow and not the file
 
 
 class UnreadableImageError(Exception):
-    """A file is no image that can be read whole, or one of unknown brightness; the text is the reason, in one line."""
+    """A file is no image that can be read whole, or one of unknown brightness; the text is the
+    reason, in one line."""
 
 
 UNREADABLE = UnreadableImageError
 
 
 def open_image(source: str | Path | IO[bytes]) -> Image.Image:
-    """An image file as upright RGB: rotated as its EXIF says, transparency over white, 16 bits divided by 257.
+    """An image file as upright RGB: rotated as its EXIF says, transparency over white, 16 bits
+    divided by 257.
 
     Of an image with 16 bits, `info[LARGEST]` is the largest of the file's values.
 
@@ -44,11 +55,14 @@ def open_image(source: str | Path | IO[bytes]) -> Image.Image:
         raise
     except Exception as error:
         reason = " ".join(str(error).split())
-        raise UNREADABLE(reason if " " in reason else f"{type(error).__name__} {reason}".strip()) from error
+        raise UNREADABLE(
+            reason if " " in reason else f"{type(error).__name__} {reason}".strip()
+        ) from error
 
 
 def _upright_rgb(file: ImageFile.ImageFile) -> Image.Image:
-    coloured = any(RGB_OF_16_BITS.search(str(tile)) for tile in file.tile)  # Pillow keeps the upper 8 bits of these
+    # Pillow keeps the upper 8 bits of these
+    coloured = any(RGB_OF_16_BITS.search(str(tile)) for tile in file.tile)
     file.load()
     image: Image.Image = file
     largest = None
@@ -58,7 +72,9 @@ def _upright_rgb(file: ImageFile.ImageFile) -> Image.Image:
         grey[grey == file.info.get("transparency")] = 65535
         image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
     elif file.mode in UNKNOWN_RANGE:
-        raise ValueError(f"{UNKNOWN_RANGE[file.mode]} has no known range of brightness; convert it to 8 bits")
+        raise ValueError(
+            f"{UNKNOWN_RANGE[file.mode]} has no known range of brightness; convert it to 8 bits"
+        )
     elif coloured:
         largest = int(np.asarray(file.convert("RGB")).max()) * 256 + 255
     if image.has_transparency_data:
@@ -74,17 +90,25 @@ def _upright_rgb(file: ImageFile.ImageFile) -> Image.Image:
 
 
 def fit_image(image: Image.Image, size: tuple[int, int], fit: str) -> NDArray[np.uint8]:
-    """An RGB image in another size (height, width), by `crop`, `pad` or `squash` -> uint8 (height, width, 3)."""
+    """An RGB image in another size (height, width), by `crop`, `pad` or `squash` -> uint8 (height,
+    width, 3)."""
     target, bicubic = (size[1], size[0]), Image.Resampling.BICUBIC
     if fit == "crop":
         fitted = ImageOps.fit(image, target, bicubic)
     else:
-        fitted = image.resize(target, bicubic) if fit == "squash" else ImageOps.pad(image, target, bicubic, PAD)
+        fitted = (
+            image.resize(target, bicubic)
+            if fit == "squash"
+            else ImageOps.pad(image, target, bicubic, PAD)
+        )
     return np.asarray(fitted)
 
 
-def around_crop(image: Image.Image, size: tuple[int, int]) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """The whole RGB image as large as `fit_image` has it when it crops it to a size -> uint8 (H, W, 3).
+def around_crop(
+    image: Image.Image, size: tuple[int, int]
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """The whole RGB image as large as `fit_image` has it when it crops it to a size -> uint8 (H, W,
+    3).
 
     With it, top and left of the crop, which holds the same pixels.
     """
@@ -97,9 +121,11 @@ def around_crop(image: Image.Image, size: tuple[int, int]) -> tuple[NDArray[np.u
 
 
 def content_boxes(sizes: NDArray[Any], target: tuple[int, int], fit: str) -> NDArray[np.int32]:
-    """Where images of some sizes (N, 2) lie in a square that `fit_image` makes of them -> (N, 4), in its pixels.
+    """Where images of some sizes (N, 2) lie in a square that `fit_image` makes of them -> (N, 4),
+    in its pixels.
 
-    A size is height and width, a box top, left, bottom and right. Of `pad` the rest is grey; else the box is all of it.
+    A size is height and width, a box top, left, bottom and right. Of `pad` the rest is grey; else
+    the box is all of it.
     """
     inner, outer = np.tile(np.asarray(target), (len(sizes), 1)), np.asarray(target)
     if fit == "pad":  # as ImageOps.pad computes it
@@ -112,7 +138,8 @@ def content_boxes(sizes: NDArray[Any], target: tuple[int, int], fit: str) -> NDA
 
 
 def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Files below a folder whose names are those of images, and the others, each in order; hidden ones are neither.
+    """Files below a folder whose names are those of images, and the others, each in order; hidden
+    ones are neither.
 
     Links are followed, to a folder once, and never to one that the link lies in.
     """
@@ -131,19 +158,28 @@ def image_names(folder: Path) -> tuple[list[str], list[str]]:
         seen.add(here.resolve())
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         below = "" if here == folder else here.relative_to(folder).as_posix() + "/"
-        shown += [below + name for name in names if not name.startswith(".") and _may_be_file(f"{root}/{name}")]
+        shown += [
+            below + name
+            for name in names
+            if not name.startswith(".") and _may_be_file(f"{root}/{name}")
+        ]
     shown.sort(key=(lambda name: name.split("/")) if any("/" in name for name in shown) else None)
-    return [name for name in shown if named_as_image(name)], [name for name in shown if not named_as_image(name)]
+    return [name for name in shown if named_as_image(name)], [
+        name for name in shown if not named_as_image(name)
+    ]
 
 
 def _may_be_file(path: str) -> bool:
-    # As text: Python keeps a table of the names of all paths, which never shrinks. A link to nothing is a broken file.
+    # As text: Python keeps a table of the names of all paths, which never shrinks. A link to
+    # nothing is a broken file.
     return os.path.isfile(path) or not os.path.exists(path)  # noqa: PTH110, PTH113
 
 
 def named_as_image(path: str | Path) -> bool:
     """Whether its name ends like those of images that Pillow can open."""
-    return Image.registered_extensions().get(os.path.splitext(path)[1].lower(), "PDF") not in NO_IMAGES  # noqa: PTH122
+    return (
+        Image.registered_extensions().get(os.path.splitext(path)[1].lower(), "PDF") not in NO_IMAGES
+    )  # noqa: PTH122
 
 
 def _stop(error: OSError) -> None:

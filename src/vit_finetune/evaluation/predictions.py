@@ -30,7 +30,8 @@ def most_confused(confusion: Array, classes: Sequence[str], k: int) -> list[Row]
 
 
 def worst_mistakes(labels: Array, probabilities: Array, k: int) -> Array:
-    """Indices (<= k,) of the wrong predictions, most confident first; equal confidence in order of index."""
+    """Indices (<= k,) of the wrong predictions, most confident first; equal confidence in order of
+    index."""
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
     return wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")][:k]
 
@@ -43,8 +44,15 @@ def prediction_rows(
     confidence: Array,
     classes: Sequence[str],
 ) -> list[Row]:
-    """A row for each test image: index in the source, file, true and predicted class, confidence."""
+    """A row for each test image: index in the source, file, true and predicted class,
+    confidence."""
     return [
-        {"index": int(i), "file": file, "actual": classes[a], "predicted": classes[p], "confidence": plain(c)}
+        {
+            "index": int(i),
+            "file": file,
+            "actual": classes[a],
+            "predicted": classes[p],
+            "confidence": plain(c),
+        }
         for i, file, a, p, c in zip(indices, files, labels, predicted, confidence, strict=True)
     ]

@@ -1,7 +1,7 @@
 """The split at the freeze boundary, which is the input of the first trainable block.
 
-What lies before it (the prefix) is computed once per image and stored; what lies after it (the suffix) is trained from
-what was stored:
+What lies before it (the prefix) is computed once per image and stored; what lies after it (the
+suffix) is trained from what was stored:
 
     trainable blocks   stored at the boundary              suffix
     0                  pooled features (N, D)              head
@@ -43,8 +43,9 @@ def autocast(device: torch.device, precision: torch.dtype) -> Any:
 def to_device(model: Any, device: torch.device, precision: torch.dtype) -> Any:
     """The model on its device, with the attention that is fast there.
 
-    torch's fused attention takes two to eight times the time of its three operations one by one where a CPU multiplies
-    in bfloat16. It is no slower from about a thousand tokens on, where it also saves the memory of the matrices.
+    torch's fused attention takes two to eight times the time of its three operations one by one
+    where a CPU multiplies in bfloat16. It is no slower from about a thousand tokens on, where it
+    also saves the memory of the matrices.
     """
     tokens = math.prod(model.patch_embed.grid_size)
     fused = device.type != "cpu" or precision != torch.bfloat16 or tokens > EXPLICIT_TOKENS
@@ -60,22 +61,28 @@ def embed_patches(model: Any, pixels: Tensor) -> Tensor:
 
 
 def run_prefix(model: Any, pixels: Tensor, trainable_blocks: int) -> Tensor:
-    """Normalised images -> activations at the boundary: tokens (B, T, D), or features (B, D) for no block."""
+    """Normalised images -> activations at the boundary: tokens (B, T, D), or features (B, D) for no
+    block."""
     tokens, boundary = embed_patches(model, pixels), len(model.blocks) - trainable_blocks
-    for block, options in zip(model.blocks[:boundary], family_of(model).block_options(model), strict=False):
+    for block, options in zip(
+        model.blocks[:boundary], family_of(model).block_options(model), strict=False
+    ):
         tokens = block(tokens, **options)
     return tokens if trainable_blocks else model.forward_head(model.norm(tokens), pre_logits=True)
 
 
 def run_blocks(model: Any, tokens: Tensor, trainable_blocks: int) -> Tensor:
-    """Tokens (B, T, D) at the boundary -> pooled features (B, D), by the last blocks, final norm and pooling."""
+    """Tokens (B, T, D) at the boundary -> pooled features (B, D), by the last blocks, final norm
+    and pooling."""
     first, last = len(model.blocks) - trainable_blocks, len(model.blocks) - 1
     options = family_of(model).block_options(model)
     for index in range(first, last):
         tokens = model.blocks[index](tokens, **options[index])
     if family_of(model).reads_only_cls(model):
         return model.fc_norm(model.norm(cls_of_block(model.blocks[last], tokens)))
-    return model.forward_head(model.norm(model.blocks[last](tokens, **options[last])), pre_logits=True)
+    return model.forward_head(
+        model.norm(model.blocks[last](tokens, **options[last])), pre_logits=True
+    )
 
 
 @dataclass(frozen=True)
@@ -96,14 +103,16 @@ class SplitModel:
 
     @property
     def batch_size(self) -> int:
-        """Images of one pass without gradients, of which each core of a CPU takes its own. No result depends on it."""
+        """Images of one pass without gradients, of which each core of a CPU takes its own. No
+        result depends on it."""
         return 16 if self.device.type == "cpu" else 256
 
     def tokens(self, stored: Tensor) -> Tensor:
         """A batch -> what the first trainable layer takes: tokens (B, T, D), or features (B, D).
 
         Args:
-            stored: activations of the boundary, or images (B, H, W, 3), which the frozen blocks are then run on.
+            stored: activations of the boundary, or images (B, H, W, 3), which the frozen blocks are
+                then run on.
         """
         batch = stored.to(self.device, non_blocking=True)
         if self.trainable_blocks != "all" and batch.dtype != torch.uint8:
@@ -119,7 +128,9 @@ class SplitModel:
         """Tokens -> pooled features (B, D) in float32."""
         if self.trainable_blocks == 0:
             return tokens
-        blocks = len(self.model.blocks) if self.trainable_blocks == "all" else int(self.trainable_blocks)
+        blocks = (
+            len(self.model.blocks) if self.trainable_blocks == "all" else int(self.trainable_blocks)
+        )
         with autocast(self.device, self.precision):
             return run_blocks(self.model, tokens, blocks).float()
 
@@ -128,15 +139,18 @@ class SplitModel:
         return self.model.head(self.features(tokens))
 
     def predict(self, stored: Any, features: bool = False, rows: range | None = None) -> Tensor:
-        """Logits (N, K), or pooled features (N, D), of stored activations or of images, on the CPU in float32.
+        """Logits (N, K), or pooled features (N, D), of stored activations or of images, on the CPU
+        in float32.
 
         Args:
-            stored: a tensor, or what gives one for a slice, so that no more is read than one pass needs.
+            stored: a tensor, or what gives one for a slice, so that no more is read than one pass
+                needs.
             rows: which of them; all without it.
         """
         apply, size = self.features if features else self.logits, self.batch_size
         first, end = (0, len(stored)) if rows is None else (rows.start, min(rows.stop, len(stored)))
-        starts = range(first, max(end, first + 1), size)  # also where there are no rows: an empty batch has a shape
+        # also where there are no rows: an empty batch has a shape
+        starts = range(first, max(end, first + 1), size)
 
         @torch.no_grad()
         def predicted(start: int) -> Tensor:

@@ -14,7 +14,8 @@ from vit_finetune.model.families import token_layout
 from vit_finetune.model.preprocessing import Preprocessing
 from vit_finetune.model.torchvision import torchvision_model
 
-TORCHVISION, LOCAL = "torchvision/", "local-dir:"  # how the names of its models begin, and of those in a folder
+# how the names of its models begin, and of those in a folder
+TORCHVISION, LOCAL = "torchvision/", "local-dir:"
 WORKS = (
     "vit_*, deit_*, deit3_*, vit_*_reg*, vit_*_dinov2, vit_*_dinov3, vit_*_clip_*, vit_*_siglip_*, eva02_*, beit_*, "
     "beitv2_* of timm, or torchvision/vit_*"
@@ -27,13 +28,14 @@ def build_model(name: str, *, pretrained: bool, image_size: int | None, seed: in
     `seed` initialises what is not pretrained.
 
     Raises:
-        UserError: no such model or weights, weights out of reach, an image size that the patches do not divide, or a
-            model that no family can carry to the end.
+        UserError: no such model or weights, weights out of reach, an image size that the patches do
+            not divide, or a model that no family can carry to the end.
     """
     if name.startswith(LOCAL):
         require_whole(name.removeprefix(LOCAL))
     options = {} if image_size is None else {"img_size": image_size}
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it warns in several lines at each retry
+    # it warns in several lines at each retry
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -51,7 +53,8 @@ def build_model(name: str, *, pretrained: bool, image_size: int | None, seed: in
     patches = model.patch_embed
     if any(side % step for side, step in zip(patches.img_size, patches.patch_size, strict=True)):
         side, step = patches.img_size[0], patches.patch_size[0]
-        nearest = sorted({max(step, side // step * step), -(-side // step) * step})  # one, for less than a patch
+        # one, for less than a patch
+        nearest = sorted({max(step, side // step * step), -(-side // step) * step})
         raise UserError(
             f"model.image_size is {side}: the patches of {name} are {step} pixels; use a multiple such as "
             f"{' or '.join(map(str, nearest))}"
@@ -59,7 +62,9 @@ def build_model(name: str, *, pretrained: bool, image_size: int | None, seed: in
     return model.eval()
 
 
-def _building_failed(name: str, pretrained: bool, image_size: int | None, error: Exception) -> UserError:
+def _building_failed(
+    name: str, pretrained: bool, image_size: int | None, error: Exception
+) -> UserError:
     """The same error with the key of params.yaml and the way out."""
     reason = " ".join(str(error).split())
     if name.startswith(TORCHVISION):
@@ -73,20 +78,29 @@ def _building_failed(name: str, pretrained: bool, image_size: int | None, error:
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         close = difflib.get_close_matches(architecture, timm.list_models("*vit*"), n=3)
-        return UserError(f"model.name is {name!r}, which timm does not know; close: {', '.join(close) or 'none'}")
+        return UserError(
+            f"model.name is {name!r}, which timm does not know; close: {', '.join(close) or 'none'}"
+        )
     tags = timm.list_pretrained(f"{architecture}.*")
     if tag and name not in tags:
-        return UserError(f"model.name is {name!r}, but timm has no such weights; it has: {', '.join(tags)}")
+        return UserError(
+            f"model.name is {name!r}, but timm has no such weights; it has: {', '.join(tags)}"
+        )
     if pretrained:
         return UserError(
             f"the weights of {name} could not be loaded: {reason} (they come from the Hugging Face hub or its local "
             "cache, HF_HOME; `make demo` needs neither)"
         )
-    return UserError(f"model.name {name!r} with model.image_size {image_size} cannot be built: {reason}")
+    return UserError(
+        f"model.name {name!r} with model.image_size {image_size} cannot be built: {reason}"
+    )
 
 
 def preprocessing(model: Any, crop_pct: float | None) -> Preprocessing:
-    """How the model wants its images, by its own data configuration; `crop_pct` overrides one value of it."""
+    """How the model wants its images, by its own data configuration; `crop_pct` overrides one value
+    of it."""
     overrides = {} if crop_pct is None else {"crop_pct": crop_pct}
-    config = resolve_model_data_config(model, {"input_size": (3, *model.patch_embed.img_size), **overrides})
+    config = resolve_model_data_config(
+        model, {"input_size": (3, *model.patch_embed.img_size), **overrides}
+    )
     return Preprocessing.from_config(config)

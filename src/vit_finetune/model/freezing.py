@@ -9,13 +9,17 @@ from vit_finetune.core.errors import UserError
 from vit_finetune.model.families import family_of
 
 
-def freeze(model: nn.Module, trainable_blocks: int | str, parameters: str | Sequence[str] = "all") -> None:
+def freeze(
+    model: nn.Module, trainable_blocks: int | str, parameters: str | Sequence[str] = "all"
+) -> None:
     """Let gradients flow to what lies behind the freeze boundary, or to some of it.
 
     Args:
-        trainable_blocks: 0, the head alone; k, the head, all that follows the blocks, and the last k blocks; `all`.
-        parameters: of these `all`, the `norms` or the `biases` (BitFit, arXiv:2106.10199) alone, or a list of name
-            patterns in order, such as "blocks.*.attn.*", where "!pattern" takes away again. The head always learns.
+        trainable_blocks: 0, the head alone; k, the head, all that follows the blocks, and the last
+            k blocks; `all`.
+        parameters: of these `all`, the `norms` or the `biases` (BitFit, arXiv:2106.10199) alone, or
+            a list of name patterns in order, such as "blocks.*.attn.*", where "!pattern" takes away
+            again. The head always learns.
 
     Raises:
         UserError: the model has fewer blocks, or a pattern matches nothing behind the boundary.
@@ -26,7 +30,8 @@ def freeze(model: nn.Module, trainable_blocks: int | str, parameters: str | Sequ
             f"freeze.trainable_blocks is {trainable_blocks}: the model has {depth} blocks; use 0 to {depth} or all"
         )
     family = family_of(model)
-    head, *unused = (f"{name}." for name in family.heads)  # an unused head becomes the first one when saved
+    # an unused head becomes the first one when saved
+    head, *unused = (f"{name}." for name in family.heads)
     names = {name for name, _ in model.named_parameters() if not name.startswith(tuple(unused))}
     if trainable_blocks == "all":
         behind = names
@@ -34,7 +39,11 @@ def freeze(model: nn.Module, trainable_blocks: int | str, parameters: str | Sequ
         behind = {name for name in names if name.startswith(head)}
     else:
         blocks = range(depth - int(trainable_blocks), depth)
-        parts = (head, *(f"{part}." for part in family.after_blocks), *(f"blocks.{i}." for i in blocks))
+        parts = (
+            head,
+            *(f"{part}." for part in family.after_blocks),
+            *(f"blocks.{i}." for i in blocks),
+        )
         behind = {name for name in names if name.startswith(parts)}
     trained = _chosen(model, behind, parameters) | {name for name in names if name.startswith(head)}
     for name, parameter in model.named_parameters():
@@ -47,7 +56,11 @@ def _chosen(model: nn.Module, names: set[str], parameters: str | Sequence[str]) 
     if parameters == "biases":
         return {name for name in names if name.endswith("bias")}
     if parameters == "norms":
-        norms = {name for name, module in model.named_modules() if "norm" in type(module).__name__.lower()}
+        norms = {
+            name
+            for name, module in model.named_modules()
+            if "norm" in type(module).__name__.lower()
+        }
         return {name for name in names if name.rpartition(".")[0] in norms}
     chosen: set[str] = set()
     for pattern in parameters:

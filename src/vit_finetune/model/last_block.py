@@ -1,4 +1,5 @@
-"""The last block where only the CLS token is read after it: the same numbers for a fraction of the work."""
+"""The last block where only the CLS token is read after it: the same numbers for a fraction of the
+work."""
 
 import torch
 from timm.layers.attention import Attention
@@ -9,9 +10,9 @@ from torch import Tensor
 def cls_attention(attn: Attention, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Attention of the first token over all, without forming keys or values.
 
-    A key k_t = W_k y_t + b_k meets one query only, so q·k_t = (W_kᵀ q)·y_t + q·b_k, whose second term is the same
-    for all t and cancels in the softmax; and Σ p_t (W_v y_t + b_v) = W_v (Σ p_t y_t) + b_v. The cost falls from
-    O(T D²) to O(T H D).
+    A key k_t = W_k y_t + b_k meets one query only, so q·k_t = (W_kᵀ q)·y_t + q·b_k, whose second
+    term is the same for all t and cancels in the softmax; and Σ p_t (W_v y_t + b_v) = W_v (Σ p_t
+    y_t) + b_v. The cost falls from O(T D²) to O(T H D).
 
     Args:
         tokens: (B, T, D), normalised.

@@ -1,4 +1,5 @@
-"""From stored uint8 images to the model's input: one batched resize, crop and normalisation on the device."""
+"""From stored uint8 images to the model's input: one batched resize, crop and normalisation on the
+device."""
 
 import math
 from collections.abc import Callable
@@ -24,12 +25,16 @@ def _bilinear(x: Tensor) -> Tensor:
     return (1 - x.abs()).clamp_min(0)
 
 
-FILTERS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {"bicubic": (_bicubic, 2), "bilinear": (_bilinear, 1)}
+FILTERS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
+    "bicubic": (_bicubic, 2),
+    "bilinear": (_bilinear, 1),
+}
 
 
 @lru_cache
 def resize_weights(interpolation: str, source: int, target: int) -> Tensor:
-    """PIL's weights of each source pixel in each target pixel, rounded to 22 bits as PIL does: (target, source).
+    """PIL's weights of each source pixel in each target pixel, rounded to 22 bits as PIL does:
+    (target, source).
 
     The kernel is widened by the factor when the image shrinks (antialiasing).
     """
@@ -47,17 +52,20 @@ def resize_weights(interpolation: str, source: int, target: int) -> Tensor:
 
 
 def resize(images: Tensor, height: int, width: int, interpolation: str) -> Tensor:
-    """Grey levels (B, C, H, W) in 0..255 -> (B, C, height, width), rounded, bit for bit as PIL: columns, then rows.
+    """Grey levels (B, C, H, W) in 0..255 -> (B, C, height, width), rounded, bit for bit as PIL:
+    columns, then rows.
 
-    Exact, since products of 8 and 22 bits and their sums fit float64. torchvision's own batched resize differs
-    from PIL by up to 2 levels on a CPU and 24 on a GPU, where it keeps the overshoot of the first pass.
+    Exact, since products of 8 and 22 bits and their sums fit float64. torchvision's own batched
+    resize differs from PIL by up to 2 levels on a CPU and 24 on a GPU, where it keeps the overshoot
+    of the first pass.
     """
     dtype = torch.float32 if images.device.type == "mps" else torch.float64  # mps has no float64
     columns = resize_weights(interpolation, images.shape[-1], width).to(images.device, dtype)
     rows = resize_weights(interpolation, images.shape[-2], height).to(images.device, dtype)
     narrowed = _whole(images.to(dtype) @ columns.T)
     resized = torch.empty(*images.shape[:2], height, width, device=images.device)
-    for image, source in zip(resized, narrowed, strict=True):  # one by one: what a core's own cache holds
+    # one by one: what a core's own cache holds
+    for image, source in zip(resized, narrowed, strict=True):
         image.copy_(_whole(rows @ source))
     return resized
 
@@ -80,13 +88,23 @@ class Preprocessing:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Preprocessing":
-        """From what `timm.data.resolve_model_data_config` returns (UserError for what is not known here)."""
+        """From what `timm.data.resolve_model_data_config` returns (UserError for what is not known
+        here)."""
         for key, known in (("crop_mode", ("center", "squash")), ("interpolation", tuple(FILTERS))):
             if config[key] not in known:
-                raise UserError(f"the model wants {key} {config[key]!r}; supported: {', '.join(known)}")
+                raise UserError(
+                    f"the model wants {key} {config[key]!r}; supported: {', '.join(known)}"
+                )
         height, width = config["input_size"][1:]
         mean, std = tuple(config["mean"]), tuple(config["std"])
-        return cls((height, width), config["interpolation"], config["crop_pct"], config["crop_mode"], mean, std)
+        return cls(
+            (height, width),
+            config["interpolation"],
+            config["crop_pct"],
+            config["crop_mode"],
+            mean,
+            std,
+        )
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Size of an image after the resize and before the crop."""
@@ -95,7 +113,11 @@ class Preprocessing:
             return target[0], target[1]
         if target[0] == target[1]:  # as torchvision's Resize(int): the shorter side fits
             short = target[0]
-            return (short, int(short * width / height)) if height <= width else (int(short * height / width), short)
+            return (
+                (short, int(short * width / height))
+                if height <= width
+                else (int(short * height / width), short)
+            )
         scale = max(target[0] / height, target[1] / width)
         return round(height * scale), round(width * scale)
 
@@ -104,5 +126,7 @@ class Preprocessing:
         pixels = images.permute(0, 3, 1, 2)
         pixels = resize(pixels, *self.resized(*pixels.shape[-2:]), self.interpolation)
         pixels = center_crop(pixels, list(self.input_size))
-        mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std))
+        mean, std = (
+            torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std)
+        )
         return pixels.div_(255).sub_(mean).div_(std)

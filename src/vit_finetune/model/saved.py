@@ -18,9 +18,13 @@ WEIGHTS = "model.safetensors"
 
 
 def save_model(
-    model: nn.Module, folder: Path, preprocess: Preprocessing, dataset: Mapping[str, Any] | None = None
+    model: nn.Module,
+    folder: Path,
+    preprocess: Preprocessing,
+    dataset: Mapping[str, Any] | None = None,
 ) -> None:
-    """A folder that `timm.create_model("local-dir:<folder>", pretrained=True)` builds the same model from.
+    """A folder that `timm.create_model("local-dir:<folder>", pretrained=True)` builds the same
+    model from.
 
     Args:
         dataset: of a fine-tuned model, what it was trained on: `classes`, `image_shape`, `fit`.
@@ -38,9 +42,16 @@ def save_model(
         source = {"image_size": dataset["image_shape"][:2], "fit": dataset["fit"]}
         model_config = {"label_names": dataset["classes"], "trained_on": source}
     first, *others = family_of(model).heads
-    for other in others:  # a distilled model answers with the mean of its heads: the same one, twice
+    # a distilled model answers with the mean of its heads: the same one, twice
+    for other in others:
         model.get_submodule(other).load_state_dict(model.get_submodule(first).state_dict())
-    save_for_hf(model, str(folder), model_config=model_config, data_config=data_config, safe_serialization=True)
+    save_for_hf(
+        model,
+        str(folder),
+        model_config=model_config,
+        data_config=data_config,
+        safe_serialization=True,
+    )
 
 
 def load_model(folder: str | Path, num_classes: int | None = None) -> Any:
@@ -54,7 +65,9 @@ def load_model(folder: str | Path, num_classes: int | None = None) -> Any:
     """
     config_file = Path(folder) / "config.json"
     if not config_file.is_file() or not (config_file.parent / WEIGHTS).is_file():
-        raise UserError(f"{folder} does not hold a model ({config_file.name} and {WEIGHTS}); run dvc repro")
+        raise UserError(
+            f"{folder} does not hold a model ({config_file.name} and {WEIGHTS}); run dvc repro"
+        )
     options = {} if num_classes is None else {"num_classes": num_classes}
     model = timm.create_model(f"local-dir:{folder}", pretrained=True, **options)
     if num_classes is not None:
@@ -64,7 +77,8 @@ def load_model(folder: str | Path, num_classes: int | None = None) -> Any:
 
 
 def trained_config(folder: str | Path) -> dict[str, Any]:
-    """config.json of a fine-tuned model, with its `label_names` in order and `trained_on` (image_size, fit).
+    """config.json of a fine-tuned model, with its `label_names` in order and `trained_on`
+    (image_size, fit).
 
     Raises:
         UserError: there is no such model.
@@ -72,7 +86,9 @@ def trained_config(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "config.json"
     config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if "trained_on" not in config:
-        raise UserError(f"{folder} does not hold a trained model; run dvc repro, or name its folder with --model")
+        raise UserError(
+            f"{folder} does not hold a trained model; run dvc repro, or name its folder with --model"
+        )
     return config
 
 

@@ -17,7 +17,8 @@ class TokenLayout:
     grid: tuple[int, int]  # (G_h, G_w)
     patch: tuple[int, int]  # (height, width) in pixels of the model's input
     pooling: Pooling
-    pooled: range  # tokens of which the head takes the mean (token, avg) or its attention pooling (map)
+    # tokens of which the head takes the mean (token, avg) or its attention pooling (map)
+    pooled: range
 
     @property
     def tokens(self) -> int:
@@ -25,10 +26,11 @@ class TokenLayout:
         return len(self.prefix) + self.grid[0] * self.grid[1]
 
     def readout(self, pooling: Tensor | None = None) -> Tensor:
-        """Weight of each token in what the head reads, (T,), or (B, T) with attention pooling; sums to one.
+        """Weight of each token in what the head reads, (T,), or (B, T) with attention pooling; sums
+        to one.
 
-        The CLS row (with DIST, their mean), the mean of the patches, or the first row of attention pooling,
-        mean over heads, for which `pooling` (B, H, queries, T) is needed (ValueError).
+        The CLS row (with DIST, their mean), the mean of the patches, or the first row of attention
+        pooling, mean over heads, for which `pooling` (B, H, queries, T) is needed (ValueError).
         """
         if self.pooling != "map":
             weights = torch.zeros(self.tokens)
@@ -45,7 +47,8 @@ class TokenLayout:
         return weights
 
     def to_grid(self, values: Tensor) -> Tensor:
-        """Values per token (..., T) -> the patches' values (..., G_h, G_w); ValueError if T does not fit."""
+        """Values per token (..., T) -> the patches' values (..., G_h, G_w); ValueError if T does
+        not fit."""
         if values.shape[-1] != self.tokens:
             raise ValueError(
                 f"{values.shape[-1]} tokens, but {len(self.prefix)} prefix tokens and a grid of "

@@ -1,4 +1,5 @@
-"""torchvision's Vision Transformers as the equal models of timm, with torchvision's weights and preprocessing."""
+"""torchvision's Vision Transformers as the equal models of timm, with torchvision's weights and
+preprocessing."""
 
 import re
 from typing import Any
@@ -33,7 +34,8 @@ _RENAMED = (
 
 
 def torchvision_model(name: str, *, pretrained: bool, **options: Any) -> Any:
-    """torchvision's `vit_b_16` or `vit_b_16.<weights>` as the equal timm model, with torchvision's preprocessing.
+    """torchvision's `vit_b_16` or `vit_b_16.<weights>` as the equal timm model, with torchvision's
+    preprocessing.
 
     Raises:
         UserError: no such model or weights; names those there are.
@@ -43,10 +45,14 @@ def torchvision_model(name: str, *, pretrained: bool, **options: Any) -> Any:
 
     architecture, _, tag = name.partition(".")
     if architecture not in TORCHVISION:
-        raise UserError(f"torchvision has no Vision Transformer {architecture!r}; it has: {', '.join(TORCHVISION)}")
+        raise UserError(
+            f"torchvision has no Vision Transformer {architecture!r}; it has: {', '.join(TORCHVISION)}"
+        )
     known = get_model_weights(architecture)
     if tag and tag not in known.__members__:
-        raise UserError(f"torchvision has no weights {tag!r} of {architecture}; it has: {', '.join(known.__members__)}")
+        raise UserError(
+            f"torchvision has no weights {tag!r} of {architecture}; it has: {', '.join(known.__members__)}"
+        )
     weights: Any = known[tag or "DEFAULT"]
     preset = weights.transforms()
     (crop,), (resize,) = preset.crop_size, preset.resize_size
@@ -60,12 +66,15 @@ def torchvision_model(name: str, *, pretrained: bool, **options: Any) -> Any:
         "std": tuple(preset.std),
     }
     if pretrained:
-        load_torchvision_state(model, weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
+        load_torchvision_state(
+            model, weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        )
     return model
 
 
 def load_torchvision_state(model: VisionTransformer, state: dict[str, Tensor]) -> None:
-    """torchvision's tensors into the equal timm model; position embeddings fit the model's own grid."""
+    """torchvision's tensors into the equal timm model; position embeddings fit the model's own
+    grid."""
     renamed = {}
     for name, tensor in state.items():
         for pattern, replacement in _RENAMED:

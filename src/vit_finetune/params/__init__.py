@@ -1,8 +1,9 @@
 """params.yaml: read whole and checked whole, before any work starts.
 
-Each section's schema is a module of its own, named like the section. A stage imports the sections that it uses,
-so they are the code it depends on. The others are imported by name here, to check that the file is in order:
-they can stop a stage but never change what it computes, and a new key in one does not rerun the others' stages.
+Each section's schema is a module of its own, named like the section. A stage imports the sections
+that it uses, so they are the code it depends on. The others are imported by name here, to check
+that the file is in order: they can stop a stage but never change what it computes, and a new key in
+one does not rerun the others' stages.
 """
 
 import difflib
@@ -36,13 +37,19 @@ SECTIONS = (
     "runtime",
 )
 MAX_SEED = 2**32 - 1  # what numpy and scikit-learn take
-SEED = {"type": "integer", "minimum": 0, "maximum": MAX_SEED, "description": "where all random numbers start from"}
+SEED = {
+    "type": "integer",
+    "minimum": 0,
+    "maximum": MAX_SEED,
+    "description": "where all random numbers start from",
+}
 
 SectionT = TypeVar("SectionT", bound=Section)
 
 
 class Params:
-    """A params.yaml that passed every check. `runtime` is no stage's dependency: it changes how fast, not what."""
+    """A params.yaml that passed every check. `runtime` is no stage's dependency: it changes how
+    fast, not what."""
 
     def __init__(self, seed: int, sections: dict[str, Section]) -> None:
         self.seed = seed
@@ -57,7 +64,9 @@ class Params:
 
     def tracked(self) -> dict[str, dict[str, Any]]:
         """Every section but `runtime` as plain values."""
-        return {name: block.model_dump() for name, block in self._sections.items() if name != "runtime"}
+        return {
+            name: block.model_dump() for name, block in self._sections.items() if name != "runtime"
+        }
 
 
 def read_params(path: str | Path = "params.yaml") -> Params:
@@ -70,7 +79,8 @@ def read_params(path: str | Path = "params.yaml") -> Params:
 
 
 def read_yaml(path: str | Path) -> Any:
-    """Plain values of a YAML 1.2 file, read as DVC reads it: `1e-4` is a number, `yes` is a word (UserError)."""
+    """Plain values of a YAML 1.2 file, read as DVC reads it: `1e-4` is a number, `yes` is a word
+    (UserError)."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -78,7 +88,9 @@ def read_yaml(path: str | Path) -> Any:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text from byte {error.start} on; save it as UTF-8") from None
+        raise UserError(
+            f"{path} is not UTF-8 text from byte {error.start} on; save it as UTF-8"
+        ) from None
     try:
         return YAML(typ="safe", pure=True).load(text)
     except MarkedYAMLError as error:
@@ -87,16 +99,20 @@ def read_yaml(path: str | Path) -> Any:
         reason = place + (error.problem or error.context or "unreadable")
         if "'\\t'" in reason:
             reason += "; indent with spaces, not tabs"
-    except Exception as error:  # an odd tag, date or depth also gets KeyError, RecursionError, ... out of the parser
+    # an odd tag, date or depth also gets KeyError, RecursionError, ... out of the parser
+    except Exception as error:
         reason = f"{type(error).__name__}: {error}"
     raise UserError(f"{path} is not valid YAML: {_one_line(reason)}")
 
 
 def check_params(values: Any, source: str = "params.yaml") -> Params:
-    """Check plain values against every section's schema and the rules between sections (UserError)."""
+    """Check plain values against every section's schema and the rules between sections
+    (UserError)."""
     known = ["seed", *SECTIONS]
     if not isinstance(values, dict):
-        raise UserError(f"{source} is {'empty' if values is None else _show(values)}: it must hold {', '.join(known)}")
+        raise UserError(
+            f"{source} is {'empty' if values is None else _show(values)}: it must hold {', '.join(known)}"
+        )
     problems = [_unknown("", key, known) for key in values if key not in known]
     seed = values.get("seed")
     if "seed" not in values:
@@ -114,10 +130,13 @@ def check_params(values: Any, source: str = "params.yaml") -> Params:
             continue
         problems += [_unknown(f"{name}.", key, fields) for key in block if key not in fields]
         try:
-            sections[name] = schema.model_validate({key: block[key] for key in fields if key in block})
+            sections[name] = schema.model_validate(
+                {key: block[key] for key in fields if key in block}
+            )
         except ValidationError as error:
             rules = schema.model_json_schema()["properties"]
-            for key in dict.fromkeys(str(detail["loc"][0]) for detail in error.errors()):  # a union has several
+            # a union has several
+            for key in dict.fromkeys(str(detail["loc"][0]) for detail in error.errors()):
                 if key in block:
                     problems.append(_wrong(f"{name}.{key}", block[key], rules[key]))
                 else:
@@ -154,14 +173,26 @@ def _allowed(rule: dict[str, Any]) -> str:
         return ", or ".join(_allowed(option) for option in rule["anyOf"])
     if rule["type"] in ("integer", "number"):
         most = " to" if "minimum" in rule else ", at most"
-        words = {"minimum": " from", "exclusiveMinimum": " above", "maximum": most, "exclusiveMaximum": ", below"}
+        words = {
+            "minimum": " from",
+            "exclusiveMinimum": " above",
+            "maximum": most,
+            "exclusiveMaximum": ", below",
+        }
         limits = "".join(f"{word} {rule[name]}" for name, word in words.items() if name in rule)
         return f"a {'whole ' if rule['type'] == 'integer' else ''}number{limits}"
     if rule["type"] == "array":
         return "a list of texts"
-    fixed = {"boolean": ["true", "false"], "null": ["null"], "string": [rule["const"]] if "const" in rule else None}
+    fixed = {
+        "boolean": ["true", "false"],
+        "null": ["null"],
+        "string": [rule["const"]] if "const" in rule else None,
+    }
     options = [f"`{option}`" for option in rule.get("enum") or fixed[rule["type"]] or []]
-    return " or ".join(filter(None, [", ".join(options[:-1]), *options[-1:]])) or "text that is not empty"
+    return (
+        " or ".join(filter(None, [", ".join(options[:-1]), *options[-1:]]))
+        or "text that is not empty"
+    )
 
 
 def _show(value: Any) -> str:
@@ -181,5 +212,7 @@ def _show(value: Any) -> str:
 
 def _one_line(text: str) -> str:
     """Printable and not endless, whatever was in the file."""
-    plain = " ".join(text.split()).encode("unicode_escape").decode() if not text.isprintable() else text
+    plain = (
+        " ".join(text.split()).encode("unicode_escape").decode() if not text.isprintable() else text
+    )
     return plain if len(plain) <= 200 else plain[:200] + "..."

@@ -1,4 +1,5 @@
-"""`python -m vit_finetune.params`: check params.yaml before DVC removes the outputs of a stage that would fail."""
+"""`python -m vit_finetune.params`: check params.yaml before DVC removes the outputs of a stage that
+would fail."""
 
 from vit_finetune.core.errors import readable_errors
 from vit_finetune.params import read_params

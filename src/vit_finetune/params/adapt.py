@@ -18,7 +18,9 @@ class Adapt(Section):
     min_steps: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
         description="optimiser steps at least: where `epochs` are fewer, more epochs follow"
     )
-    batch_size: Annotated[int, Field(ge=1, le=65_536)] = Field(description="images in one optimiser step")
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = Field(
+        description="images in one optimiser step"
+    )
     shards: Annotated[int, Field(ge=1, le=1024)] = Field(
         description="parts that each batch is computed in: as many processes as divide it give the same weights; more "
         "of them need less memory"
@@ -30,6 +32,6 @@ class Adapt(Section):
     token_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         description="share of the patch tokens left out of each training image; saves that share of the time"
     )
-    parameters: Literal["all", "norms", "biases"] | Annotated[list[Pattern], Field(min_length=1)] = Field(
-        description="which parameters are trained, as in `freeze.parameters`"
-    )
+    parameters: (
+        Literal["all", "norms", "biases"] | Annotated[list[Pattern], Field(min_length=1)]
+    ) = Field(description="which parameters are trained, as in `freeze.parameters`")

@@ -17,7 +17,9 @@ class Attention(Section):
         description="test images, drawn by the seed, on which the maps are judged, as far as there are so many; also "
         "the number of mosaics, up to 64"
     )
-    fusion: Literal["mean", "max"] = Field(description="how last block and rollout combine the heads of a block")
+    fusion: Literal["mean", "max"] = Field(
+        description="how last block and rollout combine the heads of a block"
+    )
     discard_ratio: Annotated[float, Field(ge=0, lt=1)] = Field(
         description="share of the weakest attention that the rollouts leave out in each block"
     )

@@ -10,7 +10,9 @@ from vit_finetune.params.base import Section
 class Embed(Section):
     """The one pass through the frozen part."""
 
-    flip: bool = Field(description="also store the mirrored view of each training image, for augmentation")
+    flip: bool = Field(
+        description="also store the mirrored view of each training image, for augmentation"
+    )
     storage: Literal["auto", "float16", "bfloat16", "float32"] = Field(
         description="format of stored activations; `auto`: float16, or bfloat16 if values are too large for it"
     )

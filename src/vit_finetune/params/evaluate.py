@@ -13,4 +13,6 @@ class Evaluate(Section):
     calibration_bins: Annotated[int, Field(ge=1, le=1000)] = Field(
         description="confidence bins of the reliability diagram and of the calibration error"
     )
-    mistakes: Annotated[int, Field(ge=1, le=100)] = Field(description="most confident mistakes to draw")
+    mistakes: Annotated[int, Field(ge=1, le=100)] = Field(
+        description="most confident mistakes to draw"
+    )

@@ -15,7 +15,9 @@ class Freeze(Section):
     trainable_blocks: Annotated[int, Field(ge=0)] | Literal["all"] = Field(
         description="`0`: the head alone; `k`: the last k blocks and all that follows them; `all`: everything"
     )
-    parameters: Literal["all", "norms", "biases"] | Annotated[list[Pattern], Field(min_length=1)] = Field(
+    parameters: (
+        Literal["all", "norms", "biases"] | Annotated[list[Pattern], Field(min_length=1)]
+    ) = Field(
         description="which parameters of these are trained: `all`, `norms`, `biases` (BitFit), or a list of patterns "
         "of names in order, `!pattern` taking away again; the head always is"
     )

@@ -11,9 +11,12 @@ class Model(Section):
     """A plain Vision Transformer of timm."""
 
     name: str = Field(
-        min_length=1, description="timm model name with its weights tag, or `local-dir:pretrained/<folder>`"
+        min_length=1,
+        description="timm model name with its weights tag, or `local-dir:pretrained/<folder>`",
     )
-    pretrained: bool = Field(description="`true`: pretrained weights; `false`: random ones, from `seed`")
+    pretrained: bool = Field(
+        description="`true`: pretrained weights; `false`: random ones, from `seed`"
+    )
     image_size: Annotated[int, Field(ge=8, le=1024)] | None = Field(
         description="side in pixels the images are resized to; `null`: the model's own"
     )

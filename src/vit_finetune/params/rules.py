@@ -20,7 +20,9 @@ DATASET_SIZES = {  # training part, test part, classes; those of a folder only `
 def broken(sections: dict[str, Section]) -> list[str]:
     """One sentence for each rule that does not hold."""
     names = ("data", "subset", "model", "adapt", "freeze", "train", "attention", "runtime")
-    data, subset, model, adapt, freeze, train, attention, runtime = (sections[name] for name in names)
+    data, subset, model, adapt, freeze, train, attention, runtime = (
+        sections[name] for name in names
+    )
     assert isinstance(data, Data)
     assert isinstance(subset, Subset)
     assert isinstance(model, Model)
@@ -31,7 +33,8 @@ def broken(sections: dict[str, Section]) -> list[str]:
     assert isinstance(runtime, Runtime)
     rules = (
         (
-            model.name.startswith("local-dir:") and not model.name.startswith("local-dir:pretrained/"),
+            model.name.startswith("local-dir:")
+            and not model.name.startswith("local-dir:pretrained/"),
             f"model.name is {model.name!r}: only below pretrained/ does a changed file rerun what it should; copy the "
             "folder there and use local-dir:pretrained/<folder>",
         ),
@@ -63,14 +66,18 @@ def _sizes(data: Data, subset: Subset, attention: Attention) -> list[str]:
     problems = []
     pool, test_pool, classes = DATASET_SIZES[data.name]
     if subset.val_size == "all":
-        return [f"subset.val_size is all: {data.name} has no validation images of its own, use a number"]
+        return [
+            f"subset.val_size is all: {data.name} has no validation images of its own, use a number"
+        ]
     for key, size in (
         ("train_size", subset.train_size),
         ("val_size", subset.val_size),
         ("test_size", subset.test_size),
     ):
         if size != "all" and size < classes:
-            problems.append(f"subset.{key} is {size}: {data.name} has {classes} classes, so use at least {classes}")
+            problems.append(
+                f"subset.{key} is {size}: {data.name} has {classes} classes, so use at least {classes}"
+            )
     wanted = subset.val_size + (classes if subset.train_size == "all" else subset.train_size)
     if wanted > pool:
         problems.append(
@@ -78,9 +85,13 @@ def _sizes(data: Data, subset: Subset, attention: Attention) -> list[str]:
             f"together they may be at most the {pool} training images of {data.name}"
         )
     if subset.test_size != "all" and subset.test_size > test_pool:
-        problems.append(f"subset.test_size is {subset.test_size}: {data.name} has {test_pool} test images; use `all`")
+        problems.append(
+            f"subset.test_size is {subset.test_size}: {data.name} has {test_pool} test images; use `all`"
+        )
     tests = test_pool if subset.test_size == "all" else subset.test_size
     for key, count in (("gallery", attention.gallery), ("sample", attention.sample)):
         if count > tests:
-            problems.append(f"attention.{key} is {count}: there are {tests} test images (subset.test_size)")
+            problems.append(
+                f"attention.{key} is {count}: there are {tests} test images (subset.test_size)"
+            )
     return problems

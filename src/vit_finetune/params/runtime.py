@@ -10,7 +10,9 @@ from vit_finetune.params.base import Section
 class Runtime(Section):
     """The machine."""
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field(description="`auto`: the first of cuda, mps, cpu")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        description="`auto`: the first of cuda, mps, cpu"
+    )
     threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         description="CPU threads of a stage, all its processes together; `null`: one per core"
     )

@@ -12,11 +12,15 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 class Train(Section):
     """Optimiser, schedule, regularisation."""
 
-    epochs: Annotated[int, Field(ge=1, le=10_000)] = Field(description="passes over the training images")
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        description="passes over the training images"
+    )
     min_steps: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
         description="optimiser steps at least: where `epochs` are fewer, more epochs follow"
     )
-    batch_size: Annotated[int, Field(ge=1, le=65_536)] = Field(description="images in one optimiser step")
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = Field(
+        description="images in one optimiser step"
+    )
     shards: Annotated[int, Field(ge=1, le=1024)] = Field(
         description="parts that each batch is computed in: as many processes as divide it give the same weights"
     )
@@ -25,7 +29,9 @@ class Train(Section):
     weight_decay: Annotated[float, Field(ge=0, le=10)] = Field(
         description="decoupled for adamw; matrices only, not biases and norms"
     )
-    warmup: Share = Field(description="share of the steps in which the learning rate rises; a cosine to 0 follows")
+    warmup: Share = Field(
+        description="share of the steps in which the learning rate rises; a cosine to 0 follows"
+    )
     label_smoothing: Share = Field(description="share of the target spread over all classes")
     class_weights: Literal["none", "balanced"] = Field(
         description="`balanced`: an image counts in the loss by how rare its class is; `none`: all count the same"

@@ -9,21 +9,34 @@ def headline(metrics: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
     train, test, attention = (metrics[name] for name in ("train", "evaluation", "attention"))
     low, high = test["accuracy_ci95"]
     return [
-        ("test accuracy, 95 % interval", f"{test['accuracy']:.4f}  [{low:.4f}, {high:.4f}], n = {test['n']:,}"),
+        (
+            "test accuracy, 95 % interval",
+            f"{test['accuracy']:.4f}  [{low:.4f}, {high:.4f}], n = {test['n']:,}",
+        ),
         ("macro F1", f"{test['macro_f1']:.4f}"),
         ("negative log-likelihood", f"{test['nll']:.4f}"),
         ("calibration error", f"{test['ece']:.4f}"),
         ("adapted parameters", f"{train['parameters_adapted']:,}, then frozen"),
         ("trained parameters", f"{train['parameters_trained']:,}"),
         ("best epoch", f"{train['best_epoch']}; {train['epochs']} epochs done"),
-        ("validation accuracy", f"{train['val_accuracy']:.4f}; probe, before training: {train['probe_accuracy']:.4f}"),
-        ("attention self-check", f"largest relative error {attention['selfcheck_max_rel_err']:.1e}, every block"),
+        (
+            "validation accuracy",
+            f"{train['val_accuracy']:.4f}; probe, before training: {train['probe_accuracy']:.4f}",
+        ),
+        (
+            "attention self-check",
+            f"largest relative error {attention['selfcheck_max_rel_err']:.1e}, every block",
+        ),
     ]
 
 
 def warnings_of(metrics: dict[str, dict[str, Any]]) -> list[str]:
     """Signs that the run did not work, as its stages found them."""
-    return [metrics[stage]["warning"] for stage in ("train", "evaluation") if "warning" in metrics[stage]]
+    return [
+        metrics[stage]["warning"]
+        for stage in ("train", "evaluation")
+        if "warning" in metrics[stage]
+    ]
 
 
 def interval(row: Mapping[str, Any], name: str, sign: str = "") -> str:
@@ -33,8 +46,12 @@ def interval(row: Mapping[str, Any], name: str, sign: str = "") -> str:
 
 
 def maps_judged(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Rows of a table, the first its header: what each map is worth, from plots/attention_maps.csv."""
-    head = ["score minus a random map's, should be above 0", "score minus the Gaussian's, should be above 0"]
+    """Rows of a table, the first its header: what each map is worth, from
+    plots/attention_maps.csv."""
+    head = [
+        "score minus a random map's, should be above 0",
+        "score minus the Gaussian's, should be above 0",
+    ]
     head += [
         "share in the quadrant of the class, 0.25 by chance",
         "correlation with itself, classifier shuffled, should be far below 1",

@@ -1,4 +1,5 @@
-"""One page that says what was run and what came of it: text and pictures in, HTML out, nothing to load."""
+"""One page that says what was run and what came of it: text and pictures in, HTML out, nothing to
+load."""
 
 import base64
 import html
@@ -16,7 +17,12 @@ from vit_finetune.verdict import verdict
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 SHIPPED = Path(__file__).with_name("shipped.yaml")  # params.yaml before anyone edited it
-NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "digits": "handwritten digits", "folder": "images of a folder"}
+NAMES = {
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "digits": "handwritten digits",
+    "folder": "images of a folder",
+}
 MISTAKES = {
     "mistakes": "Wrong, and most sure of it.",
     "confused_pairs": "The classes that are mixed up most often.",
@@ -68,17 +74,24 @@ def compose(
         shipped: the same before anyone edited the file; a setting that differs from it is marked.
         metrics: {"train": metrics/train.json, ...}.
         maps: rows of plots/attention_maps.csv.
-        pictures: a PNG for each name in MISTAKES, TEST, ATTENTION and TRAINING; "adaptation" only where the backbone
-            was adapted.
+        pictures: a PNG for each name in MISTAKES, TEST, ATTENTION and TRAINING; "adaptation" only
+            where the backbone was adapted.
         versions: package -> version.
     """
     counts = ", ".join(f"{count:,} {split}" for split, count in metrics["subset"]["images"].items())
     author = f"{params['report']['author']}. " if params["report"]["author"] else ""
     versions_table = [["package", "version"], *([*pair] for pair in versions.items())]
-    sections = sections_of(metrics, maps, pictures, [settings_rows(params, shipped), versions_table])
+    sections = sections_of(
+        metrics, maps, pictures, [settings_rows(params, shipped), versions_table]
+    )
     rows = [(html.escape(name), html.escape(value)) for name, value in headline(metrics)]
-    signs = [f'<p class="warning">Warning: {html.escape(sign)}</p>' for sign in warnings_of(metrics)]
-    title = params["report"]["title"] or f"A Vision Transformer fine-tuned on {NAMES[params['data']['name']]}"
+    signs = [
+        f'<p class="warning">Warning: {html.escape(sign)}</p>' for sign in warnings_of(metrics)
+    ]
+    title = (
+        params["report"]["title"]
+        or f"A Vision Transformer fine-tuned on {NAMES[params['data']['name']]}"
+    )
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=html.escape(title),
         subtitle=html.escape(f"{author}Model: {params['model']['name']}. Images: {counts}."),
@@ -97,8 +110,16 @@ def sections_of(
 ) -> dict[str, tuple[Sequence[str], Sequence[Rows], Mapping[str, str]]]:
     """Texts, tables and pictures of each section; `run` are the tables of settings and versions."""
     subset, test = metrics["subset"], metrics["evaluation"]
-    training = {name: caption for name, caption in TRAINING.items() if name in pictures or name != "adaptation"}
-    none = [f"All {test['n']:,} test images are classified correctly."] if test["accuracy"] == 1 else []
+    training = {
+        name: caption
+        for name, caption in TRAINING.items()
+        if name in pictures or name != "adaptation"
+    }
+    none = (
+        [f"All {test['n']:,} test images are classified correctly."]
+        if test["accuracy"] == 1
+        else []
+    )
     return {
         "Mistakes": (none, [], {} if none else MISTAKES),
         "Where the model looks": ([verdict(maps), HOW_TO_READ], [maps_judged(maps)], ATTENTION),
@@ -108,39 +129,55 @@ def sections_of(
             [validation_rows(metrics["train"], subset["images"]["val"])],
             training,
         ),
-        "Settings and versions": (["Settings marked * differ from those that the project ships."], run, {}),
+        "Settings and versions": (
+            ["Settings marked * differ from those that the project ships."],
+            run,
+            {},
+        ),
     }
 
 
 def problems_of(subset: Mapping[str, Any]) -> list[str]:
     """A sentence on what was found wrong with the images, if anything was."""
     count = subset["problems"]
-    return [f"Problems of {count:,} images, classes or files are listed in plots/image_problems.csv."] if count else []
+    return (
+        [f"Problems of {count:,} images, classes or files are listed in plots/image_problems.csv."]
+        if count
+        else []
+    )
 
 
 def validation_rows(train: Mapping[str, Any], images: int) -> Rows:
-    """The probe and the fine-tuned model on the same validation images; the first row is the header."""
+    """The probe and the fine-tuned model on the same validation images; the first row is the
+    header."""
     table = [["model", f"validation accuracy (n = {images:,})", "95 % interval"]]
-    for name, key in (("linear probe, before training", "probe_accuracy"), ("fine-tuned", "val_accuracy")):
+    for name, key in (
+        ("linear probe, before training", "probe_accuracy"),
+        ("fine-tuned", "val_accuracy"),
+    ):
         low, high = wilson(round(train[key] * images), images)
         table.append([name, f"{train[key]:.4f}", f"[{low:.4f}, {high:.4f}]"])
     return table
 
 
 def settings_rows(params: Params, shipped: Params) -> Rows:
-    """A row for each key but those of `report`, a star where its value is not the shipped one; the first the header."""
+    """A row for each key but those of `report`, a star where its value is not the shipped one; the
+    first the header."""
     table = [["setting", "value", "shipped"]]
     for section, block in params.items():
         for key, value in block.items() if section != "report" else ():
             usual = in_yaml(shipped[section][key])
             name = key if section == key else f"{section}.{key}"
             changed = in_yaml(value) != usual
-            table.append([f"{name} *" if changed else name, in_yaml(value), usual if changed else ""])
+            table.append(
+                [f"{name} *" if changed else name, in_yaml(value), usual if changed else ""]
+            )
     return table
 
 
 def locked_versions(lock: str, packages: Sequence[str]) -> dict[str, str]:
-    """Version of each package that the text of a requirements.lock pins, in the order given (UserError)."""
+    """Version of each package that the text of a requirements.lock pins, in the order given
+    (UserError)."""
     pinned = dict(re.findall(r"^([a-z0-9-]+)==([^ ;\\]+)", lock, flags=re.MULTILINE))
     missing = [name for name in packages if name not in pinned]
     if missing:
@@ -167,7 +204,9 @@ def _section(
     body = [f"<p>{html.escape(paragraph)}</p>" for paragraph in text]
     body += [_table(rows) for rows in tables]
     body += [_figure(pictures[name], caption) for name, caption in captions.items()]
-    return "\n".join([f'<section id="{_anchor(title)}">\n<h2>{html.escape(title)}</h2>', *body, "</section>"])
+    return "\n".join(
+        [f'<section id="{_anchor(title)}">\n<h2>{html.escape(title)}</h2>', *body, "</section>"]
+    )
 
 
 def _table(rows: Rows) -> str:
@@ -177,7 +216,9 @@ def _table(rows: Rows) -> str:
     for row in body:
         start = '<tr class="changed">' if row[0].endswith(" *") else "<tr>"
         lines.append(start + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>")
-    return "\n".join(['<div class="wide"><table>', f"<thead>{header}</thead>", *lines, "</table></div>"])
+    return "\n".join(
+        ['<div class="wide"><table>', f"<thead>{header}</thead>", *lines, "</table></div>"]
+    )
 
 
 def _figure(png: bytes, caption: str) -> str:

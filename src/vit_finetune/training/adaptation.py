@@ -1,7 +1,8 @@
 """A short training of the whole backbone, before it is frozen.
 
-Images that are unlike those of pretraining at the input, such as 32 pixels enlarged to 224, are foreign to the first
-blocks, which a frozen backbone cannot change (Lee et al., arXiv:2210.11466). Once it has adapted, it is frozen.
+Images that are unlike those of pretraining at the input, such as 32 pixels enlarged to 224, are
+foreign to the first blocks, which a frozen backbone cannot change (Lee et al., arXiv:2210.11466).
+Once it has adapted, it is frozen.
 """
 
 import copy
@@ -30,7 +31,8 @@ def with_head(backbone: Any, classes: int) -> Any:
 
 
 def check_later_stages(model: nn.Module, params: "Params") -> list[str]:
-    """Stop now what `embed` or `train` would stop after the adaptation; returns what the user should know.
+    """Stop now what `embed` or `train` would stop after the adaptation; returns what the user
+    should know.
 
     Raises:
         UserError: the model has fewer blocks than are to be trained, or no parameter of a name.
@@ -46,7 +48,8 @@ def check_later_stages(model: nn.Module, params: "Params") -> list[str]:
 
 
 def adopt(backbone: nn.Module, model: nn.Module, history: History) -> dict[str, int]:
-    """Give the backbone the adapted weights, unless the untouched one was as good on the validation images.
+    """Give the backbone the adapted weights, unless the untouched one was as good on the validation
+    images.
 
     Returns:
         Parameters that were adapted, and the best epoch; both 0 where the backbone stays as it was.

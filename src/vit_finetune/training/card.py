@@ -39,9 +39,14 @@ Images were brought to {height} × {width} pixels with `fit: {fit}` before this 
 
 
 def model_card(
-    model: nn.Module, dataset: Mapping[str, Any], data: TrainingData, history: History, manifest: Mapping[str, Any]
+    model: nn.Module,
+    dataset: Mapping[str, Any],
+    data: TrainingData,
+    history: History,
+    manifest: Mapping[str, Any],
 ) -> str:
-    """Data, classes, accuracy on validation images, what was trained, licence of the weights, and lines of use.
+    """Data, classes, accuracy on validation images, what was trained, licence of the weights, and
+    lines of use.
 
     Args:
         dataset: `name`, `classes`, `image_shape` and `fit` of the images.
@@ -49,7 +54,10 @@ def model_card(
     """
     config: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]  # timm's, for every model
     name = ".".join(filter(None, (config.get("architecture"), config.get("tag"))))
-    front = {"license": config.get("license"), "base_model": f"timm/{name}" if config.get("tag") else None}
+    front = {
+        "license": config.get("license"),
+        "base_model": f"timm/{name}" if config.get("tag") else None,
+    }
     front |= {"library_name": "timm", "pipeline_tag": "image-classification"}
     trained, frozen = count_parameters(model)
     rows = {

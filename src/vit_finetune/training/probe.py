@@ -1,4 +1,5 @@
-"""A linear probe: the logistic regression on frozen features that training starts from, and must not fall below."""
+"""A linear probe: the logistic regression on frozen features that training starts from, and must
+not fall below."""
 
 import math
 from dataclasses import dataclass
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 
 Array = NDArray[np.float64]
 Score = tuple[float, float]
-STRENGTHS = tuple(10.0 ** (half / 2) for half in range(-10, 5))  # C from 1e-5 to 100, on features of unit variance
+# C from 1e-5 to 100, on features of unit variance
+STRENGTHS = tuple(10.0 ** (half / 2) for half in range(-10, 5))
 START = 1e-3  # C of the head that training starts from: docs/benchmarks.md
-PATIENCE = 3  # strengths, all worse than the best in accuracy and in loss: then no weaker one is tried
+# strengths, all worse than the best in accuracy and in loss: then no weaker one is tried
+PATIENCE = 3
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class Probe:
     Attributes:
         weight: (K, D).
         bias: (K,).
-        c: inverse L2 strength on features of unit variance (scikit-learn's C), (1,); 0 for a head of zeros.
+        c: inverse L2 strength on features of unit variance (scikit-learn's C), (1,); 0 for a head
+            of zeros.
     """
 
     weight: Tensor
@@ -34,8 +38,12 @@ class Probe:
 
     @classmethod
     def of(cls, weight: Array, bias: Array, c: float) -> "Probe":
-        """From scikit-learn's arrays, which may be transposed: processes share memory as it lies."""
-        weights, biases = (torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)) for array in (weight, bias))
+        """From scikit-learn's arrays, which may be transposed: processes share memory as it
+        lies."""
+        weights, biases = (
+            torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+            for array in (weight, bias)
+        )
         return cls(weights, biases, torch.tensor([c], dtype=torch.float64))
 
     @classmethod
@@ -58,7 +66,8 @@ def fit_probes(
     c: float | Literal["auto"],
     class_weights: Literal["none", "balanced"],
 ) -> tuple[Probe, Probe]:
-    """Logistic regressions on features that are centred and brought to unit variance by one common factor.
+    """Logistic regressions on features that are centred and brought to unit variance by one common
+    factor.
 
     Args:
         train: features (N, D) and labels (N,).
@@ -66,16 +75,19 @@ def fit_probes(
         c: inverse L2 strength; `auto`: one of STRENGTHS.
 
     Returns:
-        The one with the best accuracy on the validation images, of equal ones that with the lower loss. And the one to
-        start training from (LP-FT, Kumar et al., arXiv:2202.10054), with C = START: a head that fits the training
-        images to the last one has large weights, and training would shrink them at the cost of the blocks.
+        The one with the best accuracy on the validation images, of equal ones that with the lower
+        loss. And the one to start training from (LP-FT, Kumar et al., arXiv:2202.10054), with C =
+        START: a head that fits the training images to the last one has large weights, and training
+            would shrink them at the cost of the blocks.
     """
     features = train[0].double().numpy()
     centre = features.mean(axis=0)
     features -= centre
     spread = float(features.std()) or 1.0
     regression = LogisticRegression(
-        max_iter=1000, warm_start=True, class_weight=None if class_weights == "none" else class_weights
+        max_iter=1000,
+        warm_start=True,
+        class_weight=None if class_weights == "none" else class_weights,
     )
     tried: list[tuple[Score, Probe]] = []
     for strength in STRENGTHS if c == "auto" else (c,):
@@ -83,8 +95,12 @@ def fit_probes(
         weight, bias = _two_sided(regression.coef_, regression.intercept_)
         probe = Probe.of(weight / spread, bias - weight @ centre / spread, strength)
         tried.append((score(probe.logits(val[0]), val[1]), probe))
-        accuracy, loss = (max(values) for values in zip(*(found for found, _ in tried), strict=True))
-        if strength > START and all(found[0] < accuracy and found[1] < loss for found, _ in tried[-PATIENCE:]):
+        accuracy, loss = (
+            max(values) for values in zip(*(found for found, _ in tried), strict=True)
+        )
+        if strength > START and all(
+            found[0] < accuracy and found[1] < loss for found, _ in tried[-PATIENCE:]
+        ):
             break
     start = min(tried, key=lambda pair: abs(math.log(pair[1].c.item() / START)))
     return max(tried, key=lambda pair: pair[0])[1], start[1]
@@ -98,6 +114,7 @@ def _two_sided(weight: Array, bias: Array) -> tuple[Array, Array]:
 
 
 def score(logits: Tensor, labels: Tensor) -> Score:
-    """Accuracy and negative mean cross-entropy: the larger is the better, and accuracy decides first."""
+    """Accuracy and negative mean cross-entropy: the larger is the better, and accuracy decides
+    first."""
     accuracy = (logits.argmax(1) == labels).double().mean().item()
     return accuracy, -F.cross_entropy(logits, labels).item()

@@ -29,12 +29,13 @@ class TrainingData:
     """What is trained from, and what chooses the epoch.
 
     Attributes:
-        views: stored activations (N, ...) of the training images, or these images, as they are and, if that is wanted,
-            mirrored.
+        views: stored activations (N, ...) of the training images, or these images, as they are and,
+            if that is wanted, mirrored.
         labels: (N,).
         val: the same of the validation images, (M, ...).
         val_labels: (M,).
-        images: the training images (N, H, W, 3) uint8, needed where the settings change them in every epoch.
+        images: the training images (N, H, W, 3) uint8, needed where the settings change them in
+            every epoch.
     """
 
     views: Sequence[View]
@@ -45,21 +46,31 @@ class TrainingData:
 
 
 def read_training_images(subset: str | Path, flip: bool) -> tuple[TrainingData, str]:
-    """The images and labels of the training and validation part, and their SHA-256; `flip` adds the mirrored view."""
+    """The images and labels of the training and validation part, and their SHA-256; `flip` adds the
+    mirrored view."""
     images, labels = read_split(subset, "train", "images", "labels")
     val, val_labels = read_split(subset, "val", "images", "labels")
     views = [ImageView(images, mirrored) for mirrored in (False, True)[: 1 + flip]]
-    data = TrainingData(views, torch.tensor(labels), ImageView(val, False), torch.tensor(val_labels), images)
+    data = TrainingData(
+        views, torch.tensor(labels), ImageView(val, False), torch.tensor(val_labels), images
+    )
     return data, digest(images, labels, val, val_labels)
 
 
-def read_training_data(embedded: str | Path, subset: str | Path, manifest: dict[str, Any]) -> TrainingData:
-    """The stored activations, labels and images of the training and validation part, mapped into memory.
+def read_training_data(
+    embedded: str | Path, subset: str | Path, manifest: dict[str, Any]
+) -> TrainingData:
+    """The stored activations, labels and images of the training and validation part, mapped into
+    memory.
 
     Raises:
         UserError: a file is missing or damaged.
     """
-    views = [map_activations(embedded, manifest, v) for v in ("train", "train_flip") if v in manifest["shapes"]]
+    views = [
+        map_activations(embedded, manifest, v)
+        for v in ("train", "train_flip")
+        if v in manifest["shapes"]
+    ]
     images, labels = read_split(subset, "train", "images", "labels")
     (val_labels,) = read_split(subset, "val", "labels")
     val = map_activations(embedded, manifest, "val")
@@ -68,7 +79,8 @@ def read_training_data(embedded: str | Path, subset: str | Path, manifest: dict[
 
 @dataclass
 class History:
-    """Where training stands: a row for the start, which is epoch 0, and for each epoch; the weights of the best one.
+    """Where training stands: a row for the start, which is epoch 0, and for each epoch; the weights
+    of the best one.
 
     The best epoch has the highest validation accuracy; of equal ones, the lowest validation loss.
     """
@@ -95,7 +107,9 @@ class History:
 
     def finished(self, epochs: int, patience: int | None) -> bool:
         """Whether no epoch is left, or `patience` has run out."""
-        return self.epochs >= epochs or (patience is not None and self.epochs - self.best_epoch >= patience)
+        return self.epochs >= epochs or (
+            patience is not None and self.epochs - self.best_epoch >= patience
+        )
 
 
 def _score(row: dict[str, float]) -> Score:
@@ -128,19 +142,26 @@ class Recipe:
         checkpoint: Path | None = None,
         after_epoch: Callable[[History], None] = lambda history: None,
     ) -> History:
-        """Train the part behind the freeze boundary; the model ends with the weights of the best epoch.
+        """Train the part behind the freeze boundary; the model ends with the weights of the best
+        epoch.
 
         Args:
-            checkpoint: a file to which each epoch is saved. If it is there, training goes on after its last epoch, to
-                the same weights as without an interruption.
+            checkpoint: a file to which each epoch is saved. If it is there, training goes on after
+                its last epoch, to the same weights as without an interruption.
             after_epoch: called after the start and after each epoch that is trained here.
 
         Raises:
             UserError: the weights, or the loss, are not finite.
         """
         settings, model = self._possible_settings(split_model), split_model.model
-        views = changing_views(data) if settings.changes_images else resident(data.views, split_model.device)
-        trainer = Trainer(split_model, views, data.labels, settings, seed=self.seed, ranks=self.ranks)
+        views = (
+            changing_views(data)
+            if settings.changes_images
+            else resident(data.views, split_model.device)
+        )
+        trainer = Trainer(
+            split_model, views, data.labels, settings, seed=self.seed, ranks=self.ranks
+        )
         if checkpoint and checkpoint.is_file():
             history = _resume(checkpoint, trainer)
         else:
@@ -155,35 +176,50 @@ class Recipe:
         return history
 
     def _start(self, split_model: SplitModel, data: TrainingData) -> History:
-        """Epoch 0, the best probe of the images as they are. The model gets the head that training starts from."""
+        """Epoch 0, the best probe of the images as they are. The model gets the head that training
+        starts from."""
         model, settings, labels = split_model.model, self.settings, (data.labels, data.val_labels)
         classes, width = model.head.weight.shape
         if settings.head_init == "zeros":
             features = [torch.zeros(len(some), width) for some in labels]
             best = start = Probe.zeros(classes, width)
         else:
-            features = [self._predict(split_model, part, features=True) for part in (data.views[0], data.val)]
+            features = [
+                self._predict(split_model, part, features=True)
+                for part in (data.views[0], data.val)
+            ]
             if not all(part.isfinite().all() for part in features):
-                raise UserError("the model gives NaN for the training images: its weights are damaged")
+                raise UserError(
+                    "the model gives NaN for the training images: its weights are damaged"
+                )
             best, start = Probe.zeros(classes, width), Probe.zeros(classes, width)
             if self.ranks.first:
                 pairs = (features[0], data.labels), (features[1], data.val_labels)
                 best, start = fit_probes(*pairs, settings.probe_c, settings.class_weights)
-            self.ranks.share(*(tensor for probe in (best, start) for tensor in vars(probe).values()))
-        (accuracy, loss), val = (score(best.logits(x), y) for x, y in zip(features, labels, strict=True))
+            self.ranks.share(
+                *(tensor for probe in (best, start) for tensor in vars(probe).values())
+            )
+        (accuracy, loss), val = (
+            score(best.logits(x), y) for x, y in zip(features, labels, strict=True)
+        )
         history = History(probe_c=round(best.c.item(), 9))
         best.place(model.head)
-        history.add({"train_loss": -loss, "train_accuracy": accuracy, "lr": 0.0, **_validation(val)}, model)
+        history.add(
+            {"train_loss": -loss, "train_accuracy": accuracy, "lr": 0.0, **_validation(val)}, model
+        )
         start.place(model.head)
         return history
 
     def _run_epoch(self, trainer: Trainer, data: TrainingData, epoch: int) -> dict[str, float]:
         """One pass over the training images; every validation image counts the same."""
         row = trainer.run_epoch(epoch)
-        return row | _validation(score(self._predict(trainer.split_model, data.val), data.val_labels))
+        return row | _validation(
+            score(self._predict(trainer.split_model, data.val), data.val_labels)
+        )
 
     def _predict(self, split_model: SplitModel, stored: View, features: bool = False) -> Tensor:
-        """`SplitModel.predict`, shared by the processes in the same batches; each has all of the result."""
+        """`SplitModel.predict`, shared by the processes in the same batches; each has all of the
+        result."""
         own = self.ranks.own(range(0, len(stored), split_model.batch_size))
         return self.ranks.gather(split_model.predict(stored, features, own))
 
@@ -191,7 +227,9 @@ class Recipe:
         """A sentence for each setting that this model and number of trainable blocks ignore."""
         settings = self.settings
         if split_model.trainable_blocks == 0 and (settings.token_dropout or settings.brightness):
-            return ["token_dropout and brightness have no effect on pooled features (freeze.trainable_blocks is 0)"]
+            return [
+                "token_dropout and brightness have no effect on pooled features (freeze.trainable_blocks is 0)"
+            ]
         if self._possible_settings(split_model) != settings:
             return [
                 f"token_dropout {settings.token_dropout} has no effect: the attention of a "
@@ -204,7 +242,9 @@ class Recipe:
         settings = self.settings
         if not settings.changes_images:
             return []
-        images = changing_views(data)[0][range(min(len(data.labels), settings.batch_size // settings.shards))]
+        images = changing_views(data)[0][
+            range(min(len(data.labels), settings.batch_size // settings.shards))
+        ]
         seconds = image_cost(split_model, images, settings) * len(data.labels) / self.ranks.size
         minutes = seconds * settings.epochs_over(len(data.labels)) / 60
         return [
@@ -219,13 +259,15 @@ class Recipe:
 
 
 def changing_views(data: TrainingData) -> list[View]:
-    """The images themselves in place of their activations: as they are and, if that is stored, mirrored."""
+    """The images themselves in place of their activations: as they are and, if that is stored,
+    mirrored."""
     assert data.images is not None
     return [ImageView(data.images, mirrored) for mirrored in (False, True)[: len(data.views)]]
 
 
 def image_cost(split_model: SplitModel, images: Tensor, train: Settings) -> float:
-    """Seconds that `crop_scale` and `randaugment` add for each image: to change it, and to run the frozen blocks."""
+    """Seconds that `crop_scale` and `randaugment` add for each image: to change it, and to run the
+    frozen blocks."""
 
     def once() -> float:
         start = time.perf_counter()
@@ -239,7 +281,9 @@ def image_cost(split_model: SplitModel, images: Tensor, train: Settings) -> floa
 
 
 def _trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    return {name: p.detach().cpu().clone() for name, p in model.named_parameters() if p.requires_grad}
+    return {
+        name: p.detach().cpu().clone() for name, p in model.named_parameters() if p.requires_grad
+    }
 
 
 def _save_checkpoint(path: Path, trainer: Trainer, history: History) -> None:

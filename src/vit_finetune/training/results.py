@@ -22,7 +22,8 @@ SHOWN = ("train_loss", "val_loss", "val_accuracy")
 def epoch_bar(
     settings: Settings, images: int, write: Callable[[History], None] | None
 ) -> Iterator[Callable[[History], None]]:
-    """A progress bar over epochs; off a terminal, a line for each. Gives what is to be called after each epoch.
+    """A progress bar over epochs; off a terminal, a line for each. Gives what is to be called after
+    each epoch.
 
     Args:
         write: called first after each epoch, for files that can be looked at while training runs.
@@ -33,23 +34,32 @@ def epoch_bar(
         def show(history: History) -> None:
             if write:
                 write(history)
-            shown = SHOWN if history.epochs else SHOWN[1:]  # a probe's training loss is of another kind
+            # a probe's training loss is of another kind
+            shown = SHOWN if history.epochs else SHOWN[1:]
             numbers = {key: f"{history.rows[-1][key]:.3f}" for key in shown}
             bar.set_postfix(numbers)
             bar.update(history.epochs - bar.n)
             if bar.disable:
                 line = ", ".join(f"{key} {value}" for key, value in numbers.items())
-                done = f"epoch {history.epochs} of {epochs}" if history.epochs else "before training"
+                done = (
+                    f"epoch {history.epochs} of {epochs}" if history.epochs else "before training"
+                )
                 print(f"{settings.section}: {done}: {line}", flush=True)
 
         yield show
 
 
 def train_with_bar(
-    recipe: Recipe, split_model: SplitModel, data: TrainingData, checkpoint: Path, write: Callable[[History], None]
+    recipe: Recipe,
+    split_model: SplitModel,
+    data: TrainingData,
+    checkpoint: Path,
+    write: Callable[[History], None],
 ) -> History:
     """`Recipe.train` with a bar over epochs; the first process writes after each."""
-    with epoch_bar(recipe.settings, len(data.labels), write if recipe.ranks.first else None) as show:
+    with epoch_bar(
+        recipe.settings, len(data.labels), write if recipe.ranks.first else None
+    ) as show:
         return recipe.train(split_model, data, checkpoint, show)
 
 
@@ -70,13 +80,18 @@ def write_progress(
     history: History,
     signs: Sequence[str] = (),
 ) -> None:
-    """Replace plots/history.csv and metrics/train.json, so that both can be looked at while training runs."""
+    """Replace plots/history.csv and metrics/train.json, so that both can be looked at while
+    training runs."""
     write_csv("plots/history.csv", history_rows(history))
     write_json("metrics/train.json", metrics_of(history, planned, model, adapted, [*notes, *signs]))
 
 
 def metrics_of(
-    history: History, planned: int, model: nn.Module, adapted: Mapping[str, Any], warnings: Sequence[str]
+    history: History,
+    planned: int,
+    model: nn.Module,
+    adapted: Mapping[str, Any],
+    warnings: Sequence[str],
 ) -> dict[str, Any]:
     """metrics/train.json after an epoch: the epoch to keep so far, and what is trained.
 
@@ -98,7 +113,8 @@ def metrics_of(
 
 
 def warning_signs(history: History, val_labels: Tensor) -> list[str]:
-    """Signs that training did not work, each with the key of params.yaml that is likely to blame."""
+    """Signs that training did not work, each with the key of params.yaml that is likely to
+    blame."""
     signs, losses = [], [row["val_loss"] for row in history.rows[1:]]
     largest = int(val_labels.bincount().max()) / len(val_labels)
     if history.best["val_accuracy"] <= largest:
