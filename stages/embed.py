@@ -12,8 +12,6 @@ from vit_finetune.model.build import preprocessing
 from vit_finetune.model.freezing import freeze
 from vit_finetune.model.saved import load_model
 from vit_finetune.params import Params, read_params
-from vit_finetune.params.embed import Embed
-from vit_finetune.params.freeze import Freeze
 
 
 def main() -> None:
@@ -25,8 +23,8 @@ def main() -> None:
 def embed(params: Params, ranks: Ranks) -> None:
     """What each of the processes does: its own segments of every view; the first one also writes
     what is small."""
-    embedding, runtime = params.section(Embed), params.runtime
-    blocks = params.section(Freeze).trainable_blocks
+    embedding, runtime = params.embed, params.runtime
+    blocks = params.freeze.trainable_blocks
     device = set_up_torch(runtime.device, runtime.threads, ranks.local_rank, ranks.local_size)
     precision = DTYPES[read_json("models/adapted/adapted.json")["precision"]]
     model = load_model("models/adapted")

@@ -27,7 +27,6 @@ from vit_finetune.evaluation.predictions import (
 )
 from vit_finetune.model.saved import class_names, load_model
 from vit_finetune.params import read_params
-from vit_finetune.params.evaluate import Evaluate
 from vit_finetune.style import png
 
 CONFUSED_PAIRS = 6
@@ -35,7 +34,7 @@ CONFUSED_PAIRS = 6
 
 def main() -> None:
     params = read_params()
-    evaluate, runtime = params.section(Evaluate), params.runtime
+    evaluate, runtime = params.evaluate, params.runtime
     device = set_up_torch(runtime.device, runtime.threads)
     manifest = read_json(f"data/embedded/{MANIFEST}")
     classes = class_names("models/finetuned")
