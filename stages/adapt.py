@@ -3,9 +3,10 @@ plots/adaptation.csv"""
 
 from vit_finetune.core.checkpoints import checkpoint_folder, forget_checkpoints
 from vit_finetune.core.device import resolve_precision, set_up_torch
-from vit_finetune.core.files import new_folder, read_json, write_json
+from vit_finetune.core.files import new_folder, read_json
 from vit_finetune.core.process import run_stage
 from vit_finetune.core.ranks import Ranks, side_by_side
+from vit_finetune.model.adapted import Adapted
 from vit_finetune.model.boundary import SplitModel, to_device
 from vit_finetune.model.build import build_model, preprocessing
 from vit_finetune.model.freezing import freeze
@@ -14,7 +15,7 @@ from vit_finetune.params import Params, read_params
 from vit_finetune.params.adapt import Adapt
 from vit_finetune.params.embed import Embed
 from vit_finetune.params.model import Model
-from vit_finetune.training.adaptation import RECORD, adopt, check_later_stages, with_head
+from vit_finetune.training.adaptation import adopt, check_later_stages, with_head
 from vit_finetune.training.recipe import History, Recipe, read_training_images
 from vit_finetune.training.results import train_with_bar, write_adaptation
 from vit_finetune.training.settings import Settings
@@ -60,13 +61,10 @@ def adapt(params: Params, ranks: Ranks) -> None:
     if ranks.first:
         with new_folder("models/pretrained") as folder:
             save_model(backbone, folder, preprocess)
-        record = {
-            "precision": str(precision).removeprefix("torch."),
-            **adopt(backbone, model, history),
-        }
+        record = Adapted(str(precision).removeprefix("torch."), **adopt(backbone, model, history))
         with new_folder("models/adapted") as folder:
             save_model(backbone, folder, preprocess)
-            write_json(folder / RECORD, record)
+            record.write(folder)
         write_adaptation(history)
         forget_checkpoints("adapt")
 

@@ -3,18 +3,18 @@ plots/history.csv"""
 
 from functools import partial
 
-from vit_finetune.activations.files import MANIFEST, require_weights, split_model_of
+from vit_finetune.activations.manifest import Manifest
 from vit_finetune.core.checkpoints import checkpoint_folder, forget_checkpoints
 from vit_finetune.core.device import set_up_torch
 from vit_finetune.core.files import digest, new_folder, read_json, write_text
 from vit_finetune.core.process import run_stage
 from vit_finetune.core.ranks import Ranks, side_by_side
+from vit_finetune.model.adapted import Adapted
 from vit_finetune.model.freezing import freeze
 from vit_finetune.model.saved import load_model, save_model
 from vit_finetune.params import Params, read_params
 from vit_finetune.params.freeze import Freeze
 from vit_finetune.params.train import Train
-from vit_finetune.training.adaptation import RECORD
 from vit_finetune.training.card import CARD, model_card
 from vit_finetune.training.recipe import Recipe, read_training_data
 from vit_finetune.training.results import train_with_bar, warning_signs, write_progress
@@ -34,14 +34,14 @@ def train(params: Params, ranks: Ranks) -> None:
     recipe = Recipe(options, params.seed, ranks)
     device = set_up_torch(runtime.device, runtime.threads, ranks.local_rank, ranks.local_size)
     manifest, dataset = (
-        read_json(f"data/embedded/{MANIFEST}"),
+        Manifest.read("data/embedded"),
         read_json("data/subset/dataset.json"),
     )
     data = read_training_data("data/embedded", "data/subset", manifest)
     model = load_model("models/adapted", num_classes=len(dataset["classes"]))
-    require_weights(model, manifest)
+    manifest.require_weights(model)
     freeze(model, freezing.trainable_blocks, freezing.parameters)
-    split_model = split_model_of(model, manifest, device)
+    split_model = manifest.split_model(model, device)
     ignored = recipe.without_effect(split_model)
     print(
         *(f"train: {note}\n" for note in [*ignored, *recipe.cost(split_model, data)]),
@@ -49,11 +49,16 @@ def train(params: Params, ranks: Ranks) -> None:
         end="",
         flush=True,
     )
-    planned, adapted = options.epochs_over(len(data.labels)), read_json(f"models/adapted/{RECORD}")
+    planned, adapted = options.epochs_over(len(data.labels)), Adapted.read("models/adapted")
     write = partial(write_progress, model, planned, adapted, ignored)
     labels = digest(data.labels.numpy(), data.val_labels.numpy())
     checkpoint = checkpoint_folder(
-        "train", params.seed, freezing.model_dump(), settings.model_dump(), manifest, labels
+        "train",
+        params.seed,
+        freezing.model_dump(),
+        settings.model_dump(),
+        manifest.to_json(),
+        labels,
     )
     history = train_with_bar(recipe, split_model, data, checkpoint / "last.pt", write)
     ranks.wait()
