@@ -17,8 +17,6 @@ from vit_finetune.training.recipe import History
 if TYPE_CHECKING:
     from vit_finetune.params import Params
 
-RECORD = "adapted.json"  # in the folder of the adapted model
-
 
 def with_head(backbone: Any, classes: int) -> Any:
     """A copy of a model without a head, with a head of zeros for so many classes."""
