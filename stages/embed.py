@@ -2,51 +2,44 @@
 
 from vit_finetune.activations.files import DTYPES, MANIFEST
 from vit_finetune.activations.forward import describe, write_views
-from vit_finetune.core.checkpoints import checkpoint_folder, forget_checkpoints
-from vit_finetune.core.device import set_up_torch
 from vit_finetune.core.files import read_json, read_split, replace_folder, write_json
-from vit_finetune.core.process import run_stage
-from vit_finetune.core.ranks import Ranks, side_by_side
 from vit_finetune.model.boundary import SplitModel, to_device
 from vit_finetune.model.build import preprocessing
 from vit_finetune.model.freezing import freeze
 from vit_finetune.model.saved import load_model
-from vit_finetune.params import Params, read_params
 from vit_finetune.params.embed import Embed
 from vit_finetune.params.freeze import Freeze
+from vit_finetune.stage import Stage
 
 
-def main() -> None:
-    params = read_params()
-    with side_by_side(params.runtime.processes) as ranks:
-        embed(params, ranks)
+def main(stage: Stage) -> None:
+    settings = stage.params.section(Embed)
+    blocks = stage.params.section(Freeze).trainable_blocks
+    workers = stage.params.runtime.workers
 
-
-def embed(params: Params, ranks: Ranks) -> None:
-    """What each of the processes does: its own segments of every view; the first one also writes
-    what is small."""
-    embedding, runtime = params.section(Embed), params.runtime
-    blocks = params.section(Freeze).trainable_blocks
-    device = set_up_torch(runtime.device, runtime.threads, ranks.local_rank, ranks.local_size)
+    device = stage.device()
     precision = DTYPES[read_json("models/adapted/adapted.json")["precision"]]
     model = load_model("models/adapted")
     freeze(model, blocks)  # an error here, before the work, if there are fewer blocks
-    split_model = SplitModel(
-        to_device(model, device, precision), blocks, preprocessing(model, None), device, precision
+    placed = to_device(model, device, precision)
+    split_model = SplitModel(placed, blocks, preprocessing(model, None), device, precision)
+    images = {}
+    for split in ("train", "val", "test"):
+        (images[split],) = read_split("data/subset", split, "images")
+
+    manifest = describe(split_model, images, **settings.model_dump())
+    checkpoint = stage.checkpoint(manifest, settings.batch_size, device.type)
+    folder = write_views(
+        split_model,
+        images,
+        manifest,
+        checkpoint,
+        batch_size=settings.batch_size,
+        workers=workers,
+        ranks=stage.ranks,
     )
 
-    images = {
-        split: read_split("data/subset", split, "images")[0] for split in ("train", "val", "test")
-    }
-    manifest = describe(split_model, images, **embedding.model_dump())
-    checkpoint = checkpoint_folder("embed", manifest, embedding.batch_size, device.type)
-    sizes = {"batch_size": embedding.batch_size, "workers": runtime.workers}
-    folder = write_views(split_model, images, manifest, checkpoint, **sizes, ranks=ranks)
-    if ranks.first:
+    if stage.ranks.is_first:
         write_json(folder / MANIFEST, manifest)
         replace_folder("data/embedded", folder)
-        forget_checkpoints("embed")
-
-
-if __name__ == "__main__":
-    run_stage("embed", main, several=True, smaller="embed.batch_size")
+        stage.forget_checkpoints()

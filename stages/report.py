@@ -1,20 +1,13 @@
 """report: metrics, plot data, pictures, parameters, versions -> report.html"""
 
 from pathlib import Path
+from typing import Any
 
 from vit_finetune.core.files import read_csv, read_json, write_text
-from vit_finetune.core.process import run_stage
-from vit_finetune.params import read_params, read_yaml
+from vit_finetune.params import read_yaml
+from vit_finetune.report import page
 from vit_finetune.report.figures import training_curves
-from vit_finetune.report.page import (
-    ATTENTION,
-    MISTAKES,
-    SHIPPED,
-    TEST,
-    TRAINING,
-    compose,
-    locked_versions,
-)
+from vit_finetune.stage import Stage
 from vit_finetune.style import png
 
 METRICS = ("subset", "train", "evaluation", "attention")
@@ -31,37 +24,27 @@ PACKAGES = (
 )
 
 
-def main() -> None:
-    # checked; and as it stands in the file
-    params, written = read_params(), read_yaml("params.yaml")
-    curves = {
-        "training": training_curves(
-            read_csv("plots/history.csv"), "Training from stored activations"
-        ),
-    }
-    if adaptation := read_csv("plots/adaptation.csv"):
-        curves["adaptation"] = training_curves(adaptation, "Adaptation of the whole backbone")
-    drawn = {"training", "adaptation"}
-    pictures = {
-        name: Path(f"plots/{name}.png").read_bytes()
-        for name in {*MISTAKES, *TEST, *ATTENTION, *TRAINING} - drawn
-    }
-    pictures |= {name: png(picture) for name, picture in curves.items()}
-    shipped = read_yaml(SHIPPED)
-    now, before = (
-        {"seed": {"seed": seed}, **{section: values[section] for section in params.tracked()}}
-        for seed, values in ((params.seed, written), (shipped["seed"], shipped))
-    )
-    page = compose(
-        now,
-        before,
-        {name: read_json(f"metrics/{name}.json") for name in METRICS},
-        read_csv("plots/attention_maps.csv"),
-        pictures,
-        locked_versions(Path("requirements.lock").read_text(encoding="utf-8"), PACKAGES),
-    )
-    write_text("report.html", page)
+def main(stage: Stage) -> None:
+    metrics = {name: read_json(f"metrics/{name}.json") for name in METRICS}
+    maps = read_csv("plots/attention_maps.csv")
+    history = read_csv("plots/history.csv")
+    adaptation = read_csv("plots/adaptation.csv")
+    versions = page.locked_versions(Path("requirements.lock").read_text(encoding="utf-8"), PACKAGES)
+
+    pictures = {"training": png(training_curves(history, "Training from stored activations"))}
+    if adaptation:
+        figure = training_curves(adaptation, "Adaptation of the whole backbone")
+        pictures["adaptation"] = png(figure)
+    for name in {*page.MISTAKES, *page.TEST, *page.ATTENTION, *page.TRAINING}:
+        if name not in ("training", "adaptation"):
+            pictures[name] = Path(f"plots/{name}.png").read_bytes()
+
+    sections = list(stage.params.tracked())
+    settings = sections_of(read_yaml("params.yaml"), sections)
+    shipped = sections_of(read_yaml(page.SHIPPED), sections)
+    write_text("report.html", page.compose(settings, shipped, metrics, maps, pictures, versions))
 
 
-if __name__ == "__main__":
-    run_stage("report", main)
+def sections_of(values: dict[str, Any], sections: list[str]) -> dict[str, Any]:
+    """The seed and these sections as they stand in a file."""
+    return {"seed": {"seed": values["seed"]}} | {name: values[name] for name in sections}

@@ -12,9 +12,9 @@ from torch import Tensor
 from vit_finetune.activations.files import ActivationFile, storage_dtype
 from vit_finetune.activations.views import ImageView, image_loader
 from vit_finetune.core.files import digest, require_disk
-from vit_finetune.core.process import progress
+from vit_finetune.core.progress import progress
 from vit_finetune.core.ranks import Ranks
-from vit_finetune.core.threads import side_by_side_on
+from vit_finetune.core.threads import parallel_map
 from vit_finetune.model.boundary import SplitModel, boundary_of
 from vit_finetune.model.saved import weights_digest
 
@@ -89,21 +89,19 @@ def write_views(
         )
         for view, shape in manifest["shapes"].items()
     }
-    if ranks.first:
+    if ranks.is_first:
         folder.mkdir(parents=True, exist_ok=True)
-        require_disk(
-            "embed",
-            folder,
-            sum(file.shape[0] * file.row for file in files.values() if not file.path.exists()),
-        )
+        size = sum(file.shape[0] * file.row for file in files.values() if not file.path.exists())
+        if message := require_disk(folder, size):
+            print(f"embed: {message}", flush=True)
         for view, file in files.items():
             file.prepare()
             if kept := file.shape[0] - sum(map(len, file.missing(file.segments()))):
                 print(f"embed: {view} goes on after {kept} images", flush=True)
-    ranks.wait()
-    with side_by_side_on(split_model.device) as each:
+    ranks.barrier()
+    with parallel_map(split_model.device) as each:
         for view, file in files.items():
-            missing = file.missing(file.segments()[ranks.rank :: ranks.size])
+            missing = file.missing(file.segments()[ranks.rank :: ranks.world_size])
             batches = [batch for segment in missing for batch in file.batches(segment)]
             source = ImageView(images[view.removesuffix("_flip")], MIRRORED[view])
             loader = image_loader(source, batches, workers)
@@ -111,5 +109,5 @@ def write_views(
             file.write(
                 missing, iter(progress(results, f"embed {view}", "batch", total=len(loader)))
             )
-    ranks.wait()
+    ranks.barrier()
     return folder

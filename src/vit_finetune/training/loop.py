@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from vit_finetune.activations.views import View, announce, read_at_random
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.ranks import Ranks
-from vit_finetune.core.threads import side_by_side_on
+from vit_finetune.core.threads import parallel_map
 from vit_finetune.model.boundary import SplitModel
 from vit_finetune.training.augmentation import augment, drop_tokens, shift_brightness, to_device_of
 from vit_finetune.training.settings import Settings
@@ -176,12 +176,12 @@ class Trainer:
         order = torch.from_numpy(rng.permutation(len(self.labels)))
         view_of = torch.from_numpy(rng.integers(len(self.views), size=len(self.labels)))
         first = (epoch - 1) * self.steps_per_epoch
-        own = self.ranks.own(range(self.settings.shards))
+        own = self.ranks.select(range(self.settings.shards))
         # Filled in place: a tensor kept from each step would scatter over the heap, which then
         # grows with the images.
         losses = torch.zeros(len(own), self.steps_per_epoch, device=self.split_model.device)
         hits = torch.zeros_like(losses, dtype=torch.int64)
-        with side_by_side_on(self.split_model.device, len(own)) as each:
+        with parallel_map(self.split_model.device, len(own)) as each:
             batches = order.split(self.settings.batch_size)
             for view in self.views:
                 read_at_random(view)
@@ -198,14 +198,14 @@ class Trainer:
                 self.optimizer.step()
         # Read once an epoch: reading each step would stall a GPU. (own shards, steps) of each
         # process -> (steps,)
-        summed = self.ranks.gather(losses).T.cpu().double().sum(1)
+        summed = self.ranks.all_gather(losses).T.cpu().double().sum(1)
         if not summed.isfinite().all():
             step = first + int(summed.isfinite().logical_not().nonzero()[0]) + 1
             raise UserError(
                 f"the loss is not finite at step {step} of {self.steps} (epoch {epoch}); {self.settings.section}.lr "
                 f"{self.settings.lr} is the likely cause: try a tenth of it"
             )
-        accuracy = self.ranks.gather(hits).sum().item() / len(self.labels)
+        accuracy = self.ranks.all_gather(hits).sum().item() / len(self.labels)
         return {
             "train_loss": summed.sum().item() / len(self.labels),
             "train_accuracy": accuracy,
@@ -259,11 +259,11 @@ class Trainer:
                 (p, g) for p, g in zip(self.parameters, gradients, strict=True) if g is not None
             ]
             flat = torch.cat([gradient.flatten() for _, gradient in present])
-            if sums and self.ranks.size == 1:
+            if sums and self.ranks.world_size == 1:
                 sums[0] += flat
             else:
                 sums.append(flat)
-        total, *others = self.ranks.gather(torch.stack(sums))
+        total, *others = self.ranks.all_gather(torch.stack(sums))
         for other in others:
             total += other
         for (parameter, _), gradient in zip(

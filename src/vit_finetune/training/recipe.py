@@ -129,9 +129,9 @@ class Recipe:
     ranks: Ranks = ALONE
 
     def __post_init__(self) -> None:
-        if self.settings.shards % self.ranks.size:
+        if self.settings.shards % self.ranks.world_size:
             raise UserError(
-                f"there are {self.ranks.size} processes: their number must divide {self.settings.section}.shards "
+                f"there are {self.ranks.world_size} processes: their number must divide {self.settings.section}.shards "
                 f"({self.settings.shards}), whose parts of a batch they share"
             )
 
@@ -169,7 +169,7 @@ class Recipe:
             after_epoch(history)
         while not history.finished(settings.epochs_over(len(data.labels)), settings.patience):
             history.add(self._run_epoch(trainer, data, len(history.rows)), model)
-            if checkpoint and self.ranks.first:
+            if checkpoint and self.ranks.is_first:
                 _save_checkpoint(checkpoint, trainer, history)
             after_epoch(history)
         model.load_state_dict(history.best_state, strict=False)
@@ -193,10 +193,10 @@ class Recipe:
                     "the model gives NaN for the training images: its weights are damaged"
                 )
             best, start = Probe.zeros(classes, width), Probe.zeros(classes, width)
-            if self.ranks.first:
+            if self.ranks.is_first:
                 pairs = (features[0], data.labels), (features[1], data.val_labels)
                 best, start = fit_probes(*pairs, settings.probe_c, settings.class_weights)
-            self.ranks.share(
+            self.ranks.broadcast(
                 *(tensor for probe in (best, start) for tensor in vars(probe).values())
             )
         (accuracy, loss), val = (
@@ -220,8 +220,8 @@ class Recipe:
     def _predict(self, split_model: SplitModel, stored: View, features: bool = False) -> Tensor:
         """`SplitModel.predict`, shared by the processes in the same batches; each has all of the
         result."""
-        own = self.ranks.own(range(0, len(stored), split_model.batch_size))
-        return self.ranks.gather(split_model.predict(stored, features, own))
+        own = self.ranks.select(range(0, len(stored), split_model.batch_size))
+        return self.ranks.all_gather(split_model.predict(stored, features, own))
 
     def without_effect(self, split_model: SplitModel) -> list[str]:
         """A sentence for each setting that this model and number of trainable blocks ignore."""
@@ -245,7 +245,9 @@ class Recipe:
         images = changing_views(data)[0][
             range(min(len(data.labels), settings.batch_size // settings.shards))
         ]
-        seconds = image_cost(split_model, images, settings) * len(data.labels) / self.ranks.size
+        seconds = (
+            image_cost(split_model, images, settings) * len(data.labels) / self.ranks.world_size
+        )
         minutes = seconds * settings.epochs_over(len(data.labels)) / 60
         return [
             "train.crop_scale and train.randaugment change the images in every epoch, so the frozen blocks run "

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vit_finetune.core.files import write_csv, write_json
-from vit_finetune.core.process import progress
+from vit_finetune.core.progress import progress
 from vit_finetune.model.boundary import SplitModel
 from vit_finetune.model.freezing import count_parameters
 from vit_finetune.training.recipe import History, Recipe, TrainingData
@@ -58,7 +58,7 @@ def train_with_bar(
 ) -> History:
     """`Recipe.train` with a bar over epochs; the first process writes after each."""
     with epoch_bar(
-        recipe.settings, len(data.labels), write if recipe.ranks.first else None
+        recipe.settings, len(data.labels), write if recipe.ranks.is_first else None
     ) as show:
         return recipe.train(split_model, data, checkpoint, show)
 
