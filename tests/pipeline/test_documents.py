@@ -1,6 +1,5 @@
 """What the documents say follows from the code, and every command in them works."""
 
-import ast
 import csv
 import hashlib
 import json
@@ -22,12 +21,6 @@ import reference
 README = DOCUMENTS["README.md"]
 REFERENCE = DOCUMENTS["docs/reference.md"]
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
-TABLES = {
-    "README.md": ["headline", "results", "attention"],
-    "docs/reference.md": ["parameters", "outputs"],
-    "docs/models.md": ["models"],
-    "docs/benchmarks.md": ["frontier", "cost", "small data"],
-}
 # files that a reader writes
 READERS_FILES = {"profiles/name.yaml", "profiles/quick.yaml", "pretrained/mine.dvc"}
 # setup, tests and the pipeline itself, which CI runs
@@ -44,11 +37,14 @@ def names_in(text):
     return set(re.findall(r"`(\w+)`", text))
 
 
-@pytest.mark.parametrize("document", reference.DOCUMENTS)
-def test_generated_tables_are_there_and_current(document):
-    text = DOCUMENTS[document]
-    assert re.findall(r"^<!-- (\w[\w ]*) -->$", text, flags=re.MULTILINE) == TABLES[document]
-    assert reference.generated(text) == text, "run: python tools/reference.py"
+def test_generated_tables_are_there_and_current():
+    marked = []
+    for document in reference.DOCUMENTS:
+        text = DOCUMENTS[document]
+        marked += re.findall(r"^<!-- (\w+)", text, flags=re.MULTILINE)
+        assert reference.generated(text) == text, "run: python tools/reference.py"
+    readme = ["headline", "results", "attention"]
+    assert marked == [*readme, "parameters", "outputs", "models", "frontier", "cost", "small"]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "metrics").glob("*.json")), ids=lambda p: p.name)
@@ -106,23 +102,15 @@ def test_files_and_links_that_a_document_names_exist(document):
         assert not anchor or anchor in anchors(target), f"{file}#{anchor}"
 
 
-def names_defined_in(path):
-    names = set()
-    for node in ast.parse(path.read_text("utf-8")).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            names.add(node.name)
-        elif isinstance(node, ast.Assign):
-            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
-    return names
-
-
 def test_functions_and_classes_that_a_document_names_are_where_it_says():
     text = "\n".join([*DOCUMENTS.values(), CONTRIBUTING])
     # "`name` in `file`", "`one`, `two` and `three` in `file`"
     claims = re.findall(r"((?:`\w+`(?:, | and |; )*)+)\s+in\s+`(src/[\w/]+\.py)`", text)
     assert len(claims) > 20
     for names, file in claims:
-        assert names_in(names) <= names_defined_in(ROOT / file), file
+        code = (ROOT / file).read_text("utf-8")
+        for name in names_in(names):
+            assert re.search(rf"^(def |class )?{name}\b", code, flags=re.MULTILINE), (name, file)
 
 
 def test_the_readme_and_contributing_have_a_line_for_each_room():
