@@ -27,7 +27,6 @@ from vit_finetune.model.build import preprocessing
 from vit_finetune.model.freezing import freeze
 from vit_finetune.model.saved import load_model
 from vit_finetune.params import read_params
-from vit_finetune.params.train import Train
 from vit_finetune.training.loop import Trainer, make_optimizer
 from vit_finetune.training.settings import Settings
 
@@ -95,7 +94,7 @@ def main():
         "--precision", choices=("float32", "bfloat16"), default="float32", help="here"
     )
     args = parser.parse_args()
-    settings = Settings("train", epochs=1, lr=read_params().section(Train).lr, **PLAIN)
+    settings = Settings("train", epochs=1, lr=read_params().train.lr, **PLAIN)
     images, labels = (
         np.array(array[: args.images])
         for array in read_split("data/subset", "train", "images", "labels")

@@ -11,9 +11,6 @@ from vit_finetune.model.build import build_model, preprocessing
 from vit_finetune.model.freezing import freeze
 from vit_finetune.model.saved import save_model, weights_digest
 from vit_finetune.params import Params, read_params
-from vit_finetune.params.adapt import Adapt
-from vit_finetune.params.embed import Embed
-from vit_finetune.params.model import Model
 from vit_finetune.training.adaptation import RECORD, adopt, check_later_stages, with_head
 from vit_finetune.training.recipe import History, Recipe, read_training_images
 from vit_finetune.training.results import train_with_bar, write_adaptation
@@ -28,7 +25,7 @@ def main() -> None:
 
 def adapt(params: Params, ranks: Ranks) -> None:
     """What each of the processes does: its own shards of every batch; the first one writes."""
-    options, adaptation, runtime = params.section(Model), params.section(Adapt), params.runtime
+    options, adaptation, runtime = params.model, params.adapt, params.runtime
     recipe = Recipe(
         Settings("adapt", **adaptation.model_dump(exclude={"parameters"})), params.seed, ranks
     )
@@ -45,7 +42,7 @@ def adapt(params: Params, ranks: Ranks) -> None:
         split_model = SplitModel(
             to_device(model, device, precision), "all", preprocess, device, precision
         )
-        data, images = read_training_images("data/subset", params.section(Embed).flip)
+        data, images = read_training_images("data/subset", params.embed.flip)
         for note in notes + recipe.without_effect(split_model):
             print(f"adapt: {note}", flush=True)
         keys = (

@@ -21,8 +21,6 @@ from vit_finetune.core.process import progress, run_stage
 from vit_finetune.model.build import preprocessing
 from vit_finetune.model.saved import class_names, load_model
 from vit_finetune.params import read_params
-from vit_finetune.params.attention import Attention
-from vit_finetune.params.model import Model
 from vit_finetune.style import png
 
 MOSAICS = 64
@@ -30,10 +28,10 @@ MOSAICS = 64
 
 def main() -> None:
     params = read_params()
-    settings = params.section(Attention)
+    settings = params.attention
     device = set_up_torch("cpu", params.runtime.threads)  # every matrix and its gradient in float32
     quick = resolve_precision(
-        "float32" if params.section(Model).precision == "float32" else "auto", device
+        "float32" if params.model.precision == "float32" else "auto", device
     )
     model, pretrained = load_model("models/finetuned"), load_model("models/pretrained")
     classes, preprocess = class_names("models/finetuned"), preprocessing(model, None)

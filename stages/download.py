@@ -10,15 +10,14 @@ from vit_finetune.core.files import new_folder, new_rows, require_disk, write_js
 from vit_finetune.core.process import progress, run_stage
 from vit_finetune.data.dataset import Dataset, channel_statistics, class_counts, pixel_hashes
 from vit_finetune.data.sources import load_dataset
-from vit_finetune.params import read_params
-from vit_finetune.params.data import Data
+from vit_finetune.params import Data, read_params
 
 MORE = " and others, see data/raw/dataset.json"
 
 
 def main() -> None:
     params = read_params()
-    data = params.section(Data)
+    data = params.data
     with new_folder("data/raw") as raw:
         dataset = load_dataset(
             data, raw, params.runtime.threads, bar=partial(progress, label="download", unit="image")

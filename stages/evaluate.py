@@ -1,10 +1,10 @@
 """evaluate: models/finetuned, test activations and labels -> metrics/evaluation.json, tables,
 pictures"""
 
-from vit_finetune.activations.files import MANIFEST, map_activations, split_model_of
+from vit_finetune.activations.files import map_activations
+from vit_finetune.activations.manifest import Manifest
 from vit_finetune.core.device import set_up_torch
 from vit_finetune.core.files import (
-    read_json,
     read_split,
     unpacked,
     write_bytes,
@@ -27,7 +27,6 @@ from vit_finetune.evaluation.predictions import (
 )
 from vit_finetune.model.saved import class_names, load_model
 from vit_finetune.params import read_params
-from vit_finetune.params.evaluate import Evaluate
 from vit_finetune.style import png
 
 CONFUSED_PAIRS = 6
@@ -35,16 +34,16 @@ CONFUSED_PAIRS = 6
 
 def main() -> None:
     params = read_params()
-    evaluate, runtime = params.section(Evaluate), params.runtime
+    evaluate, runtime = params.evaluate, params.runtime
     device = set_up_torch(runtime.device, runtime.threads)
-    manifest = read_json(f"data/embedded/{MANIFEST}")
+    manifest = Manifest.read("data/embedded")
     classes = class_names("models/finetuned")
     images, labels, indices, files = read_split(
         "data/subset", "test", "images", "labels", "indices", "files"
     )
     names = unpacked(files)
-    split_model = split_model_of(load_model("models/finetuned"), manifest, device)
-    logits = split_model.predict(map_activations("data/embedded", manifest, "test")).double()
+    split_model = manifest.split_model(load_model("models/finetuned"), device)
+    logits = split_model.predict_logits(map_activations("data/embedded", manifest, "test")).double()
     probabilities = logits.softmax(dim=1).numpy()
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
 

@@ -1,15 +1,15 @@
 """report: metrics, plot data, pictures, parameters, versions -> report.html"""
 
 from pathlib import Path
+from typing import Any
 
 from vit_finetune.core.files import read_csv, read_json, write_text
 from vit_finetune.core.process import run_stage
-from vit_finetune.params import read_params, read_yaml
+from vit_finetune.params import Params, read_params
 from vit_finetune.report.figures import training_curves
 from vit_finetune.report.page import (
     ATTENTION,
     MISTAKES,
-    SHIPPED,
     TEST,
     TRAINING,
     compose,
@@ -32,8 +32,7 @@ PACKAGES = (
 
 
 def main() -> None:
-    # checked; and as it stands in the file
-    params, written = read_params(), read_yaml("params.yaml")
+    params = read_params()
     curves = {
         "training": training_curves(
             read_csv("plots/history.csv"), "Training from stored activations"
@@ -47,20 +46,20 @@ def main() -> None:
         for name in {*MISTAKES, *TEST, *ATTENTION, *TRAINING} - drawn
     }
     pictures |= {name: png(picture) for name, picture in curves.items()}
-    shipped = read_yaml(SHIPPED)
-    now, before = (
-        {"seed": {"seed": seed}, **{section: values[section] for section in params.tracked()}}
-        for seed, values in ((params.seed, written), (shipped["seed"], shipped))
-    )
     page = compose(
-        now,
-        before,
+        settings_of(params),
+        settings_of(Params()),
         {name: read_json(f"metrics/{name}.json") for name in METRICS},
         read_csv("plots/attention_maps.csv"),
         pictures,
         locked_versions(Path("requirements.lock").read_text(encoding="utf-8"), PACKAGES),
     )
     write_text("report.html", page)
+
+
+def settings_of(params: Params) -> dict[str, dict[str, Any]]:
+    """What the page shows: the sections as plain values, and the seed as one of them."""
+    return {"seed": {"seed": params.seed}, **params.model_dump(exclude={"seed", "runtime"})}
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from vit_finetune.data.dataset import balance_rows, class_counts
 from vit_finetune.data.figures import class_balance, sample_grid
 from vit_finetune.data.split import handle_leaks, require_every_class, train_val_test
 from vit_finetune.params import read_params
-from vit_finetune.params.subset import Subset
 from vit_finetune.style import png
 
 PROBLEMS = "plots/image_problems.csv"
@@ -25,7 +24,7 @@ PROBLEMS = "plots/image_problems.csv"
 
 def main() -> None:
     params, raw, tally = read_params(), RawData.read("data/raw"), Tally()
-    settings, classes = params.section(Subset), raw.description["classes"]
+    settings, classes = params.subset, raw.description["classes"]
     write_csv(PROBLEMS, tally.of(problems(raw)), COLUMNS)
     for line in tally.in_words(PROBLEMS):
         print(f"subset: {line}")

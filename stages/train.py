@@ -12,8 +12,6 @@ from vit_finetune.core.ranks import Ranks, side_by_side
 from vit_finetune.model.freezing import freeze
 from vit_finetune.model.saved import load_model, save_model
 from vit_finetune.params import Params, read_params
-from vit_finetune.params.freeze import Freeze
-from vit_finetune.params.train import Train
 from vit_finetune.training.adaptation import RECORD
 from vit_finetune.training.card import CARD, model_card
 from vit_finetune.training.recipe import Recipe, read_training_data
@@ -29,8 +27,8 @@ def main() -> None:
 
 def train(params: Params, ranks: Ranks) -> None:
     """What each of the processes does: its own shards of every batch; the first one writes."""
-    settings, freezing, runtime = params.section(Train), params.section(Freeze), params.runtime
-    options = Settings("train", layer_decay=freezing.layer_decay, **settings.model_dump())
+    settings, freezing, runtime = params.train, params.freeze, params.runtime
+    options = Settings("train", **settings.model_dump())
     recipe = Recipe(options, params.seed, ranks)
     device = set_up_torch(runtime.device, runtime.threads, ranks.local_rank, ranks.local_size)
     manifest, dataset = (

@@ -192,8 +192,8 @@ def test_training_starts_from_the_head_that_head_init_names(tiny_model_folder):
         heads[head_init] = model.head.weight.detach().clone()
     assert heads["zeros"].abs().max() == 0
     features = (
-        split_model.predict(data.views[0], features=True),
-        split_model.predict(data.val, features=True),
+        split_model.predict_features(data.views[0]),
+        split_model.predict_features(data.val),
     )
     _, start = fit_probes((features[0], data.labels), (features[1], data.val_labels), 0.02, "none")
     torch.testing.assert_close(heads["probe"], start.weight, rtol=0, atol=1e-6)
@@ -203,8 +203,8 @@ def test_epoch_0_is_the_best_probe_and_is_kept_where_training_makes_it_worse(tin
     model = load_model(tiny_model_folder, 3)
     split_model, data = split_at(model, 1), data_of(model)
     features = (
-        split_model.predict(data.views[0], features=True),
-        split_model.predict(data.val, features=True),
+        split_model.predict_features(data.views[0]),
+        split_model.predict_features(data.val),
     )
     best, start = fit_probes(
         (features[0], data.labels), (features[1], data.val_labels), "auto", "none"
@@ -356,7 +356,7 @@ def test_changed_images_are_mirrored_too_if_mirrored_activations_are_stored(view
         TrainingData([torch.zeros(4, 1)] * views, labels, torch.zeros(0), torch.zeros(0), images)
     )
     assert [view.mirrored for view in found] == mirrored
-    assert all(view.images is images for view in found)
+    assert all(view.array is images for view in found)
 
 
 def test_a_number_of_processes_that_does_not_divide_the_shards_is_refused():

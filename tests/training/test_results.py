@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from tests.training.examples import plain_settings
 from vit_finetune.model.freezing import freeze
+from vit_finetune.model.adapted import Adapted
 from vit_finetune.training import results
 from vit_finetune.training.recipe import History
 
@@ -22,7 +23,7 @@ ROWS = [
     }
     for epoch, accuracy in enumerate((0.25, 0.75, 0.5))
 ]
-ADAPTED = {"parameters_adapted": 77, "precision": "float32"}
+ADAPTED = Adapted("float32", 77, 2)
 HISTORY = History(ROWS, best_epoch=1, probe_c=0.5)
 
 

@@ -17,8 +17,6 @@ from vit_finetune.training.recipe import History
 if TYPE_CHECKING:
     from vit_finetune.params import Params
 
-RECORD = "adapted.json"  # in the folder of the adapted model
-
 
 def with_head(backbone: Any, classes: int) -> Any:
     """A copy of a model without a head, with a head of zeros for so many classes."""
@@ -37,10 +35,9 @@ def check_later_stages(model: nn.Module, params: "Params") -> list[str]:
     Raises:
         UserError: the model has fewer blocks than are to be trained, or no parameter of a name.
     """
-    values = params.tracked()
-    freezing = values["freeze"]
-    freeze(model, freezing["trainable_blocks"], freezing["parameters"])
-    if freezing["trainable_blocks"] == "all" and values["adapt"]["epochs"]:
+    blocks = params.freeze.trainable_blocks
+    freeze(model, blocks, params.freeze.parameters)
+    if blocks == "all" and params.adapt.epochs:
         return [
             "freeze.trainable_blocks is all, so everything is trained twice, here and in train; set adapt.epochs to 0"
         ]

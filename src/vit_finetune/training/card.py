@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from vit_finetune.activations.manifest import Manifest
 from vit_finetune.model.freezing import count_parameters
 from vit_finetune.training.recipe import History, TrainingData
 
@@ -43,14 +44,14 @@ def model_card(
     dataset: Mapping[str, Any],
     data: TrainingData,
     history: History,
-    manifest: Mapping[str, Any],
+    manifest: Manifest,
 ) -> str:
     """Data, classes, accuracy on validation images, what was trained, licence of the weights, and
     lines of use.
 
     Args:
         dataset: `name`, `classes`, `image_shape` and `fit` of the images.
-        manifest: of the stored activations: `precision`, `storage`, `boundary`.
+        manifest: of the stored activations.
     """
     config: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]  # timm's, for every model
     name = ".".join(filter(None, (config.get("architecture"), config.get("tag"))))
@@ -67,7 +68,7 @@ def model_card(
         "best epoch": f"{history.best_epoch} of {history.epochs}",
         "loss of that epoch": f"training {history.best['train_loss']:.4f}, validation {history.best['val_loss']:.4f}",
         "parameters": f"{trained:,} trained from stored activations, {frozen:,} frozen before that",
-        "activations": f"{manifest['boundary']}, stored as {manifest['storage']}, computed in {manifest['precision']}",
+        "activations": f"{manifest.boundary}, stored as {manifest.storage}, computed in {manifest.precision}",
         "licence of the pretrained weights": config.get("license") or "not stated by their source",
     }
     return TEXT.format(

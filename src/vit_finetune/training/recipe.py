@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vit_finetune.activations.files import map_activations, resident
+from vit_finetune.activations.manifest import Manifest
 from vit_finetune.activations.views import ImageView, View
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.files import digest, new_file, read_split
@@ -58,7 +59,7 @@ def read_training_images(subset: str | Path, flip: bool) -> tuple[TrainingData, 
 
 
 def read_training_data(
-    embedded: str | Path, subset: str | Path, manifest: dict[str, Any]
+    embedded: str | Path, subset: str | Path, manifest: Manifest
 ) -> TrainingData:
     """The stored activations, labels and images of the training and validation part, mapped into
     memory.
@@ -69,7 +70,7 @@ def read_training_data(
     views = [
         map_activations(embedded, manifest, v)
         for v in ("train", "train_flip")
-        if v in manifest["shapes"]
+        if v in manifest.shapes
     ]
     images, labels = read_split(subset, "train", "images", "labels")
     (val_labels,) = read_split(subset, "val", "labels")
@@ -218,10 +219,11 @@ class Recipe:
         )
 
     def _predict(self, split_model: SplitModel, stored: View, features: bool = False) -> Tensor:
-        """`SplitModel.predict`, shared by the processes in the same batches; each has all of the
+        """`SplitModel.predict_logits` or `predict_features`, shared by the processes in the same batches; each has all of the
         result."""
         own = self.ranks.own(range(0, len(stored), split_model.batch_size))
-        return self.ranks.gather(split_model.predict(stored, features, own))
+        predict = split_model.predict_features if features else split_model.predict_logits
+        return self.ranks.gather(predict(stored, own))
 
     def without_effect(self, split_model: SplitModel) -> list[str]:
         """A sentence for each setting that this model and number of trainable blocks ignore."""

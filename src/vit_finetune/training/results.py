@@ -1,6 +1,6 @@
 """What training shows while it runs, and what it leaves: the history and the metrics."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vit_finetune.core.files import write_csv, write_json
 from vit_finetune.core.process import progress
+from vit_finetune.model.adapted import Adapted
 from vit_finetune.model.boundary import SplitModel
 from vit_finetune.model.freezing import count_parameters
 from vit_finetune.training.recipe import History, Recipe, TrainingData
@@ -75,7 +76,7 @@ def write_adaptation(history: History) -> None:
 def write_progress(
     model: nn.Module,
     planned: int,
-    adapted: Mapping[str, Any],
+    adapted: Adapted,
     notes: Sequence[str],
     history: History,
     signs: Sequence[str] = (),
@@ -90,7 +91,7 @@ def metrics_of(
     history: History,
     planned: int,
     model: nn.Module,
-    adapted: Mapping[str, Any],
+    adapted: Adapted,
     warnings: Sequence[str],
 ) -> dict[str, Any]:
     """metrics/train.json after an epoch: the epoch to keep so far, and what is trained.
@@ -105,9 +106,9 @@ def metrics_of(
         "probe_accuracy": round(history.rows[0]["val_accuracy"], 6),
         "best_epoch": history.best_epoch,
         "epochs": f"{history.epochs} of {planned}",  # text, since DVC shows no lists
-        "parameters_adapted": adapted["parameters_adapted"],
+        "parameters_adapted": adapted.parameters_adapted,
         "parameters_trained": count_parameters(model)[0],
-        "precision": adapted["precision"],
+        "precision": adapted.precision,
         **({"warning": "; ".join(warnings)} if warnings else {}),
     }
 
