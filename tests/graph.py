@@ -31,7 +31,12 @@ def keys_read(stage):
             read.add(f"{section}.{key}")
         elif section in {"seed", *SECTIONS}:
             read.add(section)
-    return {key for key in read if key.partition(".")[0] != "runtime"}
+    return {
+        name
+        for name in read
+        if name.partition(".")[0] != "runtime"
+        and not ("." in name and name.partition(".")[0] in read)
+    }
 
 
 def module_file(module):

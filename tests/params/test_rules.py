@@ -4,13 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
+from vit_finetune.params.data import Data
+from vit_finetune.params.rules import DATASET_SIZES
 
 from tests.params.edited import changed, complaint, read, value_of
 from tests.project import ROOT
 from vit_finetune.data.sources import load_dataset
 from vit_finetune.params import read_params, section_schema
-from vit_finetune.params.data import Data
-from vit_finetune.params.rules import DATASET_SIZES
 
 CIFAR, CIFAR_100, DIGITS, FOLDER = (
     ("data.name", name) for name in ("cifar10", "cifar100", "digits", "folder")

@@ -4,7 +4,6 @@ import ast
 import subprocess
 import sys
 from graphlib import TopologicalSorter
-from pathlib import Path
 
 import pytest
 
@@ -27,6 +26,7 @@ SCHEMAS = "src/vit_finetune/params.py"  # refuses values, which DVC compares: no
 ROOMS = {  # room: the rooms that it may import
     "core": set(),
     "params": {"core"},
+    "stage": {"core", "params"},
     "intervals": set(),
     "style": set(),
     "verdict": {"intervals"},
