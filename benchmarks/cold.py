@@ -4,7 +4,7 @@ Four ways, each in processes of its own, one after the other, on the same model,
 batch size, learning rate and epochs, one plain view, without what only one of them has (token
 dropout, mixing):
 
-    here     python -m stages.adapt (without adaptation), stages.embed and stages.train
+    here     python -m stages adapt (without adaptation), embed and train
     float32  the same without bfloat16
     loop     a DataLoader with workers, timm's PIL transform, frozen parameters without gradients,
     AdamW, a cosine
@@ -220,7 +220,7 @@ def prepare(folder, settings, changes):
         "attention.gallery": 2,
     }
     values = write_params(SETTINGS | wanted | changes)
-    timed("-m", "stages.subset")
+    timed("-m", "stages", "subset")
     return {**settings, "batch_size": values["train"]["batch_size"], "lr": values["train"]["lr"]}
 
 
@@ -228,7 +228,7 @@ def seconds_of(way, settings):
     """From the images to a saved model in models/finetuned (here) or models/<way>."""
     if way in OWN:
         write_params({"model.precision": OWN[way]})
-        return sum(timed("-m", f"stages.{stage}")[0] for stage in ("adapt", "embed", "train"))
+        return sum(timed("-m", "stages", stage)[0] for stage in ("adapt", "embed", "train"))
     seconds, epochs = timed(str(ROOT / "benchmarks/cold.py"), "--run", way, json.dumps(settings))
     left_out = (
         settings["epochs"] * settings["images"] / settings["images_run"] - settings["epochs_run"]

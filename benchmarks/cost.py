@@ -48,7 +48,7 @@ def seconds_and_mib(stage):
     """Wall-clock seconds of a stage in a process of its own, and the peak of its anonymous
     memory."""
     start, peak = time.perf_counter(), 0
-    process = subprocess.Popen([sys.executable, "-m", f"stages.{stage}"], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-m", "stages", stage], stdout=subprocess.DEVNULL)
     while process.poll() is None:
         for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
             if line.startswith("RssAnon"):

@@ -14,8 +14,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
 from vit_finetune.core.files import packed, write_json, write_split  # noqa: E402
-from vit_finetune.params import check_params, read_yaml  # noqa: E402
+from vit_finetune.params import check_params, read_params, read_yaml  # noqa: E402
 from vit_finetune.profiles import merge  # noqa: E402
+from vit_finetune.stage import Stage  # noqa: E402
 
 
 def prepare(folder, splits, classes, changes):
@@ -54,7 +55,7 @@ def run_stages(folder, *stages):
         with open("log.txt", "a") as log, contextlib.redirect_stdout(log):  # noqa: PTH123  # relative to the folder
             for stage in stages:
                 start = time.process_time()
-                importlib.import_module(f"stages.{stage}").main()
+                importlib.import_module(f"stages.{stage}").main(Stage(stage, read_params()))
                 seconds[stage] = time.process_time() - start
     finally:
         os.chdir(here)

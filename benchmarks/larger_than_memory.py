@@ -56,7 +56,7 @@ def run(limit: int | None) -> tuple[list[float], int]:
     with tempfile.TemporaryDirectory() as scratch:
         project(Path(scratch))
         command, environment = (
-            [sys.executable, "-m", "stages.train"],
+            [sys.executable, "-m", "stages", "train"],
             {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/src"},
         )
         with subprocess.Popen(

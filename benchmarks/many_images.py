@@ -29,9 +29,7 @@ def run_stage(name: str, folder: Path) -> tuple[float, float]:
     """Seconds and peak of anonymous memory in MB of a stage in a folder."""
     start, peak = time.monotonic(), 0
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}", "VIT_QUIET": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", f"stages.{name}"], cwd=folder, env=environment
-    )
+    process = subprocess.Popen([sys.executable, "-m", "stages", name], cwd=folder, env=environment)
     while process.poll() is None:
         status = Path(f"/proc/{process.pid}/status").read_text()
         peak = max(

@@ -1,72 +1,83 @@
 """adapt: data/subset, pretrained weights -> models/pretrained, models/adapted,
 plots/adaptation.csv"""
 
-from vit_finetune.core.checkpoints import checkpoint_folder, forget_checkpoints
-from vit_finetune.core.device import resolve_precision, set_up_torch
-from vit_finetune.core.files import new_folder, read_json, write_json
-from vit_finetune.core.process import run_stage
-from vit_finetune.core.ranks import Ranks, side_by_side
+from vit_finetune.core.device import resolve_precision
+from vit_finetune.core.files import new_folder, read_json, write_csv
 from vit_finetune.model.boundary import SplitModel, to_device
 from vit_finetune.model.build import build_model, preprocessing
 from vit_finetune.model.freezing import freeze
 from vit_finetune.model.saved import save_model, weights_digest
-from vit_finetune.params import Params, read_params
-from vit_finetune.training.adaptation import RECORD, adopt, check_later_stages, with_head
-from vit_finetune.training.recipe import History, Recipe, read_training_images
-from vit_finetune.training.results import train_with_bar, write_adaptation
-from vit_finetune.training.settings import Settings
+from vit_finetune.stage import Stage
+from vit_finetune.training import adaptation, results
+from vit_finetune.training.data import read_training_images
+from vit_finetune.training.trainer import Trainer, possible_settings
 
 
-def main() -> None:
-    params = read_params()
-    with side_by_side(params.runtime.processes) as ranks:
-        adapt(params, ranks)
-
-
-def adapt(params: Params, ranks: Ranks) -> None:
-    """What each of the processes does: its own shards of every batch; the first one writes."""
-    options, adaptation, runtime = params.model, params.adapt, params.runtime
-    recipe = Recipe(
-        Settings("adapt", **adaptation.model_dump(exclude={"parameters"})), params.seed, ranks
-    )
-    device = set_up_torch(runtime.device, runtime.threads, ranks.local_rank, ranks.local_size)
-    precision = resolve_precision(options.precision, device)
+def main(stage: Stage) -> None:
+    params = stage.params
+    dataset = read_json("data/subset/dataset.json")
+    device = stage.device()
+    precision = resolve_precision(params.model.precision, device)
     backbone = build_model(
-        options.name, pretrained=options.pretrained, image_size=options.image_size, seed=params.seed
+        params.model.name,
+        pretrained=params.model.pretrained,
+        image_size=params.model.image_size,
+        seed=params.seed,
     )
-    preprocess = preprocessing(backbone, options.crop_pct)
-    model = with_head(backbone, len(read_json("data/subset/dataset.json")["classes"]))
-    notes, history = check_later_stages(model, params), History()
-    if adaptation.epochs:
-        freeze(model, "all", adaptation.parameters)
-        split_model = SplitModel(
-            to_device(model, device, precision), "all", preprocess, device, precision
+    preprocess = preprocessing(backbone, params.model.crop_pct)
+    model = adaptation.with_head(backbone, len(dataset["classes"]))
+    # What would stop `embed` or `train` stops here, before the work.
+    freeze(model, params.freeze.trainable_blocks, params.freeze.parameters)
+
+    history = results.History()
+    if params.adapt.epochs:
+        freeze(model, "all", params.adapt.parameters)
+        model = to_device(model, device, precision)
+        split_model = SplitModel(model, "all", preprocess, device, precision)
+        history = train(stage, split_model, weights_digest(backbone))
+
+    if not stage.ranks.is_first:
+        return
+    with new_folder("models/pretrained") as folder:
+        save_model(backbone, folder, preprocess)
+    adapted = adaptation.adopt(backbone, model, history, str(precision).removeprefix("torch."))
+    with new_folder("models/adapted") as folder:
+        save_model(backbone, folder, preprocess)
+        adapted.write(folder)
+    write_history(history)
+    if params.adapt.epochs and not adapted.parameters_adapted:
+        stage.say(
+            "no epoch was better on the validation images than a probe of the pretrained backbone, "
+            f"{history.best['val_accuracy']:.4f}, which therefore stays as it was"
         )
-        data, images = read_training_images("data/subset", params.embed.flip)
-        for note in notes + recipe.without_effect(split_model):
-            print(f"adapt: {note}", flush=True)
-        keys = (
-            adaptation.model_dump(),
-            str(precision),
-            images,
-            len(data.views),
-            weights_digest(backbone),
-        )
-        checkpoint = checkpoint_folder("adapt", params.seed, *keys) / "last.pt"
-        history = train_with_bar(recipe, split_model, data, checkpoint, write_adaptation)
-    if ranks.first:
-        with new_folder("models/pretrained") as folder:
-            save_model(backbone, folder, preprocess)
-        record = {
-            "precision": str(precision).removeprefix("torch."),
-            **adopt(backbone, model, history),
-        }
-        with new_folder("models/adapted") as folder:
-            save_model(backbone, folder, preprocess)
-            write_json(folder / RECORD, record)
-        write_adaptation(history)
-        forget_checkpoints("adapt")
+    stage.forget_checkpoints()
 
 
-if __name__ == "__main__":
-    run_stage("adapt", main, several=True, smaller="adapt.batch_size")
+def train(stage: Stage, split_model: SplitModel, pretrained: str) -> results.History:
+    """Train the whole model; `pretrained` is the hash of the weights that it starts from."""
+    params = stage.params
+    data, images = read_training_images("data/subset", params.embed.flip)
+    settings, warnings = possible_settings(params.adapt, split_model)
+    if params.freeze.trainable_blocks == "all":
+        warnings.append(
+            "freeze.trainable_blocks is all, so everything is trained twice, here and in train; "
+            "set adapt.epochs to 0"
+        )
+    for warning in warnings:
+        stage.warn(warning)
+    trainer = Trainer(
+        split_model, data, settings, name=stage.name, seed=params.seed, ranks=stage.ranks
+    )
+    checkpoint = stage.checkpoint(
+        params.seed,
+        params.adapt.model_dump(),
+        str(split_model.precision),
+        images,
+        len(data.views),
+        pretrained,
+    )
+    return results.fit_with_bar(trainer, checkpoint / "last.pt", write_history, stage.say)
+
+
+def write_history(history: results.History) -> None:
+    write_csv("plots/adaptation.csv", results.history_rows(history), results.COLUMNS)

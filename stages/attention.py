@@ -4,69 +4,67 @@ curves, pictures"""
 import numpy as np
 import torch
 
-from vit_finetune.attention import gallery
+from vit_finetune.attention import gallery, sample
 from vit_finetune.attention.figures import draw_all
 from vit_finetune.attention.judge import STEPS, judge
 from vit_finetune.attention.maps import MapMaker
 from vit_finetune.attention.pixels import PixelGrid
-from vit_finetune.attention.sample import (
-    choose_gallery,
-    draw_mosaics,
-    draw_sample,
-    read_predicted_images,
-)
-from vit_finetune.core.device import resolve_precision, set_up_torch
+from vit_finetune.core.device import resolve_precision
 from vit_finetune.core.files import new_folder, write_bytes, write_csv, write_json
-from vit_finetune.core.process import progress, run_stage
 from vit_finetune.model.build import preprocessing
 from vit_finetune.model.saved import class_names, load_model
-from vit_finetune.params import read_params
+from vit_finetune.stage import Stage
 from vit_finetune.style import png
 
 MOSAICS = 64
 
 
-def main() -> None:
-    params = read_params()
-    settings = params.attention
-    device = set_up_torch("cpu", params.runtime.threads)  # every matrix and its gradient in float32
-    quick = resolve_precision(
-        "float32" if params.model.precision == "float32" else "auto", device
-    )
-    model, pretrained = load_model("models/finetuned"), load_model("models/pretrained")
-    classes, preprocess = class_names("models/finetuned"), preprocessing(model, None)
-    test = read_predicted_images("data/subset", "plots/predictions.csv", classes)
+def main(stage: Stage) -> None:
+    settings = stage.params.attention
+    precision = stage.params.model.precision
+    seed = stage.params.seed
+
+    device = stage.device("cpu")  # every matrix and its gradient in float32
+    fast_precision = resolve_precision("float32" if precision == "float32" else "auto", device)
+    model = load_model("models/finetuned")
+    pretrained = load_model("models/pretrained")
+    classes = class_names("models/finetuned")
+    preprocess = preprocessing(model, None)
+    test = sample.read_predicted_images("data/subset", "plots/predictions.csv", classes)
     maker = MapMaker(model, settings.fusion, settings.discard_ratio, settings.batch_size)
+    prefix = maker.layout.prefix
     grid = PixelGrid.of(test.images.shape[1:3], preprocess, maker.layout.grid)
 
-    rng = np.random.default_rng(params.seed)
-    sample = draw_sample(test, preprocess, settings.sample, rng)
-    mosaics = draw_mosaics(test, preprocess, min(len(sample.rows), MOSAICS), rng)
-    with progress(range(STEPS), "attention: analysis", "step", total=STEPS) as bar:
+    rng = np.random.default_rng(seed)
+    judged = sample.draw_sample(test, preprocess, settings.sample, rng)
+    mosaics = sample.draw_mosaics(test, preprocess, min(len(judged.rows), MOSAICS), rng)
+    with stage.progress(range(STEPS), "step", total=STEPS) as bar:
         judgement = judge(
-            maker, pretrained, sample, mosaics, test.above_chance, params.seed, bar.update, quick
+            maker,
+            pretrained,
+            judged,
+            mosaics,
+            test.above_chance,
+            seed,
+            bar.update,
+            fast_precision,
         )
-    rows = choose_gallery(test, settings.gallery, rng)
+
+    rows = sample.choose_gallery(test, settings.gallery, rng)
     shown = test.take(rows)
-    filled = gallery.fill_gallery(
-        maker, preprocess(torch.from_numpy(shown.images)), rows, shown, len(classes)
+    pixels = preprocess(torch.from_numpy(shown.images))
+    filled = gallery.fill_gallery(maker, pixels, rows, shown, len(classes))
+    relevance, drawn = gallery.relevance_by_class(
+        maker, test, preprocess, judged, judgement.maps["relevance"], rng
     )
-    relevance = judgement.maps["relevance"]
-    relevance, drawn = gallery.relevance_by_class(maker, test, preprocess, sample, relevance, rng)
     means = gallery.class_means(relevance, test.predicted[drawn], test.labels[drawn], classes)
 
     with new_folder("attention") as folder:
-        gallery.write_page(
-            folder / "index.html", filled, grid, classes, maker.layout.prefix, judgement
-        )
-        gallery.write_tensors(folder, filled, judgement.maps, sample.rows, maker.layout.prefix)
+        gallery.write_page(folder / "index.html", filled, grid, classes, prefix, judgement)
+        gallery.write_tensors(folder, filled, judgement.maps, judged.rows, prefix)
         write_csv(folder / "distance.csv", gallery.distance_rows(judgement.distances))
     write_json("metrics/attention.json", judgement.metrics)
     for name, table in judgement.tables.items():
         write_csv(f"plots/{name}.csv", table)
     for name, picture in draw_all(filled, judgement, means, grid, classes).items():
         write_bytes(f"plots/{name}.png", png(picture))
-
-
-if __name__ == "__main__":
-    run_stage("attention", main, smaller="attention.batch_size")

@@ -3,7 +3,6 @@ pictures"""
 
 from vit_finetune.activations.files import map_activations
 from vit_finetune.activations.manifest import Manifest
-from vit_finetune.core.device import set_up_torch
 from vit_finetune.core.files import (
     read_split,
     unpacked,
@@ -11,53 +10,54 @@ from vit_finetune.core.files import (
     write_csv,
     write_json,
 )
-from vit_finetune.core.process import run_stage
-from vit_finetune.evaluation import figures
-from vit_finetune.evaluation.measures import (
-    classification_summary,
-    per_class,
-    reliability,
-    warning_signs,
-)
-from vit_finetune.evaluation.predictions import (
-    confusion,
-    most_confused,
-    prediction_rows,
-    worst_mistakes,
-)
+from vit_finetune.evaluation import figures, measures, predictions
 from vit_finetune.model.saved import class_names, load_model
-from vit_finetune.params import read_params
+from vit_finetune.stage import Stage
 from vit_finetune.style import png
 
 CONFUSED_PAIRS = 6
 
 
-def main() -> None:
-    params = read_params()
-    evaluate, runtime = params.evaluate, params.runtime
-    device = set_up_torch(runtime.device, runtime.threads)
+def main(stage: Stage) -> None:
+    settings = stage.params.evaluate
+
     manifest = Manifest.read("data/embedded")
+    split_model = manifest.split_model(load_model("models/finetuned"), stage.device())
     classes = class_names("models/finetuned")
-    images, labels, indices, files = read_split(
+    images, labels, indices, packed = read_split(
         "data/subset", "test", "images", "labels", "indices", "files"
     )
-    names = unpacked(files)
-    split_model = manifest.split_model(load_model("models/finetuned"), device)
-    logits = split_model.predict_logits(map_activations("data/embedded", manifest, "test")).double()
+    files = unpacked(packed)
+    stored = map_activations("data/embedded", manifest, "test")
+    logits = split_model.predict_logits(stored).double()
     probabilities = logits.softmax(dim=1).numpy()
-    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    predicted = probabilities.argmax(axis=1)
+    confidence = probabilities.max(axis=1)
 
-    summary = classification_summary(
-        labels, logits.numpy(), classes, bins=evaluate.calibration_bins
+    summary = measures.classification_summary(
+        labels, logits.numpy(), classes, bins=settings.calibration_bins
     )
-    rows, signs = per_class(labels, predicted, classes), warning_signs(labels, predicted, classes)
-    bins = reliability(labels, probabilities, bins=evaluate.calibration_bins)
-    counts = confusion(labels, predicted, len(classes))
-    worst = worst_mistakes(labels, probabilities, evaluate.mistakes)
-    pairs = most_confused(counts, classes, CONFUSED_PAIRS)
+    warnings = measures.warning_signs(labels, predicted, classes)
+    if warnings:
+        summary["warning"] = "; ".join(warnings)
+    write_json("metrics/evaluation.json", summary)
+    for warning in warnings:
+        stage.warn(warning)
+
+    class_rows = measures.per_class(labels, predicted, classes)
+    bins = measures.reliability(labels, probabilities, bins=settings.calibration_bins)
+    rows = predictions.prediction_rows(indices, files, labels, predicted, confidence, classes)
+    write_csv("plots/predictions.csv", rows)
+    write_csv("plots/per_class.csv", class_rows)
+    write_csv("plots/reliability.csv", bins)
+
+    counts = predictions.confusion(labels, predicted, len(classes))
+    worst = predictions.worst_mistakes(labels, probabilities, settings.mistakes)
+    worst_files = [files[index] for index in worst]
+    pairs = predictions.most_confused(counts, classes, CONFUSED_PAIRS)
     pictures = {
         "confusion": figures.confusion_matrix(counts, classes),
-        "per_class": figures.per_class_bars({row["class"]: row for row in rows}),
+        "per_class": figures.per_class_bars({row["class"]: row for row in class_rows}),
         "reliability": figures.reliability_diagram(bins),
         "mistakes": figures.mistakes(
             images[worst],
@@ -65,26 +65,11 @@ def main() -> None:
             predicted[worst],
             confidence[worst],
             classes,
-            [names[i] for i in worst],
+            worst_files,
         ),
         "confused_pairs": figures.most_confused_pairs(
-            pairs, images, labels, predicted, classes, names
+            pairs, images, labels, predicted, classes, files
         ),
     }
-    write_json(
-        "metrics/evaluation.json", summary | ({"warning": "; ".join(signs)} if signs else {})
-    )
-    for sign in signs:
-        print(f"evaluate: warning: {sign}")
-    write_csv(
-        "plots/predictions.csv",
-        prediction_rows(indices, names, labels, predicted, confidence, classes),
-    )
-    write_csv("plots/per_class.csv", rows)
-    write_csv("plots/reliability.csv", bins)
     for name, picture in pictures.items():
         write_bytes(f"plots/{name}.png", png(picture))
-
-
-if __name__ == "__main__":
-    run_stage("evaluate", main)

@@ -157,7 +157,7 @@ class Project:
                 here = process.status() != psutil.STATUS_ZOMBIE and process.cwd() == str(
                     self.folder
                 )
-                if here and (stage is None or process.cmdline()[1:3] == ["-m", f"stages.{stage}"]):
+                if here and (stage is None or process.cmdline()[1:4] == ["-m", "stages", stage]):
                     found.append(process)
         return found
 

@@ -2,7 +2,7 @@
 second.
 
 A server imports the libraries, none of the project's own code, and forks for each `python -m
-stages.<name>`; the child runs the code of the folder it is started in. Every other command goes to
+stages NAME`; the child runs the code of the folder it is started in. Every other command goes to
 the real python. Promises about processes (signals, parents, several ranks) need the real one:
 `Project.start(..., real=True)`.
 
@@ -53,7 +53,7 @@ LIBRARIES = (
         "safetensors.torch",
         "psutil",
         "tqdm",
-        "zc.lockfile",
+        "filelock",
         "huggingface_hub",
     ),
 )
@@ -70,7 +70,7 @@ CHANGES = (
 )
 CLIENT = """#!{python} -SEs
 import array, json, os, socket, sys
-if not (len(sys.argv) > 2 and sys.argv[1] == "-m" and sys.argv[2].startswith("stages.")):
+if not (len(sys.argv) > 2 and sys.argv[1:3] == ["-m", "stages"]):
     os.execv("{python}", ["{python}", *sys.argv[1:]])
 with socket.socket(socket.AF_UNIX) as server:
     server.connect("{socket}")

@@ -12,7 +12,8 @@ from tests.project import ROOT
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.files import read_csv, read_json, read_split, unpacked, write_json
 from vit_finetune.data.checks import Tally, same_pixels
-from vit_finetune.params import read_yaml
+from vit_finetune.params import read_params, read_yaml
+from vit_finetune.stage import Stage
 
 SETTINGS = {
     "data": {"name": "folder", "image_size": 32, "broken": "skip"},
@@ -49,8 +50,8 @@ def run(leaks="drop"):
     params["subset"]["leaks"] = leaks
     params["attention"] |= {"gallery": 2, "sample": 8}
     write_json("params.yaml", params)  # JSON is YAML
-    download.main()
-    subset.main()
+    download.main(Stage("download", read_params()))
+    subset.main(Stage("subset", read_params()))
     return read_csv("plots/image_problems.csv")
 
 

@@ -21,7 +21,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from zc.lockfile import LockFile
 
 from vit_finetune.core.errors import UserError
-from vit_finetune.core.process import QUIET_VARIABLE
+from vit_finetune.core.progress import QUIET_VARIABLE
 from vit_finetune.data import cifar as cifar_module
 from vit_finetune.data.cifar import FOLDER_VARIABLE, _extract, load_cifar
 from vit_finetune.data.dataset import channel_statistics

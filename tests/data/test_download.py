@@ -9,6 +9,8 @@ from PIL import Image
 from stages import download
 
 from tests.project import ROOT
+from vit_finetune.params import read_params
+from vit_finetune.stage import Stage
 
 BROKEN = "cannot be read as images"
 IGNORED = "are no images of a class"
@@ -41,7 +43,7 @@ def test_what_is_left_out_is_said_with_its_number_and_the_first_of_it_and_listed
     for name in names:
         (images / "data" / "images" / "dog" / f"{name}.png").write_bytes(b"")
         (images / "data" / "images" / f"{name}.png").write_bytes(b"")
-    download.main()
+    download.main(Stage("download", read_params()))
     description = json.loads((images / "data" / "raw" / "dataset.json").read_text())
     assert description["ignored"] == [f"{name}.png" for name in sorted(names)]
     assert sorted(entry.partition(" (")[0] for entry in description["broken"]) == [

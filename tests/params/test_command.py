@@ -37,7 +37,7 @@ def test_the_check_command_prints_the_lines_and_fails_on_a_bad_file():
 
 def test_a_stage_starts_no_work_on_a_bad_file():
     Path("params.yaml").write_text(changed(("runtime.device", "gpu")), encoding="utf-8")
-    done = run("stages.download")
+    done = run("stages", "download")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         "download: params.yaml: runtime.device is 'gpu': "

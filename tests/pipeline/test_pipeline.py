@@ -271,7 +271,7 @@ def test_every_parameter_has_its_place_in_the_table():
 
 def test_download_imports_torch_only_where_it_has_cifar_to_read(finished, tmp_path):
     project = finished.copy(tmp_path / "p")
-    done = project.run("python", "-X", "importtime", "-m", "stages.download")
+    done = project.run("python", "-X", "importtime", "-m", "stages", "download")
     assert done.returncode == 0, done.stderr
     imported = re.findall(r"^import time:.*\| +([\w.]+)$", done.stderr, flags=re.MULTILINE)
     assert "vit_finetune.params" in imported
@@ -660,7 +660,7 @@ def test_bad_input_is_one_clear_line_and_undoing_it_brings_everything_back(proje
 
 def test_a_stage_by_itself_fails_with_exit_status_one(project):
     project.set(**{"train.lr": -1.0})
-    result = project.run("python", "-m", "stages.train")
+    result = project.run("python", "-m", "stages", "train")
     assert result.returncode == 1
     assert result.stderr.splitlines() == [
         "train: params.yaml: train.lr is -1.0: it should be greater than 0",

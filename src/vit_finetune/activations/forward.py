@@ -13,9 +13,9 @@ from vit_finetune.activations.files import DTYPES, ActivationFile, storage_dtype
 from vit_finetune.activations.manifest import Manifest
 from vit_finetune.activations.views import ImageView, image_loader
 from vit_finetune.core.files import digest, require_disk
-from vit_finetune.core.process import progress
+from vit_finetune.core.progress import progress
 from vit_finetune.core.ranks import Ranks
-from vit_finetune.core.threads import side_by_side_on
+from vit_finetune.core.threads import parallel_map
 from vit_finetune.model.boundary import SplitModel, boundary_of
 from vit_finetune.model.saved import weights_digest
 
@@ -79,16 +79,17 @@ def activation_files(
 
 
 def prepare_files(folder: Path, files: Mapping[str, ActivationFile]) -> list[str]:
-    """Make the files; one process does it. Returns a sentence for each that an interrupted run has
-    begun.
+    """Make the files; one process does it. Returns sentences on what takes
+    much disk, and on what an interrupted run has begun.
 
     Raises:
         UserError: the disk has no room for them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     new_files = [file for file in files.values() if not file.path.exists()]
-    require_disk("embed", folder, sum(file.total_bytes for file in new_files))
     messages = []
+    if message := require_disk(folder, sum(file.total_bytes for file in new_files)):
+        messages.append(message)
     for view, file in files.items():
         file.prepare()
         confirmed = file.shape[0] - sum(len(rows) for rows in file.missing(file.segments()))
@@ -112,14 +113,14 @@ def write_views(
     Args:
         workers: processes that load images.
     """
-    ranks.wait()  # until the files are made
-    with side_by_side_on(split_model.device) as each:
+    ranks.barrier()  # until the files are made
+    with parallel_map(split_model.device) as each:
         for view, file in files.items():
-            segments = file.missing(file.segments()[ranks.rank :: ranks.size])
+            segments = file.missing(file.segments()[ranks.rank :: ranks.world_size])
             batches = [batch for segment in segments for batch in file.batches(segment)]
             source = ImageView(images[split_of(view)], MIRRORED[view])
             loader = image_loader(source, batches, workers)
             results = each(partial(activations, split_model), loader)
             bar = progress(results, f"embed {view}", "batch", total=len(batches))
             file.write(segments, iter(bar))
-    ranks.wait()  # until all are written
+    ranks.barrier()  # until all are written

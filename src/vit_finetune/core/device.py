@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vit_finetune.core.errors import UserError
+from vit_finetune.core.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     import torch
@@ -14,19 +15,21 @@ if TYPE_CHECKING:
 SAMPLES = 3
 
 
-def share_cores() -> None:
+def choose_wait_policy() -> None:
     """Where other processes are running, let waiting threads sleep. To be called before torch is
     imported.
 
-    OpenMP's threads spin while they wait for each other. On free cores that is fastest; where one
-    of them is taken, all spin for the one that is not running, and a stage takes three times as
-    long. The results are the same bits.
+    OpenMP's threads spin while they wait for each other. On free cores that is fastest. Where one
+    of the cores is taken, all spin for the thread that is not running, and a stage takes three
+    times as long. The results are the same bits.
     """
-    if "OMP_WAIT_POLICY" not in os.environ and all(_others_running() for _ in range(SAMPLES)):
+    if "OMP_WAIT_POLICY" in os.environ:
+        return
+    if all(_others_are_running() for _ in range(SAMPLES)):
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
-def _others_running() -> bool:
+def _others_are_running() -> bool:
     """Whether another thread than this one is running or ready to run, on any core (Linux;
     elsewhere not known)."""
     time.sleep(0.005)
@@ -38,43 +41,58 @@ def _others_running() -> bool:
 
 
 def set_up_torch(
-    device: str,
-    threads: int | None,
-    local_rank: int = 0,
-    local_size: int = 1,
-    key: str = "runtime.device",
+    device: str, threads: int | None, ranks: Ranks = ALONE, key: str = "runtime.device"
 ) -> "torch.device":
-    """Fix the number of threads, ask for deterministic algorithms, and resolve the device
-    (UserError).
+    """Fix the number of threads, ask for deterministic algorithms, and resolve the device.
 
-    Of several processes on a machine, each gets its share of the threads, and a GPU of its own.
+    Args:
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        threads: of all processes on this machine together; None: one for each core.
+        ranks: of several processes on a machine, each gets an equal number of the threads, and a
+            GPU of its own.
+        key: what the device was set by, for the message.
+
+    Raises:
+        UserError: the machine does not have the device, or too few of them.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic cuBLAS
     import torch
 
-    if threads is not None or local_size > 1:
-        torch.set_num_threads(max(1, (threads or torch.get_num_threads()) // local_size))
+    processes = ranks.local_world_size
+    if threads is not None or processes > 1:
+        threads = threads or torch.get_num_threads()
+        torch.set_num_threads(max(1, threads // processes))
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that fills every new tensor
-    present = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if device == "auto":
-        device = next(name for name, there in present.items() if there)
-    if not present[device]:
-        there = ", ".join(name for name, is_there in present.items() if is_there)
-        raise UserError(f"{key} is {device}, which this machine does not have; it has: {there}")
-    if device != "cuda" or local_size == 1:
-        return torch.device(device)
-    if torch.cuda.device_count() < local_size:
+    name = _resolve_device(device, key)
+    if name != "cuda" or processes == 1:
+        return torch.device(name)
+    if torch.cuda.device_count() < processes:
         raise UserError(
-            f"{local_size} processes want a GPU each, and this machine has {torch.cuda.device_count()}; set "
-            "runtime.processes to that"
+            f"{processes} processes want a GPU each, and this machine has "
+            f"{torch.cuda.device_count()}; set runtime.processes to that"
         )
-    torch.cuda.set_device(local_rank)
-    return torch.device(device, local_rank)
+    torch.cuda.set_device(ranks.local_rank)
+    return torch.device(name, ranks.local_rank)
+
+
+def _resolve_device(device: str, key: str) -> str:
+    """`auto` -> the first of cuda, mps, cpu that this machine has."""
+    import torch
+
+    available = []
+    if torch.cuda.is_available():
+        available.append("cuda")
+    if torch.backends.mps.is_available():
+        available.append("mps")
+    available.append("cpu")
+    if device == "auto":
+        return available[0]
+    if device not in available:
+        raise UserError(
+            f"{key} is {device}, which this machine does not have; it has: {', '.join(available)}"
+        )
+    return device
 
 
 def resolve_precision(precision: str, device: "torch.device") -> "torch.dtype":
@@ -82,12 +100,15 @@ def resolve_precision(precision: str, device: "torch.device") -> "torch.dtype":
     import torch
 
     if precision == "auto":
-        units = {
-            "cpu": lambda: (
-                torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-            ),
-            "cuda": lambda: torch.cuda.get_device_capability() >= (8, 0),
-            "mps": lambda: False,
-        }
-        precision = "bfloat16" if units[device.type]() else "float32"
+        precision = "bfloat16" if _is_fast_in_bfloat16(device) else "float32"
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+
+
+def _is_fast_in_bfloat16(device: "torch.device") -> bool:
+    import torch
+
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability() >= (8, 0)
+    return False

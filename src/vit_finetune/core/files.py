@@ -172,19 +172,21 @@ def copy_rows(folder: Path, split: str, name: str, array: NDArray[Any], rows: ND
             append(chunk)
 
 
-def require_disk(stage: str, folder: Path, size: int) -> None:
-    """Say how many bytes a stage will write below a folder; UserError if the disk has less left."""
+def require_disk(folder: Path, size: int) -> str | None:
+    """UserError if the disk of a folder has less than `size` bytes left.
+
+    Returns:
+        Where they are many, a sentence for the user, who may have to wait for them.
+    """
     free = shutil.disk_usage(folder).free
     if size > free:
         raise UserError(
             f"{str(folder).removesuffix(PARTIAL)} will take {readable_size(size)}, and the disk has "
             f"{readable_size(free)} left; free some of it, or take fewer or smaller images"
         )
-    if size >= WORTH_SAYING:
-        print(
-            f"{stage}: writes {readable_size(size)}; {readable_size(free)} of the disk are free",
-            flush=True,
-        )
+    if size < WORTH_SAYING:
+        return None
+    return f"writes {readable_size(size)}; {readable_size(free)} of the disk are free"
 
 
 def readable_size(size: int) -> str:

@@ -1,154 +1,211 @@
-"""Several processes of one stage: which part each one computes, and how they exchange results.
+"""The processes of one stage: which part of the work each does, and how they exchange results.
 
-A stage starts its own (`runtime.processes`), or a launcher does: torchrun, or whatever sets the
-same variables (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT). One
-process alone opens no process group.
+A stage starts its processes itself (`runtime.processes`), or a launcher does: torchrun, or whatever
+sets the same variables (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT).
+torch is imported when it is needed.
 """
 
+import multiprocessing
+import multiprocessing.connection
 import os
 import signal
-import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing.context import SpawnProcess
+from multiprocessing.synchronize import Lock
 from pathlib import Path
-from typing import TypeVar
-
-import torch
-import torch.distributed as dist
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vit_finetune.core.errors import UserError
-from vit_finetune.core.process import RANKS_VARIABLE
+from vit_finetune.core.process import end_with_parent
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 S = TypeVar("S", bound=Sequence[object])
 
-# where processes on one machine find each other; no port that another could take
-MEETING = Path(".run/ranks")
 # a process that ends closes its connections, which the others see at once
-PATIENCE = timedelta(days=1)
+TIMEOUT = timedelta(days=1)
+GRACE = 2.0  # seconds in which a process is ended from outside when another one has failed
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among `size`, of which `local_size` share the machine."""
+    """This process among the `world_size` processes of a stage, of which `local_world_size` are on
+    this machine."""
 
     rank: int = 0
-    size: int = 1
+    world_size: int = 1
     local_rank: int = 0
-    local_size: int = 1
+    local_world_size: int = 1
 
     @property
-    def first(self) -> bool:
+    def is_first(self) -> bool:
         """Whether this is the one that writes."""
         return self.rank == 0
 
-    def own(self, items: S) -> S:
-        """This process's contiguous share of what all share."""
-        start, stop = (len(items) * rank // self.size for rank in (self.rank, self.rank + 1))
+    def select(self, items: S) -> S:
+        """This process's contiguous part of items that all processes know."""
+        start = len(items) * self.rank // self.world_size
+        stop = len(items) * (self.rank + 1) // self.world_size
         return items[start:stop]  # type: ignore[return-value]
 
-    def gather(self, part: Tensor) -> Tensor:
-        """The parts (n, ...) of all processes in their order, on each; n may differ."""
-        if self.size == 1:
+    def all_gather(self, part: "Tensor") -> "Tensor":
+        """The parts (n, ...) of all processes in the order of their ranks, on each; n may differ."""
+        if self.world_size == 1:
             return part
-        counts = [torch.zeros(1, dtype=torch.long, device=part.device) for _ in range(self.size)]
-        dist.all_gather(counts, torch.tensor([len(part)], device=part.device))
-        longest = max(int(count) for count in counts)
+        import torch
+        import torch.distributed as dist
+
+        lengths = [
+            torch.zeros(1, dtype=torch.long, device=part.device) for _ in range(self.world_size)
+        ]
+        dist.all_gather(lengths, torch.tensor([len(part)], device=part.device))
+        longest = max(int(length) for length in lengths)
         padded = part.new_zeros(longest, *part.shape[1:])
         padded[: len(part)] = part
-        parts = [torch.empty_like(padded) for _ in counts]
-        dist.all_gather(parts, padded)
-        return torch.cat([whole[: int(count)] for whole, count in zip(parts, counts, strict=True)])
+        gathered = [torch.empty_like(padded) for _ in lengths]
+        dist.all_gather(gathered, padded)
+        parts = [whole[: int(length)] for whole, length in zip(gathered, lengths, strict=True)]
+        return torch.cat(parts)
 
-    def share(self, *tensors: Tensor) -> None:
-        """Give every process the first one's values."""
-        for tensor in tensors if self.size > 1 else ():
+    def broadcast(self, *tensors: "Tensor") -> None:
+        """Give every process the first one's values, in place."""
+        if self.world_size == 1:
+            return
+        import torch.distributed as dist
+
+        for tensor in tensors:
             dist.broadcast(tensor, 0)
 
-    def wait(self) -> None:
-        """Go on when all have come here."""
-        if self.size > 1:
-            dist.barrier()
+    def barrier(self) -> None:
+        """Wait until all processes are here."""
+        if self.world_size == 1:
+            return
+        import torch.distributed as dist
+
+        dist.barrier()
+
+
+ALONE = Ranks()
+
+
+def ranks_of_launcher() -> Ranks | None:
+    """What torchrun, or another launcher, has set for this process; None if none started it."""
+    if "RANK" not in os.environ:
+        return None
+    return Ranks(
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ.get("WORLD_SIZE", 1)),
+        local_rank=int(os.environ.get("LOCAL_RANK", 0)),
+        local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
+    )
 
 
 @contextmanager
-def side_by_side(processes: int) -> Iterator[Ranks]:
-    """The processes of this stage; the block runs in each of them, and ends in all when one fails.
+def process_group(ranks: Ranks, meeting: Path | None = None) -> Iterator[None]:
+    """Connect this process with the others of the stage while the block runs.
 
     Args:
-        processes: how many to run here, unless a launcher has set RANK.
+        meeting: a file in which processes on one machine find each other. Without it they do at
+            the launcher's MASTER_ADDR and MASTER_PORT.
 
     Raises:
         UserError: another process ended before its work was done.
     """
-    launched = "RANK" in os.environ
-    if not launched and processes == 1:
-        yield Ranks()
-        return
-    children = [] if launched else _start(processes)
-    done = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(children, done), daemon=True)
-    watcher.start()
-    given = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
-    ranks = Ranks(*(int(os.environ.get(name, default)) for name, default in given.items()))
+    import torch.distributed as dist
+
+    store = None
+    if meeting:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
+        store = dist.FileStore(str(meeting), ranks.world_size)
     try:
-        meeting = os.environ.get(RANKS_VARIABLE)  # a file, since a URL could not hold every path
-        store = dist.FileStore(meeting, ranks.size) if meeting else None
         dist.init_process_group(
-            store=store, rank=ranks.rank, world_size=ranks.size, timeout=PATIENCE
+            store=store, rank=ranks.rank, world_size=ranks.world_size, timeout=TIMEOUT
         )
-        yield ranks
-        ranks.wait()
-    except Exception as error:
-        watcher.join(2)  # which ends this process if another's end was the cause
-        if isinstance(error, RuntimeError) and ("onnection" in str(error) or "NCCL" in str(error)):
-            raise UserError(
-                "another process of this stage ended; its own output says why"
-            ) from None
-        raise
-    finally:
-        done.set()
-        for child in children:
-            child.terminate()
+        yield
+        ranks.barrier()
+    except RuntimeError as error:
+        if not _is_lost_connection(error):
+            raise
+        time.sleep(GRACE)  # who started this process knows how the other one ended
+        raise UserError("another process of this stage ended; its own output says why") from None
     dist.destroy_process_group()
 
 
-def _start(processes: int) -> list[subprocess.Popen[bytes]]:
-    """Make this process the first of several, and start the others with the same command."""
-    MEETING.parent.mkdir(exist_ok=True)
-    MEETING.unlink(missing_ok=True)  # what an earlier run left
-    os.environ |= {
-        RANKS_VARIABLE: str(MEETING.resolve()),
-        "RANK": "0",
-        "LOCAL_RANK": "0",
-        "WORLD_SIZE": str(processes),
-        "LOCAL_WORLD_SIZE": str(processes),
-    }
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
-    return [
-        subprocess.Popen(
-            sys.orig_argv, env=os.environ | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+def _is_lost_connection(error: RuntimeError) -> bool:
+    return "onnection" in str(error) or "NCCL" in str(error)
+
+
+def run_processes(count: int, function: Callable[..., None], *arguments: Any) -> None:
+    """Call `function(ranks, *arguments)` in new processes, and end all of them when one fails.
+
+    An error that the function raises is told by the process itself; of several with the same
+    error, by one.
+
+    Raises:
+        SystemExit: a process failed, and has said why.
+        UserError: a process was killed.
+    """
+    context = multiprocessing.get_context("spawn")  # CUDA and OpenMP do not survive a fork
+    first_to_fail = context.Lock()
+    processes = []
+    for rank in range(count):
+        ranks = Ranks(rank, count, local_rank=rank, local_world_size=count)
+        processes.append(
+            context.Process(target=_run, args=(first_to_fail, function, ranks, arguments))
         )
-        for rank in range(1, processes)
-    ]
+    try:
+        _start(processes)
+        _wait(processes)
+    finally:
+        for process in processes:
+            if process.is_alive():
+                process.kill()
+                process.join()
 
 
-def _watch(children: Sequence[subprocess.Popen[bytes]], done: threading.Event) -> None:
-    """End this process, and the others, when one of them has ended with an error."""
-    while not done.wait(0.2):
-        for rank, child in enumerate(children, start=1):
-            status = child.poll()
-            if status and status != -signal.SIGINT and not done.is_set():
+def _start(processes: Sequence[SpawnProcess]) -> None:
+    # Ctrl-C goes to all processes of a terminal. The new ones inherit that they ignore it: this
+    # one ends them.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        for process in processes:
+            process.start()
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def _wait(processes: Sequence[SpawnProcess]) -> None:
+    """Until all have succeeded or one has failed."""
+    running = dict(enumerate(processes))
+    while running:
+        multiprocessing.connection.wait([process.sentinel for process in running.values()])
+        for rank, process in enumerate(processes):
+            status = process.exitcode
+            if status is not None:
+                running.pop(rank, None)
+            if status == 1:
+                sys.exit(1)
+            if status:
                 how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-                print(
-                    f"process {rank} of this stage ended ({how}), so all end; run it again to go on",
-                    file=sys.stderr,
+                raise UserError(
+                    f"process {rank} of this stage ended ({how}), so all end; run it again to go on"
                 )
-                for other in children:
-                    other.kill()
-                sys.stderr.flush()
-                os._exit(1)  # at once: this process may be waiting for the one that is gone
+
+
+def _run(
+    first_to_fail: Lock, function: Callable[..., None], ranks: Ranks, arguments: tuple[Any, ...]
+) -> None:
+    """In a new process."""
+    end_with_parent()
+    try:
+        function(ranks, *arguments)
+    except SystemExit as end:
+        if isinstance(end.code, str) and not first_to_fail.acquire(block=False):
+            sys.exit(1)
+        raise

@@ -1,9 +1,10 @@
-"""Threads side by side."""
+"""Work in several threads."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], threads: int) ->
 
 
 @contextmanager
-def side_by_side_on(
+def parallel_map(
     device: "torch.device", items: int | None = None
 ) -> Iterator[Callable[..., Iterator[Any]]]:
     """Gives a `map` for computations on a device; the order of the results is that of the items.
@@ -45,6 +46,6 @@ def side_by_side_on(
     workers = min(threads, items or threads) if device.type == "cpu" else 1
     torch.set_num_threads(threads // workers)
     try:
-        yield map if workers == 1 else lambda function, some: ordered_map(function, some, workers)
+        yield map if workers == 1 else partial(ordered_map, threads=workers)
     finally:
         torch.set_num_threads(threads)

@@ -21,7 +21,7 @@ from zc.lockfile import LockError, LockFile
 
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.files import new_file, new_folder
-from vit_finetune.core.process import progress
+from vit_finetune.core.progress import progress
 from vit_finetune.data.dataset import Dataset
 
 FOLDER_VARIABLE = "VIT_DATA_DIR"

@@ -4,12 +4,13 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_finetune.core.files import chunks, packed
+from vit_finetune.core.files import chunks, new_rows, packed, write_split
 from vit_finetune.core.threads import ordered_map
 
 
@@ -43,6 +44,61 @@ class Dataset:
     def __post_init__(self) -> None:
         for part, labels in self.labels.items():
             self.files.setdefault(part, packed(f"{part}/{index}" for index in range(len(labels))))
+
+    @property
+    def size_in_memory(self) -> int:
+        """Bytes of the images that are not mapped from files."""
+        return sum(
+            images.nbytes for images in self.images.values() if not isinstance(images, np.memmap)
+        )
+
+
+def write_dataset(folder: Path, dataset: Dataset) -> None:
+    """`<split>_images.npy`, `_labels`, `_files`, `_sizes` and `_hashes`; what is mapped from a file
+    of the folder is there already."""
+    for name in ("images", "labels", "files", "sizes"):
+        for split, array in getattr(dataset, name).items():
+            if not isinstance(array, np.memmap):
+                write_split(folder, split, **{name: array})
+    for split, images in dataset.images.items():
+        with new_rows(folder / f"{split}_hashes.npy", (16,), np.uint8) as append:
+            for hashes in pixel_hashes(images):
+                append(hashes)
+
+
+def describe(dataset: Dataset, name: str, fit: str) -> dict[str, Any]:
+    """dataset.json of data/raw.
+
+    Args:
+        name: of the source.
+        fit: how images were brought to one size.
+    """
+    mean, std = channel_statistics(dataset.images["train"])
+    return {
+        "name": name,
+        "classes": dataset.classes,
+        "counts": class_counts(dataset.labels, dataset.classes),
+        "image_shape": list(dataset.images["train"].shape[1:]),
+        "fit": fit,
+        "broken": dataset.broken,
+        "ignored": dataset.ignored,
+        "channel_mean": mean,
+        "channel_std": std,
+        "md5": dataset.checksums,
+    }
+
+
+def left_out(dataset: Dataset) -> list[str]:
+    """A sentence for each kind of file that is no part of the data set: how many, and the first."""
+    sentences = []
+    for files, reason in (
+        (dataset.broken, "cannot be read as images"),
+        (dataset.ignored, "are no images of a class"),
+    ):
+        if files:
+            more = " and others, see data/raw/dataset.json" if len(files) > 1 else ""
+            sentences.append(f"left out {len(files)} that {reason}: {files[0]}{more}")
+    return sentences
 
 
 def pixel_hashes(images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:

@@ -70,7 +70,8 @@ def load_folder(
     files, ignored = _split_files(folder, test_share)
     classes = sorted(files["train"])
     count = sum(len(names) for by_class in files.values() for names in by_class.values())
-    require_disk("download", into, 3 * count * image_size**2)
+    if message := require_disk(into, 3 * count * image_size**2):
+        print(f"download: {message}", flush=True)
     ends = {part: _write_names(into, part, list(map(files[part].pop, classes))) for part in files}
     shown, decoded = iter(bar(range(count))), {}
     for part, of_classes in ends.items():

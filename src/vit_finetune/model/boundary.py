@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from vit_finetune.core.threads import side_by_side_on
+from vit_finetune.core.threads import parallel_map
 from vit_finetune.model.families import family_of
 from vit_finetune.model.last_block import cls_of_block
 from vit_finetune.model.preprocessing import Preprocessing
@@ -165,5 +165,5 @@ class SplitModel:
             batch = stored[start : min(start + self.batch_size, end)]
             return compute(self.tokens(batch)).cpu()
 
-        with side_by_side_on(self.device, len(starts)) as each:
+        with parallel_map(self.device, len(starts)) as each:
             return torch.cat([*each(compute_batch, starts)])

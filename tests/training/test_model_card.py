@@ -7,12 +7,12 @@ import torch
 import yaml
 from PIL import Image
 
-from vit_finetune.activations.manifest import Manifest
 from vit_finetune.model.build import preprocessing
 from vit_finetune.model.freezing import freeze
 from vit_finetune.model.saved import save_model
-from vit_finetune.training.card import model_card
-from vit_finetune.training.recipe import History, TrainingData
+from vit_finetune.training.data import TrainingData
+from vit_finetune.training.history import History
+from vit_finetune.training.model_card import model_card
 
 ROW = {"train_loss": 0.5, "train_accuracy": 0.9, "lr": 0.1, "val_loss": 0.25}
 HISTORY = History(
@@ -24,7 +24,7 @@ DATASET = {
     "image_shape": [32, 48, 3],
     "fit": "pad",
 }
-MANIFEST = Manifest("", {}, {}, 0, "features", "bfloat16", "float16", {})
+MANIFEST = {"boundary": "features", "storage": "float16", "precision": "bfloat16"}
 
 
 def card_of(model):

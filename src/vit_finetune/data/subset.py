@@ -1,0 +1,50 @@
+"""The files of data/subset: the images of each split, with their labels, names and source indices."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from vit_finetune.core.files import copy_rows, read_split, write_json, write_split
+from vit_finetune.data.checks import RawData
+from vit_finetune.data.split import Indices, require_every_class
+
+RAW = "data/raw"
+
+
+def source_of(split: str, raw: RawData) -> str:
+    """The split of the data set that the images of a split are taken from."""
+    return split if split in raw.labels else "train"
+
+
+def subset_size(raw: RawData, chosen: Mapping[str, Indices]) -> int:
+    """Bytes of the chosen images."""
+    images = sum(len(indices) for indices in chosen.values())
+    height, width, channels = raw.description["image_shape"]
+    return images * height * width * channels
+
+
+def write_subset(
+    folder: Path, raw: RawData, chosen: Mapping[str, Indices]
+) -> dict[str, NDArray[Any]]:
+    """Copy the chosen images with all that is known of them; returns the labels of each split.
+
+    Raises:
+        UserError: a class has no image in a split.
+    """
+    classes = raw.description["classes"]
+    labels_by_split = {}
+    for split, indices in chosen.items():
+        source = source_of(split, raw)
+        labels = raw.labels[source][indices]
+        require_every_class(split, labels, classes, raw.labels[source])
+        (images,) = read_split(RAW, source, "images")
+        copy_rows(folder, split, "images", images, indices)
+        write_split(folder, split, labels=labels, indices=indices, files=raw.files[source][indices])
+        if raw.padded:
+            write_split(folder, split, content=raw.content(source)[indices])
+        labels_by_split[split] = labels
+    description = {key: raw.description[key] for key in ("name", "classes", "image_shape", "fit")}
+    write_json(folder / "dataset.json", description)
+    return labels_by_split

@@ -1,0 +1,147 @@
+"""How a stage runs, and what its script is given: `python -m stages NAME` calls `run`.
+
+What every stage does is here, so that a script holds only its own work.
+"""
+
+import importlib
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from tqdm import tqdm
+
+from vit_finetune.core.checkpoints import checkpoint_folder, forget_checkpoints
+from vit_finetune.core.device import choose_wait_policy, set_up_torch
+from vit_finetune.core.errors import readable_errors
+from vit_finetune.core.files import require_disk
+from vit_finetune.core.process import RUN_FOLDER, end_with_dvc, only_one
+from vit_finetune.core.progress import QUIET_VARIABLE, progress
+from vit_finetune.core.ranks import ALONE, Ranks, process_group, ranks_of_launcher, run_processes
+from vit_finetune.params import Params, read_params
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+
+MEETING = RUN_FOLDER / "ranks"  # where processes on one machine find each other
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What the `main` of a stage's script is given.
+
+    Attributes:
+        ranks: this process among those that share the work of the stage.
+    """
+
+    name: str
+    params: Params
+    ranks: Ranks = ALONE
+
+    def device(self, wanted: str | None = None) -> "torch.device":
+        """The device to compute on, `runtime.device` if no other is wanted. Sets up torch for it:
+        threads, deterministic algorithms."""
+        runtime = self.params.runtime
+        return set_up_torch(wanted or runtime.device, runtime.threads, self.ranks)
+
+    def say(self, message: str) -> None:
+        print(f"{self.name}: {message}", flush=True)
+
+    def warn(self, message: str) -> None:
+        self.say(f"warning: {message}")
+
+    def progress(self, items: Iterable[T], unit: str, total: int | None = None) -> "tqdm[T]":
+        return progress(items, self.name, unit, total)
+
+    def require_disk(self, folder: Path, size: int) -> None:
+        """UserError if the disk has less than `size` bytes left; a line if they are many."""
+        if message := require_disk(folder, size):
+            self.say(message)
+
+    def checkpoint(self, *inputs: Any) -> Path:
+        """The folder for work that an interrupted run need not repeat.
+
+        Args:
+            inputs: plain values that stand for everything the work depends on, but the code.
+        """
+        return checkpoint_folder(self.name, *inputs)
+
+    def forget_checkpoints(self) -> None:
+        forget_checkpoints(self.name)
+
+
+@dataclass(frozen=True)
+class Script:
+    """What is known of a script before it is imported.
+
+    Attributes:
+        name: of the module in stages/.
+        memory_key: the key of params.yaml to lower when memory runs out.
+        parallel: whether several processes share its work; if not, the first one runs alone.
+    """
+
+    name: str
+    memory_key: str | None = None
+    parallel: bool = False
+
+
+def run(script: Script) -> NoReturn:
+    """Run a stage and exit: with 0 and the time it took, or with 1 and what went wrong.
+
+    Times are printed and never written to an output.
+    """
+    start = time.monotonic()
+    end_with_dvc()
+    choose_wait_policy()
+    launched = ranks_of_launcher()
+    ranks = launched or ALONE
+    if not ranks.is_first and not script.parallel:
+        sys.exit(0)
+    label = _label(script, ranks)
+    try:
+        with _messages(script, ranks), only_one(label):
+            params = read_params()
+            processes = params.runtime.processes
+            if script.parallel and processes > 1 and not launched:
+                MEETING.unlink(missing_ok=True)  # what an earlier run left
+                run_processes(processes, _run_rank, script, MEETING.resolve())
+            else:
+                _compute(script, params, ranks if script.parallel else ALONE)
+    except KeyboardInterrupt:
+        sys.exit(f"{label}: interrupted" if ranks.is_first else 130)
+    print(f"{label}: {time.monotonic() - start:.1f} s")
+    sys.exit(0)
+
+
+def _run_rank(ranks: Ranks, script: Script, meeting: Path) -> None:
+    """One of several processes that `run` has started."""
+    choose_wait_policy()
+    with _messages(script, ranks):
+        _compute(script, read_params(), ranks, meeting)
+
+
+def _compute(script: Script, params: Params, ranks: Ranks, meeting: Path | None = None) -> None:
+    module = importlib.import_module(f"stages.{script.name}")  # and with it torch, if it needs it
+    connected = process_group(ranks, meeting) if ranks.world_size > 1 else nullcontext()
+    with connected:
+        module.main(Stage(script.name, params, ranks))
+
+
+@contextmanager
+def _messages(script: Script, ranks: Ranks) -> Iterator[None]:
+    """Errors in plain words; of several processes only the first prints anything else."""
+    if not ranks.is_first:
+        os.environ[QUIET_VARIABLE] = "1"
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  # for as long as the process lives
+    with readable_errors(_label(script, ranks), script.memory_key):
+        yield
+
+
+def _label(script: Script, ranks: Ranks) -> str:
+    return script.name if ranks.is_first else f"{script.name}, process {ranks.rank}"
