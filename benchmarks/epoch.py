@@ -21,7 +21,7 @@ from timm.data import create_transform, resolve_model_data_config
 from torch.utils.data import DataLoader, Dataset
 
 from vit_finetune.activations.files import DTYPES
-from vit_finetune.core.files import read_split
+from vit_finetune.core.arrays import read_split
 from vit_finetune.model.boundary import SplitModel, run_prefix, to_device
 from vit_finetune.model.build import preprocessing
 from vit_finetune.model.freezing import freeze

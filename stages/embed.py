@@ -2,7 +2,8 @@
 
 from vit_finetune.activations.files import DTYPES, MANIFEST
 from vit_finetune.activations.forward import describe, write_views
-from vit_finetune.core.files import read_json, read_split, replace_folder, write_json
+from vit_finetune.core.arrays import read_split
+from vit_finetune.core.files import read_json, replace_folder, write_json
 from vit_finetune.model.boundary import SplitModel, to_device
 from vit_finetune.model.build import preprocessing
 from vit_finetune.model.freezing import freeze

@@ -2,14 +2,8 @@
 pictures"""
 
 from vit_finetune.activations.files import MANIFEST, map_activations, split_model_of
-from vit_finetune.core.files import (
-    read_json,
-    read_split,
-    unpacked,
-    write_bytes,
-    write_csv,
-    write_json,
-)
+from vit_finetune.core.arrays import decode_names, read_split
+from vit_finetune.core.files import read_json, write_bytes, write_csv, write_json
 from vit_finetune.evaluation import figures, measures, predictions
 from vit_finetune.model.saved import class_names, load_model
 from vit_finetune.params.evaluate import Evaluate
@@ -26,10 +20,10 @@ def main(stage: Stage) -> None:
     manifest = read_json(f"data/embedded/{MANIFEST}")
     split_model = split_model_of(load_model("models/finetuned"), manifest, device)
     classes = class_names("models/finetuned")
-    images, labels, indices, packed = read_split(
+    images, labels, indices, names = read_split(
         "data/subset", "test", "images", "labels", "indices", "files"
     )
-    files = unpacked(packed)
+    files = decode_names(names)
     logits = split_model.predict(map_activations("data/embedded", manifest, "test")).double()
     probabilities = logits.softmax(dim=1).numpy()
     predicted = probabilities.argmax(axis=1)

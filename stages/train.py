@@ -4,7 +4,8 @@ plots/history.csv"""
 from functools import partial
 
 from vit_finetune.activations.files import MANIFEST, require_weights, split_model_of
-from vit_finetune.core.files import digest, new_folder, read_json, write_text
+from vit_finetune.core.files import new_folder, read_json, write_text
+from vit_finetune.core.hashes import digest
 from vit_finetune.model.freezing import freeze
 from vit_finetune.model.saved import load_model, save_model
 from vit_finetune.params.freeze import Freeze

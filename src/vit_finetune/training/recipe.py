@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from vit_finetune.activations.files import map_activations, resident
 from vit_finetune.activations.views import ImageView, View
+from vit_finetune.core.arrays import read_split
 from vit_finetune.core.errors import UserError
-from vit_finetune.core.files import digest, new_file, read_split
+from vit_finetune.core.files import new_file
+from vit_finetune.core.hashes import digest
 from vit_finetune.core.ranks import Ranks
 from vit_finetune.model.boundary import SplitModel
 from vit_finetune.model.families import family_of
