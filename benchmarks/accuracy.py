@@ -84,7 +84,7 @@ def run_line(line, seed, threads):
         "runtime": {"threads": threads},
     }
     if line["blocks"] == "all":
-        changes["freeze"]["layer_decay"] = 0.75
+        changes["train"]["layer_decay"] = 0.75
     splits = splits_of(line["images"], seed)
     prepare(backbone, splits, CLASSES, changes)
     spent = backbone / "adapt.csv"

@@ -22,7 +22,6 @@ from vit_finetune.data.digits import load_digits
 from vit_finetune.data.split import train_val_test
 from vit_finetune.intervals import mean, wilson
 from vit_finetune.params import check_params, read_yaml
-from vit_finetune.params.subset import Subset
 from vit_finetune.profiles import merge
 
 ALONE = {"adapt": {"epochs": 0}}  # frozen as it came
@@ -63,7 +62,7 @@ def main() -> None:
     set_up_torch("cpu", None)
     overlay = read_yaml(ROOT / "profiles" / f"{args.profile}.yaml")
     params = check_params(merge(read_yaml(ROOT / "params.yaml"), overlay))
-    sizes = params.section(Subset)
+    sizes = params.subset
     data = load_digits()
     methods = {
         "shipped ViT, as the profile trains it": {},
@@ -77,7 +76,7 @@ def main() -> None:
     }
     hits: dict[str, list[np.ndarray]] = {name: [] for name in methods}
     for seed in range(args.seeds):
-        indices = train_val_test(data.labels, seed=seed, **sizes.model_dump())
+        indices = train_val_test(data.labels, seed=seed, **sizes.model_dump(exclude={"leaks"}))
         truth = data.labels["test"][indices["test"]]
         for name, options in methods.items():
             found = (

@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from torch.utils.data import DataLoader, Dataset
+from vit_finetune.training.loop import Trainer, make_optimizer
+from vit_finetune.training.settings import Settings
 
 from vit_finetune.activations.files import DTYPES
 from vit_finetune.core.arrays import read_split
@@ -27,9 +29,6 @@ from vit_finetune.model.build import preprocessing
 from vit_finetune.model.freezing import freeze
 from vit_finetune.model.saved import load_model
 from vit_finetune.params import read_params
-from vit_finetune.params.train import Train
-from vit_finetune.training.loop import Trainer, make_optimizer
-from vit_finetune.training.settings import Settings
 
 PLAIN = {
     "batch_size": 64,
@@ -95,7 +94,7 @@ def main():
         "--precision", choices=("float32", "bfloat16"), default="float32", help="here"
     )
     args = parser.parse_args()
-    settings = Settings("train", epochs=1, lr=read_params().section(Train).lr, **PLAIN)
+    settings = Settings("train", epochs=1, lr=read_params().train.lr, **PLAIN)
     images, labels = (
         np.array(array[: args.images])
         for array in read_split("data/subset", "train", "images", "labels")

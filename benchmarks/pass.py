@@ -17,8 +17,6 @@ from vit_finetune.core.threads import ordered_map
 from vit_finetune.model.boundary import autocast, run_prefix, to_device
 from vit_finetune.model.build import build_model, preprocessing
 from vit_finetune.params import read_params
-from vit_finetune.params.embed import Embed
-from vit_finetune.params.model import Model
 
 # the pass that leaves one block to train is the longest with tokens at its end
 CPU, BLOCKS = torch.device("cpu"), 1
@@ -51,14 +49,14 @@ def main():
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     params = read_params()
-    options = params.section(Model)
+    options = params.model
     model = build_model(
         options.name, pretrained=options.pretrained, image_size=options.image_size, seed=params.seed
     )
     preprocess, threads = preprocessing(model, options.crop_pct), torch.get_num_threads()
     torch.set_num_threads(1)
     images = torch.tensor(read_split("data/subset", "train", "images")[0][: args.images])
-    batches = images.split(params.section(Embed).batch_size)
+    batches = images.split(params.embed.batch_size)
     each = operations(model, BLOCKS)
     print(
         f"{args.images} images, batches of {len(batches[0])}, {threads} cores, {each / 1e9:.3f} G operations an image"

@@ -2,65 +2,82 @@
 plots/adaptation.csv"""
 
 from vit_finetune.core.device import resolve_precision
-from vit_finetune.core.files import new_folder, read_json, write_json
+from vit_finetune.core.files import new_folder, read_json, write_csv
 from vit_finetune.model.boundary import SplitModel, to_device
 from vit_finetune.model.build import build_model, preprocessing
 from vit_finetune.model.freezing import freeze
 from vit_finetune.model.saved import save_model, weights_digest
-from vit_finetune.params.adapt import Adapt
-from vit_finetune.params.embed import Embed
-from vit_finetune.params.model import Model
 from vit_finetune.stage import Stage
-from vit_finetune.training.adaptation import RECORD, adopt, check_later_stages, with_head
-from vit_finetune.training.recipe import History, Recipe, read_training_images
-from vit_finetune.training.results import train_with_bar, write_adaptation
-from vit_finetune.training.settings import Settings
+from vit_finetune.training import adaptation, results
+from vit_finetune.training.data import read_training_images
+from vit_finetune.training.trainer import Trainer, possible_settings
 
 
 def main(stage: Stage) -> None:
-    options = stage.params.section(Model)
-    settings = stage.params.section(Adapt)
-    seed = stage.params.seed
-    training = Settings("adapt", **settings.model_dump(exclude={"parameters"}))
-    recipe = Recipe(training, seed, stage.ranks)
-
+    params = stage.params
+    dataset = read_json("data/subset/dataset.json")
     device = stage.device()
-    precision = resolve_precision(options.precision, device)
+    precision = resolve_precision(params.model.precision, device)
     backbone = build_model(
-        options.name, pretrained=options.pretrained, image_size=options.image_size, seed=seed
+        params.model.name,
+        pretrained=params.model.pretrained,
+        image_size=params.model.image_size,
+        seed=params.seed,
     )
-    preprocess = preprocessing(backbone, options.crop_pct)
-    model = with_head(backbone, len(read_json("data/subset/dataset.json")["classes"]))
-    for warning in check_later_stages(model, stage.params):
-        stage.say(warning)
+    preprocess = preprocessing(backbone, params.model.crop_pct)
+    model = adaptation.with_head(backbone, len(dataset["classes"]))
+    # What would stop `embed` or `train` stops here, before the work.
+    freeze(model, params.freeze.trainable_blocks, params.freeze.parameters)
 
-    history = History()
-    if settings.epochs:
-        freeze(model, "all", settings.parameters)
-        placed = to_device(model, device, precision)
-        split_model = SplitModel(placed, "all", preprocess, device, precision)
-        history = train(stage, recipe, split_model, weights_digest(backbone))
+    history = results.History()
+    if params.adapt.epochs:
+        freeze(model, "all", params.adapt.parameters)
+        model = to_device(model, device, precision)
+        split_model = SplitModel(model, "all", preprocess, device, precision)
+        history = train(stage, split_model, weights_digest(backbone))
 
-    if stage.ranks.is_first:
-        with new_folder("models/pretrained") as folder:
-            save_model(backbone, folder, preprocess)
-        adopted = adopt(backbone, model, history)
-        record = {"precision": str(precision).removeprefix("torch."), **adopted}
-        with new_folder("models/adapted") as folder:
-            save_model(backbone, folder, preprocess)
-            write_json(folder / RECORD, record)
-        write_adaptation(history)
-        stage.forget_checkpoints()
+    if not stage.ranks.is_first:
+        return
+    with new_folder("models/pretrained") as folder:
+        save_model(backbone, folder, preprocess)
+    adapted = adaptation.adopt(backbone, model, history, str(precision).removeprefix("torch."))
+    with new_folder("models/adapted") as folder:
+        save_model(backbone, folder, preprocess)
+        adapted.write(folder)
+    write_history(history)
+    if params.adapt.epochs and not adapted.parameters_adapted:
+        stage.say(
+            "no epoch was better on the validation images than a probe of the pretrained backbone, "
+            f"{history.best['val_accuracy']:.4f}, which therefore stays as it was"
+        )
+    stage.forget_checkpoints()
 
 
-def train(stage: Stage, recipe: Recipe, split_model: SplitModel, pretrained: str) -> History:
-    """Train the whole model; `pretrained` is the hash of the weights it starts from."""
-    flip = stage.params.section(Embed).flip
-    data, images = read_training_images("data/subset", flip)
-    for warning in recipe.without_effect(split_model):
-        stage.say(warning)
-    settings = stage.params.section(Adapt).model_dump()
+def train(stage: Stage, split_model: SplitModel, pretrained: str) -> results.History:
+    """Train the whole model; `pretrained` is the hash of the weights that it starts from."""
+    params = stage.params
+    data, images = read_training_images("data/subset", params.embed.flip)
+    settings, warnings = possible_settings(params.adapt, split_model)
+    if params.freeze.trainable_blocks == "all":
+        warnings.append(
+            "freeze.trainable_blocks is all, so everything is trained twice, here and in train; "
+            "set adapt.epochs to 0"
+        )
+    for warning in warnings:
+        stage.warn(warning)
+    trainer = Trainer(
+        split_model, data, settings, name=stage.name, seed=params.seed, ranks=stage.ranks
+    )
     checkpoint = stage.checkpoint(
-        recipe.seed, settings, str(split_model.precision), images, len(data.views), pretrained
+        params.seed,
+        params.adapt.model_dump(),
+        str(split_model.precision),
+        images,
+        len(data.views),
+        pretrained,
     )
-    return train_with_bar(recipe, split_model, data, checkpoint / "last.pt", write_adaptation)
+    return results.fit_with_bar(trainer, checkpoint / "last.pt", write_history, stage.say)
+
+
+def write_history(history: results.History) -> None:
+    write_csv("plots/adaptation.csv", results.history_rows(history), results.COLUMNS)

@@ -13,8 +13,6 @@ from vit_finetune.core.device import resolve_precision
 from vit_finetune.core.files import new_folder, write_bytes, write_csv, write_json
 from vit_finetune.model.build import preprocessing
 from vit_finetune.model.saved import class_names, load_model
-from vit_finetune.params.attention import Attention
-from vit_finetune.params.model import Model
 from vit_finetune.stage import Stage
 from vit_finetune.style import png
 
@@ -22,8 +20,8 @@ MOSAICS = 64
 
 
 def main(stage: Stage) -> None:
-    settings = stage.params.section(Attention)
-    precision = stage.params.section(Model).precision
+    settings = stage.params.attention
+    precision = stage.params.model.precision
     seed = stage.params.seed
 
     device = stage.device("cpu")  # every matrix and its gradient in float32

@@ -6,12 +6,11 @@ from functools import partial
 from vit_finetune.core.files import new_folder, write_json
 from vit_finetune.data.dataset import describe, left_out, write_dataset
 from vit_finetune.data.sources import load_dataset
-from vit_finetune.params.data import Data
 from vit_finetune.stage import Stage
 
 
 def main(stage: Stage) -> None:
-    data = stage.params.section(Data)
+    data = stage.params.data
     threads = stage.params.runtime.threads
 
     with new_folder("data/raw") as folder:

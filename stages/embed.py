@@ -1,25 +1,27 @@
 """embed: data/subset, models/adapted -> data/embedded (activations at the freeze boundary)"""
 
-from vit_finetune.activations.files import DTYPES, MANIFEST
-from vit_finetune.activations.forward import describe, write_views
+from vit_finetune.activations.forward import (
+    activation_files,
+    describe,
+    prepare_files,
+    write_views,
+)
 from vit_finetune.core.arrays import read_split
-from vit_finetune.core.files import read_json, replace_folder, write_json
+from vit_finetune.core.files import replace_folder
+from vit_finetune.model.adapted import Adapted
 from vit_finetune.model.boundary import SplitModel, to_device
 from vit_finetune.model.build import preprocessing
 from vit_finetune.model.freezing import freeze
 from vit_finetune.model.saved import load_model
-from vit_finetune.params.embed import Embed
-from vit_finetune.params.freeze import Freeze
 from vit_finetune.stage import Stage
 
 
 def main(stage: Stage) -> None:
-    settings = stage.params.section(Embed)
-    blocks = stage.params.section(Freeze).trainable_blocks
-    workers = stage.params.runtime.workers
+    settings = stage.params.embed
+    blocks = stage.params.freeze.trainable_blocks
 
     device = stage.device()
-    precision = DTYPES[read_json("models/adapted/adapted.json")["precision"]]
+    precision = Adapted.read("models/adapted").dtype
     model = load_model("models/adapted")
     freeze(model, blocks)  # an error here, before the work, if there are fewer blocks
     placed = to_device(model, device, precision)
@@ -29,18 +31,15 @@ def main(stage: Stage) -> None:
         (images[split],) = read_split("data/subset", split, "images")
 
     manifest = describe(split_model, images, **settings.model_dump())
-    checkpoint = stage.checkpoint(manifest, settings.batch_size, device.type)
-    folder = write_views(
-        split_model,
-        images,
-        manifest,
-        checkpoint,
-        batch_size=settings.batch_size,
-        workers=workers,
-        ranks=stage.ranks,
-    )
+    checkpoint = stage.checkpoint(manifest.to_json(), settings.batch_size, device.type)
+    folder = checkpoint / "embedded"
+    files = activation_files(folder, checkpoint, manifest, settings.batch_size)
+    if stage.ranks.is_first:
+        for message in prepare_files(folder, files):
+            stage.say(message)
+    write_views(split_model, images, files, stage.params.runtime.workers, stage.ranks)
 
     if stage.ranks.is_first:
-        write_json(folder / MANIFEST, manifest)
+        manifest.write(folder)
         replace_folder("data/embedded", folder)
         stage.forget_checkpoints()

@@ -1,12 +1,12 @@
 """evaluate: models/finetuned, test activations and labels -> metrics/evaluation.json, tables,
 pictures"""
 
-from vit_finetune.activations.files import MANIFEST, map_activations, split_model_of
+from vit_finetune.activations.files import map_activations
+from vit_finetune.activations.manifest import Manifest
 from vit_finetune.core.arrays import decode_names, read_split
-from vit_finetune.core.files import read_json, write_bytes, write_csv, write_json
+from vit_finetune.core.files import write_bytes, write_csv, write_json
 from vit_finetune.evaluation import figures, measures, predictions
 from vit_finetune.model.saved import class_names, load_model
-from vit_finetune.params.evaluate import Evaluate
 from vit_finetune.stage import Stage
 from vit_finetune.style import png
 
@@ -14,17 +14,17 @@ CONFUSED_PAIRS = 6
 
 
 def main(stage: Stage) -> None:
-    settings = stage.params.section(Evaluate)
+    settings = stage.params.evaluate
 
-    device = stage.device()
-    manifest = read_json(f"data/embedded/{MANIFEST}")
-    split_model = split_model_of(load_model("models/finetuned"), manifest, device)
+    manifest = Manifest.read("data/embedded")
+    split_model = manifest.split_model(load_model("models/finetuned"), stage.device())
     classes = class_names("models/finetuned")
     images, labels, indices, names = read_split(
         "data/subset", "test", "images", "labels", "indices", "files"
     )
     files = decode_names(names)
-    logits = split_model.predict(map_activations("data/embedded", manifest, "test")).double()
+    stored = map_activations("data/embedded", manifest, "test")
+    logits = split_model.predict_logits(stored).double()
     probabilities = logits.softmax(dim=1).numpy()
     predicted = probabilities.argmax(axis=1)
     confidence = probabilities.max(axis=1)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_finetune.core.files import read_csv, read_json, write_text
-from vit_finetune.params import read_yaml
+from vit_finetune.params import Params
 from vit_finetune.report import page
 from vit_finetune.report.figures import training_curves
 from vit_finetune.stage import Stage
@@ -39,12 +39,11 @@ def main(stage: Stage) -> None:
         if name not in ("training", "adaptation"):
             pictures[name] = Path(f"plots/{name}.png").read_bytes()
 
-    sections = list(stage.params.tracked())
-    settings = sections_of(read_yaml("params.yaml"), sections)
-    shipped = sections_of(read_yaml(page.SHIPPED), sections)
+    settings = settings_of(stage.params)
+    shipped = settings_of(Params())
     write_text("report.html", page.compose(settings, shipped, metrics, maps, pictures, versions))
 
 
-def sections_of(values: dict[str, Any], sections: list[str]) -> dict[str, Any]:
-    """The seed and these sections as they stand in a file."""
-    return {"seed": {"seed": values["seed"]}} | {name: values[name] for name in sections}
+def settings_of(params: Params) -> dict[str, dict[str, Any]]:
+    """What the page shows: the sections as plain values, and the seed as one of them."""
+    return {"seed": {"seed": params.seed}, **params.model_dump(exclude={"seed", "runtime"})}

@@ -8,7 +8,6 @@ from vit_finetune.data.dataset import balance_rows, class_counts
 from vit_finetune.data.figures import class_balance, sample_grid
 from vit_finetune.data.split import handle_leaks, train_val_test
 from vit_finetune.data.subset import subset_size, write_subset
-from vit_finetune.params.subset import Subset
 from vit_finetune.stage import Stage
 from vit_finetune.style import png
 
@@ -16,7 +15,7 @@ PROBLEMS = "plots/image_problems.csv"
 
 
 def main(stage: Stage) -> None:
-    settings = stage.params.section(Subset)
+    settings = stage.params.subset
     seed = stage.params.seed
     raw = RawData.read("data/raw")
     classes = raw.description["classes"]

@@ -2,10 +2,13 @@
 rooms."""
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
 from ruamel.yaml import YAML
+
+from vit_finetune.params import KEYS, SECTIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src/vit_finetune"
@@ -14,6 +17,21 @@ STAGES = tuple(YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"])
 
 def dvc_stage(name):
     return YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"][name]
+
+
+def keys_read(stage):
+    """Keys of params.yaml that the script of a stage reads, but those of `runtime`: `seed`,
+    `embed.flip`, or a whole section as `embed`."""
+    source = (ROOT / f"stages/{stage}.py").read_text()
+    read = set()
+    for section, key in re.findall(r"\bparams\.(\w+)(?:\.(\w+))?", source):
+        if section == "model_dump":
+            read |= {"seed", *SECTIONS}
+        elif f"{section}.{key}" in KEYS:
+            read.add(f"{section}.{key}")
+        elif section in {"seed", *SECTIONS}:
+            read.add(section)
+    return {key for key in read if key.partition(".")[0] != "runtime"}
 
 
 def module_file(module):

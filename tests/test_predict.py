@@ -491,7 +491,7 @@ def test_the_exported_model_gives_the_same_logits_for_any_number_of_images(model
         key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()
     }
     assert facts["classes"] == CLASSES
-    assert facts["preprocessing"] == json.loads(json.dumps(vars(preprocessing(network, None))))
+    assert facts["preprocessing"] == json.loads(json.dumps(preprocessing(network, None).facts()))
     # an image is brought to this before
     assert (facts["fit"], facts["image_size"]) == ("crop", [8, 8])
 

@@ -1,5 +1,5 @@
-"""`python tools/reference.py`: write the tables of the documents, from the schemas, dvc.yaml and
-metrics/."""
+"""`python tools/reference.py`: write params.yaml from the schemas' defaults, and the tables of the
+documents from the schemas, dvc.yaml and metrics/."""
 
 import itertools
 import json
@@ -10,9 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from dvc.utils.serialize import dumps_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ("README.md", "docs/reference.md", "docs/models.md", "docs/benchmarks.md")
+FIRST_LINE = (
+    "# The one place of truth. docs/reference.md says what each key means; "
+    "`dvc repro` reruns what an edit affects."
+)
 MODELS = (  # one of each family that tests split at a block
     "vit_tiny_patch16_224.augreg_in21k_ft_in1k",
     "deit_tiny_patch16_224.fb_in1k",
@@ -33,7 +38,8 @@ sys.path.insert(0, str(ROOT / "src"))
 
 from vit_finetune.core.files import read_csv  # noqa: E402
 from vit_finetune.intervals import mean  # noqa: E402
-from vit_finetune.params import SECTIONS, SEED, read_yaml, section_schema  # noqa: E402
+from vit_finetune.params import KEYS, Params, read_yaml  # noqa: E402
+from vit_finetune.profiles import flatten  # noqa: E402
 from vit_finetune.report.headline import maps_judged  # noqa: E402
 from vit_finetune.verdict import in_words, verdict  # noqa: E402
 
@@ -62,21 +68,18 @@ def reruns_in_words(reruns: list[str], stages: list[str]) -> str:
     return ", ".join(reruns) or "nothing"
 
 
+def shipped_params() -> str:
+    """Text of params.yaml before anyone edited it, in the form that DVC writes."""
+    return f"{FIRST_LINE}\n{dumps_yaml(Params().model_dump())}"
+
+
 def parameter_table() -> str:
-    values, stages = read_yaml(ROOT / "params.yaml"), read_yaml(ROOT / "dvc.yaml")["stages"]
+    stages = read_yaml(ROOT / "dvc.yaml")["stages"]
     lines = ["| key | default | meaning | a change reruns |", "|---|---|---|---|"]
-    rows = [("seed", values["seed"], SEED["description"])]
-    for section in SECTIONS:
-        fields = section_schema(section).model_fields
-        rows += [
-            (f"{section}.{name}", values[section][name], field.description)
-            for name, field in fields.items()
-        ]
-    for key, value, meaning in rows:
+    for key, value in flatten(Params().model_dump()):
         shown = json.dumps(value).strip('"')
-        reruns = rerun_by(key, stages)
-        text = reruns_in_words(reruns, list(stages))
-        lines.append(f"| `{key}` | `{shown}` | {meaning} | {text} |")
+        reruns = reruns_in_words(rerun_by(key, stages), list(stages))
+        lines.append(f"| `{key}` | `{shown}` | {KEYS[key].description} | {reruns} |")
     return "\n".join(lines)
 
 
@@ -289,6 +292,7 @@ def generated(text: str) -> str:
 
 
 if __name__ == "__main__":
+    (ROOT / "params.yaml").write_text(shipped_params(), encoding="utf-8")
     for name in DOCUMENTS:
         path = ROOT / name
         path.write_text(generated(path.read_text(encoding="utf-8")), encoding="utf-8")

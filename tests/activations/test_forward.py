@@ -1,13 +1,12 @@
 """The pass over the images stores what the model computes, and goes on where it was interrupted."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 
 from vit_finetune.activations import files, forward
-from vit_finetune.activations.files import map_activations, require_weights, split_model_of
+from vit_finetune.activations.files import map_activations
+from vit_finetune.activations.manifest import Manifest
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.hashes import digest
 from vit_finetune.core.ranks import Ranks
@@ -46,14 +45,13 @@ def describe(split_model, images, flip=True, storage="float32"):
     return forward.describe(split_model, images, flip=flip, storage=storage, batch_size=BATCH)
 
 
-def write(split_model, images, manifest, folder, ranks=None):
-    return forward.write_views(
-        split_model, images, manifest, folder, batch_size=BATCH, workers=0, ranks=ranks or Ranks()
-    )
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+def write(split_model, images, manifest, checkpoint, ranks=None):
+    """The bytes of every file that the pass has written, and what it says."""
+    folder = checkpoint / "embedded"
+    views = forward.activation_files(folder, checkpoint, manifest, BATCH)
+    messages = forward.prepare_files(folder, views)
+    forward.write_views(split_model, images, views, workers=0, ranks=ranks or Ranks())
+    return {path.name: path.read_bytes() for path in folder.iterdir()}, messages
 
 
 @pytest.mark.parametrize(
@@ -65,87 +63,83 @@ def contents(folder):
     ],
 )
 def test_the_manifest_says_of_which_model_and_images_the_views_are_and_in_which_form(
-    tiny_vit, images, blocks, boundary, storage, shape
+    tiny_vit, images, tmp_path, blocks, boundary, storage, shape
 ):
     split_model = split_at(tiny_vit, blocks)
-    manifest = describe(split_model, images)
-    assert json.loads(json.dumps(manifest))["shapes"] == {
+    describe(split_model, images).write(tmp_path)
+    manifest = Manifest.read(tmp_path)
+    assert manifest.shapes == {
         "train": [9, *shape], "train_flip": [9, *shape], "val": [4, *shape], "test": [5, *shape]
     }  # fmt: skip
-    assert (manifest["trainable_blocks"], manifest["boundary"], manifest["storage"]) == (
-        blocks,
-        boundary,
-        storage,
-    )
-    assert manifest["precision"] == "float32"
-    assert manifest["weights_sha256"] == weights_digest(tiny_vit)
-    assert manifest["images_sha256"] == {split: digest(array) for split, array in images.items()}
-    assert manifest["preprocessing"] == vars(split_model.preprocess)
-    assert list(describe(split_model, images, flip=False)["shapes"]) == ["train", "val", "test"]
+    assert (manifest.trainable_blocks, manifest.boundary) == (blocks, boundary)
+    assert (manifest.storage, manifest.precision) == (storage, "float32")
+    assert manifest.weights_sha256 == weights_digest(tiny_vit)
+    assert manifest.images_sha256 == {split: digest(array) for split, array in images.items()}
+    assert manifest.preprocessing["input_size"] == [32, 32]
+    assert list(describe(split_model, images, flip=False).shapes) == ["train", "val", "test"]
 
 
 def test_automatic_storage_follows_from_the_first_batch(tiny_vit, images):
-    assert describe(split_at(tiny_vit, 1), images, storage="auto")["storage"] == "float16"
+    assert describe(split_at(tiny_vit, 1), images, storage="auto").storage == "float16"
     with torch.no_grad():
         tiny_vit.patch_embed.proj.bias += 1e5
-    assert describe(split_at(tiny_vit, 1), images, storage="auto")["storage"] == "bfloat16"
+    assert describe(split_at(tiny_vit, 1), images, storage="auto").storage == "bfloat16"
 
 
 @pytest.mark.parametrize("blocks", [0, 1, "all"])
 def test_every_view_holds_what_the_model_computes_of_its_images(tiny_vit, images, tmp_path, blocks):
     split_model = split_at(tiny_vit, blocks)
     manifest = describe(split_model, images)
-    folder = write(split_model, images, manifest, tmp_path)
-    assert set(contents(folder)) == {f"{view}.bin" for view in VIEWS}
+    written, messages = write(split_model, images, manifest, tmp_path)
+    assert written.keys() == {f"{view}.bin" for view in VIEWS}
+    assert messages == []
     for view in VIEWS:
         source = torch.from_numpy(images[view.removesuffix("_flip")])
         source = source.flip(2) if view == "train_flip" else source
         with torch.no_grad():
             expected = source if blocks == "all" else split_model.tokens(source)
-        torch.testing.assert_close(
-            map_activations(folder, manifest, view), expected, rtol=0, atol=1e-5
-        )
+        stored = map_activations(tmp_path / "embedded", manifest, view)[:]
+        torch.testing.assert_close(stored, expected, rtol=0, atol=1e-5)
 
 
-def images_confirmed(folder):
-    """Images of the segments that an interrupted pass need not repeat: of 4 images, or what is left
-    of 9, 4 and 5."""
-    starts = [
-        (view, int(path.name))
-        for view in VIEWS
-        if (folder / view).is_dir()
-        for path in (folder / view).iterdir()
-    ]
-    return sum(min(4, {"val": 4, "test": 5}.get(view, 9) - start) for view, start in starts)
+def images_confirmed(checkpoint):
+    """Images of the segments that an interrupted pass need not repeat: 4 of each segment, or what
+    is left of 9, 4 and 5."""
+    confirmed = 0
+    for view in VIEWS:
+        for path in (checkpoint / view).glob("*"):
+            confirmed += min(4, {"val": 4, "test": 5}.get(view, 9) - int(path.name))
+    return confirmed
 
 
 @pytest.mark.parametrize("after", [0, 4, 8])
 def test_a_pass_cut_short_goes_on_to_the_same_bytes_and_repeats_no_confirmed_segment(
-    tiny_vit, images, tmp_path, monkeypatch, capsys, after
+    tiny_vit, images, tmp_path, after
 ):
     split_model = split_at(tiny_vit, 1)
     manifest = describe(split_model, images)
-    whole = contents(write(split_model, images, manifest, tmp_path / "whole"))
-    compute, seen = forward.activations, []
+    whole, _ = write(split_model, images, manifest, tmp_path / "whole")
+    computed = []
 
-    def counted(split_model, batch):
-        if len(seen) == limit:
+    def interrupt(_module, inputs):
+        if len(computed) == after:
             raise KeyboardInterrupt
-        seen.append(len(batch))
-        return compute(split_model, batch)
+        computed.append(len(inputs[0]))
 
-    monkeypatch.setattr(forward, "activations", counted)
-    limit = after
+    hook = tiny_vit.patch_embed.register_forward_pre_hook(interrupt)
     with pytest.raises(KeyboardInterrupt):
         write(split_model, images, manifest, tmp_path / "resumed")
+    hook.remove()
     confirmed = images_confirmed(tmp_path / "resumed")
     assert bool(confirmed) is (after >= 4)
-    seen.clear()
-    limit = None
-    capsys.readouterr()
-    assert contents(write(split_model, images, manifest, tmp_path / "resumed")) == whole
-    assert sum(seen) == 9 + 9 + 4 + 5 - confirmed
-    assert ("goes on after" in capsys.readouterr().out) is bool(confirmed)
+    computed.clear()
+    tiny_vit.patch_embed.register_forward_pre_hook(
+        lambda _, inputs: computed.append(len(inputs[0]))
+    )
+    resumed, messages = write(split_model, images, manifest, tmp_path / "resumed")
+    assert resumed == whole
+    assert sum(computed) == 9 + 9 + 4 + 5 - confirmed
+    assert any("goes on after" in message for message in messages) is bool(confirmed)
 
 
 class OneOfTwo(Ranks):
@@ -158,26 +152,24 @@ class OneOfTwo(Ranks):
 def test_two_processes_write_the_bytes_of_one(tiny_vit, images, tmp_path):
     split_model = split_at(tiny_vit, 1)
     manifest = describe(split_model, images)
-    whole = contents(write(split_model, images, manifest, tmp_path / "whole"))
-    half = contents(write(split_model, images, manifest, tmp_path / "shared", OneOfTwo(0, 2)))
-    assert half.keys() == whole.keys()
+    whole, _ = write(split_model, images, manifest, tmp_path / "whole")
+    half, _ = write(split_model, images, manifest, tmp_path / "shared", OneOfTwo(0, 2))
     assert half != whole
-    assert (
-        contents(write(split_model, images, manifest, tmp_path / "shared", OneOfTwo(1, 2))) == whole
-    )
+    both, _ = write(split_model, images, manifest, tmp_path / "shared", OneOfTwo(1, 2))
+    assert both == whole
 
 
 def test_activations_are_used_with_the_model_that_made_them_split_where_they_were_stored(
     tiny_vit, images
 ):
     manifest = describe(split_at(tiny_vit, 2), images)
-    split_model = split_model_of(tiny_vit, manifest, torch.device("cpu"))
+    split_model = manifest.split_model(tiny_vit, torch.device("cpu"))
     assert (split_model.trainable_blocks, split_model.precision) == (2, torch.float32)
-    assert vars(split_model.preprocess) == manifest["preprocessing"]
-    require_weights(tiny_vit, manifest)
+    assert split_model.preprocess.facts() == manifest.preprocessing
+    manifest.require_weights(tiny_vit)
     with torch.no_grad():
         tiny_vit.norm.bias[0] += 1
     with pytest.raises(
         UserError, match="models/adapted is not the model that data/embedded was made with"
     ):
-        require_weights(tiny_vit, manifest)
+        manifest.require_weights(tiny_vit)

@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from vit_finetune.activations.views import ImageView, announce, image_loader, read_at_random
+from vit_finetune.activations.views import (
+    ActivationView,
+    ImageView,
+    announce,
+    image_loader,
+    read_at_random,
+)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -32,45 +38,44 @@ def test_rows_are_taken_in_the_order_asked_for_and_as_a_copy():
     assert images[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
 
 
-ROW, ROWS = 16 * mmap.PAGESIZE, 400
+ROW = 16 * mmap.PAGESIZE
+ROWS = 400
 FEW = 12  # pages that a file system may add to those of a row
 
 
 @pytest.fixture(params=["activations", "images"])
 def on_disk(request, tmp_path):
     """A view of a file that the disk has and memory has not, and a function that tells which of its
-    pages are."""
-    path = tmp_path / "rows.bin"
-    path.write_bytes(np.random.default_rng(0).bytes(ROW * ROWS))
+    pages are in memory."""
+    path = tmp_path / "rows.npy"
+    offset = 128 if request.param == "images" else 0  # the header of a .npy file
+    path.write_bytes(np.random.default_rng(0).bytes(offset + ROW * ROWS))
     with path.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     if request.param == "images":
-        array = np.memmap(path, dtype=np.uint8, mode="r", shape=(ROWS, ROW // 3 // 16, 16, 3))
-        view, row, address = ImageView(array, False), array[0].nbytes, array.ctypes.data
+        shape = (ROWS, 16, ROW // 16 // 4, 4)
+        array = np.memmap(path, dtype=np.uint8, mode="r", offset=offset, shape=shape)
+        view = ImageView(array, False)
     else:
-        view = torch.from_file(str(path), shared=False, size=ROW * ROWS, dtype=torch.uint8).view(
-            ROWS, ROW
-        )
-        row, address = ROW, view.data_ptr()
+        array = np.memmap(path, dtype=np.uint8, mode="c", shape=(ROWS, ROW))
+        view = ActivationView(array, torch.float32, (ROWS, ROW // 4))
 
     def resident():
-        pages = -(-ROWS * row // mmap.PAGESIZE)
-        found = (ctypes.c_ubyte * pages)()
-        assert (
-            ctypes.CDLL(None).mincore(
-                ctypes.c_void_p(address), ctypes.c_size_t(pages * mmap.PAGESIZE), found
-            )
-            == 0
-        )
-        return {page for page, there in enumerate(found) if there & 1}
+        pages = -(-(offset + ROWS * ROW) // mmap.PAGESIZE)
+        states = (ctypes.c_ubyte * pages)()
+        address = ctypes.c_void_p(array.ctypes.data - offset)
+        length = ctypes.c_size_t(pages * mmap.PAGESIZE)
+        assert ctypes.CDLL(None).mincore(address, length, states) == 0
+        return {page for page, state in enumerate(states) if state & 1}
 
     def pages_of(*rows):
-        return {
-            p
-            for r in rows
-            for p in range(r * row // mmap.PAGESIZE, ((r + 1) * row - 1) // mmap.PAGESIZE + 1)
-        }
+        pages = set()
+        for row in rows:
+            first = (offset + row * ROW) // mmap.PAGESIZE
+            last = (offset + (row + 1) * ROW - 1) // mmap.PAGESIZE
+            pages |= {*range(first, last + 1)}
+        return pages
 
     if resident():
         pytest.skip("this file system keeps files in memory")
@@ -95,3 +100,9 @@ def test_rows_that_were_announced_are_read_before_anyone_takes_them(on_disk):
         time.sleep(0.01)
     assert resident() >= pages_of(300, 7)
     assert len(resident()) < len(pages_of(300, 7)) + FEW
+
+
+def test_a_view_in_memory_needs_no_advice():
+    for view in (torch.zeros(4, 2), ImageView(np.zeros((4, 1, 1, 3), np.uint8), False)):
+        read_at_random(view)
+        announce(view, torch.tensor([3, 1]))

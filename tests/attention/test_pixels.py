@@ -20,7 +20,16 @@ GEOMETRIES = {  # image, resized, crop, grid
 
 
 def test_a_grid_knows_the_sizes_of_the_preprocessing():
-    preprocess = Preprocessing((48, 64), "bicubic", 0.75, "center", (0.5,) * 3, (0.5,) * 3)
+    preprocess = Preprocessing(
+        {
+            "input_size": (3, 48, 64),
+            "interpolation": "bicubic",
+            "crop_pct": 0.75,
+            "crop_mode": "center",
+            "mean": (0.5,) * 3,
+            "std": (0.5,) * 3,
+        }
+    )
     grid = PixelGrid.of((100, 160, 3), preprocess, (3, 4))
     assert grid == PixelGrid((100, 160), preprocess.resized(100, 160), (48, 64), (3, 4))
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from vit_finetune.core.arrays import decode_names
 from vit_finetune.data import sources
-from vit_finetune.params.data import Data
+from vit_finetune.params import Data
 
 SETTINGS = {
     "folder": "data/images",

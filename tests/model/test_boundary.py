@@ -31,7 +31,7 @@ def test_first_part_then_second_part_gives_the_logits_of_the_whole_model(kind):
     with torch.no_grad():
         whole = model(pixels)
     for blocks in (0, 1, 2, "all"):
-        found = split_model_of(model, blocks).predict(store(model, pixels, blocks))
+        found = split_model_of(model, blocks).predict_logits(store(model, pixels, blocks))
         torch.testing.assert_close(found, whole, rtol=0, atol=1e-5)
     # the logits tell images apart, so that an error shows
     assert (whole[0] - whole[1]).abs().max() > 0.01
@@ -98,7 +98,7 @@ def test_every_variant_that_timm_has_is_split_exactly():
         with torch.no_grad():
             whole, found = (
                 model(pixels),
-                split_model_of(model, 1).predict(run_prefix(model, pixels, 1)),
+                split_model_of(model, 1).predict_logits(run_prefix(model, pixels, 1)),
             )
         torch.testing.assert_close(
             found, whole, rtol=0, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"

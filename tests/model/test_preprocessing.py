@@ -43,6 +43,6 @@ def test_a_crop_or_interpolation_that_is_not_known_is_named_with_those_that_are(
         "mean": (0.5,) * 3,
         "std": (0.5,) * 3,
     }
-    assert Preprocessing.from_config(config).input_size == (32, 32)
+    assert Preprocessing(config).input_size == (32, 32)
     with pytest.raises(UserError, match=f"the model wants {key} '{value}'; supported: {known}"):
-        Preprocessing.from_config({**config, key: value})
+        Preprocessing({**config, key: value})

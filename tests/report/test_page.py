@@ -8,13 +8,11 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.browser import chromium
-from tests.project import ROOT
 from vit_finetune.core.errors import UserError
 from vit_finetune.report.figures import training_curves
 from vit_finetune.report.page import (
     ATTENTION,
     MISTAKES,
-    SHIPPED,
     TEST,
     TRAINING,
     compose,
@@ -106,12 +104,6 @@ def test_only_settings_that_differ_from_the_shipped_ones_are_marked(metrics):
         "<td>model.name *</td><td>vit_&lt;tiny&gt;&amp;co</td><td>vit</td>",
         "<td>freeze.trainable_blocks *</td><td>2</td><td>1</td>",
     ]
-
-
-def test_the_shipped_settings_are_those_of_params_yaml():
-    assert SHIPPED.read_bytes() == (ROOT / "params.yaml").read_bytes(), (
-        f"cp params.yaml {SHIPPED.relative_to(ROOT)}"
-    )
 
 
 def test_probe_and_fine_tuned_model_are_rows_with_their_interval(metrics):

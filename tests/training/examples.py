@@ -1,23 +1,23 @@
 """Settings, data and models that the tests of training share. Images are already pixels: nothing
 preprocesses them."""
 
-from dataclasses import replace
-
 import timm
 import torch
 
 from vit_finetune.model.boundary import SplitModel, run_prefix
 from vit_finetune.model.freezing import freeze
-from vit_finetune.training.recipe import TrainingData
-from vit_finetune.training.settings import Settings
+from vit_finetune.params import Train
+from vit_finetune.training.data import TrainingData
+from vit_finetune.training.trainer import Trainer
 
-PLAIN = Settings(
-    section="train",
+PLAIN = Train(
     epochs=4,
+    min_steps=0,
     batch_size=8,
     shards=1,
     lr=0.003,
     warmup=0.25,
+    token_dropout=0.0,
     mixup=0.0,
     head_init="zeros",
     probe_c=1.0,
@@ -26,7 +26,13 @@ PLAIN = Settings(
 
 def plain_settings(**changes):
     """`PLAIN` but for some keys."""
-    return replace(PLAIN, **changes)
+    return PLAIN.model_copy(update=changes)
+
+
+def make_trainer(split_model, views, labels, settings=PLAIN, *, seed=0, **options):
+    """A trainer whose training images are its validation images, too."""
+    data = TrainingData(views, labels, views[0], labels)
+    return Trainer(split_model, data, settings, name="train", seed=seed, **options)
 
 
 def make_data(n=40, seed=0, size=32):
@@ -47,11 +53,6 @@ def store(model, pixels, blocks, dtype=torch.float32):
     """What the embed stage would store of pixels."""
     with torch.no_grad():
         return (pixels if blocks == "all" else run_prefix(model, pixels, blocks)).to(dtype)
-
-
-def same_for_both(stored, labels):
-    """Data whose training images are its validation images, too."""
-    return TrainingData([stored], labels, stored, labels)
 
 
 def copy_of_weights(model):

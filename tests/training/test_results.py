@@ -6,10 +6,10 @@ import pytest
 import torch
 from tqdm import tqdm
 
-from tests.training.examples import plain_settings
+from vit_finetune.model.adapted import Adapted
 from vit_finetune.model.freezing import freeze
 from vit_finetune.training import results
-from vit_finetune.training.recipe import History
+from vit_finetune.training.history import History
 
 ROWS = [
     {
@@ -22,7 +22,7 @@ ROWS = [
     }
     for epoch, accuracy in enumerate((0.25, 0.75, 0.5))
 ]
-ADAPTED = {"parameters_adapted": 77, "precision": "float32"}
+ADAPTED = Adapted(precision="float32", parameters_adapted=77, best_epoch=1)
 HISTORY = History(ROWS, best_epoch=1, probe_c=0.5)
 
 
@@ -34,7 +34,7 @@ def test_the_history_is_rounded_to_six_digits():
 
 def test_the_metrics_are_those_of_the_best_epoch_and_say_how_many_epochs_are_done(tiny_vit):
     freeze(tiny_vit, 0)
-    assert results.metrics_of(HISTORY, 8, tiny_vit, ADAPTED, []) == {
+    assert results.training_metrics(HISTORY, 8, tiny_vit, ADAPTED, []) == {
         "val_accuracy": 0.75,
         "probe_accuracy": 0.25,
         "best_epoch": 1,
@@ -46,8 +46,8 @@ def test_the_metrics_are_those_of_the_best_epoch_and_say_how_many_epochs_are_don
 
 
 def test_warnings_are_one_text_in_the_metrics(tiny_vit):
-    found = results.metrics_of(HISTORY, 8, tiny_vit, ADAPTED, ["one", "another"])
-    assert found["warning"] == "one; another"
+    metrics = results.training_metrics(HISTORY, 8, tiny_vit, ADAPTED, ["one", "another"])
+    assert metrics["warning"] == "one; another"
 
 
 def test_the_bar_counts_epochs_that_an_earlier_run_trained_as_done(monkeypatch):
@@ -57,7 +57,7 @@ def test_the_bar_counts_epochs_that_an_earlier_run_trained_as_done(monkeypatch):
         "progress",
         lambda items, label, unit, total: tqdm(items, total=total, file=shown, mininterval=0),
     )
-    with results.epoch_bar(plain_settings(epochs=4), 40, None) as show:
+    with results.epoch_bar("train", 4, print) as show:
         show(HISTORY)  # the start and two epochs, which came from a checkpoint
         assert "2/4" in shown.getvalue()
         show(History([*ROWS, ROWS[0]], best_epoch=1))
@@ -66,22 +66,15 @@ def test_the_bar_counts_epochs_that_an_earlier_run_trained_as_done(monkeypatch):
     assert "val_accuracy=0.250" in last
 
 
-def test_what_can_be_looked_at_is_written_before_the_bar_moves():
-    order = []
-    with results.epoch_bar(
-        plain_settings(epochs=4), 40, lambda history: order.append(history)
-    ) as show:
-        show(HISTORY)
-        assert order == [HISTORY]
-
-
-def test_off_a_terminal_each_epoch_is_a_line(capsys):
-    with results.epoch_bar(plain_settings(epochs=4), 40, None) as show:
+def test_off_a_terminal_each_epoch_is_a_line():
+    lines = []
+    with results.epoch_bar("train", 4, lines.append) as show:
         show(History(ROWS[:1]))
         show(HISTORY)
-    start, epoch = capsys.readouterr().out.splitlines()
-    assert start == "train: before training: val_loss 0.667, val_accuracy 0.250"
-    assert epoch == "train: epoch 2 of 4: train_loss 0.333, val_loss 0.667, val_accuracy 0.500"
+    assert lines == [
+        "before training: val_loss 0.667, val_accuracy 0.250",
+        "epoch 2 of 4: train_loss 0.333, val_loss 0.667, val_accuracy 0.500",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -91,17 +84,17 @@ def test_off_a_terminal_each_epoch_is_a_line(capsys):
         (
             (0.5, 0.75, 0.7),
             (1.0, 0.5, 0.6),
-            ["the best validation accuracy, 0.750, is not above the share of the large"],
+            ["the best validation accuracy, 0.750, is not above the fraction of the"],
         ),
         (
             (0.5, 0.9, 0.8),
             (0.5, 0.5, 0.6),
-            ["the validation loss rose throughout, from 0.500 to 0.600"],
+            ["the validation loss rose in every epoch, from 0.500 to 0.600"],
         ),
         (
             (0.9, 0.8, 0.8),
             (0.5, 0.6, 0.7),
-            ["the validation loss rose throughout, from 0.500 to 0.700"],
+            ["the validation loss rose in every epoch, from 0.500 to 0.700"],
         ),
         ((0.9, 0.8, 0.8), (0.5, 0.4, 0.6), []),
         ((0.9, 0.8), (0.5, 0.6), []),  # too few epochs to tell
@@ -112,9 +105,7 @@ def test_off_a_terminal_each_epoch_is_a_line(capsys):
         ),
     ],
 )
-def test_signs_that_training_did_not_work_are_named_with_the_key_to_change(
-    accuracies, losses, warnings
-):
+def test_a_training_that_did_not_work_is_named_with_the_key_to_change(accuracies, losses, warnings):
     # of the probe, whose loss says nothing about the epochs
     start = {"val_accuracy": 0.4, "val_loss": 0.1}
     rows = [
@@ -122,8 +113,8 @@ def test_signs_that_training_did_not_work_are_named_with_the_key_to_change(
         *({"val_accuracy": a, "val_loss": b} for a, b in zip(accuracies, losses, strict=True)),
     ]
     best = accuracies.index(max(accuracies)) + 1
-    found = results.warning_signs(History(rows, best_epoch=best), torch.tensor([0, 0, 0, 1]))
+    found = results.training_warnings(History(rows, best_epoch=best), torch.tensor([0, 0, 0, 1]))
     assert len(found) == len(warnings)
-    for sign, start in zip(found, warnings, strict=True):
-        assert sign.startswith(start)
-        assert "train.lr" in sign
+    for warning, start in zip(found, warnings, strict=True):
+        assert warning.startswith(start)
+        assert "train.lr" in warning

@@ -1,15 +1,16 @@
 """The one pass of every image through the frozen blocks."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vit_finetune.activations.files import ActivationFile, storage_dtype
+from vit_finetune.activations.files import DTYPES, ActivationFile, storage_dtype
+from vit_finetune.activations.manifest import Manifest
 from vit_finetune.activations.views import ImageView, image_loader
 from vit_finetune.core.files import require_disk
 from vit_finetune.core.hashes import digest
@@ -21,94 +22,106 @@ from vit_finetune.model.saved import weights_digest
 
 MIRRORED = {"train": False, "train_flip": True, "val": False, "test": False}  # by view
 
-Images = dict[str, NDArray[np.uint8]]  # (N, H, W, 3) of `train`, `val` and `test`
+Images = Mapping[str, NDArray[np.uint8]]  # (N, H, W, 3) of `train`, `val` and `test`
+
+
+def split_of(view: str) -> str:
+    return view.removesuffix("_flip")
 
 
 @torch.inference_mode()
 def activations(split_model: SplitModel, batch: Tensor) -> Tensor:
-    """uint8 images (B, H, W, 3) -> what is stored of them, on the CPU; images if nothing is
-    frozen."""
-    return (
-        batch
-        if boundary_of(split_model.trainable_blocks) == "images"
-        else split_model.tokens(batch).cpu()
-    )
+    """uint8 images (B, H, W, 3) -> what is stored of them, on the CPU; the images themselves if
+    nothing is frozen."""
+    if boundary_of(split_model.trainable_blocks) == "images":
+        return batch
+    return split_model.tokens(batch).cpu()
 
 
 def describe(
     split_model: SplitModel, images: Images, *, flip: bool, storage: str, batch_size: int
-) -> dict[str, Any]:
-    """The manifest of the pass: of which model and images, in which form. One batch is computed to
-    know the form.
+) -> Manifest:
+    """What the pass will store. One batch is computed to know its form.
 
     Args:
         flip: whether the training images are also stored mirrored.
-        storage: `auto` or the format of the activations.
+        storage: `auto`, or the format of the activations.
     """
     sample = activations(split_model, torch.tensor(images["train"][:batch_size]))
     boundary = boundary_of(split_model.trainable_blocks)
     dtype = sample.dtype if boundary == "images" else storage_dtype(storage, sample)
     views = [view for view, mirrored in MIRRORED.items() if flip or not mirrored]
+    return Manifest(
+        weights_sha256=weights_digest(split_model.model),
+        images_sha256={split: digest(array) for split, array in images.items()},
+        preprocessing=split_model.preprocess.facts(),
+        trainable_blocks=split_model.trainable_blocks,
+        boundary=boundary,
+        precision=str(split_model.precision).removeprefix("torch."),
+        storage=str(dtype).removeprefix("torch."),
+        shapes={view: [len(images[split_of(view)]), *sample.shape[1:]] for view in views},
+    )
+
+
+def activation_files(
+    folder: Path, checkpoint: Path, manifest: Manifest, batch_size: int
+) -> dict[str, ActivationFile]:
+    """The file of each view of the manifest.
+
+    Args:
+        folder: of the files.
+        checkpoint: a folder that remembers which segments are confirmed.
+    """
+    dtype = DTYPES[manifest.storage]
     return {
-        "weights_sha256": weights_digest(split_model.model),
-        "images_sha256": {split: digest(array) for split, array in images.items()},
-        "preprocessing": vars(split_model.preprocess),
-        "trainable_blocks": split_model.trainable_blocks,
-        "boundary": boundary,
-        "precision": str(split_model.precision).removeprefix("torch."),
-        "storage": str(dtype).removeprefix("torch."),
-        "shapes": {
-            view: [len(images[view.removesuffix("_flip")]), *sample.shape[1:]] for view in views
-        },
+        view: ActivationFile(folder / f"{view}.bin", checkpoint / view, shape, dtype, batch_size)
+        for view, shape in manifest.shapes.items()
     }
+
+
+def prepare_files(folder: Path, files: Mapping[str, ActivationFile]) -> list[str]:
+    """Make the files; one process does it. Returns sentences on what takes
+    much disk, and on what an interrupted run has begun.
+
+    Raises:
+        UserError: the disk has no room for them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    new_files = [file for file in files.values() if not file.path.exists()]
+    messages = []
+    if message := require_disk(folder, sum(file.total_bytes for file in new_files)):
+        messages.append(message)
+    for view, file in files.items():
+        file.prepare()
+        confirmed = file.shape[0] - sum(len(rows) for rows in file.missing(file.segments()))
+        if confirmed:
+            messages.append(f"{view} goes on after {confirmed} images")
+    return messages
 
 
 def write_views(
     split_model: SplitModel,
     images: Images,
-    manifest: dict[str, Any],
-    checkpoint: Path,
-    *,
-    batch_size: int,
+    files: Mapping[str, ActivationFile],
     workers: int,
     ranks: Ranks,
-) -> Path:
-    """Compute every view that the manifest names, from where an interrupted run stopped; returns
-    their folder.
+) -> None:
+    """Compute every view, from where an interrupted run stopped.
 
-    Each of the processes computes its own segments of every view. On a CPU each core takes a batch
-    of its own, on one thread, which gives the same bits on any number of cores.
+    Each of the processes computes its own segments. On a CPU each core takes a batch of its own, on
+    one thread, which gives the same bits on any number of cores.
+
+    Args:
+        workers: processes that load images.
     """
-    folder = checkpoint / "embedded"
-    files = {
-        view: ActivationFile(
-            folder / f"{view}.bin",
-            checkpoint / view,
-            shape,
-            getattr(torch, manifest["storage"]),
-            batch_size,
-        )
-        for view, shape in manifest["shapes"].items()
-    }
-    if ranks.is_first:
-        folder.mkdir(parents=True, exist_ok=True)
-        size = sum(file.shape[0] * file.row for file in files.values() if not file.path.exists())
-        if message := require_disk(folder, size):
-            print(f"embed: {message}", flush=True)
-        for view, file in files.items():
-            file.prepare()
-            if kept := file.shape[0] - sum(map(len, file.missing(file.segments()))):
-                print(f"embed: {view} goes on after {kept} images", flush=True)
-    ranks.barrier()
+    ranks.barrier()  # until the files are made
     with parallel_map(split_model.device) as each:
         for view, file in files.items():
-            missing = file.missing(file.segments()[ranks.rank :: ranks.world_size])
-            batches = [batch for segment in missing for batch in file.batches(segment)]
-            source = ImageView(images[view.removesuffix("_flip")], MIRRORED[view])
+            segments = file.missing(file.segments()[ranks.rank :: ranks.world_size])
+            batches = [batch for segment in segments for batch in file.batches(segment)]
+            source = ImageView(images[split_of(view)], MIRRORED[view])
             loader = image_loader(source, batches, workers)
             results = each(partial(activations, split_model), loader)
-            file.write(
-                missing, iter(progress(results, f"embed {view}", "batch", total=len(loader)))
-            )
-    ranks.barrier()
-    return folder
+            bar = progress(results, f"embed {view}", "batch", total=len(batches))
+            file.write(segments, iter(bar))
+    ranks.barrier()  # until all are written

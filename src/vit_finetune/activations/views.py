@@ -1,9 +1,9 @@
-"""Images as they are or mirrored, read in batches."""
+"""What rows are taken from: images, as they are or mirrored, and stored activations."""
 
-import ctypes
 import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,61 +11,92 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-_MADVISE = getattr(ctypes.CDLL(None), "madvise", None) if hasattr(mmap, "MADV_WILLNEED") else None
+Rows = slice | Sequence[int] | Tensor
 
 
 @dataclass(frozen=True)
 class ImageView:
-    """uint8 images (N, H, W, 3), as they are or mirrored; of a mapped file, only those asked for
-    are read."""
+    """uint8 images (N, H, W, 3), as they are or mirrored. Of a mapped file, only the rows that are
+    taken are read."""
 
-    images: NDArray[np.uint8]
+    array: NDArray[np.uint8]
     mirrored: bool
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.array)
 
-    def __getitem__(self, rows: slice | Sequence[int] | Tensor) -> Tensor:
+    def __getitem__(self, rows: Rows) -> Tensor:
         """A copy, (B, H, W, 3)."""
-        taken = torch.from_numpy(
-            self.images[rows].copy() if isinstance(rows, slice) else self.images[np.asarray(rows)]
-        )
-        return taken.flip(2) if self.mirrored else taken
+        if isinstance(rows, slice):
+            images = torch.from_numpy(self.array[rows].copy())
+        else:
+            images = torch.from_numpy(self.array[np.asarray(rows)])
+        return images.flip(2) if self.mirrored else images
 
 
-View = Tensor | ImageView  # what rows are taken from: stored activations, or images
+@dataclass(frozen=True)
+class ActivationView:
+    """Activations in a mapped file. Only the rows that are taken are read.
+
+    Attributes:
+        array: the bytes of each row, (N, bytes): numpy has no bfloat16.
+        dtype: of the activations.
+        shape: theirs, (N, ...).
+    """
+
+    array: NDArray[np.uint8]
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, rows: Rows) -> Tensor:
+        return self.tensor[rows]
+
+    @property
+    def tensor(self) -> Tensor:
+        """All of them; nothing is read yet."""
+        return torch.from_numpy(self.array).view(self.dtype).view(self.shape)
+
+
+View = Tensor | ImageView | ActivationView
 
 
 def read_at_random(view: View) -> None:
-    """Tell the operating system that rows of a mapped file are read in any order.
+    """Tell the operating system that the rows of a mapped file are read in any order.
 
-    It then reads what is asked for and nothing around it. What it reads around is up to megabytes
-    for each row, which are thrown away again where the file is larger than memory.
+    It then reads a row and nothing around it. Otherwise it reads up to megabytes around each row,
+    which are thrown away again if the file is larger than memory.
     """
-    if len(view):
-        _advise(view, 0, len(view), "MADV_RANDOM")
+    array = _mapped_array(view)
+    if array is not None:
+        array._mmap.madvise(mmap.MADV_RANDOM)
 
 
 def announce(view: View, rows: Tensor) -> None:
-    """Tell the operating system which rows of a mapped file come next, so that it reads them in the
+    """Tell the operating system which rows of a mapped file come next. It reads them in the
     meantime."""
-    for row in rows.tolist():
-        _advise(view, row, 1, "MADV_WILLNEED")
-
-
-def _advise(view: View, row: int, count: int, advice: str) -> None:
-    """Call `madvise` (POSIX) for some rows in memory; systems without it do without."""
-    rows = view if isinstance(view, Tensor) else view.images
-    if _MADVISE is None or (isinstance(rows, Tensor) and rows.device.type != "cpu"):
+    array = _mapped_array(view)
+    if array is None:
         return
-    start = rows.data_ptr() if isinstance(rows, Tensor) else rows.ctypes.data
-    size = rows.nbytes // len(rows)
-    first = (start + row * size) // mmap.PAGESIZE * mmap.PAGESIZE
-    length = start + (row + count) * size - first
-    _MADVISE(ctypes.c_void_p(first), ctypes.c_size_t(length), getattr(mmap, advice))
+    begin = array.offset % mmap.ALLOCATIONGRANULARITY  # of the array in its mapping
+    size = array.strides[0]
+    for row in rows.tolist():
+        start = begin + row * size
+        page = start - start % mmap.PAGESIZE
+        array._mmap.madvise(mmap.MADV_WILLNEED, page, start + size - page)
+
+
+def _mapped_array(view: View) -> Any:
+    """The `np.memmap` of a view; None for a view in memory, and where there is no `madvise`, as on
+    Windows."""
+    if isinstance(view, Tensor) or not isinstance(view.array, np.memmap):
+        return None
+    return view.array if hasattr(mmap, "MADV_WILLNEED") else None
 
 
 def image_loader(view: ImageView, batches: Sequence[range], workers: int) -> DataLoader[Tensor]:
-    """uint8 images (B, H, W, 3), one batch for each range of indices."""
+    """uint8 images (B, H, W, 3), one batch for each range of rows."""
     rows = [list(batch) for batch in batches]
     return DataLoader(view, batch_size=None, sampler=rows, num_workers=workers)  # type: ignore[arg-type]  # a sequence

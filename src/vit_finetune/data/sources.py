@@ -1,5 +1,5 @@
 """The sources of images by their name in params.yaml. A new one: a module, a line here, its name in
-params/data.py."""
+params.py."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -9,7 +9,7 @@ from vit_finetune.data.cifar import load_cifar
 from vit_finetune.data.dataset import Dataset
 from vit_finetune.data.digits import load_digits
 from vit_finetune.data.folder import load_folder
-from vit_finetune.params.data import Data
+from vit_finetune.params import Data
 
 
 def load_dataset(

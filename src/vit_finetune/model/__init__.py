@@ -1,2 +1,1 @@
-"""The Vision Transformer: families, building, saving, preprocessing, freezing, and the split at the
-freeze boundary."""
+"""The Vision Transformer: families, building, saving, preprocessing, freezing, the split."""

@@ -1,7 +1,7 @@
 """The split at the freeze boundary, which is the input of the first trainable block.
 
-What lies before it (the prefix) is computed once per image and stored; what lies after it (the
-suffix) is trained from what was stored:
+The prefix, what lies before the boundary, is computed once per image and stored. The suffix, what
+lies after it, is trained from what was stored:
 
     trainable blocks   stored at the boundary              suffix
     0                  pooled features (N, D)              head
@@ -10,6 +10,7 @@ suffix) is trained from what was stored:
 """
 
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -43,9 +44,9 @@ def autocast(device: torch.device, precision: torch.dtype) -> Any:
 def to_device(model: Any, device: torch.device, precision: torch.dtype) -> Any:
     """The model on its device, with the attention that is fast there.
 
-    torch's fused attention takes two to eight times the time of its three operations one by one
-    where a CPU multiplies in bfloat16. It is no slower from about a thousand tokens on, where it
-    also saves the memory of the matrices.
+    On a CPU that multiplies in bfloat16, torch's fused attention takes two to eight times as long
+    as its three operations one by one. From about a thousand tokens on it is no slower, and it
+    saves the memory of the matrices.
     """
     tokens = math.prod(model.patch_embed.grid_size)
     fused = device.type != "cpu" or precision != torch.bfloat16 or tokens > EXPLICIT_TOKENS
@@ -61,28 +62,29 @@ def embed_patches(model: Any, pixels: Tensor) -> Tensor:
 
 
 def run_prefix(model: Any, pixels: Tensor, trainable_blocks: int) -> Tensor:
-    """Normalised images -> activations at the boundary: tokens (B, T, D), or features (B, D) for no
-    block."""
-    tokens, boundary = embed_patches(model, pixels), len(model.blocks) - trainable_blocks
-    for block, options in zip(
-        model.blocks[:boundary], family_of(model).block_options(model), strict=False
-    ):
-        tokens = block(tokens, **options)
-    return tokens if trainable_blocks else model.forward_head(model.norm(tokens), pre_logits=True)
+    """Normalised images (B, 3, h, w) -> what is stored of them: tokens (B, T, D), or features
+    (B, D) if no block is trainable."""
+    tokens = embed_patches(model, pixels)
+    options = family_of(model).block_options(model)
+    for index in range(len(model.blocks) - trainable_blocks):
+        tokens = model.blocks[index](tokens, **options[index])
+    if trainable_blocks:
+        return tokens
+    return model.forward_head(model.norm(tokens), pre_logits=True)
 
 
 def run_blocks(model: Any, tokens: Tensor, trainable_blocks: int) -> Tensor:
     """Tokens (B, T, D) at the boundary -> pooled features (B, D), by the last blocks, final norm
     and pooling."""
-    first, last = len(model.blocks) - trainable_blocks, len(model.blocks) - 1
-    options = family_of(model).block_options(model)
-    for index in range(first, last):
+    family = family_of(model)
+    options = family.block_options(model)
+    last = len(model.blocks) - 1
+    for index in range(len(model.blocks) - trainable_blocks, last):
         tokens = model.blocks[index](tokens, **options[index])
-    if family_of(model).reads_only_cls(model):
+    if family.reads_only_cls(model):
         return model.fc_norm(model.norm(cls_of_block(model.blocks[last], tokens)))
-    return model.forward_head(
-        model.norm(model.blocks[last](tokens, **options[last])), pre_logits=True
-    )
+    tokens = model.blocks[last](tokens, **options[last])
+    return model.forward_head(model.norm(tokens), pre_logits=True)
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class SplitModel:
 
     @property
     def batch_size(self) -> int:
-        """Images of one pass without gradients, of which each core of a CPU takes its own. No
+        """Images of one pass without gradients. On a CPU each core takes a pass of its own. No
         result depends on it."""
         return 16 if self.device.type == "cpu" else 256
 
@@ -111,14 +113,14 @@ class SplitModel:
         """A batch -> what the first trainable layer takes: tokens (B, T, D), or features (B, D).
 
         Args:
-            stored: activations of the boundary, or images (B, H, W, 3), which the frozen blocks are
-                then run on.
+            stored: activations of the boundary; or images (B, H, W, 3), on which the frozen blocks
+                are run first.
         """
         batch = stored.to(self.device, non_blocking=True)
         if self.trainable_blocks != "all" and batch.dtype != torch.uint8:
             return batch.float()
+        pixels = self.preprocess(batch)
         with autocast(self.device, self.precision):
-            pixels = self.preprocess(batch)
             if self.trainable_blocks == "all":
                 return embed_patches(self.model, pixels).float()
             with torch.no_grad():
@@ -128,9 +130,8 @@ class SplitModel:
         """Tokens -> pooled features (B, D) in float32."""
         if self.trainable_blocks == 0:
             return tokens
-        blocks = (
-            len(self.model.blocks) if self.trainable_blocks == "all" else int(self.trainable_blocks)
-        )
+        everything = self.trainable_blocks == "all"
+        blocks = len(self.model.blocks) if everything else int(self.trainable_blocks)
         with autocast(self.device, self.precision):
             return run_blocks(self.model, tokens, blocks).float()
 
@@ -138,23 +139,31 @@ class SplitModel:
         """Tokens -> logits (B, K) in float32."""
         return self.model.head(self.features(tokens))
 
-    def predict(self, stored: Any, features: bool = False, rows: range | None = None) -> Tensor:
-        """Logits (N, K), or pooled features (N, D), of stored activations or of images, on the CPU
-        in float32.
+    def predict_features(self, stored: Any, rows: range | None = None) -> Tensor:
+        """Pooled features (N, D) on the CPU, as `predict_logits`."""
+        return self._in_batches(self.features, stored, rows)
+
+    def predict_logits(self, stored: Any, rows: range | None = None) -> Tensor:
+        """Logits (N, K) on the CPU in float32, without gradients.
 
         Args:
-            stored: a tensor, or what gives one for a slice, so that no more is read than one pass
-                needs.
-            rows: which of them; all without it.
+            stored: activations of the boundary, or images; a tensor, or anything that gives one for
+                a slice. No more is read at a time than the passes need.
+            rows: the first of them and where to end; without it, all.
         """
-        apply, size = self.features if features else self.logits, self.batch_size
+        return self._in_batches(self.logits, stored, rows)
+
+    def _in_batches(
+        self, compute: Callable[[Tensor], Tensor], stored: Any, rows: range | None
+    ) -> Tensor:
         first, end = (0, len(stored)) if rows is None else (rows.start, min(rows.stop, len(stored)))
-        # also where there are no rows: an empty batch has a shape
-        starts = range(first, max(end, first + 1), size)
+        # one batch at least, if an empty one: its result has the right shape
+        starts = range(first, max(end, first + 1), self.batch_size)
 
         @torch.no_grad()
-        def predicted(start: int) -> Tensor:
-            return apply(self.tokens(stored[start : min(start + size, end)])).cpu()
+        def compute_batch(start: int) -> Tensor:
+            batch = stored[start : min(start + self.batch_size, end)]
+            return compute(self.tokens(batch)).cpu()
 
         with parallel_map(self.device, len(starts)) as each:
-            return torch.cat([*each(predicted, starts)])
+            return torch.cat([*each(compute_batch, starts)])

@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import math
 from typing import Any
 
 import timm
@@ -14,8 +15,8 @@ from vit_finetune.model.families import token_layout
 from vit_finetune.model.preprocessing import Preprocessing
 from vit_finetune.model.torchvision import torchvision_model
 
-# how the names of its models begin, and of those in a folder
-TORCHVISION, LOCAL = "torchvision/", "local-dir:"
+TORCHVISION = "torchvision/"  # how the names of torchvision's models begin
+LOCAL = "local-dir:"  # and those of models in a folder
 WORKS = (
     "vit_*, deit_*, deit3_*, vit_*_reg*, vit_*_dinov2, vit_*_dinov3, vit_*_clip_*, vit_*_siglip_*, eva02_*, beit_*, "
     "beitv2_* of timm, or torchvision/vit_*"
@@ -23,18 +24,19 @@ WORKS = (
 
 
 def build_model(name: str, *, pretrained: bool, image_size: int | None, seed: int) -> Any:
-    """A ViT of timm, or torchvision's as timm's, without a head, in eval mode.
+    """A ViT of timm, or torchvision's as the equal one of timm, without a head, in eval mode.
 
-    `seed` initialises what is not pretrained.
+    Args:
+        seed: of the values of what is not pretrained.
 
     Raises:
-        UserError: no such model or weights, weights out of reach, an image size that the patches do
-            not divide, or a model that no family can carry to the end.
+        UserError: no such model or weights, weights that cannot be loaded, an image size that the
+            patches do not divide, or a model that no family knows.
     """
     if name.startswith(LOCAL):
         require_whole(name.removeprefix(LOCAL))
     options = {} if image_size is None else {"img_size": image_size}
-    # it warns in several lines at each retry
+    # the hub's library warns in several lines at each retry
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         with torch.random.fork_rng(devices=[]):
@@ -50,16 +52,23 @@ def build_model(name: str, *, pretrained: bool, image_size: int | None, seed: in
         token_layout(model)
     except (UserError, AttributeError) as error:
         raise UserError(f"model.name is {name!r}: {error}; use {WORKS}") from None
-    patches = model.patch_embed
-    if any(side % step for side, step in zip(patches.img_size, patches.patch_size, strict=True)):
-        side, step = patches.img_size[0], patches.patch_size[0]
-        # one, for less than a patch
-        nearest = sorted({max(step, side // step * step), -(-side // step) * step})
-        raise UserError(
-            f"model.image_size is {side}: the patches of {name} are {step} pixels; use a multiple such as "
-            f"{' or '.join(map(str, nearest))}"
-        )
+    _require_whole_patches(model.patch_embed, name)
     return model.eval()
+
+
+def _require_whole_patches(patches: Any, name: str) -> None:
+    side, step = patches.img_size[0], patches.patch_size[0]
+    if all(
+        side % step == 0 for side, step in zip(patches.img_size, patches.patch_size, strict=True)
+    ):
+        return
+    below = max(step, side // step * step)
+    above = math.ceil(side / step) * step
+    nearest = [below] if below == above else [below, above]
+    raise UserError(
+        f"model.image_size is {side}: the patches of {name} are {step} pixels; use a multiple such as "
+        f"{' or '.join(map(str, nearest))}"
+    )
 
 
 def _building_failed(
@@ -97,10 +106,9 @@ def _building_failed(
 
 
 def preprocessing(model: Any, crop_pct: float | None) -> Preprocessing:
-    """How the model wants its images, by its own data configuration; `crop_pct` overrides one value
-    of it."""
-    overrides = {} if crop_pct is None else {"crop_pct": crop_pct}
-    config = resolve_model_data_config(
-        model, {"input_size": (3, *model.patch_embed.img_size), **overrides}
-    )
-    return Preprocessing.from_config(config)
+    """The preprocessing that the model's own data configuration asks for; `crop_pct` replaces one
+    value of it."""
+    wanted: dict[str, Any] = {"input_size": (3, *model.patch_embed.img_size)}
+    if crop_pct is not None:
+        wanted["crop_pct"] = crop_pct
+    return Preprocessing(resolve_model_data_config(model, wanted))

@@ -1,5 +1,4 @@
-"""The last block where only the CLS token is read after it: the same numbers for a fraction of the
-work."""
+"""The last block, if only its CLS token is read: the same numbers for a fraction of the work."""
 
 import torch
 from timm.layers.attention import Attention
@@ -8,11 +7,11 @@ from torch import Tensor
 
 
 def cls_attention(attn: Attention, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention of the first token over all, without forming keys or values.
+    """Attention of the first token over all tokens, without forming keys or values.
 
-    A key k_t = W_k y_t + b_k meets one query only, so q·k_t = (W_kᵀ q)·y_t + q·b_k, whose second
-    term is the same for all t and cancels in the softmax; and Σ p_t (W_v y_t + b_v) = W_v (Σ p_t
-    y_t) + b_v. The cost falls from O(T D²) to O(T H D).
+    With one query only, q·k_t = q·(W_k y_t + b_k) = (W_kᵀ q)·y_t + q·b_k. The last term is the same
+    for all t, so it cancels in the softmax. And Σ p_t (W_v y_t + b_v) = W_v (Σ p_t y_t) + b_v. The
+    cost falls from O(T D²) to O(T H D).
 
     Args:
         tokens: (B, T, D), normalised.
@@ -34,7 +33,7 @@ def cls_attention(attn: Attention, tokens: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def cls_of_block(block: Block, tokens: Tensor) -> Tensor:
-    """The first token (B, D) of `block(tokens)`, with only the work that it needs."""
+    """The first token (B, D) of `block(tokens)`, for tokens (B, T, D)."""
     attended, _ = cls_attention(block.attn, block.norm1(tokens))
     cls = tokens[:, 0] + block.ls1(attended)
     return cls + block.ls2(block.mlp(block.norm2(cls)))

@@ -1,132 +1,142 @@
-"""From stored uint8 images to the model's input: one batched resize, crop and normalisation on the
+"""From stored images to the model's input: resize, centre crop and normalisation of a batch, on its
 device."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
-from torchvision.transforms.v2.functional import center_crop
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from vit_finetune.core.errors import UserError
 
-
-def _bicubic(x: Tensor) -> Tensor:
-    """Keys' kernel with a = -1/2, as PIL has it."""
-    x = x.abs()
-    near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
-    return torch.where(x < 1, near, torch.where(x < 2, far, 0))
+Weights = NDArray[np.float64]
 
 
-def _bilinear(x: Tensor) -> Tensor:
-    return (1 - x.abs()).clamp_min(0)
+def _bicubic(x: Weights) -> Weights:
+    """Keys' kernel with a = -1/2, as in PIL."""
+    x = np.abs(x)
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return np.where(x < 1, near, np.where(x < 2, far, 0))
 
 
-FILTERS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
+def _bilinear(x: Weights) -> Weights:
+    return np.maximum(1 - np.abs(x), 0)
+
+
+# name of the interpolation -> its kernel, and how far the kernel reaches
+FILTERS: dict[str, tuple[Callable[[Weights], Weights], float]] = {
     "bicubic": (_bicubic, 2),
     "bilinear": (_bilinear, 1),
 }
+CROP_MODES = ("center", "squash")
 
 
 @lru_cache
-def resize_weights(interpolation: str, source: int, target: int) -> Tensor:
-    """PIL's weights of each source pixel in each target pixel, rounded to 22 bits as PIL does:
-    (target, source).
+def resize_weights(interpolation: str, source: int, target: int) -> Weights:
+    """PIL's weight of each source pixel in each target pixel, (target, source).
 
-    The kernel is widened by the factor when the image shrinks (antialiasing).
+    PIL rounds weights to 22 bits. When the image shrinks, the kernel is as much wider
+    (antialiasing).
     """
     kernel, support = FILTERS[interpolation]
     scale = source / target
     width = max(scale, 1.0)
-    centre = (torch.arange(target, dtype=torch.float64) + 0.5) * scale
-    pixel = torch.arange(source, dtype=torch.float64) + 0.5
-    distance = (pixel - centre[:, None]) / width
-    first, last = (centre - support * width + 0.5).floor(), (centre + support * width + 0.5).floor()
-    inside = (pixel - 0.5 >= first[:, None]) & (pixel - 0.5 < last[:, None])
-    weights = torch.where(inside, kernel(distance), 0)
-    weights = weights / weights.sum(dim=1, keepdim=True) * 2**22
-    return (weights.abs() + 0.5).floor() * weights.sign() / 2**22
+    centre = (np.arange(target) + 0.5) * scale
+    pixel = np.arange(source)
+    first = np.floor(centre - support * width + 0.5)
+    last = np.floor(centre + support * width + 0.5)
+    inside = (pixel >= first[:, None]) & (pixel < last[:, None])
+    weights = np.where(inside, kernel((pixel + 0.5 - centre[:, None]) / width), 0)
+    weights = weights / weights.sum(axis=1, keepdims=True) * 2**22
+    return np.floor(np.abs(weights) + 0.5) * np.sign(weights) / 2**22
 
 
-def resize(images: Tensor, height: int, width: int, interpolation: str) -> Tensor:
-    """Grey levels (B, C, H, W) in 0..255 -> (B, C, height, width), rounded, bit for bit as PIL:
-    columns, then rows.
-
-    Exact, since products of 8 and 22 bits and their sums fit float64. torchvision's own batched
-    resize differs from PIL by up to 2 levels on a CPU and 24 on a GPU, where it keeps the overshoot
-    of the first pass.
-    """
-    dtype = torch.float32 if images.device.type == "mps" else torch.float64  # mps has no float64
-    columns = resize_weights(interpolation, images.shape[-1], width).to(images.device, dtype)
-    rows = resize_weights(interpolation, images.shape[-2], height).to(images.device, dtype)
-    narrowed = _whole(images.to(dtype) @ columns.T)
-    resized = torch.empty(*images.shape[:2], height, width, device=images.device)
-    # one by one: what a core's own cache holds
-    for image, source in zip(resized, narrowed, strict=True):
-        image.copy_(_whole(rows @ source))
-    return resized
-
-
-def _whole(levels: Tensor) -> Tensor:
-    """Rounded to grey levels, in place."""
+def round_levels(levels: Tensor) -> Tensor:
+    """To whole grey levels from 0 to 255, in place."""
     return levels.add_(0.5).floor_().clamp_(0, 255)
 
 
-@dataclass(frozen=True)
-class Preprocessing:
-    """A timm data configuration, resolved. Sizes are (height, width) in pixels."""
+class Preprocessing(nn.Module):
+    """uint8 images (B, H, W, 3) of any one size -> float32 (B, 3, h, w), the model's input.
 
-    input_size: tuple[int, int]
-    interpolation: str
-    crop_pct: float
-    crop_mode: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    The resize equals PIL's bit for bit, so all of it equals timm's transform. (torchvision's resize
+    of a batch differs from PIL by up to 2 grey levels on a CPU and 24 on a GPU.) The ONNX export
+    takes this module as it is.
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Preprocessing":
-        """From what `timm.data.resolve_model_data_config` returns (UserError for what is not known
-        here)."""
-        for key, known in (("crop_mode", ("center", "squash")), ("interpolation", tuple(FILTERS))):
+    Attributes:
+        input_size: (h, w) in pixels.
+        crop_pct: how much of the resized image's side the crop keeps.
+        crop_mode: `center`, the resize keeps the proportions; `squash`, it does not.
+        mean, std: of each colour, of values from 0 to 1.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        """`config` is what `timm.data.resolve_model_data_config` returns.
+
+        Raises:
+            UserError: the model wants a crop or an interpolation that is not known here.
+        """
+        super().__init__()
+        for key, known in (("crop_mode", CROP_MODES), ("interpolation", tuple(FILTERS))):
             if config[key] not in known:
                 raise UserError(
                     f"the model wants {key} {config[key]!r}; supported: {', '.join(known)}"
                 )
+        if config["crop_pct"] > 1:
+            raise UserError(f"the model wants crop_pct {config['crop_pct']}; supported: up to 1")
         height, width = config["input_size"][1:]
-        mean, std = tuple(config["mean"]), tuple(config["std"])
-        return cls(
-            (height, width),
-            config["interpolation"],
-            config["crop_pct"],
-            config["crop_mode"],
-            mean,
-            std,
-        )
+        self.input_size: tuple[int, int] = (height, width)
+        self.interpolation: str = config["interpolation"]
+        self.crop_pct: float = config["crop_pct"]
+        self.crop_mode: str = config["crop_mode"]
+        self.mean: tuple[float, ...] = tuple(config["mean"])
+        self.std: tuple[float, ...] = tuple(config["std"])
+
+    def facts(self) -> dict[str, Any]:
+        """The attributes by their names, for files that record them."""
+        names = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
+        return {name: getattr(self, name) for name in names}
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """Size of an image after the resize and before the crop."""
-        target = [math.floor(side / self.crop_pct) for side in self.input_size]
+        """Height and width of an image after the resize and before the crop."""
+        target_height, target_width = (math.floor(side / self.crop_pct) for side in self.input_size)
         if self.crop_mode == "squash":
-            return target[0], target[1]
-        if target[0] == target[1]:  # as torchvision's Resize(int): the shorter side fits
-            short = target[0]
-            return (
-                (short, int(short * width / height))
-                if height <= width
-                else (int(short * height / width), short)
-            )
-        scale = max(target[0] / height, target[1] / width)
-        return round(height * scale), round(width * scale)
+            return target_height, target_width
+        if target_height != target_width:
+            scale = max(target_height / height, target_width / width)
+            return round(height * scale), round(width * scale)
+        # as torchvision's Resize(int): the shorter side fits
+        if height <= width:
+            return target_height, int(target_height * width / height)
+        return int(target_height * height / width), target_height
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """uint8 (B, H, W, 3) -> float32 (B, 3, h, w); equals timm's PIL transform."""
-        pixels = images.permute(0, 3, 1, 2)
-        pixels = resize(pixels, *self.resized(*pixels.shape[-2:]), self.interpolation)
-        pixels = center_crop(pixels, list(self.input_size))
-        mean, std = (
-            torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std)
-        )
+    def forward(self, images: Tensor) -> Tensor:
+        pixels = self._resize_and_crop(images.permute(0, 3, 1, 2))
+        mean = torch.tensor(self.mean, device=images.device).view(-1, 1, 1)
+        std = torch.tensor(self.std, device=images.device).view(-1, 1, 1)
         return pixels.div_(255).sub_(mean).div_(std)
+
+    def _resize_and_crop(self, images: Tensor) -> Tensor:
+        """Grey levels (B, 3, H, W) -> whole grey levels (B, 3, h, w): columns, then rows, as PIL.
+
+        Each pass is a matrix product, whose rows for what the crop cuts away are left out. In
+        float64 it is exact: products of 8 and 22 bits, and their sums, fit. mps has no float64.
+        """
+        dtype = torch.float32 if images.device.type == "mps" else torch.float64
+        height, width = images.shape[-2:]
+        resized_height, resized_width = self.resized(height, width)
+        rows = self._kept_weights(height, resized_height, self.input_size[0])
+        columns = self._kept_weights(width, resized_width, self.input_size[1])
+        narrow = round_levels(images.to(dtype) @ columns.to(images.device, dtype).T)
+        return round_levels(rows.to(images.device, dtype) @ narrow).float()
+
+    def _kept_weights(self, source: int, resized: int, kept: int) -> Tensor:
+        """Weights of the target pixels in the middle, (kept, source)."""
+        first = round((resized - kept) / 2)
+        weights = resize_weights(self.interpolation, source, resized)
+        return torch.from_numpy(weights[first : first + kept])

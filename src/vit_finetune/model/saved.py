@@ -23,26 +23,19 @@ def save_model(
     preprocess: Preprocessing,
     dataset: Mapping[str, Any] | None = None,
 ) -> None:
-    """A folder that `timm.create_model("local-dir:<folder>", pretrained=True)` builds the same
-    model from.
+    """Write a folder from which `timm.create_model("local-dir:<folder>", pretrained=True)` builds
+    the same model.
 
     Args:
-        dataset: of a fine-tuned model, what it was trained on: `classes`, `image_shape`, `fit`.
+        dataset: what a fine-tuned model was trained on: `classes`, `image_shape`, `fit`.
     """
-    data_config = {
-        "input_size": (3, *preprocess.input_size),
-        "interpolation": preprocess.interpolation,
-        "crop_pct": preprocess.crop_pct,
-        "crop_mode": preprocess.crop_mode,
-        "mean": preprocess.mean,
-        "std": preprocess.std,
-    }
+    data_config = {**preprocess.facts(), "input_size": (3, *preprocess.input_size)}
     model_config = {}
     if dataset:
         source = {"image_size": dataset["image_shape"][:2], "fit": dataset["fit"]}
         model_config = {"label_names": dataset["classes"], "trained_on": source}
+    # A distilled model's logits are the mean of its two heads, so both become the trained one.
     first, *others = family_of(model).heads
-    # a distilled model answers with the mean of its heads: the same one, twice
     for other in others:
         model.get_submodule(other).load_state_dict(model.get_submodule(first).state_dict())
     save_for_hf(
@@ -57,8 +50,8 @@ def save_model(
 def load_model(folder: str | Path, num_classes: int | None = None) -> Any:
     """A saved model in eval mode; `num_classes` gives it a new head of zeros.
 
-    timm says nothing about tensors that a folder lacks once the number of classes differs: compare
-    `weights_digest` with what was recorded when the folder was written.
+    If the number of classes differs, timm does not report tensors that the folder lacks. To be sure
+    of them, compare `weights_digest` with what was recorded when the folder was written.
 
     Raises:
         UserError: the folder does not hold the model that its configuration describes.
@@ -77,8 +70,8 @@ def load_model(folder: str | Path, num_classes: int | None = None) -> Any:
 
 
 def trained_config(folder: str | Path) -> dict[str, Any]:
-    """config.json of a fine-tuned model, with its `label_names` in order and `trained_on`
-    (image_size, fit).
+    """config.json of a fine-tuned model, with `label_names` in order and `trained_on` (image_size,
+    fit).
 
     Raises:
         UserError: there is no such model.
@@ -99,7 +92,8 @@ def class_names(folder: str | Path) -> list[str]:
 
 def weights_digest(model: nn.Module) -> str:
     """SHA-256 over names, types, shapes and bytes of all tensors but the heads'."""
-    sha, heads = hashlib.sha256(), tuple(f"{head}." for head in family_of(model).heads)
+    sha = hashlib.sha256()
+    heads = tuple(f"{head}." for head in family_of(model).heads)
     for name, tensor in sorted(model.state_dict().items()):
         if not name.startswith(heads):
             sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -11,26 +11,37 @@ Pooling = Literal["token", "avg", "map"]
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """Which token is what: first the prefix tokens, then the patches row by row."""
+    """Which token is what: the prefix tokens, then the patches row by row.
 
-    prefix: tuple[str, ...]  # such as ("CLS", "REG1")
-    grid: tuple[int, int]  # (G_h, G_w)
-    patch: tuple[int, int]  # (height, width) in pixels of the model's input
+    Attributes:
+        prefix: names of the first tokens, such as ("CLS", "REG1").
+        grid: rows and columns of patches, (G_h, G_w).
+        patch: height and width in pixels of the model's input.
+        pooling: how the head reads the tokens: one of them, their mean, or attention pooling.
+        pooled: the tokens that it reads (those of DeiT's two heads count as their mean).
+    """
+
+    prefix: tuple[str, ...]
+    grid: tuple[int, int]
+    patch: tuple[int, int]
     pooling: Pooling
-    # tokens of which the head takes the mean (token, avg) or its attention pooling (map)
     pooled: range
 
     @property
     def tokens(self) -> int:
-        """T."""
+        """How many there are, T."""
         return len(self.prefix) + self.grid[0] * self.grid[1]
 
     def readout(self, pooling: Tensor | None = None) -> Tensor:
-        """Weight of each token in what the head reads, (T,), or (B, T) with attention pooling; sums
-        to one.
+        """The weight of each token in what the head reads: (T,), or (B, T) with attention pooling.
+        The weights sum to one.
 
-        The CLS row (with DIST, their mean), the mean of the patches, or the first row of attention
-        pooling, mean over heads, for which `pooling` (B, H, queries, T) is needed (ValueError).
+        Args:
+            pooling: of a model with attention pooling, that attention (B, H, queries, T). Its first
+                row counts, as the mean over the heads.
+
+        Raises:
+            ValueError: the model pools by attention, and `pooling` is missing or does not fit.
         """
         if self.pooling != "map":
             weights = torch.zeros(self.tokens)
@@ -47,7 +58,7 @@ class TokenLayout:
         return weights
 
     def to_grid(self, values: Tensor) -> Tensor:
-        """Values per token (..., T) -> the patches' values (..., G_h, G_w); ValueError if T does
+        """Values per token (..., T) -> those of the patches (..., G_h, G_w); ValueError if T does
         not fit."""
         if values.shape[-1] != self.tokens:
             raise ValueError(

@@ -38,7 +38,7 @@ def torchvision_model(name: str, *, pretrained: bool, **options: Any) -> Any:
     preprocessing.
 
     Raises:
-        UserError: no such model or weights; names those there are.
+        UserError: torchvision has no such model or weights; lists those it has.
         OSError: the weights cannot be downloaded.
     """
     from torchvision.models import get_model_weights
@@ -73,8 +73,8 @@ def torchvision_model(name: str, *, pretrained: bool, **options: Any) -> Any:
 
 
 def load_torchvision_state(model: VisionTransformer, state: dict[str, Tensor]) -> None:
-    """torchvision's tensors into the equal timm model; position embeddings fit the model's own
-    grid."""
+    """Load torchvision's tensors into the equal timm model; position embeddings are resampled to
+    its grid."""
     renamed = {}
     for name, tensor in state.items():
         for pattern, replacement in _RENAMED:

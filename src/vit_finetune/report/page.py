@@ -16,7 +16,6 @@ from vit_finetune.report.headline import headline, maps_judged, warnings_of
 from vit_finetune.verdict import verdict
 
 TEMPLATE = Path(__file__).with_suffix(".html")
-SHIPPED = Path(__file__).with_name("shipped.yaml")  # params.yaml before anyone edited it
 NAMES = {
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",

@@ -1,5 +1,7 @@
-"""A linear probe: the logistic regression on frozen features that training starts from, and must
-not fall below."""
+"""A linear probe: a logistic regression on frozen features.
+
+Training starts from one, and the best one is the accuracy that training must not fall below.
+"""
 
 import math
 from dataclasses import dataclass
@@ -13,11 +15,12 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 Array = NDArray[np.float64]
-Score = tuple[float, float]
-# C from 1e-5 to 100, on features of unit variance
+
+# C from 1e-5 to 100, on features of unit variance, the strongest regularisation first
 STRENGTHS = tuple(10.0 ** (half / 2) for half in range(-10, 5))
-START = 1e-3  # C of the head that training starts from: docs/benchmarks.md
-# strengths, all worse than the best in accuracy and in loss: then no weaker one is tried
+# C of the head that training starts from: docs/benchmarks.md
+START = 1e-3
+# No further C is tried after so many that are worse than the best in accuracy and in loss.
 PATIENCE = 3
 
 
@@ -37,18 +40,12 @@ class Probe:
     c: Tensor
 
     @classmethod
-    def of(cls, weight: Array, bias: Array, c: float) -> "Probe":
-        """From scikit-learn's arrays, which may be transposed: processes share memory as it
-        lies."""
-        weights, biases = (
-            torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
-            for array in (weight, bias)
-        )
-        return cls(weights, biases, torch.tensor([c], dtype=torch.float64))
-
-    @classmethod
     def zeros(cls, classes: int, features: int) -> "Probe":
-        return cls(torch.zeros(classes, features), torch.zeros(classes), torch.zeros(1).double())
+        return cls(
+            weight=torch.zeros(classes, features),
+            bias=torch.zeros(classes),
+            c=torch.zeros(1, dtype=torch.float64),
+        )
 
     def logits(self, features: Tensor) -> Tensor:
         """(N, D) -> (N, K)."""
@@ -66,55 +63,70 @@ def fit_probes(
     c: float | Literal["auto"],
     class_weights: Literal["none", "balanced"],
 ) -> tuple[Probe, Probe]:
-    """Logistic regressions on features that are centred and brought to unit variance by one common
-    factor.
+    """Logistic regressions on features that are centred and scaled to unit variance by one factor.
 
     Args:
         train: features (N, D) and labels (N,).
         val: features (M, D) and labels (M,).
-        c: inverse L2 strength; `auto`: one of STRENGTHS.
+        c: inverse L2 strength; `auto` tries STRENGTHS.
 
     Returns:
-        The one with the best accuracy on the validation images, of equal ones that with the lower
-        loss. And the one to start training from (LP-FT, Kumar et al., arXiv:2202.10054), with C =
-        START: a head that fits the training images to the last one has large weights, and training
-            would shrink them at the cost of the blocks.
+        The best probe: the highest accuracy on the validation images, among equal ones the lowest
+        loss. And the probe that training starts from (LP-FT, Kumar et al., arXiv:2202.10054), whose
+        C is the one nearest to START: a head that fits every training image has large weights, and
+        training would shrink them at the cost of the blocks.
     """
-    features = train[0].double().numpy()
+    train_features, train_labels = train
+    val_features, val_labels = val
+    features = train_features.double().numpy()
     centre = features.mean(axis=0)
     features -= centre
     spread = float(features.std()) or 1.0
     regression = LogisticRegression(
         max_iter=1000,
         warm_start=True,
-        class_weight=None if class_weights == "none" else class_weights,
+        class_weight="balanced" if class_weights == "balanced" else None,
     )
-    tried: list[tuple[Score, Probe]] = []
+    probes = []
+    accuracies = []
+    losses = []
     for strength in STRENGTHS if c == "auto" else (c,):
-        regression.set_params(C=strength).fit(features / spread, train[1].numpy())
-        weight, bias = _two_sided(regression.coef_, regression.intercept_)
-        probe = Probe.of(weight / spread, bias - weight @ centre / spread, strength)
-        tried.append((score(probe.logits(val[0]), val[1]), probe))
-        accuracy, loss = (
-            max(values) for values in zip(*(found for found, _ in tried), strict=True)
+        regression.set_params(C=strength).fit(features / spread, train_labels.numpy())
+        weight, bias = _one_row_per_class(regression.coef_, regression.intercept_)
+        probe = Probe(
+            weight=_as_tensor(weight / spread),
+            bias=_as_tensor(bias - weight @ centre / spread),
+            c=torch.tensor([strength], dtype=torch.float64),
         )
-        if strength > START and all(
-            found[0] < accuracy and found[1] < loss for found, _ in tried[-PATIENCE:]
-        ):
+        accuracy, loss = score(probe.logits(val_features), val_labels)
+        probes.append(probe)
+        accuracies.append(accuracy)
+        losses.append(loss)
+        last_are_worse = all(
+            accuracy < max(accuracies) and loss > min(losses)
+            for accuracy, loss in zip(accuracies[-PATIENCE:], losses[-PATIENCE:], strict=True)
+        )
+        if strength > START and last_are_worse:
             break
-    start = min(tried, key=lambda pair: abs(math.log(pair[1].c.item() / START)))
-    return max(tried, key=lambda pair: pair[0])[1], start[1]
+    best = max(range(len(probes)), key=lambda index: (accuracies[index], -losses[index]))
+    start = min(probes, key=lambda probe: abs(math.log(probe.c.item() / START)))
+    return probes[best], start
 
 
-def _two_sided(weight: Array, bias: Array) -> tuple[Array, Array]:
-    """A row for each class; of two classes scikit-learn keeps one, the log-odds of the second."""
+def _one_row_per_class(weight: Array, bias: Array) -> tuple[Array, Array]:
+    """Of two classes scikit-learn keeps one row, the log-odds of the second."""
     if len(weight) > 1:
         return weight, bias
     return np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
 
 
-def score(logits: Tensor, labels: Tensor) -> Score:
-    """Accuracy and negative mean cross-entropy: the larger is the better, and accuracy decides
-    first."""
+def _as_tensor(array: Array) -> Tensor:
+    # contiguous, since processes share memory in the order in which it lies
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+
+
+def score(logits: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Accuracy and mean cross-entropy (nats) of logits (N, K)."""
     accuracy = (logits.argmax(1) == labels).double().mean().item()
-    return accuracy, -F.cross_entropy(logits, labels).item()
+    loss = F.cross_entropy(logits, labels).item()
+    return accuracy, loss

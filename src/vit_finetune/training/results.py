@@ -1,66 +1,61 @@
-"""What training shows while it runs, and what it leaves: the history and the metrics."""
+"""What a training shows while it runs, and what it leaves: the history, metrics, warnings."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from vit_finetune.core.files import write_csv, write_json
 from vit_finetune.core.progress import progress
-from vit_finetune.model.boundary import SplitModel
+from vit_finetune.model.adapted import Adapted
 from vit_finetune.model.freezing import count_parameters
-from vit_finetune.training.recipe import History, Recipe, TrainingData
-from vit_finetune.training.settings import Settings
+from vit_finetune.training.history import History
+from vit_finetune.training.trainer import Trainer
 
 COLUMNS = ("epoch", "train_loss", "train_accuracy", "lr", "val_loss", "val_accuracy")
-SHOWN = ("train_loss", "val_loss", "val_accuracy")
 
 
 @contextmanager
 def epoch_bar(
-    settings: Settings, images: int, write: Callable[[History], None] | None
+    name: str, epochs: int, say: Callable[[str], None]
 ) -> Iterator[Callable[[History], None]]:
-    """A progress bar over epochs; off a terminal, a line for each. Gives what is to be called after
-    each epoch.
+    """A progress bar over epochs. It gives the function to call after each epoch.
 
     Args:
-        write: called first after each epoch, for files that can be looked at while training runs.
+        say: prints a line for each epoch where there is no terminal for the bar.
     """
-    epochs = settings.epochs_over(images)
-    with progress(range(epochs), settings.section, "epoch", total=epochs) as bar:
+    with progress(range(epochs), name, "epoch", total=epochs) as bar:
 
         def show(history: History) -> None:
-            if write:
-                write(history)
-            # a probe's training loss is of another kind
-            shown = SHOWN if history.epochs else SHOWN[1:]
-            numbers = {key: f"{history.rows[-1][key]:.3f}" for key in shown}
-            bar.set_postfix(numbers)
+            row = history.rows[-1]
+            numbers = {"val_loss": row["val_loss"], "val_accuracy": row["val_accuracy"]}
+            if history.epochs:  # the training loss of a probe cannot be compared with an epoch's
+                numbers = {"train_loss": row["train_loss"], **numbers}
+            shown = {key: f"{value:.3f}" for key, value in numbers.items()}
+            bar.set_postfix(shown)
             bar.update(history.epochs - bar.n)
             if bar.disable:
-                line = ", ".join(f"{key} {value}" for key, value in numbers.items())
-                done = (
-                    f"epoch {history.epochs} of {epochs}" if history.epochs else "before training"
-                )
-                print(f"{settings.section}: {done}: {line}", flush=True)
+                when = f"epoch {history.epochs} of {epochs}"
+                if history.epochs == 0:
+                    when = "before training"
+                say(f"{when}: " + ", ".join(f"{key} {value}" for key, value in shown.items()))
 
         yield show
 
 
-def train_with_bar(
-    recipe: Recipe,
-    split_model: SplitModel,
-    data: TrainingData,
-    checkpoint: Path,
-    write: Callable[[History], None],
+def fit_with_bar(
+    trainer: Trainer, checkpoint: Path, write: Callable[[History], None], say: Callable[[str], None]
 ) -> History:
-    """`Recipe.train` with a bar over epochs; the first process writes after each."""
-    with epoch_bar(
-        recipe.settings, len(data.labels), write if recipe.ranks.is_first else None
-    ) as show:
-        return recipe.train(split_model, data, checkpoint, show)
+    """`Trainer.fit` with a bar over epochs; the first process writes the history after each."""
+    with epoch_bar(trainer.name, trainer.epochs, say) as show:
+
+        def after_epoch(history: History) -> None:
+            if trainer.ranks.is_first:
+                write(history)
+            show(history)
+
+        return trainer.fit(checkpoint, after_epoch)
 
 
 def history_rows(history: History) -> list[dict[str, float]]:
@@ -68,62 +63,45 @@ def history_rows(history: History) -> list[dict[str, float]]:
     return [{key: round(row[key], 6) for key in COLUMNS} for row in history.rows]
 
 
-def write_adaptation(history: History) -> None:
-    write_csv("plots/adaptation.csv", history_rows(history), COLUMNS)
-
-
-def write_progress(
-    model: nn.Module,
-    planned: int,
-    adapted: Mapping[str, Any],
-    notes: Sequence[str],
-    history: History,
-    signs: Sequence[str] = (),
-) -> None:
-    """Replace plots/history.csv and metrics/train.json, so that both can be looked at while
-    training runs."""
-    write_csv("plots/history.csv", history_rows(history))
-    write_json("metrics/train.json", metrics_of(history, planned, model, adapted, [*notes, *signs]))
-
-
-def metrics_of(
-    history: History,
-    planned: int,
-    model: nn.Module,
-    adapted: Mapping[str, Any],
-    warnings: Sequence[str],
+def training_metrics(
+    history: History, epochs: int, model: nn.Module, adapted: Adapted, warnings: Sequence[str]
 ) -> dict[str, Any]:
-    """metrics/train.json after an epoch: the epoch to keep so far, and what is trained.
+    """metrics/train.json after an epoch: the best epoch so far, and what is trained.
 
     Args:
-        planned: epochs that the settings ask for.
-        adapted: the record of `adapt`, with the precision of both.
-        warnings: what a reader should know; without any, there is no key for them.
+        epochs: that the settings ask for.
+        adapted: the record of `adapt`.
+        warnings: without any, the metrics have no key for them.
     """
-    return {
+    trained, _ = count_parameters(model)
+    metrics = {
         "val_accuracy": round(history.best["val_accuracy"], 6),
         "probe_accuracy": round(history.rows[0]["val_accuracy"], 6),
         "best_epoch": history.best_epoch,
-        "epochs": f"{history.epochs} of {planned}",  # text, since DVC shows no lists
-        "parameters_adapted": adapted["parameters_adapted"],
-        "parameters_trained": count_parameters(model)[0],
-        "precision": adapted["precision"],
-        **({"warning": "; ".join(warnings)} if warnings else {}),
+        "epochs": f"{history.epochs} of {epochs}",  # a text, since DVC shows no lists
+        "parameters_adapted": adapted.parameters_adapted,
+        "parameters_trained": trained,
+        "precision": adapted.precision,
     }
+    if warnings:
+        metrics["warning"] = "; ".join(warnings)
+    return metrics
 
 
-def warning_signs(history: History, val_labels: Tensor) -> list[str]:
-    """Signs that training did not work, each with the key of params.yaml that is likely to
-    blame."""
-    signs, losses = [], [row["val_loss"] for row in history.rows[1:]]
+def training_warnings(history: History, val_labels: Tensor) -> list[str]:
+    """Sentences on what suggests that training did not work."""
+    warnings = []
+    accuracy = history.best["val_accuracy"]
     largest = int(val_labels.bincount().max()) / len(val_labels)
-    if history.best["val_accuracy"] <= largest:
-        signs.append(
-            f"the best validation accuracy, {history.best['val_accuracy']:.3f}, is not above the share of the largest "
-            f"class, {largest:.3f}: try a tenth of train.lr"
+    if accuracy <= largest:
+        warnings.append(
+            f"the best validation accuracy, {accuracy:.3f}, is not above the fraction of the "
+            f"largest class, {largest:.3f}: try a tenth of train.lr"
         )
+    losses = [row["val_loss"] for row in history.rows[1:]]
     if len(losses) > 2 and losses == sorted(losses) and losses[0] < losses[-1]:
-        signs.append(
-            f"the validation loss rose throughout, from {losses[0]:.3f} to {losses[-1]:.3f}: try a tenth of train.lr"
+        warnings.append(
+            f"the validation loss rose in every epoch, from {losses[0]:.3f} to {losses[-1]:.3f}: "
+            "try a tenth of train.lr"
         )
-    return signs
+    return warnings

@@ -10,8 +10,9 @@ from PIL import Image
 from vit_finetune.model.build import preprocessing
 from vit_finetune.model.freezing import freeze
 from vit_finetune.model.saved import save_model
-from vit_finetune.training.card import model_card
-from vit_finetune.training.recipe import History, TrainingData
+from vit_finetune.training.data import TrainingData
+from vit_finetune.training.history import History
+from vit_finetune.training.model_card import model_card
 
 ROW = {"train_loss": 0.5, "train_accuracy": 0.9, "lr": 0.1, "val_loss": 0.25}
 HISTORY = History(

@@ -3,7 +3,6 @@
 import copy
 import gc
 import warnings
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from tests.training.examples import (
     PLAIN,
     copy_of_weights,
     make_data,
+    make_trainer,
     plain_settings,
     small,
     split_at,
@@ -24,16 +24,11 @@ from vit_finetune.core.errors import UserError
 from vit_finetune.model.boundary import SplitModel
 from vit_finetune.model.freezing import freeze
 from vit_finetune.model.saved import load_model
-from vit_finetune.training import loop
+from vit_finetune.training import trainer as trainer_module
 from vit_finetune.training.augmentation import augment
-from vit_finetune.training.loop import (
-    Trainer,
-    balanced_weights,
-    learning_rate,
-    make_optimizer,
-    take,
-    training_loss,
-)
+from vit_finetune.training.data import take
+from vit_finetune.training.loss import balanced_weights, training_loss
+from vit_finetune.training.trainer import learning_rate, make_optimizer
 
 
 def losses_of_the_usual_loop(model, pixels, labels, settings, seed):
@@ -70,8 +65,8 @@ def losses_of_trainer(split_model, stored, labels, settings, seed, monkeypatch):
         losses.append(loss.item() / len(args[2]))
         return loss, right
 
-    monkeypatch.setattr(loop, "training_loss", recording)
-    trainer = Trainer(split_model, [stored], labels, settings, seed=seed)
+    monkeypatch.setattr(trainer_module, "training_loss", recording)
+    trainer = make_trainer(split_model, [stored], labels, settings, seed=seed)
     for epoch in range(1, settings.epochs + 1):
         trainer.run_epoch(epoch)
     return losses
@@ -148,10 +143,10 @@ def test_each_image_is_seen_once_an_epoch_in_one_of_its_views(tiny_vit, monkeypa
         seen.append(stored.clone())
         return split_model.model.head.weight.sum() * 0, torch.tensor(0)
 
-    monkeypatch.setattr(loop, "training_loss", recording)
+    monkeypatch.setattr(trainer_module, "training_loss", recording)
     plain = torch.arange(40.0).view(-1, 1)
     views, labels = [plain, plain + 100], torch.zeros(40, dtype=torch.int64)
-    trainer = Trainer(split_at(tiny_vit, 0), views, labels, PLAIN, seed=0)
+    trainer = make_trainer(split_at(tiny_vit, 0), views, labels, PLAIN, seed=0)
     for epoch in (1, 2):
         trainer.run_epoch(epoch)
     first, second = torch.cat(seen[:5]).flatten().tolist(), torch.cat(seen[5:]).flatten().tolist()
@@ -165,10 +160,10 @@ def test_every_batch_but_the_first_is_announced_in_its_view_before_it_is_taken(
 ):
     events = []
     monkeypatch.setattr(
-        loop, "read_at_random", lambda view: events.append(("random", int(view[0])))
+        trainer_module, "read_at_random", lambda view: events.append(("random", int(view[0])))
     )
     monkeypatch.setattr(
-        loop,
+        trainer_module,
         "announce",
         lambda view, rows: events.extend(("announced", int(view[r])) for r in rows),
     )
@@ -177,10 +172,10 @@ def test_every_batch_but_the_first_is_announced_in_its_view_before_it_is_taken(
         events.extend(("taken", int(value)) for value in stored)
         return split_model.model.head.weight.sum() * 0, torch.tensor(0)
 
-    monkeypatch.setattr(loop, "training_loss", recording)
+    monkeypatch.setattr(trainer_module, "training_loss", recording)
     plain = torch.arange(40.0).view(-1, 1)
-    settings = replace(PLAIN, batch_size=8, shards=1)
-    Trainer(
+    settings = PLAIN
+    make_trainer(
         split_at(tiny_vit, 0),
         [plain, plain + 100],
         torch.zeros(40, dtype=torch.int64),
@@ -211,9 +206,9 @@ def test_a_step_in_shards_is_the_step_of_the_whole_batch(tiny_vit):
     for shards in (1, 3, 24):
         tiny_vit.load_state_dict(start)
         settings = plain_settings(batch_size=24, shards=shards, class_weights="balanced")
-        rows[shards] = Trainer(split_at(tiny_vit, 1), [stored], labels, settings, seed=0).run_epoch(
-            1
-        )
+        rows[shards] = make_trainer(
+            split_at(tiny_vit, 1), [stored], labels, settings, seed=0
+        ).run_epoch(1)
         weights[shards] = copy_of_weights(tiny_vit)
     for shards in (3, 24):
         assert rows[shards] == pytest.approx(rows[1], rel=1e-5)
@@ -231,7 +226,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_likely_cause(tiny_vit)
     with pytest.raises(
         UserError, match=rf"not finite at step {step} of 20 .*train\.lr 0\.003 is the likely cause"
     ):
-        Trainer(split_at(tiny_vit, 1), [stored], labels, PLAIN, seed=0).run_epoch(1)
+        make_trainer(split_at(tiny_vit, 1), [stored], labels, PLAIN, seed=0).run_epoch(1)
 
 
 def test_no_step_leaves_a_tensor_behind_so_memory_does_not_grow_with_the_images(
@@ -245,9 +240,11 @@ def test_no_step_leaves_a_tensor_behind_so_memory_does_not_grow_with_the_images(
         alive.append(sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects()))
         return training_loss(*args)
 
-    monkeypatch.setattr(loop, "training_loss", counting)
+    monkeypatch.setattr(trainer_module, "training_loss", counting)
     settings = plain_settings(batch_size=4, shards=2)
-    trainer = Trainer(split_at(tiny_vit, 1), [store(tiny_vit, pixels, 1)], labels, settings, seed=0)
+    trainer = make_trainer(
+        split_at(tiny_vit, 1), [store(tiny_vit, pixels, 1)], labels, settings, seed=0
+    )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # one shard after the other, so that each finds the same tensors
     gc.freeze()  # what is there already is not looked at again, which takes long
@@ -272,7 +269,7 @@ def test_no_step_waits_for_the_gpu(tiny_vit):
     def waits(images):
         stored = torch.randn(images, 17, 32, device=device)
         labels = torch.zeros(images, dtype=torch.int64)
-        trainer = Trainer(split_model, [stored, stored], labels, settings, seed=0)
+        trainer = make_trainer(split_model, [stored, stored], labels, settings, seed=0)
         with warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter("always")
             torch.cuda.set_sync_debug_mode("warn")
@@ -325,7 +322,7 @@ def test_each_block_learns_at_the_rate_of_the_next_one_times_the_layer_decay(
     pixels, labels = make_data()
     settings = plain_settings(optimizer=optimizer, epochs=3, layer_decay=0.6)
     stored = store(tiny_vit, pixels, blocks)
-    trainer = Trainer(split_at(tiny_vit, blocks), [stored], labels, settings, seed=0)
+    trainer = make_trainer(split_at(tiny_vit, blocks), [stored], labels, settings, seed=0)
     row = trainer.run_epoch(2)
     # the last of the second epoch's 5 steps
     assert row["lr"] == learning_rate(9, 15, 4, settings.lr)
@@ -355,8 +352,10 @@ def test_one_step_of_plain_descent_is_shorter_by_the_layer_decay(tiny_model_fold
     for decay in (1.0, 0.5):
         model = with_random_head(tiny_model_folder)
         before = copy_of_weights(model)
-        decayed_settings = replace(settings, layer_decay=decay)
-        Trainer(split_at(model, "all"), [pixels], labels, decayed_settings, seed=0).run_epoch(1)
+        decayed_settings = settings.model_copy(update={"layer_decay": decay})
+        make_trainer(split_at(model, "all"), [pixels], labels, decayed_settings, seed=0).run_epoch(
+            1
+        )
         steps.append({name: p.detach() - before[name] for name, p in model.named_parameters()})
     whole, decayed = steps
     for name, step in whole.items():
@@ -373,7 +372,9 @@ def test_without_layer_decay_training_is_that_of_an_optimiser_with_two_groups(
     trained = []
     for plain in (True, False):
         model = with_random_head(tiny_model_folder)
-        trainer = Trainer(split_at(model, 2), [store(model, pixels, 2)], labels, settings, seed=0)
+        trainer = make_trainer(
+            split_at(model, 2), [store(model, pixels, 2)], labels, settings, seed=0
+        )
         if plain:
             parameters = [p for p in model.parameters() if p.requires_grad]
             groups = [
@@ -486,10 +487,10 @@ def test_every_step_gets_the_class_weights_of_the_whole_training_set(
         seen.append(args[3])
         return training_loss(*args)
 
-    monkeypatch.setattr(loop, "training_loss", recording)
+    monkeypatch.setattr(trainer_module, "training_loss", recording)
     stored = torch.randn(40, 32, generator=torch.Generator().manual_seed(0))
     settings = plain_settings(class_weights=class_weights)
-    Trainer(split_at(tiny_vit, 0), [stored], labels, settings, seed=0).run_epoch(1)
+    make_trainer(split_at(tiny_vit, 0), [stored], labels, settings, seed=0).run_epoch(1)
     assert len(seen) == 5
     if class_weights == "none":
         assert seen == [None] * 5

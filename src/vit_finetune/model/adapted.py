@@ -1,0 +1,38 @@
+"""The record of the adaptation, beside the model that it gave."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from vit_finetune.core.files import read_json, write_json
+
+RECORD = "adapted.json"
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """How the backbone was adapted.
+
+    Attributes:
+        precision: of the products, `float32` or `bfloat16`; every later stage uses the same.
+        parameters_adapted: how many; 0 if the backbone is still the pretrained one.
+        best_epoch: 0 if the backbone is still the pretrained one.
+    """
+
+    precision: str
+    parameters_adapted: int
+    best_epoch: int
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision as torch has it."""
+        return getattr(torch, self.precision)
+
+    @classmethod
+    def read(cls, folder: str | Path) -> "Adapted":
+        """UserError if the record is missing or broken."""
+        return cls(**read_json(Path(folder) / RECORD))
+
+    def write(self, folder: str | Path) -> None:
+        write_json(Path(folder) / RECORD, asdict(self))

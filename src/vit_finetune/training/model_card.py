@@ -1,0 +1,102 @@
+"""The README.md of a trained model, in the format of model cards on the Hugging Face hub."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from vit_finetune.activations.manifest import Manifest
+from vit_finetune.model.freezing import count_parameters
+from vit_finetune.training.data import TrainingData
+from vit_finetune.training.history import History
+
+CARD = "README.md"  # in the folder of the trained model
+TEXT = """---
+{front}
+---
+
+# {name}, fine-tuned on {dataset}
+
+{classes} classes: {labels}.
+
+| | |
+|---|---|
+{rows}
+
+The best epoch was chosen on the validation images, so their accuracy is slightly optimistic. The accuracy on test
+images is in `metrics/evaluation.json` of the run.
+
+## Use
+
+```python
+import timm
+
+model = timm.create_model("local-dir:models/finetuned", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+label_names = model.pretrained_cfg["label_names"]
+```
+
+Images were brought to {height} × {width} pixels with `fit: {fit}` before this transform.
+"""  # noqa: E501
+
+
+def model_card(
+    model: nn.Module,
+    dataset: Mapping[str, Any],
+    data: TrainingData,
+    history: History,
+    manifest: Manifest,
+) -> str:
+    """Data, classes, accuracy on validation images, what was trained, the licence of the weights,
+    and how to use the model.
+
+    Args:
+        dataset: `name`, `classes`, `image_shape` and `fit` of the images.
+    """
+    config: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]  # timm's, for every model
+    name = ".".join(filter(None, (config.get("architecture"), config.get("tag"))))
+    front = {"library_name": "timm", "pipeline_tag": "image-classification"}
+    if config.get("tag"):
+        front = {"base_model": f"timm/{name}", **front}
+    if config.get("license"):
+        front = {"license": config["license"], **front}
+    height, width = dataset["image_shape"][:2]
+    return TEXT.format(
+        front="\n".join(f"{key}: {value}" for key, value in front.items()),
+        name=name,
+        dataset=dataset["name"],
+        classes=len(dataset["classes"]),
+        labels=", ".join(dataset["classes"]),
+        rows="\n".join(
+            f"| {key} | {value} |" for key, value in _facts(model, data, history, manifest).items()
+        ),
+        height=height,
+        width=width,
+        fit=dataset["fit"],
+    )
+
+
+def _facts(
+    model: nn.Module, data: TrainingData, history: History, manifest: Manifest
+) -> dict[str, str]:
+    trained, frozen = count_parameters(model)
+    val_images = len(data.val_labels)
+    best = history.best
+    probe = history.rows[0]
+    licence = model.pretrained_cfg.get("license")  # type: ignore[union-attr,operator]
+    return {
+        "images": f"{len(data.labels):,} for training, {val_images:,} for validation",
+        "validation accuracy": f"{best['val_accuracy']:.4f} (n = {val_images:,})",
+        "of the probe before training": (f"{probe['val_accuracy']:.4f}, C = {history.probe_c:g}"),
+        "best epoch": f"{history.best_epoch} of {history.epochs}",
+        "loss of that epoch": (
+            f"training {best['train_loss']:.4f}, validation {best['val_loss']:.4f}"
+        ),
+        "parameters": (
+            f"{trained:,} trained from stored activations, {frozen:,} frozen before that"
+        ),
+        "activations": (
+            f"{manifest.boundary}, stored as {manifest.storage}, computed in {manifest.precision}"
+        ),
+        "licence of the pretrained weights": licence or "not stated by their source",
+    }

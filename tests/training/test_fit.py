@@ -1,0 +1,317 @@
+"""A whole training: its start, its epochs, the epoch that is kept, and an interruption."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.training.examples import (
+    copy_of_weights,
+    make_data,
+    make_trainer,
+    plain_settings,
+    small,
+    split_at,
+    store,
+)
+from vit_finetune.core.errors import UserError
+from vit_finetune.core.ranks import Ranks
+from vit_finetune.model.saved import load_model
+from vit_finetune.training.data import TrainingData
+from vit_finetune.training.history import History
+from vit_finetune.training.probe import fit_probes
+from vit_finetune.training.trainer import Trainer, learning_rate, possible_settings
+
+# Each epoch differs from the next in what is drawn; the rate is so high that the last epoch is not
+# the best one, and the probe is easily beaten.
+RANDOM = plain_settings(
+    epochs=5,
+    lr=0.1,
+    token_dropout=0.25,
+    brightness=0.2,
+    mixup=0.4,
+    layer_decay=0.7,
+    class_weights="balanced",
+    head_init="probe",
+    probe_c=1e-9,
+)
+
+
+class Stopped(Exception):  # noqa: N818  # not an error: it stands for the end of the process
+    """The process ends here."""
+
+
+def data_of(model, blocks=1):
+    """Two views of 40 training images, and 24 validation images."""
+    pixels, labels = make_data()
+    val, val_labels = make_data(24, seed=1)
+    views = [store(model, images, blocks) for images in (pixels, pixels.flip(-1))]
+    return TrainingData(views, labels, store(model, val, blocks), val_labels)
+
+
+def fit(model, settings, *, checkpoint=None, stop_after=None):
+    """History and weights at the end, and the epochs that were trained here; `Stopped` after an
+    epoch if asked for."""
+    epochs = []
+
+    def after_epoch(history):
+        epochs.append(history.epochs)
+        if epochs[-1] == stop_after:
+            raise Stopped
+
+    trainer = Trainer(split_at(model, 1), data_of(model), settings, name="train", seed=3)
+    history = trainer.fit(checkpoint, after_epoch)
+    return history, copy_of_weights(model), epochs
+
+
+def head_of_first_epoch(trainer):
+    """The head's weight with which epoch 1 starts."""
+
+    def stop(history):
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        trainer.fit(after_epoch=stop)
+    return trainer.split_model.model.head.weight.detach().clone()
+
+
+def assert_same_weights(weights, expected):
+    assert weights.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(weights[name], tensor), name
+
+
+# An interruption
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 5])
+def test_training_stopped_after_any_epoch_goes_on_to_the_same_weights_and_history(
+    tiny_model_folder, tmp_path, stop_after
+):
+    """Also after the last epoch, when its checkpoint was written and the process ended before the
+    model was."""
+    whole, weights, _ = fit(load_model(tiny_model_folder, 3), RANDOM)
+    # so the weights of the last epoch would be the wrong ones
+    assert 0 < whole.best_epoch < whole.epochs == 5
+    checkpoint = tmp_path / "c" / "last.pt"
+    model = load_model(tiny_model_folder, 3)
+    with pytest.raises(Stopped):
+        fit(model, RANDOM, checkpoint=checkpoint, stop_after=stop_after)
+    model = load_model(tiny_model_folder, 3)
+    resumed, resumed_weights, epochs = fit(model, RANDOM, checkpoint=checkpoint)
+    assert epochs == list(range(stop_after + 1, 6))
+    assert (resumed.rows, resumed.best_epoch) == (whole.rows, whole.best_epoch)
+    assert_same_weights(resumed_weights, weights)
+
+
+def test_a_run_stopped_after_patience_ran_out_trains_no_further_epoch_and_ends_with_the_same_model(
+    tiny_model_folder, tmp_path
+):
+    settings = RANDOM.model_copy(update={"epochs": 50, "patience": 1})
+    whole, weights, epochs = fit(load_model(tiny_model_folder, 3), settings)
+    assert epochs[-1] == whole.best_epoch + 1 < 50
+    checkpoint = tmp_path / "last.pt"
+    model = load_model(tiny_model_folder, 3)
+    with pytest.raises(Stopped):
+        fit(model, settings, checkpoint=checkpoint, stop_after=epochs[-1])
+    model = load_model(tiny_model_folder, 3)
+    resumed, resumed_weights, trained_again = fit(model, settings, checkpoint=checkpoint)
+    assert trained_again == []
+    assert resumed.rows == whole.rows
+    assert_same_weights(resumed_weights, weights)
+
+
+# The epoch that is kept
+
+
+def test_the_model_ends_with_the_weights_of_the_best_epoch(tiny_vit):
+    settings = plain_settings(lr=0.3, epochs=6, grad_clip=None)  # wild enough to get worse
+    history, weights, _ = fit(tiny_vit, settings)
+    accuracies = [row["val_accuracy"] for row in history.rows]
+    assert history.best["val_accuracy"] == max(accuracies) > accuracies[-1]
+    assert all(torch.equal(weights[name], value) for name, value in history.best_state.items())
+    val, labels = make_data(24, seed=1)
+    assert (tiny_vit(val).argmax(1) == labels).double().mean().item() == max(accuracies)
+
+
+def test_the_best_epoch_has_the_highest_accuracy_then_the_lowest_loss_then_is_the_first(tiny_vit):
+    history = History()
+    for accuracy, loss in ((0.5, 1.0), (0.8, 0.9), (0.8, 0.7), (0.8, 0.7), (0.7, 0.1)):
+        history.add({"val_accuracy": accuracy, "val_loss": loss}, tiny_vit)
+    assert history.best_epoch == 2
+    assert [row["epoch"] for row in history.rows] == [0, 1, 2, 3, 4]
+
+
+def test_patience_stops_after_so_many_epochs_without_a_better_one(tiny_vit):
+    settings = plain_settings(lr=1e-9, epochs=50, patience=2)
+    history, _, _ = fit(tiny_vit, settings)
+    assert history.epochs == history.best_epoch + 2
+
+
+def test_the_validation_loss_counts_every_image_the_same_even_with_class_weights(tiny_vit):
+    _, labels = make_data()
+    stored = torch.randn(40, 32, generator=torch.Generator().manual_seed(0))
+    settings = plain_settings(class_weights="balanced", epochs=1)
+    history = make_trainer(split_at(tiny_vit, 0), [stored], labels, settings).fit()
+    with torch.no_grad():
+        expected = F.cross_entropy(tiny_vit.head(stored), labels).item()
+    assert history.best["val_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+# What is trained
+
+
+@pytest.mark.parametrize(
+    ("blocks", "parameters"),
+    [
+        (0, "all"),
+        *(
+            (blocks, which)
+            for blocks in (1, 2)
+            for which in ("all", "norms", "biases", ["*.attn.*", "!*.bias"])
+        ),
+    ],
+    ids=str,
+)
+def test_frozen_parameters_keep_their_bits_and_all_others_move(tiny_vit, blocks, parameters):
+    pixels, labels = make_data()
+    split_model = split_at(tiny_vit, blocks, parameters)
+    before = copy_of_weights(tiny_vit)
+    # what moves, moves by its gradient
+    settings = plain_settings(epochs=2, weight_decay=0.0, layer_decay=0.5)
+    make_trainer(split_model, [store(tiny_vit, pixels, blocks)], labels, settings).fit()
+    moved = {name for name, p in tiny_vit.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {name for name, p in tiny_vit.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("head_init", ["probe", "zeros"])
+def test_training_starts_from_the_head_that_head_init_names(tiny_vit, head_init):
+    split_model = split_at(tiny_vit, 1)
+    data = data_of(tiny_vit)
+    train = split_model.predict_features(data.views[0]), data.labels
+    val = split_model.predict_features(data.val), data.val_labels
+    settings = plain_settings(head_init=head_init, probe_c=0.02)
+    head = head_of_first_epoch(Trainer(split_model, data, settings, name="train", seed=0))
+    if head_init == "zeros":
+        assert head.abs().max() == 0
+    else:
+        _, start = fit_probes(train, val, 0.02, "none")
+        torch.testing.assert_close(head, start.weight, rtol=0, atol=1e-6)
+
+
+def test_epoch_0_is_the_best_probe_and_is_kept_where_training_makes_it_worse(tiny_vit):
+    split_model = split_at(tiny_vit, 1)
+    data = data_of(tiny_vit)
+    before = copy_of_weights(tiny_vit)
+    train_features = split_model.predict_features(data.views[0])
+    val_features = split_model.predict_features(data.val)
+    wrong = data.labels.roll(1)  # what is learned after epoch 0 is wrong
+    probe, start = fit_probes(
+        (train_features, data.labels), (val_features, data.val_labels), "auto", "none"
+    )
+    assert probe.c != start.c
+    settings = plain_settings(epochs=2, lr=0.01, head_init="probe", probe_c="auto")
+    trainer = Trainer(split_model, data, settings, name="train", seed=0)
+    trainer.labels = wrong
+    history = trainer.fit()
+    is_right = probe.logits(val_features).argmax(1) == data.val_labels
+    assert history.rows[0]["val_accuracy"] == is_right.double().mean().item()
+    assert history.probe_c == probe.c.item()
+    assert history.best_epoch == 0
+    blocks = [name for name in before if "head" not in name]
+    after = copy_of_weights(tiny_vit)
+    assert_same_weights(
+        {name: after[name] for name in blocks}, {name: before[name] for name in blocks}
+    )
+
+
+def test_few_images_are_trained_for_as_many_epochs_as_make_min_steps(tiny_vit):
+    pixels, labels = make_data(12)  # two steps of eight and four images
+    settings = plain_settings(epochs=2, min_steps=9)
+    stored = store(tiny_vit, pixels, 1)
+    history = make_trainer(split_at(tiny_vit, 1), [stored], labels, settings).fit()
+    assert history.epochs == 5
+    expected = learning_rate(9, 10, round(0.25 * 10), settings.lr)
+    assert history.rows[-1]["lr"] == pytest.approx(expected)
+
+
+# What has no effect
+
+
+@pytest.mark.parametrize("blocks", [1, "all"])
+@pytest.mark.parametrize(
+    ("name", "kind", "needs_positions"),
+    [
+        ("vit_small_patch16_dinov3", "Eva", True),
+        ("eva_giant_patch14_224", "Eva", True),
+        ("beit_base_patch16_224", "Beit", True),
+        ("vit_tiny_patch16_224", "VisionTransformer", False),
+        ("deit_tiny_distilled_patch16_224", "VisionTransformerDistilled", False),
+    ],
+)
+def test_no_token_is_dropped_where_the_attention_needs_positions_and_a_warning_says_so(
+    name, kind, needs_positions, blocks
+):
+    size = 28 if "patch14" in name else 32
+    model = small(name, img_size=size) if needs_positions else small(name, patch_size=8)
+    pixels, labels = make_data(8, size=size)
+    split_model = split_at(model, blocks)
+    stored = store(model, pixels, blocks)
+    start = copy_of_weights(model)
+    weights = {}
+    warnings = {}
+    for dropout in (0.0, 0.3):
+        model.load_state_dict(start)
+        settings = plain_settings(token_dropout=dropout, epochs=1)
+        settings, warnings[dropout] = possible_settings(settings, split_model)
+        make_trainer(split_model, [stored], labels, settings).fit()
+        weights[dropout] = copy_of_weights(model)
+    assert warnings[0.0] == []
+    assert any(not torch.equal(weights[0.0][key], start[key]) for key in start)  # it does train
+    if needs_positions:
+        assert_same_weights(weights[0.3], weights[0.0])
+        assert warnings[0.3] == [
+            f"token_dropout 0.3 has no effect: the attention of a {kind} needs every token's "
+            "position"
+        ]
+    else:
+        assert any(not torch.equal(weights[0.3][key], weights[0.0][key]) for key in start)
+        assert warnings[0.3] == []
+
+
+@pytest.mark.parametrize("changes", [{"token_dropout": 0.3}, {"brightness": 0.2}])
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "beit_base_patch16_224"])
+def test_pooled_features_have_no_tokens_to_change_and_one_warning_says_so(name, changes):
+    model = small(name)
+    pixels, labels = make_data(8)
+    split_model = split_at(model, 0)
+    stored = store(model, pixels, 0)
+    start = copy_of_weights(model)
+    weights = []
+    for settings in (plain_settings(epochs=1), plain_settings(epochs=1, **changes)):
+        model.load_state_dict(start)
+        settings, warnings = possible_settings(settings, split_model)
+        make_trainer(split_model, [stored], labels, settings).fit()
+        weights.append(copy_of_weights(model))
+    assert_same_weights(*weights)
+    assert warnings == [
+        "token_dropout and brightness have no effect on pooled features "
+        "(freeze.trainable_blocks is 0)"
+    ]
+
+
+@pytest.mark.parametrize(("views", "mirrored"), [(1, [False]), (2, [False, True])])
+def test_changed_images_are_mirrored_too_if_mirrored_activations_are_stored(views, mirrored):
+    stored = torch.zeros(4, 1)
+    data = TrainingData([stored] * views, torch.zeros(4), stored, torch.zeros(4), stored.numpy())
+    assert [view.mirrored for view in data.changing_views()] == mirrored
+
+
+def test_a_number_of_processes_that_does_not_divide_the_shards_is_refused(tiny_vit):
+    settings = plain_settings(shards=4)
+    message = r"there are 3 processes: .* must divide train\.shards \(4\)"
+    with pytest.raises(UserError, match=message):
+        make_trainer(
+            split_at(tiny_vit, 0), [torch.zeros(4, 32)], torch.zeros(4), settings, ranks=Ranks(0, 3)
+        )
