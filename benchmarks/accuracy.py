@@ -22,7 +22,8 @@ import numpy as np
 from in_process import ROOT, prepare, run_stages
 from matplotlib.ticker import LogLocator, NullLocator
 
-from vit_finetune.core.files import read_csv, read_split, write_bytes, write_csv
+from vit_finetune.core.arrays import read_split
+from vit_finetune.core.files import read_csv, write_bytes, write_csv
 from vit_finetune.data.split import stratified
 from vit_finetune.intervals import wilson
 from vit_finetune.style import SERIES, figure_of, png, styled

@@ -23,7 +23,7 @@ from vit_finetune.training.loop import Trainer, make_optimizer
 from vit_finetune.training.settings import Settings
 
 from vit_finetune.activations.files import DTYPES
-from vit_finetune.core.files import read_split
+from vit_finetune.core.arrays import read_split
 from vit_finetune.model.boundary import SplitModel, run_prefix, to_device
 from vit_finetune.model.build import preprocessing
 from vit_finetune.model.freezing import freeze

@@ -3,13 +3,8 @@ pictures"""
 
 from vit_finetune.activations.files import map_activations
 from vit_finetune.activations.manifest import Manifest
-from vit_finetune.core.files import (
-    read_split,
-    unpacked,
-    write_bytes,
-    write_csv,
-    write_json,
-)
+from vit_finetune.core.arrays import decode_names, read_split
+from vit_finetune.core.files import write_bytes, write_csv, write_json
 from vit_finetune.evaluation import figures, measures, predictions
 from vit_finetune.model.saved import class_names, load_model
 from vit_finetune.stage import Stage
@@ -24,10 +19,10 @@ def main(stage: Stage) -> None:
     manifest = Manifest.read("data/embedded")
     split_model = manifest.split_model(load_model("models/finetuned"), stage.device())
     classes = class_names("models/finetuned")
-    images, labels, indices, packed = read_split(
+    images, labels, indices, names = read_split(
         "data/subset", "test", "images", "labels", "indices", "files"
     )
-    files = unpacked(packed)
+    files = decode_names(names)
     stored = map_activations("data/embedded", manifest, "test")
     logits = split_model.predict_logits(stored).double()
     probabilities = logits.softmax(dim=1).numpy()

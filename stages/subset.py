@@ -1,7 +1,8 @@
 """subset: data/raw -> data/subset (images, labels, files, indices of train, val and test), problems,
 class counts"""
 
-from vit_finetune.core.files import new_folder, read_split, write_bytes, write_csv, write_json
+from vit_finetune.core.arrays import read_split
+from vit_finetune.core.files import new_folder, write_bytes, write_csv, write_json
 from vit_finetune.data.checks import COLUMNS, RawData, Tally, problems
 from vit_finetune.data.dataset import balance_rows, class_counts
 from vit_finetune.data.figures import class_balance, sample_grid

@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
 from vit_finetune.attention.pixels import spotlight  # noqa: E402
-from vit_finetune.core.files import new_folder, read_csv, read_split, write_bytes, write_json  # noqa: E402
+from vit_finetune.core.arrays import read_split  # noqa: E402
+from vit_finetune.core.files import new_folder, read_csv, write_bytes, write_json  # noqa: E402
 from vit_finetune.params import read_yaml  # noqa: E402
 from vit_finetune.predict import Photograph, Predictor  # noqa: E402
 from vit_finetune.report.figures import training_curves  # noqa: E402

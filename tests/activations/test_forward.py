@@ -8,7 +8,7 @@ from vit_finetune.activations import files, forward
 from vit_finetune.activations.files import map_activations
 from vit_finetune.activations.manifest import Manifest
 from vit_finetune.core.errors import UserError
-from vit_finetune.core.files import digest
+from vit_finetune.core.hashes import digest
 from vit_finetune.core.ranks import Ranks
 from vit_finetune.model.boundary import SplitModel
 from vit_finetune.model.build import preprocessing

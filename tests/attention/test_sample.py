@@ -12,8 +12,9 @@ from vit_finetune.attention.sample import (
     draw_sample,
     read_predicted_images,
 )
+from vit_finetune.core.arrays import write_split
 from vit_finetune.core.errors import UserError
-from vit_finetune.core.files import write_csv, write_split
+from vit_finetune.core.files import write_csv
 
 FILES = [f"{number}.jpg" for number in range(12)]
 

@@ -9,8 +9,9 @@ from PIL import Image
 from stages import download, subset
 
 from tests.project import ROOT
+from vit_finetune.core.arrays import decode_names, read_split
 from vit_finetune.core.errors import UserError
-from vit_finetune.core.files import read_csv, read_json, read_split, unpacked, write_json
+from vit_finetune.core.files import read_csv, read_json, write_json
 from vit_finetune.data.checks import Tally, same_pixels
 from vit_finetune.params import read_params, read_yaml
 from vit_finetune.stage import Stage
@@ -40,7 +41,7 @@ def save(path, rng, size=(32, 32)):
 
 
 def files_of(split):
-    return unpacked(read_split("data/subset", split, "files")[0])
+    return decode_names(read_split("data/subset", split, "files")[0])
 
 
 def run(leaks="drop"):

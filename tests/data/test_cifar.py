@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from torchvision.datasets import CIFAR10, CIFAR100
-from zc.lockfile import LockFile
 
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.progress import QUIET_VARIABLE
@@ -532,25 +532,23 @@ def test_two_downloads_at_once_are_one_and_both_have_the_files(server, originals
     ]
 
 
-def test_a_lock_that_its_holder_removes_while_another_waits_for_it_is_not_taken_for_the_new_one(
-    tmp_path,
+def test_a_lock_whose_holder_removes_its_file_is_not_taken_for_the_one_of_the_next_holder(
+    server, originals, tmp_path
 ):
-    path, opened = tmp_path / "cache.lock", []
-
-    class Removed(LockFile):
-        """The first one gets the lock of a file that is gone by then."""
-
-        def _on_lock(self):
-            super()._on_lock()
-            opened.append(self)
-            if len(opened) == 1:
-                path.unlink()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cifar_module, "LockFile", Removed)
-        with cifar_module._alone(tmp_path / "cache"):
-            assert path.is_file()
-    assert len(opened) == 2
+    path = tmp_path / "cache" / "vit_finetune.lock"
+    requests = server(lambda request: send(request, (originals / ARCHIVE).read_bytes()))
+    first, second = FileLock(path), FileLock(path)
+    first.acquire()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(load_cifar, "cifar10")
+        time.sleep(0.2)
+        path.unlink()
+        second.acquire(timeout=10)  # of a new file
+        first.release()
+        time.sleep(0.2)
+        assert not requests
+        second.release()
+        assert_is_the_stand_in(waiting.result(), originals)
     assert not path.exists()
 
 
