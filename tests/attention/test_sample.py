@@ -111,7 +111,7 @@ def test_a_model_is_above_chance_when_the_interval_of_its_accuracy_is(right, abo
     )
 
 
-def test_further_images_are_drawn_for_the_classes_that_have_few_and_those_with_the_fewest_come_first(
+def test_further_images_are_drawn_for_classes_that_have_few_and_those_with_the_fewest_come_first(
     rng,
 ):
     predicted = np.repeat([0, 1, 2], [30, 10, 3])

@@ -158,7 +158,8 @@ def test_a_data_folder_that_is_no_folder_is_named_with_what_to_do(
     monkeypatch.setenv(FOLDER_VARIABLE, str(path))
     assert error_of_loading() == (
         f"{FOLDER_VARIABLE} is '{path}', which is not a folder; "
-        f"it must hold {BATCHES}/ or {ARCHIVE} (unset it to download them; `make demo` needs neither)"
+        f"it must hold {BATCHES}/ or {ARCHIVE} "
+        "(unset it to download them; `make demo` needs neither)"
     )
 
 
