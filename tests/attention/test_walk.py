@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.attention.whole import whole_maps, whole_stacks
-from tests.small_vits import SIDES, build, pictures
+from tests.small_vits import SIDES, Faulty, build, pictures
 from vit_finetune.attention.capture import capture
 from vit_finetune.attention.judge import maps_and_shapes
 from vit_finetune.attention.maps import GRAPH, MATRICES, METHODS, MapMaker
@@ -21,23 +21,10 @@ from vit_finetune.attention.walk import Walk, attention_gradients, directions_of
 from vit_finetune.core.errors import UserError
 from vit_finetune.model.families import token_layout
 
-RELPOS = "vit_relpos_small_patch16_224"  # none of our families: a walk needs to know no family
 ORIGINAL = F.scaled_dot_product_attention
 CLASSES, OTHERS = torch.tensor([1, 3]), torch.tensor([2, 0])
 # float32, over sums that cancel; a gradient is of the order of 1
 CLOSE = {"rtol": 1e-3, "atol": 1e-4}
-
-
-@pytest.fixture(scope="module", params=[*SIDES, RELPOS])
-def any_model(request) -> nn.Module:
-    torch.manual_seed(0)
-    return build(request.param)
-
-
-@pytest.fixture(scope="module")
-def vit() -> nn.Module:
-    torch.manual_seed(0)
-    return build()
 
 
 def both_directions() -> Tensor:
@@ -75,7 +62,6 @@ def test_attention_and_gradients_are_those_of_one_graph_over_the_whole_model(any
 @pytest.mark.parametrize("name", SIDES)
 @pytest.mark.parametrize(("fusion", "ratio"), [("mean", 0.0), ("max", 0.7)])
 def test_maps_and_shapes_are_those_of_whole_stacks(name, fusion, ratio):
-    torch.manual_seed(0)
     model = build(name).double()  # in float32 a sum that cancels differs with its order
     maker = MapMaker(model, fusion, ratio, batch_size=1)
     images = pictures(model).to(next(model.parameters()))
@@ -214,11 +200,6 @@ def test_batches_are_as_large_as_the_stated_bytes_allow(limit, expected, monkeyp
 
 
 # Nothing is left behind, and what cannot be right is an error
-
-
-class Faulty(nn.Module):
-    def forward(self, x):
-        raise ZeroDivisionError("inside the model")
 
 
 def hooks_of(model: nn.Module) -> int:

@@ -219,11 +219,9 @@ def neither(folder, names):
     ("top", "named"),
     [
         (("train", "val", "valid", "test"), "test, train, val, valid"),
-        (("train", "test", "extra"), "test, train, extra"),
         (("train", "dev"), "train, dev"),
         (("Training", "holdout", "eval"), "Training, eval, holdout"),
         (("test", "training_set"), "test, training_set"),
-        (("validation", "test"), "test, validation"),
         (
             ("test", *(f"class {number}" for number in range(9))),
             "test, class 0, class 1, class 2, class 3 and 5 more",
