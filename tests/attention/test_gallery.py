@@ -29,14 +29,11 @@ def maker() -> MapMaker:
 def fill(
     maker: MapMaker, pixels: torch.Tensor, predicted: list[int], classes: int = 3
 ) -> gallery.Gallery:
-    images = np.zeros((len(pixels), 8, 16, 3), np.uint8)
-    shown = PredictedImages(
-        images,
-        np.zeros(len(pixels), int),
-        np.array(predicted),
-        [f"{i}.jpg" for i in range(len(pixels))],
-    )
-    return gallery.fill_gallery(maker, pixels, np.arange(len(pixels)) + 7, shown, classes)
+    count = len(pixels)
+    images, labels = np.zeros((count, 8, 16, 3), np.uint8), np.zeros(count, int)
+    files = [f"{number}.jpg" for number in range(count)]
+    shown = PredictedImages(images, labels, np.array(predicted), files)
+    return gallery.fill_gallery(maker, pixels, np.arange(count) + 7, shown, classes)
 
 
 @pytest.fixture(scope="module")
@@ -227,29 +224,21 @@ def test_maps_of_further_images_are_those_of_the_images_that_were_drawn(maker):
         return some.permute(0, 3, 1, 2).float()
 
     rows = np.array([0, 1, 6, 9])
-    sample = Sample(
-        rows,
-        preprocess(torch.from_numpy(images[rows])),
-        torch.from_numpy(predicted[rows]),
-        torch.zeros(4),
-    )
+    all_images, classes = torch.from_numpy(images), torch.from_numpy(predicted)
+    sample = Sample(rows, preprocess(all_images[rows]), classes[rows], torch.zeros(4))
     maps = maker.maps(sample.pixels, sample.predicted)["relevance"]
     found, drawn = gallery.relevance_by_class(
         maker, test, preprocess, sample, maps, np.random.default_rng(0)
     )
     assert drawn[:4].tolist() == rows.tolist()
     assert len({*drawn.tolist()}) == len(drawn) == 8  # as many more as the sample has
-    expected = maker.maps(
-        preprocess(torch.from_numpy(images[drawn])), torch.from_numpy(predicted[drawn])
-    )["relevance"]
+    expected = maker.maps(preprocess(all_images[drawn]), classes[drawn])["relevance"]
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
 
 
 def test_tensors_are_written_with_the_rows_that_they_belong_to(filled, tmp_path):
-    maps, rows = (
-        {"last block": torch.rand(2, 4, 4), "LeGrad": torch.rand(2, 4, 4)},
-        np.array([3, 11]),
-    )
+    maps = {"last block": torch.rand(2, 4, 4), "LeGrad": torch.rand(2, 4, 4)}
+    rows = np.array([3, 11])
     gallery.write_tensors(tmp_path, filled, maps, rows, ("CLS",))
     first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     matrices, found = (load_file(tmp_path / f"{name}.safetensors") for name in ("gallery", "maps"))
@@ -270,16 +259,9 @@ ROWS = [
         "minus_centre": -0.0214,
         "minus_centre_low": -0.05,
         "minus_centre_high": 0.01,
-    }
-    | {"verdict": "no better"},
-    {
-        "map": "centre",
-        "n": 9,
-        "minus_centre": "",
-        "minus_centre_low": "",
-        "minus_centre_high": "",
-        "verdict": "",
+        "verdict": "no better",
     },
+    {"map": "centre", "n": 9, "verdict": ""},
 ]
 JUDGEMENT = Judgement(
     {"selfcheck_max_rel_err": 1.24e-6}, {"attention_maps": ROWS}, {}, {}, torch.zeros(2, 1, 1)

@@ -37,25 +37,29 @@ def md5(path):
 # Small stand-ins for CIFAR-10: batches of 20 images, an archive of them, and checksums that fit
 
 
-def make_batches(folder):
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]:
-        data = rng.integers(256, size=(20, 3072), dtype=np.uint8)
-        (folder / name).write_bytes(pickle.dumps({"data": data, "labels": [*range(10)] * 2}))
-    (folder / "batches.meta").write_bytes(
-        pickle.dumps({"label_names": [f"class {c}" for c in range(10)]})
-    )
+def publish(folder, batches, archive, contents):
+    """Files as the author would publish them: in a folder, and in an archive of it."""
+    (folder / batches).mkdir()
+    for name, content in contents.items():
+        (folder / batches / name).write_bytes(pickle.dumps(content))
+    with tarfile.open(folder / archive, "w:gz") as tar:
+        tar.add(folder / batches, batches)
+    return folder
+
+
+def random_images(count, seed):
+    return np.random.default_rng(seed).integers(256, size=(count, 3072), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory):
-    """A folder as the author would publish it: the batches and the archive of them."""
-    folder = tmp_path_factory.mktemp("originals")
-    make_batches(folder / BATCHES)
-    with tarfile.open(folder / ARCHIVE, "w:gz") as tar:
-        tar.add(folder / BATCHES, BATCHES)
-    return folder
+    names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+    labels = [*range(10)] * 2
+    contents = {
+        name: {"data": random_images(20, seed), "labels": labels} for seed, name in enumerate(names)
+    }
+    contents["batches.meta"] = {"label_names": [f"class {c}" for c in range(10)]}
+    return publish(tmp_path_factory.mktemp("originals"), BATCHES, ARCHIVE, contents)
 
 
 @pytest.fixture
@@ -284,23 +288,17 @@ def test_a_link_or_folder_in_the_archive_in_place_of_a_file_is_refused(
 
 @pytest.fixture(scope="module")
 def originals_100(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("originals_100")
-    batches = folder / BATCHES_100
-    batches.mkdir()
-    rng = np.random.default_rng(0)
+    contents = {}
     for name, count in (("train", 200), ("test", 100)):
-        fine = rng.permutation(count) % 100
-        data = rng.integers(256, size=(count, 3072), dtype=np.uint8)
+        fine = np.random.default_rng(count).permutation(count) % 100
         labels = {"fine_labels": fine.tolist(), "coarse_labels": (fine // 5).tolist()}
-        (batches / name).write_bytes(pickle.dumps({"data": data, **labels}))
-    names = {
-        f"{kind}_label_names": [f"{kind} {c}" for c in range(n)]
-        for kind, n in (("fine", 100), ("coarse", 20))
+        contents[name] = {"data": random_images(count, seed=count), **labels}
+    contents["meta"] = {
+        "fine_label_names": [f"fine {c}" for c in range(100)],
+        "coarse_label_names": [f"coarse {c}" for c in range(20)],
     }
-    (batches / "meta").write_bytes(pickle.dumps(names))
-    with tarfile.open(folder / ARCHIVE_100, "w:gz") as tar:
-        tar.add(batches, BATCHES_100)
-    return folder
+    folder = tmp_path_factory.mktemp("originals_100")
+    return publish(folder, BATCHES_100, ARCHIVE_100, contents)
 
 
 @pytest.fixture

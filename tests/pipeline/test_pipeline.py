@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import pickle
 import re
 import shutil
 import signal
@@ -432,15 +431,6 @@ def test_the_saved_model_run_by_timm_alone_gives_the_predictions(finished):
     assert (predicted == [row["predicted"] for row in rows])[sure].all()
 
 
-def broken_batch(tmp_path):
-    folder = tmp_path / "broken" / "cifar-10-batches-py"
-    folder.mkdir(parents=True)
-    names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]
-    for name in names:
-        (folder / name).write_bytes(pickle.dumps({"data": [], "labels": []}))
-    return {"VIT_DATA_DIR": str(folder)}
-
-
 def truncated_archive(tmp_path):
     folder = tmp_path / "broken"
     folder.mkdir()
@@ -503,9 +493,6 @@ LARGE = {
     "subset.train_size": 800,
 }  # 10 GB of pixels
 BAD_INPUT = {
-    "corrupt batch": Bad(
-        "download", r"data_batch_1 has md5 \w+, not the published c99cafc1", CIFAR, broken_batch
-    ),
     "truncated archive": Bad(
         "download", r"python.tar.gz has md5 \w+, not the publ", CIFAR, truncated_archive
     ),
