@@ -15,9 +15,9 @@ from vit_finetune.core.process import run_stage
 from vit_finetune.evaluation import figures
 from vit_finetune.evaluation.measures import (
     classification_summary,
+    find_warnings,
     per_class,
     reliability,
-    warning_signs,
 )
 from vit_finetune.evaluation.predictions import (
     confusion,
@@ -51,7 +51,8 @@ def main() -> None:
     summary = classification_summary(
         labels, logits.numpy(), classes, bins=evaluate.calibration_bins
     )
-    rows, signs = per_class(labels, predicted, classes), warning_signs(labels, predicted, classes)
+    rows = per_class(labels, predicted, classes)
+    warnings = find_warnings(labels, predicted, classes)
     bins = reliability(labels, probabilities, bins=evaluate.calibration_bins)
     counts = confusion(labels, predicted, len(classes))
     worst = worst_mistakes(labels, probabilities, evaluate.mistakes)
@@ -73,10 +74,10 @@ def main() -> None:
         ),
     }
     write_json(
-        "metrics/evaluation.json", summary | ({"warning": "; ".join(signs)} if signs else {})
+        "metrics/evaluation.json", summary | ({"warning": "; ".join(warnings)} if warnings else {})
     )
-    for sign in signs:
-        print(f"evaluate: warning: {sign}")
+    for warning in warnings:
+        print(f"evaluate: warning: {warning}")
     write_csv(
         "plots/predictions.csv",
         prediction_rows(indices, names, labels, predicted, confidence, classes),
