@@ -34,7 +34,7 @@ from vit_finetune.predict_page import card, note_of, write_page
 
 BATCH = 32  # images; the result does not depend on it
 DEFAULT_MAP = "relevance"
-# characters of an image's name in the name of its picture: a file system allows no more in any script
+# characters of an image's name in that of its picture: enough bytes are free in any script
 LONGEST_STEM = 50
 
 Pixels = NDArray[np.uint8]

@@ -4,12 +4,14 @@ look."""
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from vit_finetune.core.errors import readable_errors
 from vit_finetune.core.files import read_json
 from vit_finetune.report.headline import headline, table, warnings_of
 
+METRICS = ("train", "evaluation", "attention")
 WHERE = [
     ("metrics", "dvc metrics show"),
     ("report", "report.html"),
@@ -44,22 +46,30 @@ def read_status() -> dict[str, Any]:
     return json.loads(status.stdout) if status.returncode == 0 else {}
 
 
+def summarise(
+    metrics: dict[str, dict[str, Any]], warnings: Sequence[str], where: list[tuple[str, str]]
+) -> str:
+    """The headline numbers, warnings, and where to look, each in lines of its own.
+
+    Args:
+        metrics: {"train": metrics/train.json, ...}, for each of METRICS.
+        where: rows of two columns.
+    """
+    lines = ["", table(headline(metrics))]
+    lines += [f"warning: {warning}" for warning in warnings]
+    lines += ["", table(where)]
+    return "\n".join(lines)
+
+
 def main() -> None:
-    metrics = {
-        name: read_json(f"metrics/{name}.json") for name in ("train", "evaluation", "attention")
-    }
+    metrics = {name: read_json(f"metrics/{name}.json") for name in METRICS}
     warnings = warnings_of(metrics)
     stages = outdated(read_status())
     if stages:
         warnings.append(
             f"an earlier run has these numbers; {', '.join(stages)} changed since: dvc repro"
         )
-    print()
-    print(table(headline(metrics)))
-    for warning in warnings:
-        print(f"warning: {warning}")
-    print()
-    print(table(WHERE))
+    print(summarise(metrics, warnings, WHERE))
 
 
 if __name__ == "__main__":
