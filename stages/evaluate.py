@@ -32,7 +32,7 @@ def main(stage: Stage) -> None:
     summary = measures.classification_summary(
         labels, logits.numpy(), classes, bins=settings.calibration_bins
     )
-    warnings = measures.warning_signs(labels, predicted, classes)
+    warnings = measures.find_warnings(labels, predicted, classes)
     if warnings:
         summary["warning"] = "; ".join(warnings)
     write_json("metrics/evaluation.json", summary)

@@ -128,7 +128,9 @@ def main() -> None:
         row = int(np.flatnonzero(right & (labels == k))[0])
         size = predictor.preprocess.resized(*images.shape[1:3])
         seen = np.asarray(Image.fromarray(images[row]).resize(size[::-1], Image.Resampling.BICUBIC))
-        painted = predictor.painted(Photograph(name, np.array(images[row]), seen), method, k, None)
+        painted = predictor.paint_map(
+            Photograph(name, np.array(images[row]), seen), method, k, None
+        )
         pairs.append((name, seen, spotlight(seen, painted)))
         stored.append(np.array(images[row]))
     write_bytes(ROOT / "docs/attention.png", png(spotlights(pairs, method)))

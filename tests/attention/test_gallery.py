@@ -16,7 +16,7 @@ from vit_finetune.attention.maps import METHODS, MapMaker
 from vit_finetune.attention.pixels import PixelGrid
 from vit_finetune.attention.sample import PredictedImages, Sample
 from vit_finetune.attention.walk import Walk
-from vit_finetune.verdict import caution, in_words
+from vit_finetune.verdict import error_chance, in_words
 
 GRID = PixelGrid((8, 16), (64, 128), (64, 64), (4, 4))  # the middle half of a wide image
 
@@ -270,7 +270,7 @@ JUDGEMENT = Judgement(
 
 def test_the_facts_of_the_page_are_those_of_the_judgement(filled, tmp_path):
     assert gallery.facts(JUDGEMENT) == [
-        ("how sure that is", caution(ROWS)),
+        ("how sure that is", error_chance(ROWS)),
         ("rollout: score minus that of a centred Gaussian", "-0.021 [-0.050, +0.010]"),
         ("self-check of every block, largest relative error", "1.2e-06"),
     ]

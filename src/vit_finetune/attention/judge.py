@@ -28,7 +28,7 @@ from vit_finetune.attention.shape import (
     prefix_mass,
 )
 from vit_finetune.attention.walk import BlockAttention, Walk
-from vit_finetune.intervals import Interval, mean, share
+from vit_finetune.intervals import Interval, fraction, mean
 from vit_finetune.model.boundary import autocast, to_device
 from vit_finetune.model.families import family_of
 from vit_finetune.verdict import NOT_JUDGED, word_for
@@ -115,7 +115,7 @@ def patch_rows(asked: nn.Module, sample: Sample, maps: Tensor, rng: Rng) -> list
     kept = {"all": (sample.predicted == sample.labels).numpy().astype(float)}
     kept |= faithfulness.kept_correct(asked, sample.pixels, sample.labels, maps, rng)
     return [
-        {"patches": name, **cells("accuracy", share(right)), "n": len(right)}
+        {"patches": name, **cells("accuracy", fraction(right)), "n": len(right)}
         for name, right in kept.items()
     ]
 

@@ -51,7 +51,7 @@ def mistakes(
 def most_confused_pairs(
     pairs: Rows, images: Array, labels: Array, predicted: Array, classes: Names, files: Names
 ) -> Figure:
-    """Rows of `predictions.most_confused` (true, predicted, count, share), each with its first
+    """Rows of `predictions.most_confused` (true, predicted, count, fraction), each with its first
     images and files."""
     wide, tall, names, title = (
         3.2,
@@ -71,7 +71,7 @@ def most_confused_pairs(
         axes.text(
             0,
             y + 0.66,
-            f"{pair['count']} images, {pair['share']:.1%} of the class",
+            f"{pair['count']} images, {pair['fraction']:.1%} of the class",
             fontsize=7.5,
             color=style.QUIET,
         )
