@@ -23,7 +23,7 @@ from vit_finetune.model.saved import class_names, load_model
 from vit_finetune.params import read_params
 from vit_finetune.params.attention import Attention
 from vit_finetune.params.model import Model
-from vit_finetune.style import png
+from vit_finetune.style import font_warnings, png
 
 MOSAICS = 64
 
@@ -66,8 +66,11 @@ def main() -> None:
     write_json("metrics/attention.json", judgement.metrics)
     for name, table in judgement.tables.items():
         write_csv(f"plots/{name}.csv", table)
-    for name, picture in draw_all(filled, judgement, means, grid, classes).items():
+    pictures = draw_all(filled, judgement, means, grid, classes)
+    for name, picture in pictures.items():
         write_bytes(f"plots/{name}.png", png(picture))
+    for warning in font_warnings(pictures.values()):
+        print(f"attention: warning: {warning}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 pictures"""
 
 from vit_finetune.activations.files import MANIFEST, map_activations, split_model_of
+from vit_finetune.charts import render
 from vit_finetune.core.device import set_up_torch
 from vit_finetune.core.files import (
     read_json,
@@ -28,7 +29,7 @@ from vit_finetune.evaluation.predictions import (
 from vit_finetune.model.saved import class_names, load_model
 from vit_finetune.params import read_params
 from vit_finetune.params.evaluate import Evaluate
-from vit_finetune.style import png
+from vit_finetune.style import font_warnings, png
 
 CONFUSED_PAIRS = 6
 
@@ -57,9 +58,6 @@ def main() -> None:
     worst = worst_mistakes(labels, probabilities, evaluate.mistakes)
     pairs = most_confused(counts, classes, CONFUSED_PAIRS)
     pictures = {
-        "confusion": figures.confusion_matrix(counts, classes),
-        "per_class": figures.per_class_bars({row["class"]: row for row in rows}),
-        "reliability": figures.reliability_diagram(bins),
         "mistakes": figures.mistakes(
             images[worst],
             labels[worst],
@@ -77,14 +75,15 @@ def main() -> None:
     )
     for sign in signs:
         print(f"evaluate: warning: {sign}")
-    write_csv(
-        "plots/predictions.csv",
-        prediction_rows(indices, names, labels, predicted, confidence, classes),
-    )
+    table = prediction_rows(indices, names, labels, predicted, confidence, classes)
+    write_csv("plots/predictions.csv", table)
     write_csv("plots/per_class.csv", rows)
     write_csv("plots/reliability.csv", bins)
     for name, picture in pictures.items():
         write_bytes(f"plots/{name}.png", png(picture))
+    for warning in font_warnings(pictures.values()):
+        print(f"evaluate: warning: {warning}")
+    write_bytes("plots/confusion.png", render.png("confusion", table))
 
 
 if __name__ == "__main__":

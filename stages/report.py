@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from vit_finetune.charts import render
 from vit_finetune.core.files import read_csv, read_json, write_text
 from vit_finetune.core.process import run_stage
 from vit_finetune.params import read_params, read_yaml
-from vit_finetune.report.figures import training_curves
 from vit_finetune.report.page import (
     ATTENTION,
     MISTAKES,
@@ -15,9 +15,18 @@ from vit_finetune.report.page import (
     compose,
     locked_versions,
 )
-from vit_finetune.style import png
 
 METRICS = ("subset", "train", "evaluation", "attention")
+CHARTS = {  # picture of the page -> template, table
+    "adaptation": ("history", "adaptation"),
+    "training": ("history", "history"),
+    "class_balance": ("class_balance", "class_balance"),
+    "confusion": ("confusion", "predictions"),
+    "per_class": ("per_class", "per_class"),
+    "reliability": ("reliability", "reliability"),
+    "attention_curves": ("attention_curves", "attention_curves"),
+    "attention_shape": ("attention_blocks", "attention_blocks"),
+}
 PACKAGES = (
     "dvc",
     "torch",
@@ -34,19 +43,14 @@ PACKAGES = (
 def main() -> None:
     # checked; and as it stands in the file
     params, written = read_params(), read_yaml("params.yaml")
-    curves = {
-        "training": training_curves(
-            read_csv("plots/history.csv"), "Training from stored activations"
-        ),
-    }
-    if adaptation := read_csv("plots/adaptation.csv"):
-        curves["adaptation"] = training_curves(adaptation, "Adaptation of the whole backbone")
-    drawn = {"training", "adaptation"}
-    pictures = {
-        name: Path(f"plots/{name}.png").read_bytes()
-        for name in {*MISTAKES, *TEST, *ATTENTION, *TRAINING} - drawn
-    }
-    pictures |= {name: png(picture) for name, picture in curves.items()}
+    pictures = {}
+    for name in (*MISTAKES, *TEST, *ATTENTION, *TRAINING):
+        if name not in CHARTS:
+            pictures[name] = Path(f"plots/{name}.png").read_bytes()
+    for name, (template, table) in CHARTS.items():
+        rows = read_csv(f"plots/{table}.csv")
+        if rows:  # of adaptation.csv: none if the backbone was not adapted
+            pictures[name] = render.svg(template, rows)
     shipped = read_yaml(SHIPPED)
     now, before = (
         {"seed": {"seed": seed}, **{section: values[section] for section in params.tracked()}}

@@ -14,11 +14,11 @@ from vit_finetune.core.files import (
 from vit_finetune.core.process import run_stage
 from vit_finetune.data.checks import COLUMNS, RawData, Tally, problems
 from vit_finetune.data.dataset import balance_rows, class_counts
-from vit_finetune.data.figures import class_balance, sample_grid
+from vit_finetune.data.figures import sample_grid
 from vit_finetune.data.split import handle_leaks, require_every_class, train_val_test
 from vit_finetune.params import read_params
 from vit_finetune.params.subset import Subset
-from vit_finetune.style import png
+from vit_finetune.style import font_warnings, png
 
 PROBLEMS = "plots/image_problems.csv"
 
@@ -55,8 +55,9 @@ def main() -> None:
     sizes = {split: len(labels) for split, labels in labels_by_split.items()}
     write_json("metrics/subset.json", {"images": sizes, "problems": sum(tally.counts.values())})
     write_csv("plots/class_balance.csv", balance_rows(counts))
-    write_bytes("plots/class_balance.png", png(class_balance(counts)))
     write_bytes("plots/samples.png", png(samples))
+    for warning in font_warnings([samples]):
+        print(f"subset: warning: {warning}")
 
 
 if __name__ == "__main__":

@@ -287,7 +287,7 @@ ROWS = [
     },
 ]
 JUDGEMENT = Judgement(
-    {"selfcheck_max_rel_err": 1.24e-6}, {"attention_maps": ROWS}, {}, {}, torch.zeros(2, 1, 1)
+    {"selfcheck_max_rel_err": 1.24e-6}, {"attention_maps": ROWS}, {}, torch.zeros(2, 1, 1)
 )
 
 

@@ -26,6 +26,7 @@ ROOMS = {  # room: the rooms that it may import
     "params": {"core"},
     "intervals": set(),
     "style": set(),
+    "charts": set(),
     "verdict": {"intervals"},
     "data": {"core", "params", "style"},
     "model": {"core"},
