@@ -83,7 +83,8 @@ def main() -> None:
         write_bytes(f"plots/{name}.png", png(picture))
     for warning in font_warnings(pictures.values()):
         print(f"evaluate: warning: {warning}")
-    write_bytes("plots/confusion.png", render.png("confusion", table))
+    cells = render.counted(table, ["actual", "predicted"])
+    write_bytes("plots/confusion.png", render.png("confusion", cells))
 
 
 if __name__ == "__main__":

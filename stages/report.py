@@ -6,22 +6,21 @@ from vit_finetune.charts import render
 from vit_finetune.core.files import read_csv, read_json, write_text
 from vit_finetune.core.process import run_stage
 from vit_finetune.params import read_params, read_yaml
-from vit_finetune.report.page import (
-    ATTENTION,
-    MISTAKES,
-    SHIPPED,
-    TEST,
-    TRAINING,
-    compose,
-    locked_versions,
-)
+from vit_finetune.report.page import SHIPPED, compose, locked_versions
 
 METRICS = ("subset", "train", "evaluation", "attention")
+IMAGES = (
+    "samples",
+    "mistakes",
+    "confused_pairs",
+    "attention_montage",
+    "attention_classes",
+    "attention_blocks",
+)
 CHARTS = {  # picture of the page -> template, table
     "adaptation": ("history", "adaptation"),
     "training": ("history", "history"),
     "class_balance": ("class_balance", "class_balance"),
-    "confusion": ("confusion", "predictions"),
     "per_class": ("per_class", "per_class"),
     "reliability": ("reliability", "reliability"),
     "attention_curves": ("attention_curves", "attention_curves"),
@@ -44,13 +43,14 @@ def main() -> None:
     # checked; and as it stands in the file
     params, written = read_params(), read_yaml("params.yaml")
     pictures = {}
-    for name in (*MISTAKES, *TEST, *ATTENTION, *TRAINING):
-        if name not in CHARTS:
-            pictures[name] = Path(f"plots/{name}.png").read_bytes()
+    for name in IMAGES:
+        pictures[name] = Path(f"plots/{name}.png").read_bytes()
     for name, (template, table) in CHARTS.items():
         rows = read_csv(f"plots/{table}.csv")
-        if rows:  # of adaptation.csv: none if the backbone was not adapted
+        if rows:  # adaptation.csv has none if the backbone was not adapted
             pictures[name] = render.svg(template, rows)
+    predictions = render.counted(read_csv("plots/predictions.csv"), ["actual", "predicted"])
+    pictures["confusion"] = render.svg("confusion", predictions)
     shipped = read_yaml(SHIPPED)
     now, before = (
         {"seed": {"seed": seed}, **{section: values[section] for section in params.tracked()}}

@@ -28,8 +28,8 @@ MISTAKES = {
     "confused_pairs": "The classes that are mixed up most often.",
 }
 TEST = {
-    "confusion": "Rows are the true class; the shade is the share of that class.",
-    "per_class": "Precision: the share of right ones among the images called so. Recall: the share of the class found.",
+    "confusion": "Rows are the true class; the shade is the fraction of that class.",
+    "per_class": "Precision: the fraction of right ones among the images called so. Recall: the fraction of the class found.",
     "reliability": "Above the diagonal the model is better than it says, below it is worse.",
 }
 ATTENTION = {
@@ -223,7 +223,7 @@ def _table(rows: Rows) -> str:
 
 def _figure(picture: bytes, caption: str) -> str:
     data, text = base64.b64encode(picture).decode("ascii"), html.escape(caption)
-    # A chart is SVG. It has its own size and follows the page into the dark.
+    # A chart is SVG: it has a size of its own and follows the page into the dark.
     kind, chart = ("svg+xml", ' class="chart"') if picture.startswith(b"<svg") else ("png", "")
-    picture = f'<img{chart} src="data:image/{kind};base64,{data}" alt="{text}">'
-    return f'<figure><div class="wide">{picture}</div><figcaption>{text}</figcaption></figure>'
+    image = f'<img{chart} src="data:image/{kind};base64,{data}" alt="{text}">'
+    return f'<figure><div class="wide">{image}</div><figcaption>{text}</figcaption></figure>'
