@@ -264,7 +264,7 @@ ROWS = [
     {"map": "centre", "n": 9, "verdict": ""},
 ]
 JUDGEMENT = Judgement(
-    {"selfcheck_max_rel_err": 1.24e-6}, {"attention_maps": ROWS}, {}, {}, torch.zeros(2, 1, 1)
+    {"selfcheck_max_rel_err": 1.24e-6}, {"attention_maps": ROWS}, {}, torch.zeros(2, 1, 1)
 )
 
 

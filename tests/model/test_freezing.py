@@ -4,11 +4,10 @@ name."""
 import pytest
 import timm
 import torch
-from tests.training.examples import make_trainer
 
 from tests.model.small import SMALL, randomised, split_model_of, store
 from tests.small_vits import pictures
-from tests.training.examples import plain_settings
+from tests.training.examples import make_trainer, plain_settings
 from vit_finetune.core.errors import UserError
 from vit_finetune.model.freezing import count_parameters, freeze
 
