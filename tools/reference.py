@@ -34,7 +34,7 @@ sys.path.insert(0, str(ROOT / "src"))
 from vit_finetune.core.files import read_csv  # noqa: E402
 from vit_finetune.intervals import mean  # noqa: E402
 from vit_finetune.params import SECTIONS, SEED, read_yaml, section_schema  # noqa: E402
-from vit_finetune.report.headline import maps_judged  # noqa: E402
+from vit_finetune.report.headline import map_rows  # noqa: E402
 from vit_finetune.verdict import in_words, verdict  # noqa: E402
 
 
@@ -137,7 +137,7 @@ def headline_text() -> str:
 
 def attention_table() -> str:
     maps = read_csv(ROOT / "plots/attention_maps.csv")
-    header, *rows = maps_judged(maps)
+    header, *rows = map_rows(maps)
     lines = [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
     lines[1] = lines[1].replace(" ", "")
     return "\n".join([*lines, "", verdict(maps)])

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from vit_finetune.attention.pixels import spotlight
 from vit_finetune.core.device import set_up_torch
 from vit_finetune.core.errors import UserError, readable_errors
-from vit_finetune.core.files import write_bytes
+from vit_finetune.core.files import write_bytes, write_text
 from vit_finetune.data.image_files import (
     UNREADABLE,
     around_crop,
@@ -30,7 +30,8 @@ from vit_finetune.data.image_files import (
 )
 from vit_finetune.model.build import preprocessing
 from vit_finetune.model.saved import load_model, trained_config
-from vit_finetune.predict_page import card, note_of, write_page
+from vit_finetune.pages.cards import Card
+from vit_finetune.predict_page import prediction_card, predictions_page
 
 BATCH = 32  # images; the result does not depend on it
 DEFAULT_MAP = "relevance"
@@ -226,7 +227,7 @@ def check_map(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> list[str]:
     """Print a line for each image, and return what could not be read."""
     unreadable: list[str] = []
-    cards: list[str] = []
+    cards: list[Card] = []
     check_map(args)
     predictor = Predictor(Path(args.model), args.device)
     label, against = asked_classes(args, predictor)
@@ -251,13 +252,16 @@ def run(args: argparse.Namespace) -> list[str]:
             if args.page:
                 assert image.seen is not None
                 pictures = image.seen, spotlight(image.seen, painted)
-                cards.append(card(image.name, *pictures, predictor.classes[drawn], answer["top"]))
+                cards.append(
+                    prediction_card(image.name, *pictures, predictor.classes[drawn], answer["top"])
+                )
             shown = ", ".join(
                 f"{entry['label']} {entry['probability']:.3f}" for entry in answer["top"]
             )
             print(json.dumps(answer) if args.json else f"{image.name}: {shown}", flush=True)
     if args.page:
-        write_page(args.page, cards, note_of(args.map or DEFAULT_MAP, args.against))
+        page = predictions_page(cards, args.map or DEFAULT_MAP, args.against)
+        write_text(args.page, page)
     return unreadable
 
 

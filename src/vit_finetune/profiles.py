@@ -20,7 +20,7 @@ from typing import Any
 from vit_finetune.core.errors import UserError, readable_errors
 from vit_finetune.core.files import write_bytes, write_text
 from vit_finetune.params import check_params, read_yaml
-from vit_finetune.report.headline import headline, table, warnings_of
+from vit_finetune.report.headline import collect_warnings, headline, table
 
 PROFILES, RUNS = Path("profiles"), Path(".run")
 RUNNING = "profile-{}-running"  # the experiment's name until it has succeeded
@@ -197,7 +197,7 @@ def report(name: str) -> None:
         "plots, side by side": f"dvc plots diff HEAD {name}",
         "into the work tree": f"dvc exp apply {name}",
     }
-    signs = "".join(f"warning: {sign}\n" for sign in warnings_of(metrics))
+    signs = "".join(f"warning: {sign}\n" for sign in collect_warnings(metrics))
     print(f"\n{table(headline(metrics))}\n{signs}\n{table(list(commands.items()))}")
 
 

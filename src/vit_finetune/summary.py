@@ -8,7 +8,7 @@ from typing import Any
 
 from vit_finetune.core.errors import readable_errors
 from vit_finetune.core.files import read_json
-from vit_finetune.report.headline import headline, table, warnings_of
+from vit_finetune.report.headline import collect_warnings, headline, table
 
 WHERE = (
     ("metrics", "dvc metrics show"),
@@ -50,7 +50,7 @@ if __name__ == "__main__":
         metrics = {
             name: read_json(f"metrics/{name}.json") for name in ("train", "evaluation", "attention")
         }
-        signs = "".join(f"warning: {sign}\n" for sign in warnings_of(metrics))
+        signs = "".join(f"warning: {sign}\n" for sign in collect_warnings(metrics))
         if stages := outdated(read_status()):
             signs += f"warning: an earlier run has these numbers; {', '.join(stages)} changed since: dvc repro\n"
         print(f"\n{table(headline(metrics))}\n{signs}\n{table(list(WHERE))}")

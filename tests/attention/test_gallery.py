@@ -1,6 +1,6 @@
 """The gallery holds what the model computed on each image, and hands it on unchanged."""
 
-import json
+import html
 from dataclasses import replace
 
 import numpy as np
@@ -110,7 +110,7 @@ def test_a_gallery_above_the_stated_sizes_keeps_some_blocks_and_says_which(monke
         assert file.get_tensor("blocks").tolist() == [0, 2, 3]
     gallery.write_page(tmp_path / "index.html", small, GRID, ["a", "b", "c"], ("CLS",), JUDGEMENT)
     sentence = "the page holds of 4 blocks only 0, 3 and the mean over each block's 3 heads alone."
-    assert sentence in (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert sentence in html.unescape((tmp_path / "index.html").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def test_the_facts_of_the_page_are_those_of_the_judgement(filled, tmp_path):
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "rollout: score minus that of a centred Gaussian" in text
     assert "What the model attends to" in text
-    assert f'"summary": {json.dumps(in_words(ROWS))}' in text
+    assert in_words(ROWS) in text
 
 
 def test_the_page_opens_on_the_surest_right_image_and_the_map_that_deserves_most_trust(filled):

@@ -56,16 +56,20 @@ def records():
     return [make_record(rng), make_record(rng, label=3, box=CROPPED_ENDS)]
 
 
-def render(records, **changes):
-    arguments = {
+AXES = module.Axes(classes=CLASSES, prefix_names=PREFIX, methods=METHODS, pairs=PAIRS)
+
+
+def compose(records, axes=AXES, **changes):
+    words = {
         "title": "A & <title>",
-        "classes": CLASSES,
-        "prefix_names": PREFIX,
-        "methods": METHODS,
-        "pairs": PAIRS,
+        "summary": "Better: <relevance>.",
+        "facts": [("self-check", "<8e-07>")],
     }
-    facts = {"summary": "Better: <relevance>.", "facts": [("self-check", "<8e-07>")]}
-    return module.render(records, **(arguments | facts | changes))
+    return module.compose(records, axes, **(words | changes))
+
+
+def with_axes(**changes):
+    return dataclasses.replace(AXES, **changes)
 
 
 # ---- without a browser
@@ -103,7 +107,7 @@ def test_attention_that_is_negative_or_not_finite_is_refused(bad):
 
 def test_equal_records_give_the_same_bytes(records):
     again = make_record(np.random.default_rng(0))
-    assert render(records) == render([again, records[1]])
+    assert compose(records) == compose([again, records[1]])
 
 
 def smooth_features(rng):
@@ -132,7 +136,10 @@ def test_an_image_of_a_small_vit_takes_less_than_a_megabyte_and_a_half():
         box=(0, 0, 32, 32),
     )
     methods = dict.fromkeys("abcd", "")
-    page = render([record], classes=list("0123456789"), prefix_names=["CLS"], methods=methods)
+    page = compose(
+        [record],
+        module.Axes(classes=list("0123456789"), prefix_names=["CLS"], methods=methods),
+    )
     image = page[page.index('"levels": "') :].split('"')[3]
     assert 40 < effective < 70
     assert len(image) < 1_500_000
@@ -141,16 +148,16 @@ def test_an_image_of_a_small_vit_takes_less_than_a_megabyte_and_a_half():
 
 
 def test_names_cannot_break_out_of_the_page(records):
-    page = render(records, note="{{title}} </script><script>")
+    page = compose(records, summary="{{title}} </script><script>")
     assert page.count("</script>") == 2
     assert "<title>A &amp; &lt;title&gt;</title>" in page
     assert "<b>&" not in page
-    assert "{{title}} \\u003c/script>" in page
+    assert "{{title}} &lt;/script&gt;" in page
 
 
 def test_the_page_has_no_address_to_load_from(records):
     assert not re.search(
-        r"https?:|src=|@import|url\(", re.sub(r'"[A-Za-z0-9+/=]{40,}"', "", render(records))
+        r"https?:|src=|@import|url\(", re.sub(r'"[A-Za-z0-9+/=]{40,}"', "", compose(records))
     )
 
 
@@ -181,14 +188,14 @@ def test_the_page_has_no_address_to_load_from(records):
 )
 def test_a_record_that_does_not_fit_the_others_is_refused_by_its_number(records, change, message):
     with pytest.raises(ValueError, match=message):
-        render([records[0], dataclasses.replace(records[1], **change)])
+        compose([records[0], dataclasses.replace(records[1], **change)])
 
 
 def test_a_page_without_images_or_without_methods_is_refused(records):
     with pytest.raises(ValueError, match="at least one image"):
-        render([])
+        compose([])
     with pytest.raises(ValueError, match="at least one method"):
-        render(records, methods={})
+        compose(records, with_axes(methods={}))
 
 
 # ---- in a real browser
@@ -237,7 +244,7 @@ class Page:
         self.actions().move_to_element_with_offset(stage, across, down).perform()
 
     def row(self):
-        return np.array(self.js("viewer.row()")), np.array(self.js("viewer.steps()"))
+        return np.array(self.js("shown.values")), np.array(self.js("shown.steps"))
 
     def colours(self):
         """RGBA of the canvas in the middle of every patch of the first image (ROWS * COLUMNS,
@@ -277,7 +284,7 @@ def token(row, column):
 @pytest.fixture(scope="module")
 def address(records, tmp_path_factory) -> str:
     path: Path = tmp_path_factory.mktemp("page") / "page.html"
-    path.write_text(render(records), encoding="utf-8")
+    path.write_text(compose(records), encoding="utf-8")
     return path.as_uri()
 
 
@@ -496,7 +503,9 @@ def test_a_class_has_no_rival_in_itself_and_a_map_that_knows_no_class_has_none(p
 
 def test_without_contrasts_there_is_no_second_class(driver, records, tmp_path):
     (tmp_path / "page.html").write_text(
-        render([dataclasses.replace(record, contrasts={}) for record in records], pairs=())
+        compose(
+            [dataclasses.replace(record, contrasts={}) for record in records], with_axes(pairs=())
+        )
     )
     page = open_page(driver, (tmp_path / "page.html").as_uri())
     page.choose("views", "relevance")
@@ -545,7 +554,7 @@ def test_the_strip_shows_every_head_of_every_block_for_the_chosen_token(page, re
 
 
 def test_the_page_opens_on_the_image_and_the_map_that_it_is_given(driver, records, tmp_path):
-    (tmp_path / "page.html").write_text(render(records, start=(1, "relevance")), encoding="utf-8")
+    (tmp_path / "page.html").write_text(compose(records, start=(1, "relevance")), encoding="utf-8")
     page = open_page(driver, (tmp_path / "page.html").as_uri())
     assert page.js("[viewer.state.image, viewer.state.view]") == [1, "relevance"]
     assert page.js("document.querySelector('[name=gallery]:checked').value") == "1"
@@ -602,7 +611,9 @@ def test_a_page_of_a_few_blocks_and_the_mean_over_heads_says_so_and_works(
 ):
     small = [dataclasses.replace(one, attn=one.attn.mean(axis=1, keepdims=True)) for one in records]
     path = tmp_path / "page.html"
-    path.write_text(render(small, kept=Kept((0, 11), 12, HEADS, each_head=False)), encoding="utf-8")
+    path.write_text(
+        compose(small, with_axes(kept=Kept((0, 11), 12, HEADS, each_head=False))), encoding="utf-8"
+    )
     page = open_page(driver, path.as_uri() + "#image=0&view=attention&block=1&head=max")
     missing = "the page holds of 12 blocks only 0, 11 and the mean over each block's 3 heads alone."
     assert page.text("#note").endswith(missing)
@@ -631,7 +642,7 @@ def test_bars_that_were_added_to_the_image_carry_no_map_and_set_no_scale(driver,
         maps={**records[0].maps, "relevance": high},
         content=(0, round(top + (bottom - top) / ROWS), 40, round(bottom)),
     )
-    (tmp_path / "page.html").write_text(render([record]), encoding="utf-8")
+    (tmp_path / "page.html").write_text(compose([record]), encoding="utf-8")
     page = open_page(driver, (tmp_path / "page.html").as_uri())
     page.choose("views", "relevance")
     colours = page.colours().reshape(ROWS, COLUMNS, 4)

@@ -25,6 +25,7 @@ ROOMS = {  # room: the rooms that it may import
     "core": set(),
     "params": {"core"},
     "intervals": set(),
+    "pages": set(),
     "style": set(),
     "verdict": {"intervals"},
     "data": {"core", "params", "style"},
@@ -32,8 +33,8 @@ ROOMS = {  # room: the rooms that it may import
     "activations": {"core", "model"},
     "training": {"core", "params", "model", "activations"},
     "evaluation": {"core", "intervals", "style", "model", "activations"},
-    "attention": {"core", "intervals", "style", "verdict", "model"},
-    "report": {"core", "params", "intervals", "style", "verdict"},
+    "attention": {"core", "intervals", "pages", "style", "verdict", "model"},
+    "report": {"core", "params", "intervals", "pages", "style", "verdict"},
 }
 # for the command line; they may import any room
 TOOLS = {"predict", "predict_page", "export", "profiles", "summary"}
