@@ -7,7 +7,7 @@ import pytest
 from markupsafe import escape
 from ruamel.yaml import YAML
 
-from tests.browser import chromium
+from tests.browser import chromium, set_screen
 from tests.project import ROOT
 from vit_finetune.core.errors import UserError
 from vit_finetune.report.figures import training_curves
@@ -155,7 +155,10 @@ def test_every_picture_is_inside_the_page_over_its_caption(metrics):
 
 
 def test_versions_are_those_of_the_lock_file():
-    lock = "numpy==2.1.0 ; python_version > '3' \\\n    --hash=sha256:aa\ntorch==2.15.0 \\\n    # via x==1\n"
+    lock = (
+        "numpy==2.1.0 ; python_version > '3' \\\n    --hash=sha256:aa\n"
+        "torch==2.15.0 \\\n    # via x==1\n"
+    )
     assert locked_versions(lock, ["torch", "numpy"]) == {"torch": "2.15.0", "numpy": "2.1.0"}
     with pytest.raises(UserError, match=r"does not pin timm, x; run make lock"):
         locked_versions(lock, ["timm", "x"])
@@ -165,8 +168,7 @@ def test_it_fits_a_screen_and_a_phone_and_asks_the_network_for_nothing(metrics, 
     (tmp_path / "report.html").write_text(page(metrics, title="A" * 200), encoding="utf-8")
     with chromium(1280, 900) as driver:
         for width in (1280, 390):
-            size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-            driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+            set_screen(driver, width, 900)
             driver.get((tmp_path / "report.html").as_uri())
             assert (
                 driver.execute_script("return [innerWidth, document.documentElement.scrollWidth]")
@@ -178,9 +180,8 @@ def test_it_fits_a_screen_and_a_phone_and_asks_the_network_for_nothing(metrics, 
             assert len(sizes) == len(PICTURES)
             # letters stay legible
             assert all(natural > 0 and shown >= 500 for natural, shown in sizes)
-            loaded = driver.execute_script(
-                "return performance.getEntriesByType('resource').map(e => e.name)"
-            )
+            script = "return performance.getEntriesByType('resource').map(e => e.name)"
+            loaded = driver.execute_script(script)
             assert [name for name in loaded if not name.startswith("data:")] == []
         assert driver.get_log("browser") == []
 
@@ -188,8 +189,8 @@ def test_it_fits_a_screen_and_a_phone_and_asks_the_network_for_nothing(metrics, 
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
-        (0, "0"), (1, "1"), (False, "false"), (True, "true"), (None, "null"), (0.0, "0.0"), (1.0, "1.0"),
-        (1e-05, "1e-05"), ("all", "all"), ("José", "José"),
+        (0, "0"), (1, "1"), (False, "false"), (True, "true"), (None, "null"), (0.0, "0.0"),
+        (1.0, "1.0"), (1e-05, "1e-05"), ("all", "all"), ("José", "José"),
         (["blocks.*.attn.*", "!*.bias"], '["blocks.*.attn.*", "!*.bias"]'),
     ],
 )  # fmt: skip

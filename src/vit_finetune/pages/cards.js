@@ -49,18 +49,26 @@ function distance(key, shown) {
   return steps[key] ?? 0;
 }
 
-function moveByKey(event) {
+/** The card that a key leads to, from a card or from where nothing has the focus. */
+function targetOf(event) {
   const shown = shownCards();
+  if (event.target === document.body) {
+    return event.key === "ArrowRight" ? shown[0] : undefined;
+  }
   const place = shown.indexOf(event.target);
-  if (place < 0 || event.altKey || event.ctrlKey || event.metaKey) {
+  const step = distance(event.key, shown);
+  return place >= 0 && step !== 0 ? shown[place + step] : undefined;
+}
+
+function moveByKey(event) {
+  if (event.altKey || event.ctrlKey || event.metaKey) {
     return;
   }
-  const target = shown[place + distance(event.key, shown)];
-  if (target === undefined || target === event.target) {
-    return;
+  const target = targetOf(event);
+  if (target !== undefined) {
+    event.preventDefault();
+    target.focus();
   }
-  event.preventDefault();
-  target.focus();
 }
 
 for (const control of controls) {

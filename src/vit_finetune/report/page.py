@@ -36,7 +36,8 @@ TEST = {
 ATTENTION = {
     "attention_montage": "Right and wrong predictions, with every map of the predicted class.",
     "faithfulness": (
-        "The probability of the predicted class as patches are removed or shown in each map's order."
+        "The probability of the predicted class as patches are removed or shown in the order of "
+        "each map."
     ),
     "attention_classes": "The mean map of the images predicted as each class.",
     "attention_blocks": "One image: where every head of every block looks.",
