@@ -13,7 +13,7 @@ help:
 	@echo "make clean   remove what interrupted runs and tools left; results and DVC's cache stay"
 	@echo "make test    set up, run the quick tests of every room"
 	@echo "make test-all  the quick tests, then the slow ones"
-	@echo "make lint    ruff and mypy"
+	@echo "make lint    ruff and mypy for Python, deno for JavaScript and CSS"
 	@echo "make lock    pin every package anew in requirements.lock"
 
 # The environment is complete when its stamp is newer than the lock.
@@ -58,6 +58,9 @@ lint: setup
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
+	$(RUN) deno lint
+	$(RUN) deno fmt --check
+	$(RUN) deno check src
 
 lock:
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 --extra dev pyproject.toml -o requirements.lock

@@ -40,9 +40,15 @@ def chromium(width: int, height: int) -> Iterator["WebDriver"]:  # noqa: F821
         service = webdriver.ChromeService(executable_path=str(DRIVER))
         driver = webdriver.Chrome(options=options, service=service)
         try:
-            # a window cannot be narrower than some 500 pixels, but the page in it can
-            size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-            driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+            set_screen(driver, width, height)
             yield driver
         finally:
             driver.quit()
+
+
+def set_screen(driver, width, height, scale=1, phone=False):
+    """The size of the page in CSS pixels. A window cannot be narrower than some 500 pixels, but the
+    page in it can."""
+    size = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": phone}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": phone})

@@ -353,7 +353,7 @@ def test_options_of_the_map_that_do_not_go_together_are_one_line(
 def test_one_page_shows_every_image_with_its_classes_and_its_map(model, images, tmp_path, call):
     """The map as bright as it is high, in a browser that loads nothing; names are text and never
     markup."""
-    odd = tmp_path / "a <b> & c.png"
+    odd = tmp_path / "a <b> & \"c'.png"
     odd.write_bytes((images / "0.png").read_bytes())
     status, lines, _ = call(
         "predict", "--model", model, "--json", "--page", tmp_path / "page.html", odd, images
@@ -371,10 +371,14 @@ def test_one_page_shows_every_image_with_its_classes_and_its_map(model, images, 
         sizes = driver.execute_script(
             "return [...document.images].map(image => image.naturalWidth)"
         )
+        data = driver.execute_script(
+            "return [...document.querySelectorAll('.card')].map(c => [c.dataset.name, c.dataset.predicted])"
+        )
         assert driver.get_log("browser") == []
     rows = [json.loads(line) for line in lines]
     assert [text[0] for text in shown] == [row["image"] for row in rows]
     assert [text[1] for text in shown] == [row["label"] for row in rows]
+    assert data == [[row["image"], row["label"]] for row in rows]
     assert len(sizes) == 8
     assert all(sizes)
 

@@ -40,7 +40,7 @@ from vit_finetune.core.files import read_csv  # noqa: E402
 from vit_finetune.intervals import mean  # noqa: E402
 from vit_finetune.params import KEYS, Params, read_yaml  # noqa: E402
 from vit_finetune.profiles import flatten  # noqa: E402
-from vit_finetune.report.headline import maps_judged  # noqa: E402
+from vit_finetune.report.headline import map_rows  # noqa: E402
 from vit_finetune.verdict import in_words, verdict  # noqa: E402
 
 
@@ -140,7 +140,7 @@ def headline_text() -> str:
 
 def attention_table() -> str:
     maps = read_csv(ROOT / "plots/attention_maps.csv")
-    header, *rows = maps_judged(maps)
+    header, *rows = map_rows(maps)
     lines = [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
     lines[1] = lines[1].replace(" ", "")
     return "\n".join([*lines, "", verdict(maps)])

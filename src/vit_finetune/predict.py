@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from vit_finetune.attention.pixels import spotlight
 from vit_finetune.core.device import set_up_torch
 from vit_finetune.core.errors import UserError, readable_errors
-from vit_finetune.core.files import write_bytes
+from vit_finetune.core.files import write_bytes, write_text
 from vit_finetune.data.image_files import (
     UNREADABLE,
     around_crop,
@@ -30,7 +30,8 @@ from vit_finetune.data.image_files import (
 )
 from vit_finetune.model.build import preprocessing
 from vit_finetune.model.saved import load_model, trained_config
-from vit_finetune.predict_page import card, note_of, write_page
+from vit_finetune.pages.cards import Card
+from vit_finetune.predict_page import prediction_card, predictions_page
 
 BATCH = 32  # images; the result does not depend on it
 DEFAULT_MAP = "relevance"
@@ -269,7 +270,7 @@ def run(args: argparse.Namespace) -> list[str]:
     predictor = Predictor(Path(args.model), args.device)
     request = map_request(args, predictor)
     draws = bool(args.attention or args.page)
-    cards: list[str] = []
+    cards: list[Card] = []
     unreadable: list[str] = []
     photographs = read_images(predictor, args.images, draws, unreadable)
     for number, (photograph, probabilities) in enumerate(predict(predictor, photographs)):
@@ -293,11 +294,17 @@ def run(args: argparse.Namespace) -> list[str]:
             assert photograph.shown is not None
             lit = spotlight(photograph.shown, painted)
             cards.append(
-                card(photograph.name, photograph.shown, lit, answer["map_class"], answer["top"])
+                prediction_card(
+                    photograph.name,
+                    photograph.shown,
+                    lit,
+                    answer["map_class"],
+                    answer["top"],
+                )
             )
         print(json.dumps(answer) if args.json else in_words(answer), flush=True)
     if args.page:
-        write_page(args.page, cards, note_of(request.method, args.against))
+        write_text(args.page, predictions_page(cards, request.method, args.against))
     return unreadable
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from vit_finetune.core.errors import UserError, readable_errors
 from vit_finetune.core.files import write_bytes, write_text
 from vit_finetune.params import check_params, read_yaml
-from vit_finetune.report.headline import warnings_of
+from vit_finetune.report.headline import collect_warnings
 from vit_finetune.summary import METRICS, summarise
 
 PROFILES = Path("profiles")
@@ -215,7 +215,7 @@ def run(name: str) -> None:
         ("plots, side by side", f"dvc plots diff HEAD {name}"),
         ("into the work tree", f"dvc exp apply {name}"),
     ]
-    print(summarise(metrics, warnings_of(metrics), where))
+    print(summarise(metrics, collect_warnings(metrics), where))
 
 
 if __name__ == "__main__":

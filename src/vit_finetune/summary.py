@@ -9,7 +9,7 @@ from typing import Any
 
 from vit_finetune.core.errors import readable_errors
 from vit_finetune.core.files import read_json
-from vit_finetune.report.headline import headline, table, warnings_of
+from vit_finetune.report.headline import collect_warnings, headline, table
 
 METRICS = ("train", "evaluation", "attention")
 WHERE = [
@@ -63,7 +63,7 @@ def summarise(
 
 def main() -> None:
     metrics = {name: read_json(f"metrics/{name}.json") for name in METRICS}
-    warnings = warnings_of(metrics)
+    warnings = collect_warnings(metrics)
     stages = outdated(read_status())
     if stages:
         warnings.append(

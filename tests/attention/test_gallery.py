@@ -1,6 +1,6 @@
 """The gallery holds what the model computed on each image, and hands it on unchanged."""
 
-import json
+import html
 from dataclasses import replace
 
 import numpy as np
@@ -117,7 +117,7 @@ def test_a_gallery_above_the_stated_sizes_keeps_some_blocks_or_mean_heads_and_sa
     assert text.endswith(f"prefix tokens: CLS; blocks: {' '.join(map(str, blocks))} of 4")
     gallery.write_page(tmp_path / "index.html", small, GRID, ["a", "b", "c"], ("CLS",), JUDGEMENT)
     sentence = "the page holds of 4 blocks only 0, 3 and the mean over each block's 3 heads alone."
-    assert sentence in (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert sentence in html.unescape((tmp_path / "index.html").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_the_facts_of_the_page_are_those_of_the_judgement(filled, tmp_path):
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "rollout: score minus that of a centred Gaussian" in text
     assert "What the model attends to" in text
-    assert f'"summary": {json.dumps(in_words(ROWS))}' in text
+    assert in_words(ROWS) in text
 
 
 def test_the_page_opens_on_the_surest_right_image_and_the_map_that_deserves_most_trust(filled):

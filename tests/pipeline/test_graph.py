@@ -29,6 +29,7 @@ ROOMS = {  # room: the rooms that it may import
     "params": {"core"},
     "stage": {"core", "params"},
     "intervals": set(),
+    "pages": set(),
     "style": set(),
     "charts": set(),
     "verdict": {"intervals"},
@@ -37,8 +38,8 @@ ROOMS = {  # room: the rooms that it may import
     "activations": {"core", "model"},
     "training": {"core", "params", "model", "activations"},
     "evaluation": {"core", "intervals", "style", "model", "activations"},
-    "attention": {"core", "intervals", "style", "verdict", "model"},
-    "report": {"core", "params", "intervals", "style", "verdict"},
+    "attention": {"core", "intervals", "pages", "style", "verdict", "model"},
+    "report": {"core", "params", "intervals", "pages", "style", "verdict"},
 }
 # `adapt` reads them to refuse or to warn before the work, what `embed` or `train` would say after it
 CHECKED_EARLY = {"adapt": keys_of("freeze")}

@@ -1,6 +1,6 @@
 """The headline numbers say what the metrics say."""
 
-from vit_finetune.report.headline import headline, interval, maps_judged, table, warnings_of
+from vit_finetune.report.headline import collect_warnings, headline, interval, map_rows, table
 
 METRICS = {
     "train": {
@@ -42,11 +42,11 @@ def test_every_headline_number_is_that_of_the_metrics():
 
 
 def test_warnings_are_those_of_training_then_those_of_the_evaluation():
-    assert warnings_of({"evaluation": {"warning": "c"}, "train": {"warning": "a; b"}}) == [
+    assert collect_warnings({"evaluation": {"warning": "c"}, "train": {"warning": "a; b"}}) == [
         "a; b",
         "c",
     ]
-    assert warnings_of({"evaluation": {}, "train": {}}) == []
+    assert collect_warnings({"evaluation": {}, "train": {}}) == []
 
 
 def test_an_interval_is_its_mean_and_both_ends_with_signs_where_asked():
@@ -61,12 +61,12 @@ def test_each_map_has_a_row_with_its_numbers_and_the_header_says_what_is_good():
         {"map": "rollout", "n": "48", "verdict": "no better", **rollout},
         {"map": "centre", "verdict": ""},
     ]
-    assert maps_judged(rows) == [
+    assert map_rows(rows) == [
         [
             "map (n = 48)",
             "score minus a random map's, should be above 0",
             "score minus the Gaussian's, should be above 0",
-            "share in the quadrant of the class, 0.25 by chance",
+            "fraction in the quadrant of the class, 0.25 by chance",
             "correlation with itself, classifier shuffled, should be far below 1",
             "against the Gaussian",
         ],

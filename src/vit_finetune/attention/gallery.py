@@ -26,7 +26,7 @@ from vit_finetune.attention.maps import (
     joined,
     readout_maps,
 )
-from vit_finetune.attention.page import Record, render
+from vit_finetune.attention.page import Axes, Record, compose
 from vit_finetune.attention.pixels import PixelGrid
 from vit_finetune.attention.sample import PredictedImages, Preprocess, Sample, draw_for_classes
 from vit_finetune.attention.walk import BlockAttention, Walk
@@ -288,17 +288,20 @@ def write_page(
     judgement: Judgement,
 ) -> None:
     """The interactive page."""
-    page = render(
-        page_records(gallery, grid),
-        title="What the model attends to",
+    axes = Axes(
         classes=classes,
         prefix_names=prefix,
         methods=METHODS,
+        pairs=[*gallery.contrasts],
+        kept=gallery.on_page,
+    )
+    page = compose(
+        page_records(gallery, grid),
+        axes,
+        title="What the model attends to",
         summary=in_words(judgement.tables["attention_maps"]),
         facts=facts(judgement),
         start=opening(gallery, judgement),
-        pairs=[*gallery.contrasts],
-        kept=gallery.on_page,
     )
     path.write_text(page, encoding="utf-8")
 

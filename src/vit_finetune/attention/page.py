@@ -1,18 +1,14 @@
-"""One self-contained HTML page in which a reader explores the attention of a few images.
+"""One HTML page in which a reader explores the attention of a few images.
 
 Letters: L blocks, H heads, T tokens (prefix tokens, then the patches row by row), Gh x Gw patch
-grid, K classes.
+grid, K classes, P pairs of classes.
 """
 
 import base64
-import html
 import io
-import json
-import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,11 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vit_finetune.attention.kept import Kept
+from vit_finetune.pages.render import data_uri, render
 
-TEMPLATE = Path(__file__).with_suffix(".html")
-OWN_TAB = "attention"  # the tab of the matrices themselves
+MATRICES = "attention"  # the view of the matrices themselves, beside those of the methods
 TOP_LEVEL = 255  # of an attention value: 8 bits
-NOTE = "Attention shows where a block reads from. It is not by itself an explanation of the prediction."
 
 Floats = NDArray[np.floating]
 Bytes = NDArray[np.uint8]
@@ -50,64 +45,74 @@ class Record:
     contrasts: Mapping[str, Floats] = field(default_factory=dict)
 
 
-def render(
+@dataclass(frozen=True, kw_only=True)
+class Axes:
+    """What the numbers along the axes of all records mean.
+
+    Attributes:
+        classes: names of the K classes.
+        prefix_names: names of the tokens before the patches.
+        methods: each method, in the order of the views, with a sentence that says what it shows.
+        pairs: the P pairs of classes, the smaller number first, of which the records hold
+            contrasts.
+        kept: which blocks and heads the records hold, if not all.
+    """
+
+    classes: Sequence[str]
+    prefix_names: Sequence[str]
+    methods: Mapping[str, str]
+    pairs: Sequence[tuple[int, int]] = ()
+    kept: Kept | None = None
+
+
+def compose(
     records: Iterable[Record],
+    axes: Axes,
     *,
     title: str,
-    classes: Sequence[str],
-    prefix_names: Sequence[str],
-    methods: Mapping[str, str],
     summary: str,
     facts: Sequence[tuple[str, str]],
-    start: tuple[int, str] = (0, OWN_TAB),
-    pairs: Sequence[tuple[int, int]] = (),
-    note: str = NOTE,
-    kept: Kept | None = None,
+    start: tuple[int, str] = (0, MATRICES),
 ) -> str:
-    """The page as text; equal arguments give equal bytes, and the page never asks the network for
-    anything.
+    """The page as text; equal arguments give equal bytes.
 
-    `methods` maps each method, in the order of its tab, to a sentence that says what it shows;
-    `summary` is a sentence that unfolds into `facts`, (name, value) pairs; `start` is the image and
-    the tab that the page opens on; `pairs` are the P pairs of classes, the smaller number first, of
-    which the records hold contrasts; `kept` says which blocks and heads the records hold, if not
-    all, and the page names what it leaves out. Raises ValueError when a record does not fit the
-    others.
+    Args:
+        summary: a sentence that unfolds into `facts`, names and values.
+        start: the image and the view that the page opens on.
+
+    Raises:
+        ValueError: a record does not fit the others, or there is none.
     """
-    images, layouts = [], []
+    images = []
+    shapes = []
     for number, record in enumerate(records):
-        layouts.append(
-            _layout(record, number, len(classes), len(prefix_names), list(methods), len(pairs))
-        )
-        images.append(_describe(record, methods))
-        if layouts[number] != layouts[0]:
-            raise ValueError(f"image {number} has {layouts[number]}, but image 0 has {layouts[0]}")
+        shapes.append(_check_shapes(record, number, axes))
+        images.append(_describe(record, axes.methods))
+        if shapes[number] != shapes[0]:
+            raise ValueError(f"image {number} has {shapes[number]}, but image 0 has {shapes[0]}")
     if not images:
         raise ValueError("the page needs at least one image, but there are no records")
-    depth, heads = layouts[0]["shape"][:2]
-    kept = kept or Kept(tuple(range(depth)), depth, heads)
+    depth, heads, _ = shapes[0]["shape"]
+    kept = axes.kept or Kept(tuple(range(depth)), depth, heads)
     data = {
-        **{
-            "title": title,
-            "note": f"{note} {kept.left_out}".rstrip(),
-            "summary": summary,
-            "facts": list(facts),
-        },
-        "classes": list(classes),
-        "prefix": list(prefix_names),
-        "methods": dict(methods),
-        **layouts[0],
-        **{"blocks": kept.blocks, "depth": kept.depth, "meanHeads": not kept.each_head},
-        **{"start": start, "pairs": list(pairs)},
+        **shapes[0],
+        "blocks": kept.blocks,
+        "depth": kept.depth,
+        "meanHeads": not kept.each_head,
+        "classes": list(axes.classes),
+        "prefix": list(axes.prefix_names),
+        "methods": dict(axes.methods),
+        "pairs": list(axes.pairs),
+        "start": start,
         "images": images,
     }
-    # "<" could end the script element early; inside JSON its escape means the same
-    parts = {
-        "title": html.escape(title),
-        "data": json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
-    }
-    return re.sub(
-        r"\{\{(title|data)\}\}", lambda found: parts[found[1]], TEMPLATE.read_text("utf-8")
+    return render(
+        "attention/page.html",
+        title=title,
+        summary=summary,
+        facts=facts,
+        left_out=kept.left_out,
+        data=data,
     )
 
 
@@ -123,42 +128,52 @@ def quantise(attn: Floats) -> tuple[Bytes, Floats]:
         raise ValueError("attention must be finite and not negative, but it is not")
     bits = attn.max(axis=-1).astype(np.float32).view(np.uint32)
     scale = ((bits + 0xFFFF) & 0xFFFF0000).astype(np.uint32).view(np.float32)
-    share = attn / np.where(scale > 0, scale, 1)[..., None]
-    return np.rint(TOP_LEVEL * np.sqrt(share)).astype(np.uint8), scale
+    fraction = attn / np.where(scale > 0, scale, 1)[..., None]
+    return np.rint(TOP_LEVEL * np.sqrt(fraction)).astype(np.uint8), scale
 
 
-def _layout(
-    record: Record, number: int, classes: int, prefix: int, methods: Sequence[str], pairs: int
-) -> dict[str, tuple[int, ...]]:
-    """Grid (Gh, Gw) and (L, H, T) of a record, or ValueError with what was expected and what
-    came."""
-    if not methods or OWN_TAB in methods:
+def _check_shapes(record: Record, number: int, axes: Axes) -> dict[str, tuple[int, ...]]:
+    """Grid (Gh, Gw) and shape (L, H, T) of a record.
+
+    Raises:
+        ValueError: with the expected shape and the one of the record.
+    """
+    if not axes.methods or MATRICES in axes.methods:
         raise ValueError(
-            f"the page needs at least one method, and none called {OWN_TAB!r}; got {list(methods)}"
+            f"the page needs at least one method, and none called {MATRICES!r}; "
+            f"got {list(axes.methods)}"
         )
-    grid = record.maps[methods[0]].shape[1:]
-    found = [
+    classes = len(axes.classes)
+    first_method = next(iter(axes.methods))
+    grid = record.maps[first_method].shape[1:]
+    depth, heads = record.attn.shape[:2]
+    tokens = len(axes.prefix_names) + int(np.prod(grid))
+    checks = [
         ("image", record.image, (*record.image.shape[:2], 3)),
         ("probabilities", record.probabilities, (classes,)),
+        ("attn", record.attn, (depth, heads, tokens, tokens)),
     ]
-    found += [("attn", record.attn, (*record.attn.shape[:2], *[prefix + int(np.prod(grid))] * 2))]
-    for name in methods:
-        known = 1 if len(record.maps[name]) == 1 else classes
-        found += [(f"map {name!r}", record.maps[name], (known, *grid))]
-    found += [
-        (f"contrasts of {name!r}", array, (pairs, *grid))
-        for name, array in record.contrasts.items()
-    ]
-    for name, array, expected in found:
+    for name in axes.methods:
+        maps = record.maps[name]
+        expected_maps = 1 if len(maps) == 1 else classes
+        checks.append((f"map {name!r}", maps, (expected_maps, *grid)))
+    for name, contrasts in record.contrasts.items():
+        checks.append((f"contrasts of {name!r}", contrasts, (len(axes.pairs), *grid)))
+    for name, array, expected in checks:
         if array.shape != expected:
             raise ValueError(f"image {number}: {name} has shape {array.shape}, expected {expected}")
-    return {"grid": grid, "shape": record.attn.shape[:3]}
+    return {"grid": grid, "shape": (depth, heads, tokens)}
 
 
 def _describe(record: Record, methods: Iterable[str]) -> dict[str, Any]:
     """A record as the page's script reads it."""
     levels, scale = quantise(record.attn)
     height, width = record.image.shape[:2]
+    maps = {}
+    for name in methods:
+        maps[name] = _describe_maps(record.maps[name])
+        contrasts = record.contrasts.get(name)
+        maps[name]["against"] = None if contrasts is None else _describe_maps(contrasts)
     return {
         "png": _png(record.image),
         "size": [width, height],
@@ -168,23 +183,16 @@ def _describe(record: Record, methods: Iterable[str]) -> dict[str, Any]:
         "probabilities": [round(float(p), 6) for p in record.probabilities],
         "scale": _pack((scale.view(np.uint32) >> 16).astype("<u2")),
         "levels": _pack(levels),
-        "maps": {
-            name: _describe_map(record.maps[name])
-            | {
-                "against": _describe_map(record.contrasts[name])
-                if name in record.contrasts
-                else None
-            }
-            for name in methods
-        },
+        "maps": maps,
         "file": record.file,
         "content": record.content,
     }
 
 
-def _describe_map(maps: Floats) -> dict[str, Any]:
+def _describe_maps(maps: Floats) -> dict[str, Any]:
     """Maps (K, 1 or P, Gh, Gw) in 256 levels between each one's own minimum and maximum."""
-    low, high = maps.min(axis=(1, 2)), maps.max(axis=(1, 2))
+    low = maps.min(axis=(1, 2))
+    high = maps.max(axis=(1, 2))
     span = np.where(high > low, high - low, 1)[:, None, None]
     levels = np.rint(255 * (maps - low[:, None, None]) / span).astype(np.uint8)
     return {"low": low.tolist(), "high": high.tolist(), "levels": _pack(levels)}
@@ -198,4 +206,4 @@ def _pack(array: NDArray[Any]) -> str:
 def _png(image: Bytes) -> str:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return data_uri(buffer.getvalue())

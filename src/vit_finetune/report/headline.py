@@ -3,11 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+Metrics = Mapping[str, Mapping[str, Any]]  # {"train": metrics/train.json, ...}
 
-def headline(metrics: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
-    """Name and value of each headline number, from {"train": metrics/train.json, ...}."""
-    train, test, attention = (metrics[name] for name in ("train", "evaluation", "attention"))
+
+def headline(metrics: Metrics) -> list[tuple[str, str]]:
+    """Name and value of each headline number."""
+    train = metrics["train"]
+    test = metrics["evaluation"]
     low, high = test["accuracy_ci95"]
+    error = metrics["attention"]["selfcheck_max_rel_err"]
     return [
         (
             "test accuracy, 95 % interval",
@@ -23,47 +27,53 @@ def headline(metrics: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
             "validation accuracy",
             f"{train['val_accuracy']:.4f}; probe, before training: {train['probe_accuracy']:.4f}",
         ),
-        (
-            "attention self-check",
-            f"largest relative error {attention['selfcheck_max_rel_err']:.1e}, every block",
-        ),
+        ("attention self-check", f"largest relative error {error:.1e}, every block"),
     ]
 
 
-def warnings_of(metrics: dict[str, dict[str, Any]]) -> list[str]:
-    """Signs that the run did not work, as its stages found them."""
-    return [
-        metrics[stage]["warning"]
-        for stage in ("train", "evaluation")
-        if "warning" in metrics[stage]
-    ]
+def collect_warnings(metrics: Metrics) -> list[str]:
+    """What the stages warn of: that the run did not work."""
+    stages = (metrics["train"], metrics["evaluation"])
+    return [stage["warning"] for stage in stages if "warning" in stage]
 
 
-def interval(row: Mapping[str, Any], name: str, sign: str = "") -> str:
-    """0.12 [0.05, 0.19]: a column of a table with those of its ends."""
-    mean, low, high = (float(row[f"{name}{end}"]) for end in ("", "_low", "_high"))
+def interval(row: Mapping[str, Any], column: str, sign: str = "") -> str:
+    """A number of a table with its interval: 0.12 [0.05, 0.19]; with the sign "+": +0.12 ..."""
+    mean = float(row[column])
+    low = float(row[f"{column}_low"])
+    high = float(row[f"{column}_high"])
     return f"{mean:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
 
 
-def maps_judged(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Rows of a table, the first its header: what each map is worth, from
-    plots/attention_maps.csv."""
-    head = [
-        "score minus a random map's, should be above 0",
-        "score minus the Gaussian's, should be above 0",
+def map_rows(maps: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """What each map is worth, from plots/attention_maps.csv; the first row is the header."""
+    rows = [
+        [
+            f"map (n = {maps[0]['n']})",
+            "score minus a random map's, should be above 0",
+            "score minus the Gaussian's, should be above 0",
+            "fraction in the quadrant of the class, 0.25 by chance",
+            "correlation with itself, classifier shuffled, should be far below 1",
+            "against the Gaussian",
+        ]
     ]
-    head += [
-        "share in the quadrant of the class, 0.25 by chance",
-        "correlation with itself, classifier shuffled, should be far below 1",
-    ]
-    table = [[f"map (n = {rows[0]['n']})", *head, "against the Gaussian"]]
-    for row in (row for row in rows if row["verdict"]):
-        numbers = [interval(row, "minus_random", "+"), interval(row, "minus_centre", "+")]
-        numbers += [interval(row, "mosaic_share"), interval(row, "head_shuffled")]
-        table.append([row["map"], *numbers, row["verdict"]])
-    return table
+    for row in maps:
+        if not row["verdict"]:
+            continue
+        rows.append(
+            [
+                row["map"],
+                interval(row, "minus_random", "+"),
+                interval(row, "minus_centre", "+"),
+                interval(row, "mosaic_share"),
+                interval(row, "head_shuffled"),
+                row["verdict"],
+            ]
+        )
+    return rows
 
 
-def table(rows: list[tuple[str, str]]) -> str:
+def table(rows: Sequence[tuple[str, str]]) -> str:
+    """Text in two columns."""
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
