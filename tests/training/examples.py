@@ -6,11 +6,11 @@ import torch
 
 from vit_finetune.model.boundary import SplitModel, run_prefix
 from vit_finetune.model.freezing import freeze
-from vit_finetune.params import Train
+from vit_finetune.params import Training
 from vit_finetune.training.data import TrainingData
 from vit_finetune.training.trainer import Trainer
 
-PLAIN = Train(
+PLAIN = Training(
     epochs=4,
     min_steps=0,
     batch_size=8,
