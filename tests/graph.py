@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from vit_finetune.params import KEYS, SECTIONS
+from vit_finetune.params import KEYS
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src/vit_finetune"
@@ -19,19 +19,23 @@ def dvc_stage(name):
     return YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"][name]
 
 
+def keys_of(name):
+    """The keys of params.yaml that a name stands for: one key, or all of a section."""
+    return {key for key in KEYS if key == name or key.startswith(f"{name}.")}
+
+
 def keys_read(stage):
-    """Keys of params.yaml that the script of a stage reads, but those of `runtime`: `seed`,
-    `embed.flip`, or a whole section as `embed`."""
+    """Keys of params.yaml that the script of a stage reads, but those of `runtime`: it writes
+    `params.embed.flip` for one of a section, `params.embed` for all, `params.model_dump` for all of
+    the file."""
     source = (ROOT / f"stages/{stage}.py").read_text()
     read = set()
-    for section, key in re.findall(r"\bparams\.(\w+)(?:\.(\w+))?", source):
+    for section, name in re.findall(r"\bparams\.(\w+)(?:\.(\w+))?", source):
         if section == "model_dump":
-            read |= {"seed", *SECTIONS}
-        elif f"{section}.{key}" in KEYS:
-            read.add(f"{section}.{key}")
-        elif section in {"seed", *SECTIONS}:
-            read.add(section)
-    return {key for key in read if key.partition(".")[0] != "runtime"}
+            read |= set(KEYS)
+        else:
+            read |= keys_of(f"{section}.{name}") or keys_of(section)
+    return read - keys_of("runtime")
 
 
 def module_file(module):

@@ -436,49 +436,49 @@ def check_params(values: Any, source: str = "params.yaml") -> Params:
     if not isinstance(values, dict):
         content = "empty" if values is None else _show(values)
         raise UserError(f"{source} is {content}: it must hold {', '.join(Params.model_fields)}")
-    known, problems = _known_keys(values)
+    known, errors = _known_keys(values)
     try:
         params = Params.model_validate(known)
     except ValidationError as error:
-        problems += _wrong_values(error)
+        errors += _wrong_values(error)
     else:
-        if not problems:
-            problems = broken_rules(params)
-    if problems:
-        raise UserError("\n".join(f"{source}: {problem}" for problem in problems))
+        if not errors:
+            errors = broken_rules(params)
+    if errors:
+        raise UserError("\n".join(f"{source}: {problem}" for problem in errors))
     return params
 
 
 def broken_rules(params: Params) -> list[str]:
     """A sentence for each rule between keys that does not hold. Rules on blocks and names of the
     model, which only the built one tells, are checked in `adapt`."""
-    problems = []
+    errors = []
     name = params.model.name
     if name.startswith("local-dir:") and not name.startswith("local-dir:pretrained/"):
-        problems.append(
+        errors.append(
             f"model.name is {name!r}: only below pretrained/ does a changed file rerun what it "
             "should; copy the folder there and use local-dir:pretrained/<folder>"
         )
     processes = params.runtime.processes
     for section, training in (("adapt", params.adapt), ("train", params.train)):
         if training.shards > training.batch_size:
-            problems.append(
+            errors.append(
                 f"{section}.shards is {training.shards}: a batch has {training.batch_size} images, "
                 "use at most that"
             )
         if training.shards % processes > 0:
-            problems.append(
+            errors.append(
                 f"runtime.processes is {processes}: it must divide {section}.shards "
                 f"({training.shards}), whose parts of a batch the processes share"
             )
     if params.freeze.trainable_blocks == 0 and params.freeze.parameters != "all":
-        problems.append(
+        errors.append(
             "freeze.parameters must be all where freeze.trainable_blocks is 0, which leaves the "
             "head alone"
         )
     if params.data.name in DATASET_SIZES:
-        problems += _sizes_out_of_reach(params)
-    return problems
+        errors += _sizes_out_of_reach(params)
+    return errors
 
 
 def _sizes_out_of_reach(params: Params) -> list[str]:
@@ -486,16 +486,16 @@ def _sizes_out_of_reach(params: Params) -> list[str]:
     train_images, test_images, classes = DATASET_SIZES[data]
     if subset.val_size == "all":
         return [f"subset.val_size is all: {data} has no validation images of its own, use a number"]
-    problems = []
+    errors = []
     for key in ("train_size", "val_size", "test_size"):
         size = getattr(subset, key)
         if size != "all" and size < classes:
-            problems.append(
+            errors.append(
                 f"subset.{key} is {size}: {data} has {classes} classes, so use at least {classes}"
             )
     smallest_train = classes if subset.train_size == "all" else subset.train_size
     if smallest_train + subset.val_size > train_images:
-        problems.append(
+        errors.append(
             f"subset.train_size is {subset.train_size} and subset.val_size is {subset.val_size}: "
             f"together they may be at most the {train_images} training images of {data}"
         )
@@ -504,45 +504,45 @@ def _sizes_out_of_reach(params: Params) -> list[str]:
     else:
         test_size = subset.test_size
         if test_size > test_images:
-            problems.append(
+            errors.append(
                 f"subset.test_size is {test_size}: {data} has {test_images} test images; use `all`"
             )
     for key in ("gallery", "sample"):
         count = getattr(params.attention, key)
         if count > test_size:
-            problems.append(
+            errors.append(
                 f"attention.{key} is {count}: there are {test_size} test images (subset.test_size)"
             )
-    return problems
+    return errors
 
 
 def _known_keys(values: dict[Any, Any]) -> tuple[dict[str, Any], list[str]]:
     """What the schema has a key for, and a sentence for each key that is unknown or missing."""
     known: dict[str, Any] = {}
-    problems = _unknown_keys(values, Params, "")
+    errors = _unknown_keys(values, Params, "")
     if "seed" in values:
         known["seed"] = values["seed"]
     else:
-        problems.append(f"seed is missing; it is: {KEYS['seed'].description}")
+        errors.append(f"seed is missing; it is: {KEYS['seed'].description}")
     for section, schema in SECTIONS.items():
         block = values.get(section)
         if not isinstance(block, dict):
             content = f"is {_show(block)}" if section in values else "is missing"
-            problems.append(f"{section} {content}: it must hold {', '.join(schema.model_fields)}")
+            errors.append(f"{section} {content}: it must hold {', '.join(schema.model_fields)}")
             continue
-        problems += _unknown_keys(block, schema, f"{section}.")
+        errors += _unknown_keys(block, schema, f"{section}.")
         known[section] = {}
         for key, field in schema.model_fields.items():
             if key in block:
                 known[section][key] = block[key]
             else:
-                problems.append(f"{section}.{key} is missing; it is: {field.description}")
-    return known, problems
+                errors.append(f"{section}.{key} is missing; it is: {field.description}")
+    return known, errors
 
 
 def _unknown_keys(block: dict[Any, Any], schema: type[Schema], prefix: str) -> list[str]:
     known = list(schema.model_fields)
-    problems = []
+    errors = []
     for key in block:
         if key in known:
             continue
@@ -550,8 +550,8 @@ def _unknown_keys(block: dict[Any, Any], schema: type[Schema], prefix: str) -> l
         name = key if plain else _show(key)
         close = difflib.get_close_matches(name.lower(), known, n=1)
         hint = f"did you mean {prefix}{close[0]}?" if close else f"known: {', '.join(known)}"
-        problems.append(f"{prefix}{name} is not a known key; {hint}")
-    return problems
+        errors.append(f"{prefix}{name} is not a known key; {hint}")
+    return errors
 
 
 def _wrong_values(error: ValidationError) -> list[str]:
@@ -559,7 +559,7 @@ def _wrong_values(error: ValidationError) -> list[str]:
     by_key: dict[tuple[int | str, ...], list[Any]] = {}
     for detail in error.errors():
         by_key.setdefault(detail["loc"][:2], []).append(detail)
-    problems = []
+    errors = []
     for path, details in by_key.items():
         key = ".".join(map(str, path))
         may_be_null = type(None) in get_args(KEYS[key].annotation)
@@ -572,8 +572,8 @@ def _wrong_values(error: ValidationError) -> list[str]:
         wishes = [detail["msg"].partition(" should ")[2] for detail in details]
         if may_be_null:
             wishes.append("be null")
-        problems.append(f"{key} is {_show(details[0]['input'])}: it should {' or '.join(wishes)}")
-    return problems
+        errors.append(f"{key} is {_show(details[0]['input'])}: it should {' or '.join(wishes)}")
+    return errors
 
 
 def _show(value: Any) -> str:

@@ -145,7 +145,7 @@ def test_a_pass_cut_short_goes_on_to_the_same_bytes_and_repeats_no_confirmed_seg
 class OneOfTwo(Ranks):
     """One of two processes that waits for nobody: here they run one after the other."""
 
-    def wait(self):
+    def barrier(self):
         pass
 
 

@@ -1,16 +1,16 @@
 """Edited copies of the project's params.yaml, and what reading them gives."""
 
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
 
 from tests.project import ROOT
 from vit_finetune.core.errors import UserError
-from vit_finetune.params import SECTIONS, read_params, read_yaml, section_schema
+from vit_finetune.params import read_params, read_yaml
 
 TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
 VALUES = read_yaml(ROOT / "params.yaml")
-KEYS = ["seed", *(f"{section}.{key}" for section in SECTIONS for key in VALUES[section])]
 
 
 def changed(*edits, text=TEXT):
@@ -44,5 +44,4 @@ def complaint(text):
 
 def value_of(params, key):
     """Of `seed`, or of `section.name`."""
-    section, _, name = key.rpartition(".")
-    return getattr(params.section(section_schema(section)), name) if section else params.seed
+    return attrgetter(key)(params)

@@ -4,6 +4,7 @@ preprocesses them."""
 import timm
 import torch
 
+from vit_finetune.activations.views import ImageView
 from vit_finetune.model.boundary import SplitModel, run_prefix
 from vit_finetune.model.freezing import freeze
 from vit_finetune.params import Training
@@ -31,7 +32,8 @@ def plain_settings(**changes):
 
 def make_trainer(split_model, views, labels, settings=PLAIN, *, seed=0, **options):
     """A trainer whose training images are its validation images, too."""
-    data = TrainingData(views, labels, views[0], labels)
+    images = views[0].array if isinstance(views[0], ImageView) else None
+    data = TrainingData(views, labels, views[0], labels, images)
     return Trainer(split_model, data, settings, name="train", seed=seed, **options)
 
 
