@@ -4,11 +4,7 @@ curves, pictures"""
 import numpy as np
 import torch
 
-from vit_finetune.attention import gallery, sample
-from vit_finetune.attention.figures import draw_all
-from vit_finetune.attention.judge import STEPS, judge
-from vit_finetune.attention.maps import MapMaker
-from vit_finetune.attention.pixels import PixelGrid
+from vit_finetune.attention import figures, gallery, judge, maps, pixels, sample
 from vit_finetune.core.device import resolve_precision
 from vit_finetune.core.files import new_folder, write_bytes, write_csv, write_json
 from vit_finetune.model.build import preprocessing
@@ -31,15 +27,15 @@ def main(stage: Stage) -> None:
     classes = class_names("models/finetuned")
     preprocess = preprocessing(model, None)
     test = sample.read_predicted_images("data/subset", "plots/predictions.csv", classes)
-    maker = MapMaker(model, settings.fusion, settings.discard_ratio, settings.batch_size)
+    maker = maps.MapMaker(model, settings.fusion, settings.discard_ratio, settings.batch_size)
     prefix = maker.layout.prefix
-    grid = PixelGrid.of(test.images.shape[1:3], preprocess, maker.layout.grid)
+    grid = pixels.PixelGrid.of(test.images.shape[1:3], preprocess, maker.layout.grid)
 
     rng = np.random.default_rng(seed)
     judged = sample.draw_sample(test, preprocess, settings.sample, rng)
     mosaics = sample.draw_mosaics(test, preprocess, min(len(judged.rows), MOSAICS), rng)
-    with stage.progress(range(STEPS), "step", total=STEPS) as bar:
-        judgement = judge(
+    with stage.progress(range(judge.STEPS), "step", total=judge.STEPS) as bar:
+        judgement = judge.judge(
             maker,
             pretrained,
             judged,
@@ -52,8 +48,8 @@ def main(stage: Stage) -> None:
 
     rows = sample.choose_gallery(test, settings.gallery, rng)
     shown = test.take(rows)
-    pixels = preprocess(torch.from_numpy(shown.images))
-    filled = gallery.fill_gallery(maker, pixels, rows, shown, len(classes))
+    shown_pixels = preprocess(torch.from_numpy(shown.images))
+    filled = gallery.fill_gallery(maker, shown_pixels, rows, shown, len(classes))
     relevance, drawn = gallery.relevance_by_class(
         maker, test, preprocess, judged, judgement.maps["relevance"], rng
     )
@@ -66,7 +62,7 @@ def main(stage: Stage) -> None:
     write_json("metrics/attention.json", judgement.metrics)
     for name, table in judgement.tables.items():
         write_csv(f"plots/{name}.csv", table)
-    pictures = draw_all(filled, judgement, means, grid, classes)
+    pictures = figures.draw_all(filled, judgement, means, grid, classes)
     for name, picture in pictures.items():
         write_bytes(f"plots/{name}.png", png(picture))
     for warning in font_warnings(pictures.values()):

@@ -1,5 +1,5 @@
-"""subset: data/raw -> data/subset (images, labels, files, indices of train, val and test), problems,
-class counts"""
+"""subset: data/raw -> data/subset (images, labels, files, indices of train, val and test),
+problems, class counts"""
 
 from vit_finetune.core.arrays import read_split
 from vit_finetune.core.files import new_folder, write_bytes, write_csv, write_json

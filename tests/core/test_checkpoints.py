@@ -83,7 +83,8 @@ def test_the_key_is_the_same_in_two_processes_and_another_one_when_the_stage_its
     stage.parent.mkdir()
     (stage.parent / "__init__.py").touch()
     text = f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r})\n"
-    text += f"from vit_finetune.core.checkpoints import checkpoint_folder\nprint(checkpoint_folder('trial', *{INPUTS!r}))"
+    text += "from vit_finetune.core.checkpoints import checkpoint_folder\n"
+    text += f"print(checkpoint_folder('trial', *{INPUTS!r}))"
 
     def key():
         command = [sys.executable, "-B", "-m", "stages.trial"]

@@ -1,17 +1,13 @@
 """The device that is taken, its threads and its precision."""
 
 import os
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
 
-from tests.project import ROOT
 from vit_finetune.core.device import resolve_precision, set_up_torch
 from vit_finetune.core.errors import UserError
+from vit_finetune.core.ranks import Ranks
 
 
 @pytest.fixture
@@ -82,7 +78,7 @@ def test_the_processes_on_a_machine_share_its_threads_and_each_has_one_at_least(
     machine, threads, processes, own
 ):
     machine("cpu")
-    set_up_torch("cpu", threads, 0, processes)
+    set_up_torch("cpu", threads, Ranks(local_world_size=processes))
     assert torch.get_num_threads() == own
 
 
@@ -93,12 +89,12 @@ def test_each_process_takes_a_gpu_of_its_own_and_more_processes_than_gpus_are_re
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     taken = []
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
-    assert set_up_torch("auto", None, 1, 2) == torch.device("cuda", 1)
+    assert set_up_torch("auto", None, Ranks(1, 2, 1, 2)) == torch.device("cuda", 1)
     assert taken == [1]
     with pytest.raises(
         UserError, match=r"^3 processes want a GPU each, .+ has 2; set runtime\.processes to that$"
     ):
-        set_up_torch("auto", None, 0, 3)
+        set_up_torch("auto", None, Ranks(0, 3, 0, 3))
 
 
 @pytest.mark.parametrize(
@@ -139,26 +135,10 @@ def test_waiting_threads_sleep_where_other_processes_keep_running(
     from vit_finetune.core import device
 
     samples = iter(running)
-    monkeypatch.setattr(device, "_others_running", lambda: next(samples))
+    monkeypatch.setattr(device, "_others_are_running", lambda: next(samples))
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     if given:
         monkeypatch.setenv("OMP_WAIT_POLICY", given)
-    device.share_cores()
+    device.choose_wait_policy()
     assert os.environ.get("OMP_WAIT_POLICY") == policy
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-
-
-@pytest.mark.skipif(not Path("/proc/loadavg").exists(), reason="only Linux says what is running")
-def test_beside_a_busy_process_a_stage_waits_passively_and_decides_so_before_it_imports_torch():
-    script = (
-        "import os, sys, stages; print('torch' in sys.modules, os.environ.get('OMP_WAIT_POLICY'))"
-    )
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
-        time.sleep(0.2)
-        command = [sys.executable, "-c", script]
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-        )
-        busy.kill()
-    assert done.stdout == "False PASSIVE\n", done.stderr

@@ -10,9 +10,9 @@ def fail(error):
     raise error
 
 
-def lines_of(work, smaller=None):
+def lines_of(work, memory_key=None):
     """What Python prints to standard error as it exits with status 1."""
-    with pytest.raises(SystemExit) as end, readable_errors("train", smaller):
+    with pytest.raises(SystemExit) as end, readable_errors("train", memory_key):
         work()
     assert isinstance(end.value.code, str)
     return end.value.code

@@ -157,13 +157,14 @@ TO_GO_ON = "so all end; run it again to go on\n"
         ),
         (["if ranks.rank: raise UserError('no disk')", SLEEP], "trial: no disk\n"),
         (["raise UserError('no disk')"], "trial: no disk\n"),  # all of them
-        (
+        pytest.param(  # while the other waits for it
             [
                 "with process_group(ranks, Path('meeting').resolve()):",
                 "    if ranks.rank: os.kill(os.getpid(), signal.SIGKILL)",
                 "    ranks.barrier()",
             ],
             f"trial: process 1 of this stage ended (SIGKILL), {TO_GO_ON}",
+            marks=slow,
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Threads side by side: in order, and never far ahead of who reads."""
+"""Work in several threads: in order, and never far ahead of who reads."""
 
 import threading
 import time
@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from vit_finetune.core.threads import ordered_map, side_by_side_on
+from vit_finetune.core.threads import ordered_map, parallel_map
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -23,7 +23,7 @@ def test_ordered_map_of_few_items(items):
     assert list(ordered_map(str, items, 4)) == list(map(str, items))
 
 
-def test_ordered_map_really_runs_side_by_side():
+def test_ordered_map_really_runs_several_at_once():
     barrier = threading.Barrier(3, timeout=20)  # breaks, and raises, unless three wait at once
     assert sorted(ordered_map(lambda _: barrier.wait(), range(6), 3)) == [0, 0, 1, 1, 2, 2]
 
@@ -87,7 +87,7 @@ def test_cores_are_shared_out_among_the_items_of_a_cpu_and_given_back(threads, i
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with side_by_side_on(torch.device("cpu"), items) as mapped:
+        with parallel_map(torch.device("cpu"), items) as mapped:
             assert torch.get_num_threads() == each
             assert [*mapped(str, range(9))] == list("012345678")
         assert torch.get_num_threads() == threads
@@ -96,6 +96,6 @@ def test_cores_are_shared_out_among_the_items_of_a_cpu_and_given_back(threads, i
 
 
 def test_a_gpu_takes_one_item_after_the_other():
-    with side_by_side_on(torch.device("meta"), 5) as mapped:
+    with parallel_map(torch.device("meta"), 5) as mapped:
         names = {*mapped(lambda _: threading.current_thread().name, range(5))}
     assert names == {threading.current_thread().name}

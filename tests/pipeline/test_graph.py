@@ -41,7 +41,7 @@ ROOMS = {  # room: the rooms that it may import
     "attention": {"core", "intervals", "pages", "style", "verdict", "model"},
     "report": {"core", "params", "intervals", "pages", "style", "verdict"},
 }
-# `adapt` reads them to refuse or to warn before the work, what `embed` or `train` would say after it
+# `adapt` reads them to refuse or to warn before the work what `embed` or `train` would say after
 CHECKED_EARLY = {"adapt": keys_of("freeze")}
 # for the command line; they may import any room
 TOOLS = {"predict", "predict_page", "export", "profiles", "summary"}
@@ -95,11 +95,11 @@ def test_stages_never_import_each_other(stage):
 
 def test_stages_and_tools_that_need_no_tensors_never_import_torch():
     names = [
+        "stages.__main__",
         "stages.subset",
         "stages.report",
         "vit_finetune.profiles",
         "vit_finetune.summary",
-        "vit_finetune.core.process",
     ]
     script = "import importlib, sys; sys.path.insert(0, 'src')\n" + "\n".join(
         f"importlib.import_module({name!r}); assert 'torch' not in sys.modules, {name!r}"

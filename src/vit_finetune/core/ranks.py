@@ -6,8 +6,8 @@ torch is imported when it is needed.
 """
 
 import multiprocessing
-import multiprocessing.connection
 import os
+import re
 import signal
 import sys
 import time
@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from multiprocessing.synchronize import Lock
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -55,7 +55,7 @@ class Ranks:
         return items[start:stop]  # type: ignore[return-value]
 
     def all_gather(self, part: "Tensor") -> "Tensor":
-        """The parts (n, ...) of all processes in the order of their ranks, on each; n may differ."""
+        """The parts (n, ...) of all processes, in the order of their ranks; n may differ."""
         if self.world_size == 1:
             return part
         import torch
@@ -130,38 +130,30 @@ def process_group(ranks: Ranks, meeting: Path | None = None) -> Iterator[None]:
         yield
         ranks.barrier()
     except RuntimeError as error:
-        if not _is_lost_connection(error):
+        if not re.search("[Cc]onnection|NCCL", str(error)):
             raise
         time.sleep(GRACE)  # who started this process knows how the other one ended
         raise UserError("another process of this stage ended; its own output says why") from None
     dist.destroy_process_group()
 
 
-def _is_lost_connection(error: RuntimeError) -> bool:
-    return "onnection" in str(error) or "NCCL" in str(error)
-
-
 def run_processes(count: int, function: Callable[..., None], *arguments: Any) -> None:
     """Call `function(ranks, *arguments)` in new processes, and end all of them when one fails.
 
-    An error that the function raises is told by the process itself; of several with the same
-    error, by one.
-
     Raises:
-        SystemExit: a process failed, and has said why.
+        SystemExit: with the line of the first process that exits with one, or with 1 for a bug,
+            which has printed its traceback.
         UserError: a process was killed.
     """
     context = multiprocessing.get_context("spawn")  # CUDA and OpenMP do not survive a fork
-    first_to_fail = context.Lock()
+    messages, sender = context.Pipe(duplex=False)
     processes = []
     for rank in range(count):
         ranks = Ranks(rank, count, local_rank=rank, local_world_size=count)
-        processes.append(
-            context.Process(target=_run, args=(first_to_fail, function, ranks, arguments))
-        )
+        processes.append(context.Process(target=_run, args=(sender, function, ranks, arguments)))
     try:
         _start(processes)
-        _wait(processes)
+        _wait(processes, messages)
     finally:
         for process in processes:
             if process.is_alive():
@@ -180,17 +172,16 @@ def _start(processes: Sequence[SpawnProcess]) -> None:
         signal.signal(signal.SIGINT, handler)
 
 
-def _wait(processes: Sequence[SpawnProcess]) -> None:
+def _wait(processes: Sequence[SpawnProcess], messages: Connection) -> None:
     """Until all have succeeded or one has failed."""
-    running = dict(enumerate(processes))
+    running = True
     while running:
-        multiprocessing.connection.wait([process.sentinel for process in running.values()])
+        time.sleep(0.1)
+        running = any(process.is_alive() for process in processes)
         for rank, process in enumerate(processes):
             status = process.exitcode
-            if status is not None:
-                running.pop(rank, None)
             if status == 1:
-                sys.exit(1)
+                sys.exit(messages.recv() if messages.poll() else 1)
             if status:
                 how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
                 raise UserError(
@@ -199,13 +190,14 @@ def _wait(processes: Sequence[SpawnProcess]) -> None:
 
 
 def _run(
-    first_to_fail: Lock, function: Callable[..., None], ranks: Ranks, arguments: tuple[Any, ...]
+    sender: Connection, function: Callable[..., None], ranks: Ranks, arguments: tuple[Any, ...]
 ) -> None:
-    """In a new process."""
+    """In a new process. The parent prints the message, so that one in several processes is one."""
     end_with_parent()
     try:
         function(ranks, *arguments)
     except SystemExit as end:
-        if isinstance(end.code, str) and not first_to_fail.acquire(block=False):
+        if isinstance(end.code, str):
+            sender.send(end.code)
             sys.exit(1)
         raise
