@@ -39,7 +39,7 @@ ROOMS = {  # room: the rooms that it may import
     "attention": {"core", "intervals", "style", "verdict", "model"},
     "report": {"core", "params", "intervals", "style", "verdict"},
 }
-# `adapt` reads them to refuse or to warn before the work, what `embed` or `train` would say after it
+# read to stop or to warn before the work, not to compute
 CHECKED_EARLY = {"adapt": keys_of("freeze")}
 # for the command line; they may import any room
 TOOLS = {"predict", "predict_page", "export", "profiles", "summary"}
