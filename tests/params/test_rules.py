@@ -105,8 +105,8 @@ def sizes(train, val, test, gallery=2, sample=8):
         *(
             (
                 [("freeze.trainable_blocks", 0), ("freeze.parameters", parameters)],
-                "freeze.parameters must be all where freeze.trainable_blocks is 0, which leaves the "
-                "head alone",
+                "freeze.parameters must be all where freeze.trainable_blocks is 0, which leaves "
+                "the head alone",
             )
             for parameters in ("norms", "biases", ["*.bias"])
         ),
