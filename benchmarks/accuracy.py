@@ -22,16 +22,22 @@ import numpy as np
 from in_process import ROOT, prepare, run_stages
 from matplotlib.ticker import LogLocator, NullLocator
 
-from vit_finetune.core.files import read_csv, read_split, write_bytes, write_csv
+from vit_finetune.core.arrays import read_split
+from vit_finetune.core.files import read_csv, write_bytes, write_csv
 from vit_finetune.data.split import stratified
 from vit_finetune.intervals import wilson
-from vit_finetune.style import SERIES, figure_of, png, styled
+from vit_finetune.style import figure_of, png, styled
 
 WORK, TABLE, PLOT = (
     ROOT / ".checkpoints/accuracy",
     ROOT / "benchmarks/accuracy.csv",
     ROOT / "docs/accuracy.png",
 )
+COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"]
+SERIES = [
+    {"color": colour, "marker": marker, "markevery": 0.12}
+    for colour, marker in zip(COLOURS, "osD^vP", strict=True)
+]
 VAL, JUDGES, TESTS = 1_000, 3_000, 2_000
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 LINES = [

@@ -49,7 +49,7 @@ def pieces(settings):
     from timm.data import create_transform, resolve_model_data_config
     from torch.utils.data import Dataset
 
-    from vit_finetune.core.files import read_split
+    from vit_finetune.core.arrays import read_split
     from vit_finetune.model.freezing import freeze
     from vit_finetune.model.saved import load_model
 
@@ -159,7 +159,7 @@ def hits(folder, count):
     import numpy as np
     import torch
 
-    from vit_finetune.core.files import read_split
+    from vit_finetune.core.arrays import read_split
     from vit_finetune.model.build import preprocessing
     from vit_finetune.model.saved import load_model
 

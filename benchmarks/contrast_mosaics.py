@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT / "src"))
 
 from vit_finetune.attention.maps import CLASS_AGNOSTIC, MapMaker  # noqa: E402
 from vit_finetune.attention.pointing import mosaics, quadrant_share  # noqa: E402
-from vit_finetune.core.files import read_split  # noqa: E402
+from vit_finetune.core.arrays import read_split  # noqa: E402
 from vit_finetune.intervals import mean  # noqa: E402
 from vit_finetune.model.build import preprocessing  # noqa: E402
 from vit_finetune.model.saved import load_model  # noqa: E402

@@ -19,16 +19,16 @@ import torch.nn.functional as F
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from torch.utils.data import DataLoader, Dataset
+from vit_finetune.training.loop import Trainer, make_optimizer
+from vit_finetune.training.settings import Settings
 
 from vit_finetune.activations.files import DTYPES
-from vit_finetune.core.files import read_split
+from vit_finetune.core.arrays import read_split
 from vit_finetune.model.boundary import SplitModel, run_prefix, to_device
 from vit_finetune.model.build import preprocessing
 from vit_finetune.model.freezing import freeze
 from vit_finetune.model.saved import load_model
 from vit_finetune.params import read_params
-from vit_finetune.training.loop import Trainer, make_optimizer
-from vit_finetune.training.settings import Settings
 
 PLAIN = {
     "batch_size": 64,

@@ -13,7 +13,8 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
-from vit_finetune.core.files import packed, write_json, write_split  # noqa: E402
+from vit_finetune.core.arrays import encode_names, write_split  # noqa: E402
+from vit_finetune.core.files import write_json  # noqa: E402
 from vit_finetune.params import check_params, read_params, read_yaml  # noqa: E402
 from vit_finetune.profiles import merge  # noqa: E402
 from vit_finetune.stage import Stage  # noqa: E402
@@ -35,7 +36,7 @@ def prepare(folder, splits, classes, changes):
         YAML().dump(values, file)
     for split, (images, labels) in splits.items():
         arrays = {"images": images, "labels": labels, "indices": range(len(labels))}
-        arrays["files"] = packed(f"{split}/{index}" for index in range(len(labels)))
+        arrays["files"] = encode_names(f"{split}/{index}" for index in range(len(labels)))
         write_split(folder / "data/subset", split, **arrays)
     shape = list(splits["train"][0].shape[1:])
     description = {

@@ -12,7 +12,7 @@ import time
 
 import torch
 
-from vit_finetune.core.files import read_split
+from vit_finetune.core.arrays import read_split
 from vit_finetune.core.threads import ordered_map
 from vit_finetune.model.boundary import autocast, run_prefix, to_device
 from vit_finetune.model.build import build_model, preprocessing

@@ -23,8 +23,10 @@ from sklearn.linear_model import LogisticRegression
 from timm.data import create_transform, resolve_model_data_config
 from torch.utils.data import DataLoader, Dataset
 
+from vit_finetune.core.arrays import read_split
 from vit_finetune.core.device import set_up_torch
-from vit_finetune.core.files import digest, key_of, read_csv, read_split, write_csv
+from vit_finetune.core.files import read_csv, write_csv
+from vit_finetune.core.hashes import digest, key_of
 from vit_finetune.data.digits import load_digits
 from vit_finetune.params import read_yaml
 

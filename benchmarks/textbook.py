@@ -10,7 +10,8 @@ from pathlib import Path
 
 from in_process import ROOT, prepare, run_stages
 
-from vit_finetune.core.files import read_json, read_split, write_json
+from vit_finetune.core.arrays import read_split
+from vit_finetune.core.files import read_json, write_json
 from vit_finetune.params import read_yaml
 
 EVALUATION = ("accuracy", "accuracy_ci95", "macro_f1", "nll", "ece", "n")

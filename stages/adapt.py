@@ -17,17 +17,18 @@ def main(stage: Stage) -> None:
     params = stage.params
     dataset = read_json("data/subset/dataset.json")
     device = stage.device()
-    precision = resolve_precision(params.model.precision, device)
+    options = params.model
+    precision = resolve_precision(options.precision, device)
     backbone = build_model(
-        params.model.name,
-        pretrained=params.model.pretrained,
-        image_size=params.model.image_size,
+        options.name,
+        pretrained=options.pretrained,
+        image_size=options.image_size,
         seed=params.seed,
     )
-    preprocess = preprocessing(backbone, params.model.crop_pct)
+    preprocess = preprocessing(backbone, options.crop_pct)
     model = adaptation.with_head(backbone, len(dataset["classes"]))
-    # What would stop `embed` or `train` stops here, before the work.
-    freeze(model, params.freeze.trainable_blocks, params.freeze.parameters)
+    for warning in adaptation.check_later_stages(model, params):
+        stage.warn(warning)
 
     history = results.History()
     if params.adapt.epochs:
@@ -58,11 +59,6 @@ def train(stage: Stage, split_model: SplitModel, pretrained: str) -> results.His
     params = stage.params
     data, images = read_training_images("data/subset", params.embed.flip)
     settings, warnings = possible_settings(params.adapt, split_model)
-    if params.freeze.trainable_blocks == "all":
-        warnings.append(
-            "freeze.trainable_blocks is all, so everything is trained twice, here and in train; "
-            "set adapt.epochs to 0"
-        )
     for warning in warnings:
         stage.warn(warning)
     trainer = Trainer(

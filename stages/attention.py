@@ -14,7 +14,7 @@ from vit_finetune.core.files import new_folder, write_bytes, write_csv, write_js
 from vit_finetune.model.build import preprocessing
 from vit_finetune.model.saved import class_names, load_model
 from vit_finetune.stage import Stage
-from vit_finetune.style import png
+from vit_finetune.style import font_warnings, png
 
 MOSAICS = 64
 
@@ -66,5 +66,8 @@ def main(stage: Stage) -> None:
     write_json("metrics/attention.json", judgement.metrics)
     for name, table in judgement.tables.items():
         write_csv(f"plots/{name}.csv", table)
-    for name, picture in draw_all(filled, judgement, means, grid, classes).items():
+    pictures = draw_all(filled, judgement, means, grid, classes)
+    for name, picture in pictures.items():
         write_bytes(f"plots/{name}.png", png(picture))
+    for warning in font_warnings(pictures.values()):
+        stage.warn(warning)

@@ -6,7 +6,8 @@ from vit_finetune.activations.forward import (
     prepare_files,
     write_views,
 )
-from vit_finetune.core.files import read_split, replace_folder
+from vit_finetune.core.arrays import read_split
+from vit_finetune.core.files import replace_folder
 from vit_finetune.model.adapted import Adapted
 from vit_finetune.model.boundary import SplitModel, to_device
 from vit_finetune.model.build import preprocessing

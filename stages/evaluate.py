@@ -3,17 +3,13 @@ pictures"""
 
 from vit_finetune.activations.files import map_activations
 from vit_finetune.activations.manifest import Manifest
-from vit_finetune.core.files import (
-    read_split,
-    unpacked,
-    write_bytes,
-    write_csv,
-    write_json,
-)
+from vit_finetune.charts import render
+from vit_finetune.core.arrays import decode_names, read_split
+from vit_finetune.core.files import write_bytes, write_csv, write_json
 from vit_finetune.evaluation import figures, measures, predictions
 from vit_finetune.model.saved import class_names, load_model
 from vit_finetune.stage import Stage
-from vit_finetune.style import png
+from vit_finetune.style import font_warnings, png
 
 CONFUSED_PAIRS = 6
 
@@ -24,10 +20,10 @@ def main(stage: Stage) -> None:
     manifest = Manifest.read("data/embedded")
     split_model = manifest.split_model(load_model("models/finetuned"), stage.device())
     classes = class_names("models/finetuned")
-    images, labels, indices, packed = read_split(
+    images, labels, indices, names = read_split(
         "data/subset", "test", "images", "labels", "indices", "files"
     )
-    files = unpacked(packed)
+    files = decode_names(names)
     stored = map_activations("data/embedded", manifest, "test")
     logits = split_model.predict_logits(stored).double()
     probabilities = logits.softmax(dim=1).numpy()
@@ -37,7 +33,7 @@ def main(stage: Stage) -> None:
     summary = measures.classification_summary(
         labels, logits.numpy(), classes, bins=settings.calibration_bins
     )
-    warnings = measures.warning_signs(labels, predicted, classes)
+    warnings = measures.find_warnings(labels, predicted, classes)
     if warnings:
         summary["warning"] = "; ".join(warnings)
     write_json("metrics/evaluation.json", summary)
@@ -56,9 +52,6 @@ def main(stage: Stage) -> None:
     worst_files = [files[index] for index in worst]
     pairs = predictions.most_confused(counts, classes, CONFUSED_PAIRS)
     pictures = {
-        "confusion": figures.confusion_matrix(counts, classes),
-        "per_class": figures.per_class_bars({row["class"]: row for row in class_rows}),
-        "reliability": figures.reliability_diagram(bins),
         "mistakes": figures.mistakes(
             images[worst],
             labels[worst],
@@ -73,3 +66,7 @@ def main(stage: Stage) -> None:
     }
     for name, picture in pictures.items():
         write_bytes(f"plots/{name}.png", png(picture))
+    for warning in font_warnings(pictures.values()):
+        stage.warn(warning)
+    cells = render.counted(rows, ["actual", "predicted"])
+    write_bytes("plots/confusion.png", render.png("confusion", cells))

@@ -3,14 +3,30 @@
 from pathlib import Path
 from typing import Any
 
+from vit_finetune.charts import render
 from vit_finetune.core.files import read_csv, read_json, write_text
 from vit_finetune.params import Params
 from vit_finetune.report import page
-from vit_finetune.report.figures import training_curves
 from vit_finetune.stage import Stage
-from vit_finetune.style import png
 
 METRICS = ("subset", "train", "evaluation", "attention")
+IMAGES = (
+    "samples",
+    "mistakes",
+    "confused_pairs",
+    "attention_montage",
+    "attention_classes",
+    "attention_blocks",
+)
+CHARTS = {  # picture of the page -> template, table
+    "adaptation": ("history", "adaptation"),
+    "training": ("history", "history"),
+    "class_balance": ("class_balance", "class_balance"),
+    "per_class": ("per_class", "per_class"),
+    "reliability": ("reliability", "reliability"),
+    "attention_curves": ("attention_curves", "attention_curves"),
+    "attention_shape": ("attention_blocks", "attention_blocks"),
+}
 PACKAGES = (
     "dvc",
     "torch",
@@ -27,17 +43,17 @@ PACKAGES = (
 def main(stage: Stage) -> None:
     metrics = {name: read_json(f"metrics/{name}.json") for name in METRICS}
     maps = read_csv("plots/attention_maps.csv")
-    history = read_csv("plots/history.csv")
-    adaptation = read_csv("plots/adaptation.csv")
     versions = page.locked_versions(Path("requirements.lock").read_text(encoding="utf-8"), PACKAGES)
 
-    pictures = {"training": png(training_curves(history, "Training from stored activations"))}
-    if adaptation:
-        figure = training_curves(adaptation, "Adaptation of the whole backbone")
-        pictures["adaptation"] = png(figure)
-    for name in {*page.MISTAKES, *page.TEST, *page.ATTENTION, *page.TRAINING}:
-        if name not in ("training", "adaptation"):
-            pictures[name] = Path(f"plots/{name}.png").read_bytes()
+    pictures = {}
+    for name in IMAGES:
+        pictures[name] = Path(f"plots/{name}.png").read_bytes()
+    for name, (template, table) in CHARTS.items():
+        rows = read_csv(f"plots/{table}.csv")
+        if rows:  # adaptation.csv has none if the backbone was not adapted
+            pictures[name] = render.svg(template, rows)
+    predictions = render.counted(read_csv("plots/predictions.csv"), ["actual", "predicted"])
+    pictures["confusion"] = render.svg("confusion", predictions)
 
     settings = settings_of(stage.params)
     shipped = settings_of(Params())

@@ -1,14 +1,15 @@
 """subset: data/raw -> data/subset (images, labels, files, indices of train, val and test), problems,
 class counts"""
 
-from vit_finetune.core.files import new_folder, read_split, write_bytes, write_csv, write_json
+from vit_finetune.core.arrays import read_split
+from vit_finetune.core.files import new_folder, write_bytes, write_csv, write_json
 from vit_finetune.data.checks import COLUMNS, RawData, Tally, problems
 from vit_finetune.data.dataset import balance_rows, class_counts
-from vit_finetune.data.figures import class_balance, sample_grid
+from vit_finetune.data.figures import sample_grid
 from vit_finetune.data.split import handle_leaks, train_val_test
 from vit_finetune.data.subset import subset_size, write_subset
 from vit_finetune.stage import Stage
-from vit_finetune.style import png
+from vit_finetune.style import font_warnings, png
 
 PROBLEMS = "plots/image_problems.csv"
 
@@ -35,6 +36,8 @@ def main(stage: Stage) -> None:
     images = {split: len(indices) for split, indices in chosen.items()}
     write_json("metrics/subset.json", {"images": images, "problems": sum(tally.counts.values())})
     write_csv("plots/class_balance.csv", balance_rows(counts))
-    write_bytes("plots/class_balance.png", png(class_balance(counts)))
     (train_images,) = read_split("data/subset", "train", "images")
-    write_bytes("plots/samples.png", png(sample_grid(train_images, labels["train"], classes)))
+    samples = sample_grid(train_images, labels["train"], classes)
+    write_bytes("plots/samples.png", png(samples))
+    for warning in font_warnings([samples]):
+        stage.warn(warning)

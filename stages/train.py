@@ -2,7 +2,7 @@
 plots/history.csv"""
 
 from vit_finetune.activations.manifest import Manifest
-from vit_finetune.core.files import digest, new_folder, read_json, write_csv, write_json, write_text
+from vit_finetune.core.files import new_folder, read_json, write_csv, write_json, write_text
 from vit_finetune.model.adapted import Adapted
 from vit_finetune.model.freezing import freeze
 from vit_finetune.model.saved import load_model, save_model
@@ -30,13 +30,12 @@ def main(stage: Stage) -> None:
     trainer = Trainer(
         split_model, data, settings, name=stage.name, seed=params.seed, ranks=stage.ranks
     )
-    labels = digest(data.labels.numpy(), data.val_labels.numpy())
     checkpoint = stage.checkpoint(
         params.seed,
         params.freeze.model_dump(),
         params.train.model_dump(),
         manifest.to_json(),
-        labels,
+        data.labels_digest(),
     )
 
     def write(history: results.History) -> None:

@@ -54,10 +54,10 @@ def real_files():
 
 
 @pytest.fixture(scope="session")
-def run_folder(tmp_path_factory, worker_id):
+def run_folder(tmp_path_factory):
     """A folder that all workers of this test run share."""
     base = tmp_path_factory.getbasetemp()
-    return base if worker_id == "master" else base.parent
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @contextmanager

@@ -16,6 +16,14 @@ SIDES = {  # name -> side of an image that is cut into 4 x 4 patches
     "eva02_tiny_patch14_224": 56,
     "vit_pe_core_tiny_patch16_384": 64,
 }
+RELPOS = "vit_relpos_small_patch16_224"  # none of our families, as timm has it
+
+
+class Faulty(nn.Module):
+    """A part of a model that fails."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise ZeroDivisionError("inside the model")
 
 
 def scatter_weights(model: nn.Module, std: float = 0.15) -> nn.Module:

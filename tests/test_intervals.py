@@ -122,9 +122,9 @@ def test_values_that_have_no_mean_or_no_spread_are_refused(values):
 
 
 @pytest.mark.parametrize("hits", [0, 3, 8])
-def test_a_share_of_few_images_has_wilsons_interval_and_never_one_without_width(hits):
+def test_a_fraction_of_few_images_has_wilsons_interval_and_never_one_without_width(hits):
     right = np.array([1.0] * hits + [0.0] * (8 - hits))
-    found = intervals.share(right)
+    found = intervals.fraction(right)
     assert (found.mean, found.n) == (hits / 8, 8)
     assert (found.low, found.high) == intervals.wilson(hits, 8)
     assert found.high - found.low > 0.25

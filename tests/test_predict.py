@@ -85,8 +85,8 @@ def drawn(predictor, read, label, against=None, method="relevance"):
     """The picture of one map of an image that was read."""
     row = predictor.probabilities([read.pixels])[0]
     said = f"{predictor.classes[row.argmax()]} {row.max():.2f}, {method} for {predictor.classes[label]}"
-    return predictor.overlay(
-        read, predictor.painted(read, method, label, against), label, against, said
+    return predictor.draw_map(
+        read, predictor.paint_map(read, method, label, against), label, against, said
     )
 
 
@@ -231,8 +231,8 @@ def test_a_map_is_painted_on_what_the_model_saw_of_the_image_alone(model, tmp_pa
     predictor = Predictor(model, "cpu")
     predictor.source = {**predictor.source, "fit": fit}
     read = predictor.read("long", tmp_path / "long.png", draw=True)
-    painted = predictor.painted(read, "relevance", 0, None)
-    assert painted.shape == read.seen.shape[:2]
+    painted = predictor.paint_map(read, "relevance", 0, None)
+    assert painted.shape == read.shown.shape[:2]
     high, wide = painted.shape
     if fit == "crop":
         assert max(high, wide) == 4 * min(high, wide)  # the picture shows all of the image
@@ -245,7 +245,7 @@ def test_a_map_is_painted_on_what_the_model_saw_of_the_image_alone(model, tmp_pa
     ] = True
     assert not np.isfinite(painted[~middle]).any()
     assert np.isfinite(painted[middle]).mean() > 0.75  # the model's own crop leaves out a margin
-    assert (spotlight(read.seen, painted)[~middle] <= np.ceil(read.seen[~middle] * 0.2)).all()
+    assert (spotlight(read.shown, painted)[~middle] <= np.ceil(read.shown[~middle] * 0.2)).all()
 
 
 def test_the_overlay_shows_the_map_of_the_predicted_class(model, images, tmp_path, call):

@@ -18,27 +18,26 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
 from vit_finetune.attention.pixels import spotlight  # noqa: E402
-from vit_finetune.core.files import new_folder, read_csv, read_split, write_bytes, write_json  # noqa: E402
+from vit_finetune.charts import render  # noqa: E402
+from vit_finetune.core.arrays import read_split  # noqa: E402
+from vit_finetune.core.files import new_folder, read_csv, write_bytes, write_json  # noqa: E402
 from vit_finetune.params import read_yaml  # noqa: E402
 from vit_finetune.predict import Photograph, Predictor  # noqa: E402
-from vit_finetune.report.figures import training_curves  # noqa: E402
 from vit_finetune.style import WIDTH, figure_of, png, styled  # noqa: E402
 
-TUTORIAL = {  # picture -> the output that it shows
-    "samples": "plots/samples.png",
-    "adaptation": "plots/adaptation.csv",
-    "history": "plots/history.csv",
-    "confusion": "plots/confusion.png",
-    "mistakes": "plots/mistakes.png",
-    "reliability": "plots/reliability.png",
-    "attention_blocks": "plots/attention_blocks.png",
-    "attention_montage": "plots/attention_montage.png",
-    "attention_classes": "plots/attention_classes.png",
-    "faithfulness": "plots/faithfulness.png",
-}
-CURVES = {
-    "adaptation": "All blocks, from the images",
-    "history": "The last block, from stored activations",
+IMAGES = (  # pictures of plots/ that the tutorial shows
+    "samples",
+    "confusion",
+    "mistakes",
+    "attention_blocks",
+    "attention_montage",
+    "attention_classes",
+)
+CHARTS = {  # table of plots/ that the tutorial shows -> template
+    "adaptation": "history",
+    "history": "history",
+    "reliability": "reliability",
+    "attention_curves": "attention_curves",
 }
 
 
@@ -100,34 +99,37 @@ def hashes() -> dict[str, str]:
 
 def tutorial(first: bytes) -> None:
     """docs/tutorial/; `first` is the picture of the tokens."""
+    locked = hashes()
+    sources = {}
     with new_folder(ROOT / "docs/tutorial") as folder:
         write_bytes(folder / "tokens.webp", webp(first))
-        for name, source in TUTORIAL.items():
-            drawn = (
-                training_curves(read_csv(ROOT / source), CURVES[name]) if name in CURVES else None
-            )
-            write_bytes(
-                folder / f"{name}.webp",
-                webp((ROOT / source).read_bytes() if drawn is None else png(drawn)),
-            )
-        locked = hashes()
-        write_json(
-            folder / "sources.json",
-            {name: {source: locked[source]} for name, source in TUTORIAL.items()},
-        )
+        for name in IMAGES:
+            source = f"plots/{name}.png"
+            write_bytes(folder / f"{name}.webp", webp((ROOT / source).read_bytes()))
+            sources[name] = {source: locked[source]}
+        for name, template in CHARTS.items():
+            source = f"plots/{name}.csv"
+            chart = render.png(template, read_csv(ROOT / source))
+            write_bytes(folder / f"{name}.webp", webp(chart))
+            sources[name] = {source: locked[source]}
+        write_json(folder / "sources.json", sources)
 
 
 def main() -> None:
     images, labels = read_split(ROOT / "data/subset", "test", "images", "labels")
     predictions = read_csv(ROOT / "plots/predictions.csv")
-    predictor, method = Predictor(ROOT / "models/finetuned", "cpu"), chosen_map()
+    predictor = Predictor(ROOT / "models/finetuned", "cpu")
+    method = chosen_map()
     right = np.array([row["actual"] == row["predicted"] for row in predictions])
-    pairs, stored = [], []
+    pairs = []
+    stored = []
     for k, name in enumerate(predictor.classes):
         row = int(np.flatnonzero(right & (labels == k))[0])
         size = predictor.preprocess.resized(*images.shape[1:3])
         seen = np.asarray(Image.fromarray(images[row]).resize(size[::-1], Image.Resampling.BICUBIC))
-        painted = predictor.painted(Photograph(name, np.array(images[row]), seen), method, k, None)
+        painted = predictor.paint_map(
+            Photograph(name, np.array(images[row]), seen), method, k, None
+        )
         pairs.append((name, seen, spotlight(seen, painted)))
         stored.append(np.array(images[row]))
     write_bytes(ROOT / "docs/attention.png", png(spotlights(pairs, method)))

@@ -1,4 +1,4 @@
-"""95 % intervals: of a proportion, and of a mean."""
+"""95 % intervals of fractions, means, and sums of means."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,7 +10,8 @@ LEVEL = 0.95
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
-    """Interval of a proportion (Wilson 1927): it stays inside [0, 1] and holds at 0 and n hits.
+    """Interval of a fraction, hits / n (Wilson 1927). It stays inside [0, 1], and 0 or n hits do
+    not make it empty.
 
     Raises:
         ValueError: n is 0, or there are more hits than n.
@@ -24,8 +25,8 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 def above_chance(labels: NDArray[Any], predicted: NDArray[Any]) -> bool:
     """Whether predictions (N,) are right clearly more often than a constant guess of the most
     frequent label (N,)."""
-    hits, n = int(np.sum(labels == predicted)), len(labels)
-    return wilson(hits, n)[0] > np.unique(labels, return_counts=True)[1].max() / n
+    low, _ = wilson(int(np.sum(labels == predicted)), len(labels))
+    return low > np.unique(labels, return_counts=True)[1].max() / len(labels)
 
 
 class Interval(NamedTuple):
@@ -37,18 +38,19 @@ class Interval(NamedTuple):
     n: int
 
 
-def share(right: NDArray[Any]) -> Interval:
-    """Share of ones among values (n,) of 0 and 1: Student's has no width where all are the same."""
-    return Interval(float(np.mean(right)), *wilson(int(np.sum(right)), len(right)), len(right))
+def fraction(values: NDArray[Any]) -> Interval:
+    """Fraction of ones among values (n,) of 0 and 1, with Wilson's interval."""
+    low, high = wilson(int(np.sum(values)), len(values))
+    return Interval(float(np.mean(values)), low, high, len(values))
 
 
 def mean(values: NDArray[Any]) -> Interval:
-    """Mean of values (n,) with Student's t interval (Student 1908); paired if the values are
-    differences.
+    """Mean of independent values (n,) with Student's t interval (Student 1908). For paired
+    measurements, give their differences.
 
-    The values are independent. If few and skewed, it holds less often than LEVEL
-    (`benchmarks/intervals.py`). The ends may lie outside the range of the values. Equal values give
-    a width of zero, which says only that no two of them differed; for ones and zeros take `share`.
+    If the values are few and skewed, it holds less often than LEVEL (`benchmarks/intervals.py`).
+    Its ends may lie outside the range of the values. If all values are equal it has no width, which
+    says only that no two of them differed. For ones and zeros take `fraction`.
 
     Raises:
         ValueError: fewer than two values, which say nothing of their spread, or one that is not
@@ -61,29 +63,27 @@ def mean(values: NDArray[Any]) -> Interval:
         raise ValueError(
             f"an interval needs a list of two or more finite values; got shape {values.shape}"
         )
-    n, centre = len(values), float(values.mean())
+    n = len(values)
+    centre = float(values.mean())
     half = float(stdtrit(n - 1, (1 + LEVEL) / 2) * values.std(ddof=1) / np.sqrt(n))
     return Interval(centre, centre - half, centre + half, n)
 
 
 def sum_of_means(groups: Sequence[NDArray[Any]]) -> Interval:
     """Sum of the means of independent groups, each (n_g,), with Welch's interval (Welch 1947); n is
-    the sum of the n_g.
-
-    Of one group it is `mean`.
+    the sum of the n_g. For one group it equals `mean`.
 
     Raises:
         ValueError: as of `mean`, for each group.
     """
     from scipy.special import stdtrit
 
-    means = [mean(values).mean for values in groups]
-    variances = np.array([np.var(values, ddof=1) / len(values) for values in groups])
-    centre, variance = sum(means), float(variances.sum())
-    freedom = (
-        variance**2 / sum(v**2 / (len(g) - 1) for v, g in zip(variances, groups, strict=True))
-        if variance
-        else 1
-    )
+    centre = sum(mean(values).mean for values in groups)
+    variances = [np.var(values, ddof=1) / len(values) for values in groups]  # of the means
+    variance = float(np.sum(variances))
+    freedom = 1.0
+    if variance:
+        terms = zip(variances, groups, strict=True)
+        freedom = variance**2 / sum(v**2 / (len(values) - 1) for v, values in terms)
     half = float(stdtrit(freedom, (1 + LEVEL) / 2) * np.sqrt(variance))
     return Interval(centre, centre - half, centre + half, sum(map(len, groups)))

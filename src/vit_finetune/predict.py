@@ -1,4 +1,4 @@
-"""`python -m vit_finetune.predict IMAGE...`: what the trained model says to files, folders, or
+"""`python -m vit_finetune.predict IMAGE...`: the trained model's predictions for files, folders, or
 standard input (`-`)."""
 
 import argparse
@@ -6,9 +6,9 @@ import io
 import json
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,94 +34,128 @@ from vit_finetune.predict_page import card, note_of, write_page
 
 BATCH = 32  # images; the result does not depend on it
 DEFAULT_MAP = "relevance"
-# characters of an image's name in that of its picture, in any script within a file system's limit
+# characters of an image's name in that of its picture: enough bytes are free in any script
 LONGEST_STEM = 50
+
+Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """An image that was read: its name, and its pixels (H, W, 3) uint8 in the size that the model
-    was trained on."""
+    """An image that was read.
+
+    Attributes:
+        pixels: (H, W, 3), in the size of the training images.
+        shown: (H', W', 3), the larger image on which a map is drawn, with what a crop cuts away;
+            None if no map is drawn.
+        crop: top and left in `shown` of what the model gets.
+        content: top, left, bottom and right in what the model gets, without bars.
+    """
 
     name: str
-    pixels: NDArray[np.uint8]
-    seen: (
-        NDArray[np.uint8] | None
-    )  # larger, with what a crop cuts away, for a picture of its map; None if none is drawn
-    crop: tuple[int, int] = (0, 0)  # top and left of what the model gets in `seen`
-    # of what the model gets, without bars: top, left, bottom, right
+    pixels: Pixels
+    shown: Pixels | None
+    crop: tuple[int, int] = (0, 0)
     content: NDArray[np.int32] | None = None
 
 
+@dataclass(frozen=True)
+class MapRequest:
+    """Which map is drawn of each image.
+
+    Attributes:
+        label: index of the class that it speaks for; None for the predicted one.
+        against: index of a second class, which it speaks against.
+    """
+
+    method: str
+    label: int | None
+    against: int | None
+
+    def label_for(self, probabilities: torch.Tensor) -> int:
+        """The class that the map of an image speaks for, from (K,)."""
+        if self.label is not None:
+            return self.label
+        others = probabilities.clone()
+        if self.against is not None:
+            others[self.against] = -1
+        return int(others.argmax())
+
+
 class Predictor:
-    """A fine-tuned model with what its folder says of its classes and of the images that it was
-    trained on."""
+    """A fine-tuned model, and what its folder records of its classes and training images."""
 
     def __init__(self, folder: Path, device: str) -> None:
         self.device = set_up_torch(device, None, key="--device")
         config = trained_config(folder)
-        self.classes, self.source = config["label_names"], config["trained_on"]
+        self.classes: list[str] = config["label_names"]
+        self.source: dict[str, Any] = config["trained_on"]
         self.model = load_model(folder).to(self.device)
         self.preprocess = preprocessing(self.model, None)
 
     def read(self, name: str, source: Path | io.BytesIO, draw: bool) -> Photograph:
-        """One image, at once in the sizes that are needed: a photograph takes a hundred times the
-        memory."""
+        """One image, reduced at once to the sizes that are needed: whole photographs are a hundred
+        times as large."""
         image = open_image(source)
         size, fit = self.source["image_size"], self.source["fit"]
         larger = self.preprocess.resized(*size)
-        seen, crop = None, (0, 0)
-        if draw:
-            seen, crop = (
-                around_crop(image, larger)
-                if fit == "crop"
-                else (fit_image(image, larger, fit), crop)
-            )
+        shown, crop = None, (0, 0)
+        if draw and fit == "crop":
+            shown, crop = around_crop(image, larger)
+        elif draw:
+            shown = fit_image(image, larger, fit)
         content = content_boxes(np.array([image.size[::-1]]), larger, fit)[0]
-        return Photograph(name, fit_image(image, size, fit), seen, crop, content)
+        return Photograph(name, fit_image(image, size, fit), shown, crop, content)
 
-    def pixels(self, images: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
-        """Images (H, W, 3) of the size that the model was trained on -> (B, 3, h, w) as the model
-        takes them."""
+    def pixels(self, images: Sequence[Pixels]) -> torch.Tensor:
+        """Images (H, W, 3) in the size of the training images -> the model's input (B, 3, h, w)."""
         return self.preprocess(torch.from_numpy(np.stack(images)).to(self.device))
 
     @torch.inference_mode()
-    def probabilities(self, images: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
+    def probabilities(self, images: Sequence[Pixels]) -> torch.Tensor:
         """(B, K), on the CPU."""
         return self.model(self.pixels(images)).softmax(dim=1).cpu()
 
-    def index(self, key: str, name: str | None) -> int | None:
-        """The class of that name, None for None (UserError that names the key)."""
-        if name is not None and name not in self.classes:
+    def class_index(self, option: str, name: str | None) -> int | None:
+        """The index of a class; None for None. UserError, with the option, for an unknown name."""
+        if name is None:
+            return None
+        if name not in self.classes:
             raise UserError(
-                f"{key} is {name}, which is no class of the model; use one of: {', '.join(self.classes)}"
+                f"{option} is {name}, which is no class of the model; use one of: "
+                f"{', '.join(self.classes)}"
             )
-        return None if name is None else self.classes.index(name)
+        return self.classes.index(name)
 
-    def painted(
+    def paint_map(
         self, photograph: Photograph, method: str, label: int, against: int | None
     ) -> NDArray[np.float64]:
-        """A map of `photograph.seen`, (H, W), NaN on what was cut away and on bars: of what speaks
-        for a class.
+        """A map on the pixels of `photograph.shown`, (H', W'): how much each speaks for the class
+        `label`. NaN on what was cut away and on bars.
 
-        With `against`, a second class, it is signed: of what speaks for the one and for the other.
+        With `against`, a second class, values are signed: above 0 speaks for the first, below 0 for
+        the second.
         """
         from vit_finetune.attention.maps import MapMaker
         from vit_finetune.attention.pixels import PixelGrid
 
-        assert photograph.seen is not None
-        maker, size = MapMaker(self.model), self.preprocess.resized(*photograph.pixels.shape[:2])
-        asked = [torch.tensor([k], device=self.device) for k in (label, against) if k is not None]
-        found = maker.maps(self.pixels([photograph.pixels]), *asked)[method][0]
+        assert photograph.shown is not None
+        maker = MapMaker(self.model)
+        labels = [label] if against is None else [label, against]
+        classes = [torch.tensor([k], device=self.device) for k in labels]
+        patch_map = maker.maps(self.pixels([photograph.pixels]), *classes)[method][0]
+
+        size = self.preprocess.resized(*photograph.pixels.shape[:2])
         grid = PixelGrid(size, size, self.preprocess.input_size, maker.layout.grid)
-        painted = np.full(photograph.seen.shape[:2], np.nan)
-        rows, columns = (
-            slice(start, start + side) for start, side in zip(photograph.crop, size, strict=True)
+        top, left = photograph.crop
+        height, width = size
+        painted = np.full(photograph.shown.shape[:2], np.nan)
+        painted[top : top + height, left : left + width] = grid.paint(
+            patch_map.cpu().numpy(), content=photograph.content
         )
-        painted[rows, columns] = grid.paint(found.cpu().numpy(), content=photograph.content)
         return painted
 
-    def overlay(
+    def draw_map(
         self,
         photograph: Photograph,
         painted: NDArray[np.float64],
@@ -129,21 +163,21 @@ class Predictor:
         against: int | None,
         title: str,
     ) -> bytes:
-        """A picture (PNG) of the image, and of a map of it as `painted` gives it."""
+        """A PNG of the image and of a map of it, from `paint_map`. The title is for one class; two
+        are named in the picture."""
         from vit_finetune.attention.figures import contrast, overlay
         from vit_finetune.style import png
 
-        assert photograph.seen is not None
-        if against is not None:
-            return png(
-                contrast(photograph.seen, painted, self.classes[label], self.classes[against])
-            )
-        return png(overlay(photograph.seen, painted, title))
+        assert photograph.shown is not None
+        if against is None:
+            return png(overlay(photograph.shown, painted, title))
+        names = self.classes[label], self.classes[against]
+        return png(contrast(photograph.shown, painted, *names))
 
 
 def find_images(names: Sequence[str]) -> Iterator[tuple[str, Path | io.BytesIO]]:
-    """Name and source of each image: a file, every image below a folder in the order of their
-    paths, or `-`.
+    """Name and source of each image: a file, `-`, or every image below a folder, in the order of
+    their paths.
 
     Raises:
         UserError: a folder without images.
@@ -156,7 +190,8 @@ def find_images(names: Sequence[str]) -> Iterator[tuple[str, Path | io.BytesIO]]
             files = image_files(path)[0]
             if not files:
                 raise UserError(f"there is no image below the folder {name}")
-            yield from ((str(file), file) for file in files)
+            for file in files:
+                yield str(file), file
         else:
             yield name, path
 
@@ -164,12 +199,23 @@ def find_images(names: Sequence[str]) -> Iterator[tuple[str, Path | io.BytesIO]]
 def read_images(
     predictor: Predictor, names: Sequence[str], draw: bool, unreadable: list[str]
 ) -> Iterator[Photograph]:
-    """The images that can be read; of the others, one line each is added to `unreadable`."""
+    """The images that can be read. For each of the others, a sentence is added to `unreadable`."""
     for name, source in find_images(names):
         try:
             yield predictor.read(name, source, draw)
         except UNREADABLE as error:
-            unreadable.append(f"{name} cannot be read as an image: {' '.join(str(error).split())}")
+            reason = " ".join(str(error).split())
+            unreadable.append(f"{name} cannot be read as an image: {reason}")
+
+
+def predict(
+    predictor: Predictor, photographs: Iterable[Photograph]
+) -> Iterator[tuple[Photograph, torch.Tensor]]:
+    """Each image with its probabilities (K,), computed in batches."""
+    remaining = iter(photographs)
+    while batch := list(islice(remaining, BATCH)):
+        probabilities = predictor.probabilities([photograph.pixels for photograph in batch])
+        yield from zip(batch, probabilities, strict=True)
 
 
 def describe(
@@ -178,86 +224,80 @@ def describe(
     """The most probable classes of one image, from (K,)."""
     values, order = probabilities.topk(min(top, len(classes)))
     ranked = [
-        {"label": classes[k], "probability": round(p, 6)}
-        for k, p in zip(order.tolist(), values.tolist(), strict=True)
+        {"label": classes[k], "probability": round(value, 6)}
+        for k, value in zip(order.tolist(), values.tolist(), strict=True)
     ]
     return {"image": name, **ranked[0], "top": ranked}
 
 
-def explained_class(probabilities: torch.Tensor, label: int | None, against: int | None) -> int:
-    """The class of which a picture is drawn: `label`, or of (K,) the most probable that is not
-    `against`."""
-    if label is not None:
-        return label
-    others = probabilities.clone()
-    if against is not None:
-        others[against] = -1
-    return int(others.argmax())
+def in_words(answer: dict[str, Any]) -> str:
+    ranked = [f"{entry['label']} {entry['probability']:.3f}" for entry in answer["top"]]
+    return f"{answer['image']}: {', '.join(ranked)}"
 
 
-def asked_classes(args: argparse.Namespace, predictor: Predictor) -> tuple[int | None, int | None]:
-    """The classes of --class and --against (UserError for a name that is wrong, or equal ones)."""
-    label, against = (
-        predictor.index("--class", args.label),
-        predictor.index("--against", args.against),
-    )
-    if label is not None and label == against:
-        raise UserError(f"--class and --against are both {args.label}; name two classes")
-    return label, against
-
-
-def check_map(args: argparse.Namespace) -> None:
-    """UserError if options of the map are given without a place to draw it, or do not go
-    together."""
+def check_map_options(args: argparse.Namespace) -> None:
+    """UserError if options of the map do not fit each other, or nothing is drawn."""
     from vit_finetune.attention.maps import CLASS_AGNOSTIC, METHODS
 
     if not (args.attention or args.page) and (args.label or args.against or args.map):
         raise UserError(
-            "--map, --class and --against say what is drawn; name a folder with --attention, or a --page"
+            "--map, --class and --against say what is drawn; name a folder with --attention, or a "
+            "--page"
         )
     if args.map and args.map not in METHODS:
         raise UserError(f"--map is {args.map}; use one of: {', '.join(METHODS)}")
     if args.against and args.map in CLASS_AGNOSTIC:
         raise UserError(
-            f"--map is {args.map}, which knows no class, so there is nothing --against another to draw"
+            f"--map is {args.map}, which knows no class, so there is nothing --against another to "
+            "draw"
         )
 
 
+def map_request(args: argparse.Namespace, predictor: Predictor) -> MapRequest:
+    """UserError for a class that the model does not have, or the same one twice."""
+    label = predictor.class_index("--class", args.label)
+    against = predictor.class_index("--against", args.against)
+    if label is not None and label == against:
+        raise UserError(f"--class and --against are both {args.label}; name two classes")
+    return MapRequest(args.map or DEFAULT_MAP, label, against)
+
+
 def run(args: argparse.Namespace) -> list[str]:
-    """Print a line for each image, and return what could not be read."""
-    unreadable: list[str] = []
-    cards: list[str] = []
-    check_map(args)
+    """Print a line for each image and draw its map, if that is asked for. Returns a sentence for
+    each image that cannot be read."""
+    check_map_options(args)
     predictor = Predictor(Path(args.model), args.device)
-    label, against = asked_classes(args, predictor)
+    request = map_request(args, predictor)
     draws = bool(args.attention or args.page)
-    images, number = read_images(predictor, args.images, draws, unreadable), count()
-    while batch := list(islice(images, BATCH)):
-        probabilities = predictor.probabilities([image.pixels for image in batch])
-        for image, row in zip(batch, probabilities, strict=True):
-            answer = describe(image.name, row, predictor.classes, args.top)
-            if draws:
-                drawn = explained_class(row, label, against)
-                painted = predictor.painted(image, args.map or DEFAULT_MAP, drawn, against)
-                answer |= {"map": args.map or DEFAULT_MAP, "map_class": predictor.classes[drawn]}
-            if args.attention:
-                stem = Path(image.name).stem[:LONGEST_STEM]
-                answer["attention"] = str(Path(args.attention) / f"{next(number):04}-{stem}.png")
-                said = f"{answer['label']} {answer['probability']:.2f}, "
-                said += f"{args.map or DEFAULT_MAP} for {predictor.classes[drawn]}"
-                write_bytes(
-                    answer["attention"], predictor.overlay(image, painted, drawn, against, said)
-                )
-            if args.page:
-                assert image.seen is not None
-                pictures = image.seen, spotlight(image.seen, painted)
-                cards.append(card(image.name, *pictures, predictor.classes[drawn], answer["top"]))
-            shown = ", ".join(
-                f"{entry['label']} {entry['probability']:.3f}" for entry in answer["top"]
+    cards: list[str] = []
+    unreadable: list[str] = []
+    photographs = read_images(predictor, args.images, draws, unreadable)
+    for number, (photograph, probabilities) in enumerate(predict(predictor, photographs)):
+        answer = describe(photograph.name, probabilities, predictor.classes, args.top)
+        if draws:
+            label = request.label_for(probabilities)
+            against = request.against
+            painted = predictor.paint_map(photograph, request.method, label, against)
+            answer["map"] = request.method
+            answer["map_class"] = predictor.classes[label]
+        if args.attention:
+            stem = Path(photograph.name).stem[:LONGEST_STEM]
+            answer["attention"] = str(Path(args.attention) / f"{number:04}-{stem}.png")
+            title = (
+                f"{answer['label']} {answer['probability']:.2f}, "
+                f"{answer['map']} for {answer['map_class']}"
             )
-            print(json.dumps(answer) if args.json else f"{image.name}: {shown}", flush=True)
+            picture = predictor.draw_map(photograph, painted, label, against, title)
+            write_bytes(answer["attention"], picture)
+        if args.page:
+            assert photograph.shown is not None
+            lit = spotlight(photograph.shown, painted)
+            cards.append(
+                card(photograph.name, photograph.shown, lit, answer["map_class"], answer["top"])
+            )
+        print(json.dumps(answer) if args.json else in_words(answer), flush=True)
     if args.page:
-        write_page(args.page, cards, note_of(args.map or DEFAULT_MAP, args.against))
+        write_page(args.page, cards, note_of(request.method, args.against))
     return unreadable
 
 
@@ -268,45 +308,45 @@ def at_least_one(text: str) -> int:
     return int(text)
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="python -m vit_finetune.predict", description=__doc__)
-    made.add_argument(
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m vit_finetune.predict", description=__doc__)
+    parser.add_argument(
         "images", nargs="+", metavar="IMAGE", help="a file, a folder, or - for standard input"
     )
-    made.add_argument(
+    parser.add_argument(
         "--model", default="models/finetuned", help="folder of the trained model (%(default)s)"
     )
-    made.add_argument(
+    parser.add_argument(
         "--top",
         type=at_least_one,
         default=3,
         help="classes to show, most probable first (%(default)s)",
     )
-    made.add_argument(
+    parser.add_argument(
         "--json", action="store_true", help="a JSON object for each image, one to a line"
     )
-    made.add_argument(
+    parser.add_argument(
         "--attention", metavar="FOLDER", help="also draw there what speaks for a class"
     )
-    made.add_argument(
+    parser.add_argument(
         "--page", metavar="FILE", help="also write one HTML page of all images, with their maps"
     )
-    made.add_argument(
+    parser.add_argument(
         "--map", metavar="NAME", help=f"map that is drawn, as in attention/ ({DEFAULT_MAP})"
     )
-    made.add_argument(
+    parser.add_argument(
         "--class",
         dest="label",
         metavar="NAME",
         help="class that is drawn (default: the predicted one)",
     )
-    made.add_argument(
+    parser.add_argument(
         "--against", metavar="NAME", help="a second class: also draw what speaks for it instead"
     )
-    made.add_argument(
+    parser.add_argument(
         "--device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="(%(default)s)"
     )
-    return made
+    return parser
 
 
 if __name__ == "__main__":
@@ -314,5 +354,5 @@ if __name__ == "__main__":
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     with readable_errors("predict"):
-        problems = run(parser().parse_args())
-        sys.exit("\n".join(f"predict: {line}" for line in problems) or 0)
+        unreadable = run(make_parser().parse_args())
+        sys.exit("\n".join(f"predict: {line}" for line in unreadable) or 0)

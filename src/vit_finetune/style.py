@@ -1,5 +1,6 @@
-"""The common style of pictures. Each room draws its own in `figures.py`: arrays in, a matplotlib
-Figure out.
+"""The common style of pictures that are made of images. Charts of numbers are drawn elsewhere
+(vit_finetune.charts). Each room draws its pictures in `figures.py`: arrays in, a matplotlib Figure
+out.
 
 K classes, N images; `images` (N, H, W, 3) uint8, `labels` and `predicted` (N,) class indices,
 `classes` the 2 to 100 names. Every figure is 8 inches wide, the width of a README. Meaning never
@@ -8,62 +9,49 @@ grey printer.
 """
 
 import io
-import math
-import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import fontManager
+from matplotlib.font_manager import findfont, fontManager, get_font
+from matplotlib.text import Text
 
 Array = np.ndarray[Any, Any]
 Names = Sequence[str]
-Rows = Sequence[Mapping[str, Any]]
 
 WIDTH = 8.0  # inches
-QUIET, FAINT, BLUE, ORANGE, VERMILION = "#767676", "#e4e4e4", "#0072b2", "#e69f00", "#d55e00"
-SERIES: list[dict[str, Any]] = [
-    {"color": colour, "marker": marker, "markevery": 0.12}
-    for colour, marker in zip(
-        [BLUE, VERMILION, "#009e73", "#cc79a7", "#56b4e9", ORANGE], "osD^vP", strict=True
-    )
-]
+QUIET = "#767676"
+BLUE = "#0072b2"
+VERMILION = "#d55e00"
 FALLBACKS = (  # fonts with the characters that DejaVu Sans lacks, where they are installed
-    *(
-        "Noto Sans CJK JP",
-        "Noto Sans CJK SC",
-        "Noto Sans JP",
-        "Noto Sans SC",
-        "Noto Sans KR",
-        "WenQuanYi Zen Hei",
-    ),
-    *(
-        "IPAexGothic",
-        "Hiragino Sans",
-        "PingFang SC",
-        "Yu Gothic",
-        "Microsoft YaHei",
-        "Malgun Gothic",
-        "NanumGothic",
-    ),
-    *(
-        "Noto Sans Arabic",
-        "Noto Sans Hebrew",
-        "Noto Sans Devanagari",
-        "Noto Sans Thai",
-        "Noto Emoji",
-        "Symbola",
-    ),
+    "Noto Sans CJK JP",
+    "Noto Sans CJK SC",
+    "Noto Sans JP",
+    "Noto Sans SC",
+    "Noto Sans KR",
+    "WenQuanYi Zen Hei",
+    "IPAexGothic",
+    "Hiragino Sans",
+    "PingFang SC",
+    "Yu Gothic",
+    "Microsoft YaHei",
+    "Malgun Gothic",
+    "NanumGothic",
+    "Noto Sans Arabic",
+    "Noto Sans Hebrew",
+    "Noto Sans Devanagari",
+    "Noto Sans Thai",
+    "Noto Emoji",
+    "Symbola",
 )
+INSTALLED = {font.name for font in fontManager.ttflist}
+FONTS = ["DejaVu Sans", *(name for name in FALLBACKS if name in INSTALLED)]
 STYLE: dict[Any, Any] = {
-    "font.family": [
-        "DejaVu Sans",
-        *(name for name in FALLBACKS if name in {font.name for font in fontManager.ttflist}),
-    ],
+    "font.family": FONTS,
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
@@ -80,7 +68,7 @@ STYLE: dict[Any, Any] = {
     "axes.edgecolor": QUIET,
     "axes.axisbelow": True,
     "axes.grid": True,
-    "grid.color": FAINT,
+    "grid.color": "#e4e4e4",
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "figure.constrained_layout.w_pad": 0.06,
@@ -96,27 +84,26 @@ styled = matplotlib.rc_context(
 def png(figure: Figure) -> bytes:
     """The figure as PNG, always with the same bytes: no date, no program version.
 
-    Characters that no installed font has become boxes; they are said once, in one line.
+    Characters that no installed font has become boxes; `font_warnings` names them.
     """
     buffer = io.BytesIO()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph ")
         figure.savefig(buffer, format="png", metadata={"Software": None})
-    codes = {
-        int(code)
-        for warning in caught
-        for code in re.findall(r"^Glyph (\d+) ", str(warning.message))
-    }
-    if missing := sorted(codes - _boxes):
-        _boxes.update(missing)
-        print(
-            f"pictures: no installed font has {''.join(map(chr, missing))}; install one, such as Noto Sans CJK",
-            flush=True,
-        )
     return buffer.getvalue()
 
 
-_boxes: set[int] = set()  # characters that were said to be missing
+def font_warnings(figures: Iterable[Figure]) -> list[str]:
+    """A sentence on the characters of the figures that no installed font has, if there are any."""
+    used = {char for figure in figures for text in figure.findobj(Text) for char in text.get_text()}
+    missing = used - {"\n"}
+    for name in FONTS:
+        charmap = get_font(findfont(name)).get_charmap()
+        missing = {char for char in missing if ord(char) not in charmap}
+    if not missing:
+        return []
+    characters = "".join(sorted(missing))
+    return [f"no installed font has {characters}; install one, for example Noto Sans CJK"]
 
 
 def figure_of(height: float, title: str, columns: int = 1) -> tuple[Figure, Any]:
@@ -127,34 +114,20 @@ def figure_of(height: float, title: str, columns: int = 1) -> tuple[Figure, Any]
 
 
 def shorten(name: str, longest: int = 16) -> str:
-    """At most `longest` characters; the middle goes, for names often differ in their last word or
+    """At most `longest` characters. The middle is cut: names often differ in their last word or
     number."""
-    return (
-        name
-        if len(name) <= longest
-        else f"{name[: longest - longest // 3 - 1]}…{name[-(longest // 3) :]}"
-    )
+    if len(name) <= longest:
+        return name
+    end = longest // 3
+    return f"{name[: longest - end - 1]}…{name[-end:]}"
 
 
 def fit_texts(texts: Sequence[str], inches: float, em: float = 0.64) -> tuple[list[str], float]:
     """The texts, cut to what `inches` hold at 6 points, and the size in points (6 to 9) at which
     all fit."""
-    texts = [shorten(text, max(4, int(12 * inches / em))) for text in texts]
-    return texts, min(9.0, 72 * inches / em / max(map(len, texts), default=1))
-
-
-def name_ticks(axis: Any, classes: Names, inches: float, **text: Any) -> None:
-    """Class names along `inches` of an axis: first smaller, then every second, third, ... so that
-    none touch."""
-    room = 65 * inches / len(classes)  # points per name, a tenth left free
-    step = math.ceil(6 / room)
-    axis.set_ticks(
-        range(0, len(classes), step),
-        [shorten(name) for name in classes[::step]],
-        fontsize=min(9, room * step),
-        **text,
-    )
-    axis.grid(visible=False)
+    short = [shorten(text, max(4, int(12 * inches / em))) for text in texts]
+    longest = max(map(len, short), default=1)
+    return short, min(9.0, 72 * inches / em / longest)
 
 
 def canvas(
@@ -174,20 +147,16 @@ def canvas(
 def place(axes: Axes, picture: Array, x: float, y: float, tall: float = 1, **style: Any) -> None:
     """Fit a picture into the cell (1 wide, `tall` high) at (x, y), pixels sharp: a blur would look
     like knowledge."""
-    h, w = np.array(picture.shape[:2]) * min(
-        0.95 / picture.shape[1], 0.95 * tall / picture.shape[0]
+    rows, columns = picture.shape[:2]
+    scale = min(0.95 / columns, 0.95 * tall / rows)
+    h = rows * scale
+    w = columns * scale
+    left = x + (0.95 - w) / 2
+    top = y + (0.95 * tall - h) / 2
+    photograph = picture.ndim == 3 and max(picture.shape) > 64
+    axes.imshow(
+        picture,
+        extent=(left, left + w, top + h, top),
+        interpolation="auto" if photograph else "nearest",
+        **style,
     )
-    x, y = x + (0.95 - w) / 2, y + (0.95 * tall - h) / 2
-    method: Any = "auto" if picture.ndim == 3 and max(picture.shape) > 64 else "nearest"
-    axes.imshow(picture, extent=(x, x + w, y + h, y), interpolation=method, **style)
-
-
-def class_bars(
-    axes: Axes, values: Sequence[float], form: str, offset: float = 0, **bar: Any
-) -> None:
-    """A horizontal bar per class, the first on top, with its number behind it while there is
-    room."""
-    bars = axes.barh(np.arange(len(values)) + offset, values, **bar)
-    if len(values) <= 25:
-        axes.bar_label(bars, fmt=form, padding=3, fontsize=7, color=QUIET)
-    axes.set_ylim(len(values) - 0.4, -0.6)

@@ -4,53 +4,74 @@ look."""
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from vit_finetune.core.errors import readable_errors
 from vit_finetune.core.files import read_json
 from vit_finetune.report.headline import headline, table, warnings_of
 
-WHERE = (
+METRICS = ("train", "evaluation", "attention")
+WHERE = [
     ("metrics", "dvc metrics show"),
     ("report", "report.html"),
     ("attention", "attention/index.html"),
     ("plots", "dvc plots show"),
     ("what changed", "dvc params diff, dvc metrics diff, dvc plots diff"),
-)
+]
 
 
-def outdated(status: dict[str, list[Any]]) -> list[str]:
-    """Stages that have not run since something of theirs was changed, from what `dvc status --json`
-    prints.
+def outdated(status: dict[str, Any]) -> list[str]:
+    """Stages that have not run since a file or parameter of theirs changed, from what `dvc status
+    --json` prints.
 
-    Files that are missing do not count: a clone has the numbers of a run without its data.
+    Missing files do not count: a clone has the numbers of a run without its data.
     """
+    return [stage for stage, changes in status.items() if has_changed(changes)]
 
-    def changed(found: Any) -> bool:
-        values = found.values() if isinstance(found, dict) else [found]
-        return any(
-            changed(value) if isinstance(value, dict) else value in ("modified", "new")
-            for value in values
+
+def has_changed(changes: Any) -> bool:
+    """Whether a state in nested lists and dictionaries says so: the leaves are such as `modified`
+    or `deleted`."""
+    if isinstance(changes, str):
+        return changes in ("modified", "new")
+    values = changes.values() if isinstance(changes, dict) else changes
+    return any(has_changed(value) for value in values)
+
+
+def read_status() -> dict[str, Any]:
+    """What `dvc status` says of the stages; nothing if it fails, as outside of a repository."""
+    command = [sys.executable, "-m", "dvc", "status", "--json"]
+    status = subprocess.run(command, capture_output=True, text=True)
+    return json.loads(status.stdout) if status.returncode == 0 else {}
+
+
+def summarise(
+    metrics: dict[str, dict[str, Any]], warnings: Sequence[str], where: list[tuple[str, str]]
+) -> str:
+    """The headline numbers, warnings, and where to look, each in lines of its own.
+
+    Args:
+        metrics: {"train": metrics/train.json, ...}, for each of METRICS.
+        where: rows of two columns.
+    """
+    lines = ["", table(headline(metrics))]
+    lines += [f"warning: {warning}" for warning in warnings]
+    lines += ["", table(where)]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    metrics = {name: read_json(f"metrics/{name}.json") for name in METRICS}
+    warnings = warnings_of(metrics)
+    stages = outdated(read_status())
+    if stages:
+        warnings.append(
+            f"an earlier run has these numbers; {', '.join(stages)} changed since: dvc repro"
         )
-
-    return [stage for stage, found in status.items() if any(changed(one) for one in found)]
-
-
-def read_status() -> dict[str, list[Any]]:
-    """What DVC says of the stages; nothing where it cannot say anything, such as outside a
-    repository."""
-    run = subprocess.run(
-        [sys.executable, "-m", "dvc", "status", "--json"], capture_output=True, text=True
-    )
-    return json.loads(run.stdout) if run.returncode == 0 else {}
+    print(summarise(metrics, warnings, WHERE))
 
 
 if __name__ == "__main__":
     with readable_errors("summary"):
-        metrics = {
-            name: read_json(f"metrics/{name}.json") for name in ("train", "evaluation", "attention")
-        }
-        signs = "".join(f"warning: {sign}\n" for sign in warnings_of(metrics))
-        if stages := outdated(read_status()):
-            signs += f"warning: an earlier run has these numbers; {', '.join(stages)} changed since: dvc repro\n"
-        print(f"\n{table(headline(metrics))}\n{signs}\n{table(list(WHERE))}")
+        main()

@@ -8,7 +8,7 @@ from vit_finetune.activations import files, forward
 from vit_finetune.activations.files import map_activations
 from vit_finetune.activations.manifest import Manifest
 from vit_finetune.core.errors import UserError
-from vit_finetune.core.files import digest
+from vit_finetune.core.hashes import digest
 from vit_finetune.core.ranks import Ranks
 from vit_finetune.model.boundary import SplitModel
 from vit_finetune.model.build import preprocessing
@@ -145,7 +145,7 @@ def test_a_pass_cut_short_goes_on_to_the_same_bytes_and_repeats_no_confirmed_seg
 class OneOfTwo(Ranks):
     """One of two processes that waits for nobody: here they run one after the other."""
 
-    def wait(self):
+    def barrier(self):
         pass
 
 

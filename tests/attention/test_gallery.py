@@ -16,7 +16,7 @@ from vit_finetune.attention.maps import METHODS, MapMaker
 from vit_finetune.attention.pixels import PixelGrid
 from vit_finetune.attention.sample import PredictedImages, Sample
 from vit_finetune.attention.walk import Walk
-from vit_finetune.verdict import caution, in_words
+from vit_finetune.verdict import error_chance, in_words
 
 GRID = PixelGrid((8, 16), (64, 128), (64, 64), (4, 4))  # the middle half of a wide image
 
@@ -29,14 +29,11 @@ def maker() -> MapMaker:
 def fill(
     maker: MapMaker, pixels: torch.Tensor, predicted: list[int], classes: int = 3
 ) -> gallery.Gallery:
-    images = np.zeros((len(pixels), 8, 16, 3), np.uint8)
-    shown = PredictedImages(
-        images,
-        np.zeros(len(pixels), int),
-        np.array(predicted),
-        [f"{i}.jpg" for i in range(len(pixels))],
-    )
-    return gallery.fill_gallery(maker, pixels, np.arange(len(pixels)) + 7, shown, classes)
+    count = len(pixels)
+    images, labels = np.zeros((count, 8, 16, 3), np.uint8), np.zeros(count, int)
+    files = [f"{number}.jpg" for number in range(count)]
+    shown = PredictedImages(images, labels, np.array(predicted), files)
+    return gallery.fill_gallery(maker, pixels, np.arange(count) + 7, shown, classes)
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +52,11 @@ def test_what_the_gallery_holds_of_an_image_does_not_depend_on_the_batch(maker, 
             torch.testing.assert_close(
                 filled.class_maps[k][name][2:], alone.class_maps[k][name], rtol=1e-3, atol=1e-6
             )
+    for pair, maps in alone.contrasts.items():
+        for name, values in maps.items():
+            torch.testing.assert_close(
+                filled.contrasts[pair][name][2:], values, rtol=1e-3, atol=1e-4
+            )
     assert not torch.allclose(filled.class_maps[0]["relevance"], filled.class_maps[1]["relevance"])
 
 
@@ -65,15 +67,10 @@ def test_the_gallery_holds_probabilities_and_where_each_head_looks_from_cls(make
     torch.testing.assert_close(filled.heads, filled.page_attn[..., 0, 1:].unflatten(-1, (4, 4)))
 
 
-def test_contrasts_are_of_every_pair_and_those_of_the_two_classes_alone(maker, filled):
+def test_contrasts_are_of_every_pair_of_classes_and_of_the_maps_that_know_the_class(filled):
     assert [*filled.contrasts] == [(0, 1), (0, 2), (1, 2)]
-    images = pictures(maker.model, 3)
-    for pair, found in filled.contrasts.items():
-        alone = maker.maps(images, *[torch.full((3,), k) for k in pair])
-        assert found.keys() == {"gradient rollout", "relevance", "LeGrad"}
-        for name, values in found.items():
-            assert values.shape == (3, 4, 4)
-            torch.testing.assert_close(values, alone[name], rtol=1e-3, atol=1e-4)
+    for found in filled.contrasts.values():
+        assert [*found] == ["gradient rollout", "relevance", "LeGrad"]
 
 
 def test_of_many_classes_those_that_are_probable_in_an_image_are_contrasted(monkeypatch):
@@ -87,27 +84,37 @@ def test_of_many_classes_those_that_are_probable_in_an_image_are_contrasted(monk
     assert [*fill(maker, images, [0, 1], 4).contrasts] == [tuple(chosen)]
 
 
-def test_a_gallery_above_the_stated_sizes_keeps_some_blocks_and_says_which(monkeypatch, tmp_path):
-    maker, each = MapMaker(build(depth=4, num_classes=3)), 2 * 17**2
-    # three blocks of three heads, two bytes a value
-    monkeypatch.setattr(kept, "FILE_BYTES", 2 * 3 * each * 3)
-    monkeypatch.setattr(kept, "PAGE_BYTES", 2 * each)
-    small, images = fill(maker, pictures(maker.model), [0, 1]), pictures(maker.model)
-    walk = Walk(maker.model, images)
-    whole = {}
-    walk.each_block(lambda block: whole.update({block.index: block.attn}))
-    assert small.in_file.blocks == (0, 2, 3)
+@pytest.mark.parametrize(
+    ("matrices", "in_file", "axes"),  # a block has three heads, a value two bytes
+    [
+        (3 * 3, kept.Kept((0, 2, 3), 4, 3), "images, blocks, heads, "),
+        (2, kept.Kept((0, 3), 4, 3, each_head=False), "images, blocks, the mean over heads, "),
+    ],
+)
+def test_a_gallery_above_the_stated_sizes_keeps_some_blocks_or_mean_heads_and_says_which(
+    monkeypatch, tmp_path, matrices, in_file, axes
+):
+    maker = MapMaker(build(depth=4, num_classes=3))
+    monkeypatch.setattr(kept, "FILE_BYTES", 2 * matrices * 2 * 17**2)
+    monkeypatch.setattr(kept, "PAGE_BYTES", 2 * 2 * 17**2)
+    images, whole = pictures(maker.model), {}
+    small = fill(maker, images, [0, 1])
+    Walk(maker.model, images).each_block(lambda block: whole.update({block.index: block.attn}))
+    assert small.in_file == in_file
     assert small.on_page == kept.Kept((0, 3), 4, 3, each_head=False)
-    for place, block in enumerate(small.in_file.blocks):
-        torch.testing.assert_close(small.attn[:, place], whole[block].half())
-    for place, block in enumerate(small.on_page.blocks):
-        torch.testing.assert_close(small.page_attn[:, place, 0], whole[block].mean(dim=1))
+    for held, attn in ((small.in_file, small.attn), (small.on_page, small.page_attn)):
+        for place, block in enumerate(held.blocks):
+            matrix = whole[block] if held.each_head else whole[block].mean(dim=1, keepdim=True)
+            torch.testing.assert_close(attn[:, place], matrix.to(attn.dtype))
     gallery.write_tensors(
         tmp_path, small, {"rollout": torch.rand(2, 4, 4)}, np.array([3, 11]), ("CLS",)
     )
+    blocks = [*in_file.blocks]
     with safe_open(tmp_path / "gallery.safetensors", "pt") as file:
-        assert file.metadata()["attn"].endswith("prefix tokens: CLS; blocks: 0 2 3 of 4")
-        assert file.get_tensor("blocks").tolist() == [0, 2, 3]
+        assert file.get_tensor("blocks").tolist() == blocks
+        text = file.metadata()["attn"]
+    assert text.startswith(axes)
+    assert text.endswith(f"prefix tokens: CLS; blocks: {' '.join(map(str, blocks))} of 4")
     gallery.write_page(tmp_path / "index.html", small, GRID, ["a", "b", "c"], ("CLS",), JUDGEMENT)
     sentence = "the page holds of 4 blocks only 0, 3 and the mean over each block's 3 heads alone."
     assert sentence in (tmp_path / "index.html").read_text(encoding="utf-8")
@@ -131,34 +138,19 @@ def test_blocks_are_spread_from_the_first_to_the_last(depth, count, expected):
 @pytest.mark.parametrize("tokens", [197, 905, 1370])
 @pytest.mark.parametrize("images", [8, 64])
 def test_what_is_kept_stays_below_the_stated_bytes_whatever_the_number_of_tokens(images, tokens):
-    assert (
-        kept.kept_in_file(8, 12, 3, 197).left_out == kept.kept_on_page(8, 12, 3, 197).left_out == ""
-    )
-    file, page = (
-        choose(images, 12, 6, tokens) for choose in (kept.kept_in_file, kept.kept_on_page)
-    )
-    sizes = [
-        len(one.blocks) * (6 if one.each_head else 1) * images * tokens**2 for one in (file, page)
-    ]
-    assert 2 * sizes[0] <= kept.FILE_BYTES
+    file = kept.kept_in_file(images, 12, 6, tokens)
+    page = kept.kept_on_page(images, 12, 6, tokens)
+    values = images * tokens**2
+    assert 2 * len(file.blocks) * (6 if file.each_head else 1) * values <= kept.FILE_BYTES
     # at least one block
-    assert sizes[1] <= kept.PAGE_BYTES or (images, tokens, len(page.blocks)) == (64, 1370, 1)
+    size = len(page.blocks) * (6 if page.each_head else 1) * values
+    assert size <= kept.PAGE_BYTES or (images, tokens, len(page.blocks)) == (64, 1370, 1)
     assert file.blocks[-1] == page.blocks[-1] == 11
 
 
-def test_the_mean_over_heads_is_kept_where_a_block_of_all_heads_is_too_large(monkeypatch, tmp_path):
-    maker = MapMaker(build(depth=4, num_classes=3))
-    monkeypatch.setattr(kept, "FILE_BYTES", 2 * 2 * 17**2 * 2)
-    small, whole = fill(maker, images := pictures(maker.model), [0, 1]), {}
-    Walk(maker.model, images).each_block(lambda block: whole.update({block.index: block.attn}))
-    assert small.in_file == kept.Kept((0, 3), 4, 3, each_head=False)
-    for place, block in enumerate((0, 3)):
-        torch.testing.assert_close(small.attn[:, place, 0], whole[block].mean(dim=1).half())
-    gallery.write_tensors(tmp_path, small, {"rollout": torch.rand(2, 4, 4)}, np.array([3, 11]), ())
-    with safe_open(tmp_path / "gallery.safetensors", "pt") as file:
-        assert file.metadata()["attn"].startswith(
-            "images, blocks, the mean over heads, queries, keys;"
-        )
+@pytest.mark.parametrize("choose", [kept.kept_in_file, kept.kept_on_page])
+def test_of_the_shipped_model_everything_is_kept(choose):
+    assert choose(8, 12, 3, 197) == kept.Kept((*range(12),), 12, 3)
 
 
 def test_records_of_the_page_say_where_the_patches_lie_and_hold_maps_without_class_once(filled):
@@ -232,29 +224,21 @@ def test_maps_of_further_images_are_those_of_the_images_that_were_drawn(maker):
         return some.permute(0, 3, 1, 2).float()
 
     rows = np.array([0, 1, 6, 9])
-    sample = Sample(
-        rows,
-        preprocess(torch.from_numpy(images[rows])),
-        torch.from_numpy(predicted[rows]),
-        torch.zeros(4),
-    )
+    all_images, classes = torch.from_numpy(images), torch.from_numpy(predicted)
+    sample = Sample(rows, preprocess(all_images[rows]), classes[rows], torch.zeros(4))
     maps = maker.maps(sample.pixels, sample.predicted)["relevance"]
     found, drawn = gallery.relevance_by_class(
         maker, test, preprocess, sample, maps, np.random.default_rng(0)
     )
     assert drawn[:4].tolist() == rows.tolist()
     assert len({*drawn.tolist()}) == len(drawn) == 8  # as many more as the sample has
-    expected = maker.maps(
-        preprocess(torch.from_numpy(images[drawn])), torch.from_numpy(predicted[drawn])
-    )["relevance"]
+    expected = maker.maps(preprocess(all_images[drawn]), classes[drawn])["relevance"]
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
 
 
 def test_tensors_are_written_with_the_rows_that_they_belong_to(filled, tmp_path):
-    maps, rows = (
-        {"last block": torch.rand(2, 4, 4), "LeGrad": torch.rand(2, 4, 4)},
-        np.array([3, 11]),
-    )
+    maps = {"last block": torch.rand(2, 4, 4), "LeGrad": torch.rand(2, 4, 4)}
+    rows = np.array([3, 11])
     gallery.write_tensors(tmp_path, filled, maps, rows, ("CLS",))
     first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     matrices, found = (load_file(tmp_path / f"{name}.safetensors") for name in ("gallery", "maps"))
@@ -275,25 +259,18 @@ ROWS = [
         "minus_centre": -0.0214,
         "minus_centre_low": -0.05,
         "minus_centre_high": 0.01,
-    }
-    | {"verdict": "no better"},
-    {
-        "map": "centre",
-        "n": 9,
-        "minus_centre": "",
-        "minus_centre_low": "",
-        "minus_centre_high": "",
-        "verdict": "",
+        "verdict": "no better",
     },
+    {"map": "centre", "n": 9, "verdict": ""},
 ]
 JUDGEMENT = Judgement(
-    {"selfcheck_max_rel_err": 1.24e-6}, {"attention_maps": ROWS}, {}, {}, torch.zeros(2, 1, 1)
+    {"selfcheck_max_rel_err": 1.24e-6}, {"attention_maps": ROWS}, {}, torch.zeros(2, 1, 1)
 )
 
 
 def test_the_facts_of_the_page_are_those_of_the_judgement(filled, tmp_path):
     assert gallery.facts(JUDGEMENT) == [
-        ("how sure that is", caution(ROWS)),
+        ("how sure that is", error_chance(ROWS)),
         ("rollout: score minus that of a centred Gaussian", "-0.021 [-0.050, +0.010]"),
         ("self-check of every block, largest relative error", "1.2e-06"),
     ]

@@ -1,12 +1,12 @@
-"""Every map against a plain double loop over its formula, for one image at a time."""
+"""Every map is that of its formula in whole matrices, for classes and for pairs of them."""
 
 import numpy as np
 import pytest
 import timm
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
+from tests.attention.whole import whole_maps
 from tests.small_vits import SMALL, build, pictures
 from vit_finetune.attention import maps
 from vit_finetune.attention.maps import MapMaker, readout_maps
@@ -42,52 +42,6 @@ def readout(request) -> Tensor:
     return request.param
 
 
-def row_of(readout: Tensor, image: int) -> list[float]:
-    return (readout if readout.ndim == 1 else readout[image]).tolist()
-
-
-def read(weights: list[float], matrix: list[list[float]]) -> list[float]:
-    return [sum(weights[i] * matrix[i][j] for i in range(T)) for j in range(T)]
-
-
-def product(left: list[list[float]], right: list[list[float]]) -> list[list[float]]:
-    return [read(row, right) for row in left]
-
-
-def identity() -> list[list[float]]:
-    return [[float(i == j) for j in range(T)] for i in range(T)]
-
-
-def fuse(matrices: Tensor, how) -> list[list[float]]:
-    """(H, T, T) -> nested lists, `how` applied to the H values of each entry."""
-    return [[how([float(m[i, j]) for m in matrices]) for j in range(T)] for i in range(T)]
-
-
-def mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
-def discard(matrix: list[list[float]], ratio: float, prefix: int) -> list[list[float]]:
-    entries = sorted((matrix[i][j], i, j) for i in range(T) for j in range(prefix, T))
-    for _, i, j in entries[: int(ratio * len(entries))]:
-        matrix[i][j] = 0.0
-    return matrix
-
-
-def rolled(matrices: list[list[list[float]]]) -> list[list[float]]:
-    """The textbook order: R = A'_l R from the first block on, with the full matrix."""
-    result = identity()
-    for matrix in matrices:
-        mixed = [[0.5 * matrix[i][j] + 0.5 * (i == j) for j in range(T)] for i in range(T)]
-        result = product([[value / sum(row) for value in row] for row in mixed], result)
-    return result
-
-
-def assert_rows(found: Tensor, expected: list[list[float]]) -> None:
-    assert found.shape == (B, T)
-    assert torch.allclose(found, torch.tensor(expected), atol=1e-5)
-
-
 def over_blocks(step, blocks: Tensor, row: Tensor, *settings) -> Tensor:
     """A step of the maps carried through (B, L, ...) blocks, last block first."""
     for block in reversed(blocks.unbind(dim=1)):
@@ -95,86 +49,25 @@ def over_blocks(step, blocks: Tensor, row: Tensor, *settings) -> Tensor:
     return row
 
 
-@pytest.mark.parametrize(("fusion", "how"), [("mean", mean), ("max", max)])
-def test_raw_is_the_readouts_row_of_a_block(attn, readout, fusion, how):
-    expected = [read(row_of(readout, b), fuse(attn[b, -1], how)) for b in range(B)]
-    assert_rows(maps.raw(attn[:, -1], readout, fusion), expected)
-
-
-@pytest.mark.parametrize(("fusion", "how"), [("mean", mean), ("max", max)])
+@pytest.mark.parametrize("fusion", ["mean", "max"])
 @pytest.mark.parametrize("ratio", [0.0, 0.6])
 @pytest.mark.parametrize("prefix", [0, P])
-def test_rollout_against_a_loop(attn, readout, fusion, how, ratio, prefix):
-    expected = [
-        read(row_of(readout, b), rolled([discard(fuse(a, how), ratio, prefix) for a in attn[b]]))
-        for b in range(B)
-    ]
-    assert_rows(over_blocks(maps.rollout, attn, readout, fusion, ratio, prefix), expected)
-
-
-@pytest.mark.parametrize("ratio", [0.0, 0.6])
-def test_gradient_rollout_against_a_loop(attn, grads, readout, ratio):
-    expected = []
-    for b in range(B):
-        fused = [
-            fuse(a * g, lambda values: max(0.0, mean(values)))
-            for a, g in zip(attn[b], grads[b], strict=True)
-        ]
-        expected.append(read(row_of(readout, b), rolled([discard(m, ratio, P) for m in fused])))
-    assert_rows(over_blocks(maps.gradient_rollout, attn * grads, readout, ratio, P), expected)
-
-
-def test_gradient_rollout_pairs_attention_with_the_gradient_of_the_same_block(attn, grads):
-    """The known fault: gradients arrive in backward order and meet the attention of another
-    block."""
-    readout = READOUTS["CLS"]
-    right, wrong = (
-        over_blocks(maps.gradient_rollout, attn * g, readout) for g in (grads, grads.flip(1))
-    )
-    assert not torch.allclose(right, wrong, atol=1e-3)
-
-
-def test_chefer_against_a_loop(attn, grads, readout):
-    expected = []
-    for b in range(B):
-        relevances = identity()
-        for a, g in zip(attn[b], grads[b], strict=True):
-            added = product(
-                fuse((a * g), lambda values: mean([max(0.0, v) for v in values])), relevances
-            )
-            relevances = [[relevances[i][j] + added[i][j] for j in range(T)] for i in range(T)]
-        expected.append(read(row_of(readout, b), relevances))
-    assert_rows(over_blocks(maps.chefer, attn * grads, readout), expected)
-
-
-def test_legrad_against_a_loop(grads):
-    expected = [
-        [
-            sum(max(0.0, float(grads[b, 1, h, i, j])) for h in range(H) for i in range(T)) / (H * T)
-            for j in range(T)
-        ]
-        for b in range(B)
-    ]
-    assert_rows(maps.legrad(grads[:, 1]), expected)
-
-
-METHODS = {
-    "raw": lambda a, g: maps.raw(a[:, -1], READOUTS["CLS"]),
-    "rollout": lambda a, g: over_blocks(maps.rollout, a, READOUTS["CLS"], "mean", 0.5),
-    "gradient rollout": lambda a, g: over_blocks(
-        maps.gradient_rollout, a * g, READOUTS["CLS"], 0.5
-    ),
-    "chefer": lambda a, g: over_blocks(maps.chefer, a * g, READOUTS["CLS"]),
-    "legrad": lambda a, g: maps.legrad(g[:, 0]),
-}
-
-
-@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-def test_a_map_does_not_depend_on_the_batch(attn, grads, method):
-    together = method(attn, grads)
-    alone = torch.cat([method(attn[[b]], grads[[b]]) for b in range(B)])
-    assert torch.allclose(together, alone, atol=1e-6)
-    assert not torch.allclose(together[0], together[1], atol=1e-3)
+def test_every_map_is_that_of_products_of_whole_matrices(
+    attn, grads, readout, fusion, ratio, prefix
+):
+    product = attn * grads
+    found = {
+        "last block": maps.raw(attn[:, -1], readout, fusion),
+        "rollout": over_blocks(maps.rollout, attn, readout, fusion, ratio, prefix),
+        "gradient rollout": over_blocks(maps.gradient_rollout, product, readout, ratio, prefix),
+        "relevance": over_blocks(maps.chefer, product, readout),
+        "LeGrad": torch.stack([maps.legrad(one) for one in grads.unbind(dim=1)]).mean(dim=0),
+    }
+    rows = readout.expand(B, -1)
+    expected = whole_maps((attn, grads, grads), rows, fusion, ratio, prefix)
+    assert found.keys() == expected.keys()
+    for method, values in expected.items():
+        torch.testing.assert_close(found[method], values, rtol=1e-4, atol=1e-5)
 
 
 def test_rollout_of_a_chain_follows_the_chain():
@@ -188,13 +81,6 @@ def test_rollout_of_a_chain_follows_the_chain():
     )[0]
     assert found.nonzero().flatten().tolist() == [0, P + 3, P + 5]
     assert found[P + 3] == found[P + 5] == pytest.approx(0.25)
-
-
-def test_discarding_zeroes_the_stated_share_of_patch_columns_and_no_prefix_column(attn):
-    fused = attn[:, 1].mean(dim=1)
-    kept = maps._discard(fused, 0.99, P)
-    assert torch.equal(kept[..., :P], fused[..., :P])
-    assert ((kept[..., P:] > 0).sum(dim=(-1, -2)) == T * N - int(0.99 * T * N)).all()
 
 
 def test_wrong_arguments_are_refused_with_what_came(attn):
@@ -217,68 +103,12 @@ def test_maps_of_the_readout_against_a_loop():
         assert found[b, head, i, j] == pytest.approx(float(expected), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["vit_small_patch14_reg4_dinov2", "vit_base_patch16_siglip_224"])
-def test_a_map_maker_follows_its_settings_in_batches_of_any_size(name):
-    model = build(name)
-    images, classes = pictures(model, 3), torch.tensor([1, 4, 0])
-    maker = MapMaker(model, "max", 0.9, batch_size=2)
-    found, layout = maker.maps(images, classes), token_layout(model)
-    gradients, prefix = (
-        attention_gradients(model, images, classes, per_block=True),
-        len(layout.prefix),
-    )
-    readout, product = layout.readout(gradients.pooling), gradients.attn * gradients.grads
-    expected = {
-        "last block": maps.raw(gradients.attn[:, -1], readout, "max"),
-        "rollout": over_blocks(maps.rollout, gradients.attn, readout, "max", 0.9, prefix),
-        "gradient rollout": over_blocks(maps.gradient_rollout, product, readout, 0.9, prefix),
-        "relevance": over_blocks(maps.chefer, product, readout),
-        "LeGrad": torch.stack([maps.legrad(g) for g in gradients.block_grads.unbind(dim=1)]).mean(
-            dim=0
-        ),
-    }
-    assert [*found] == [*expected] == [*maps.METHODS]
-    for method, values in expected.items():
-        torch.testing.assert_close(found[method], layout.to_grid(values), rtol=1e-3, atol=1e-6)
-
-
 # One class against another
-
-
-class Averager(nn.Module):
-    """One block, one head: token 0 reads the values (1, 3, T, 2) of three tokens, and the head
-    weighs what it read."""
-
-    weights = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-1.0, 1.0]])  # of classes 0, 1, 2
-
-    class Block(nn.Module):
-        def forward(self, values: Tensor) -> Tensor:
-            return F.scaled_dot_product_attention(torch.zeros_like(values), values, values)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.blocks = nn.Sequential(self.Block())
-
-    def forward(self, values: Tensor) -> Tensor:
-        return self.blocks(values)[:, 0, 0] @ self.weights.T
 
 
 @pytest.fixture(scope="module")
 def maker() -> MapMaker:
     return MapMaker(build("vit_small_patch14_reg4_dinov2"), batch_size=2)
-
-
-def test_the_gradient_of_a_contrast_worked_out_by_hand():
-    """d logit_k / d P[0, j] = w_k . v_j, so class 0 against class 1 has v_j0 - 2 v_j1; P is
-    uniform."""
-    values = torch.tensor([[1.0, 2.0], [5.0, 1.0], [4.0, 2.0]]).expand(1, 1, 3, 2)
-    found = attention_gradients(Averager().eval(), values, torch.tensor([0]), torch.tensor([1]))
-    expected = torch.tensor([[-3.0, 3.0, 0.0], [0.0] * 3, [0.0] * 3])
-    torch.testing.assert_close(found.grads[0, 0, 0], expected)
-    torch.testing.assert_close(found.attn, torch.full_like(found.attn, 1 / 3))
-    readout, product = torch.eye(3)[0], (found.attn * found.grads)[:, 0]
-    signed = maps.chefer(product, readout) - maps.chefer(-product, readout)
-    torch.testing.assert_close(signed, torch.tensor([[-1.0, 1.0, 0.0]]))
 
 
 def test_one_walk_gives_the_maps_of_classes_and_pairs_that_each_gives_alone(maker):

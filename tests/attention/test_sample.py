@@ -12,15 +12,11 @@ from vit_finetune.attention.sample import (
     draw_sample,
     read_predicted_images,
 )
+from vit_finetune.core.arrays import write_split
 from vit_finetune.core.errors import UserError
-from vit_finetune.core.files import write_csv, write_split
+from vit_finetune.core.files import write_csv
 
 FILES = [f"{number}.jpg" for number in range(12)]
-
-
-@pytest.fixture
-def rng() -> np.random.Generator:
-    return np.random.default_rng(0)
 
 
 @pytest.fixture
@@ -65,8 +61,9 @@ def test_a_sample_is_of_different_images_in_their_order_with_their_labels_and_pr
     assert draw_sample(some_images, as_pixels, 5, rng).rows.tolist() != found.rows.tolist()
 
 
-def test_a_sample_of_more_images_than_there_are_is_all_of_them(some_images, rng):
+def test_a_sample_or_gallery_of_more_images_than_there_are_is_all_of_them(some_images, rng):
     assert draw_sample(some_images, as_pixels, 99, rng).rows.tolist() == [*range(12)]
+    assert sorted(choose_gallery(some_images, 99, rng)) == [*range(12)]
 
 
 def test_a_mosaic_is_asked_for_the_class_of_the_image_in_its_quadrant(some_images, rng):
@@ -97,10 +94,6 @@ def test_half_of_the_gallery_is_wrong_as_far_as_there_are_so_many(
     assert predicted[rows].sum() == wrong_shown
 
 
-def test_a_gallery_of_more_images_than_there_are_is_all_of_them(some_images, rng):
-    assert sorted(choose_gallery(some_images, 99, rng)) == [*range(12)]
-
-
 @pytest.mark.parametrize(("right", "above"), [(12, True), (9, True), (6, False), (4, False)])
 def test_a_model_is_above_chance_when_the_interval_of_its_accuracy_is(right, above):
     labels = np.arange(12) % 3
@@ -111,7 +104,7 @@ def test_a_model_is_above_chance_when_the_interval_of_its_accuracy_is(right, abo
     )
 
 
-def test_further_images_are_drawn_for_the_classes_that_have_few_and_those_with_the_fewest_come_first(
+def test_further_images_are_drawn_for_classes_that_have_few_and_those_with_the_fewest_come_first(
     rng,
 ):
     predicted = np.repeat([0, 1, 2], [30, 10, 3])

@@ -17,9 +17,8 @@ Stack = tuple[Tensor, Tensor, Tensor]
 
 
 @contextmanager
-def textbook_attention(change=lambda number, matrix: matrix) -> Iterator[list[Tensor]]:
-    """P v in place of the kernel, each P in the graph; `change` gets the number of the call and its
-    P."""
+def textbook_attention() -> Iterator[list[Tensor]]:
+    """P v in place of the kernel, each P in the graph."""
     seen: list[Tensor] = []
 
     def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None):
@@ -27,9 +26,9 @@ def textbook_attention(change=lambda number, matrix: matrix) -> Iterator[list[Te
             query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
         )
         matrix = (scores if attn_mask is None else scores + attn_mask).softmax(dim=-1)
-        if torch.is_grad_enabled() and not matrix.requires_grad:
+        if not matrix.requires_grad:
             matrix.requires_grad_()
-        seen.append(change(len(seen), matrix))
+        seen.append(matrix)
         return seen[-1] @ value
 
     with pytest.MonkeyPatch.context() as patch:

@@ -15,30 +15,31 @@ import numpy as np
 import pytest
 
 from tests.project import ROOT
+from vit_finetune.core.arrays import (
+    chunks,
+    copy_rows,
+    decode_names,
+    encode_names,
+    new_rows,
+    read_split,
+    write_split,
+)
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.files import (
     PARTIAL,
-    chunks,
-    copy_rows,
-    digest,
-    key_of,
     new_file,
     new_folder,
-    new_rows,
-    packed,
     read_csv,
     read_json,
-    read_split,
     readable_size,
     replace_folder,
     require_disk,
-    unpacked,
     write_bytes,
     write_csv,
     write_json,
-    write_split,
     write_text,
 )
+from vit_finetune.core.hashes import digest, key_of
 
 
 def tree(folder):
@@ -239,7 +240,8 @@ WRITERS = """
 import sys
 import numpy as np
 from pathlib import Path
-from vit_finetune.core.files import new_folder, write_csv, write_json, write_split
+from vit_finetune.core.arrays import write_split
+from vit_finetune.core.files import new_folder, write_csv, write_json
 from vit_finetune.core.process import run_stage
 
 def arrays():
@@ -464,7 +466,7 @@ def test_keys_of_different_values_differ_and_are_fit_for_a_file_name():
 def test_the_key_of_the_same_values_is_the_same_in_another_process():
     script = """
 import json, sys
-from vit_finetune.core.files import key_of
+from vit_finetune.core.hashes import key_of
 print(*(key_of(*values) for values in json.load(sys.stdin)))
 """
     output, errors = start(script).communicate(json.dumps(KEYED))
@@ -488,7 +490,7 @@ def test_rows_that_are_appended_give_the_bytes_that_numpy_writes(tmp_path, count
 
 
 def test_chosen_rows_are_copied_a_chunk_at_a_time_in_their_order(tmp_path, monkeypatch):
-    monkeypatch.setattr("vit_finetune.core.files.CHUNK", 25)
+    monkeypatch.setattr("vit_finetune.core.arrays.CHUNK", 25)
     array, rows = np.arange(40, dtype=np.uint8).reshape(8, 5), np.array([7, 0, 3, 3, 2, 6, 1])
     assert [len(chunk) for chunk in chunks(array, rows)] == [5, 2]
     copy_rows(tmp_path, "val", "images", array, rows)
@@ -497,13 +499,13 @@ def test_chosen_rows_are_copied_a_chunk_at_a_time_in_their_order(tmp_path, monke
 
 def test_names_are_packed_and_read_as_they_were(tmp_path):
     names = ["cat/a, b.jpg", "dog/\u00e9.png", "test/3"]
-    write_split(tmp_path, "test", files=packed(names))
-    assert unpacked(read_split(tmp_path, "test", "files")[0]) == names
-    assert unpacked(packed(["two\nlines.jpg", os.fsdecode(b"\xff.jpg")])) == [
+    write_split(tmp_path, "test", files=encode_names(names))
+    assert decode_names(read_split(tmp_path, "test", "files")[0]) == names
+    assert decode_names(encode_names(["two\nlines.jpg", os.fsdecode(b"\xff.jpg")])) == [
         "'two\\nlines.jpg'",
         "'\\udcff.jpg'",
     ]
-    assert unpacked(packed([])) == []
+    assert decode_names(encode_names([])) == []
 
 
 def test_more_than_the_disk_has_is_an_error_before_anything_is_written(tmp_path, capsys):

@@ -2,6 +2,7 @@
 image is trained on."""
 
 import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -9,16 +10,11 @@ from PIL import Image
 from stages import download, subset
 
 from tests.project import ROOT
+from vit_finetune.core.arrays import decode_names, read_split
 from vit_finetune.core.errors import UserError
-from vit_finetune.core.files import read_csv, read_json, read_split, unpacked, write_json
-from vit_finetune.data.checks import Tally, same_pixels
+from vit_finetune.core.files import read_csv, read_json, write_json
 from vit_finetune.params import read_params, read_yaml
 from vit_finetune.stage import Stage
-
-SETTINGS = {
-    "data": {"name": "folder", "image_size": 32, "broken": "skip"},
-    "subset": {"train_size": 30, "val_size": 6},
-}
 
 
 @pytest.fixture
@@ -40,14 +36,14 @@ def save(path, rng, size=(32, 32)):
 
 
 def files_of(split):
-    return unpacked(read_split("data/subset", split, "files")[0])
+    return decode_names(read_split("data/subset", split, "files")[0])
 
 
-def run(leaks="drop"):
+def run(fit="crop", leaks="drop"):
+    """Both stages; the table of problems."""
     params = read_yaml(ROOT / "params.yaml")
-    for section, values in SETTINGS.items():
-        params[section] |= values
-    params["subset"]["leaks"] = leaks
+    params["data"] |= {"name": "folder", "image_size": 32, "broken": "skip", "fit": fit}
+    params["subset"] |= {"train_size": 30, "val_size": 6, "leaks": leaks}
     params["attention"] |= {"gallery": 2, "sample": 8}
     write_json("params.yaml", params)  # JSON is YAML
     download.main(Stage("download", read_params()))
@@ -97,39 +93,42 @@ def test_every_planted_fault_is_in_the_table_with_its_file_and_counted(images, c
         ("no image of a class", "", "train/cat/notes.txt", ""),
     }
     assert read_json("metrics/subset.json")["problems"] == len(rows) == 12
-    said = capsys.readouterr().out
-    for row in rows:
-        assert (
-            f"subset: {row['problem']}: {sum(r['problem'] == row['problem'] for r in rows)}, the first: "
-            in said
-        )
-    assert (
-        "(train/dog/05.png); those of one part stay under both labels, so remove the wrong one; all in"
-        in said
-    )
+    said = capsys.readouterr().out.splitlines()
+    kinds = Counter(row["problem"] for row in rows)
+    for problem, count in kinds.items():
+        assert sum(f"{problem}: {count}, the first: " in line for line in said) == 1
+    table = "; all in plots/image_problems.csv"
+    owls = "rare class: 1, the first: train owl (2 images, the largest class has 42)"
+    assert f"subset: {owls}{table}" in said
+    wrong = "; those of one part stay under both labels, so remove the wrong one"
+    assert any(line.endswith(f"(train/dog/05.png){wrong}{table}") for line in said)
 
 
-@pytest.mark.parametrize("leaks", ["drop", "keep", "error"])
-def test_with_the_default_no_test_image_is_trained_on_and_others_are_drawn_instead(
-    images, capsys, leaks
-):
+def plant_leaks(images):
+    """Thirty of the forty cats to train on become copies of the eight test images."""
     for number in range(30):
         shutil.copy(images / f"test/cat/{number % 8:02}.png", images / f"train/cat/{number:02}.png")
-    if leaks == "error":
-        with pytest.raises(
-            UserError, match=r"have the pixels of a test or validation image; remove them"
-        ):
-            run(leaks)
-        return
-    run(leaks)
-    test = {image.tobytes() for image in np.load("data/subset/test_images.npy")}
-    val = {image.tobytes() for image in np.load("data/subset/val_images.npy")}
-    train = {image.tobytes() for image in np.load("data/subset/train_images.npy")}
+
+
+@pytest.mark.parametrize(("leaks", "cats"), [("drop", 10), ("keep", 18)])
+def test_with_the_default_no_test_image_is_trained_on_and_others_are_drawn_instead(
+    images, leaks, cats
+):
+    plant_leaks(images)
+    run(leaks=leaks)
+    train, val, test = (
+        {image.tobytes() for image in np.load(f"data/subset/{split}_images.npy")}
+        for split in ("train", "val", "test")
+    )
     assert bool(train & (test | val)) == bool(val & test) == (leaks == "keep")
-    cats = [name for split in ("train", "val") for name in files_of(split) if "cat" in name]
-    # ten cats of the training part are no test images
-    assert len(cats) == (10 if leaks == "drop" else 18)
-    assert len(set(cats)) == len(cats)
+    chosen = [name for split in ("train", "val") for name in files_of(split) if "cat" in name]
+    assert len(chosen) == len(set(chosen)) == cats
+
+
+def test_test_images_to_train_on_are_an_error_where_leaks_is_error(images):
+    plant_leaks(images)
+    with pytest.raises(UserError, match="have the pixels of a test or validation image; remove"):
+        run(leaks="error")
 
 
 def test_dropped_images_are_replaced_as_long_as_the_class_has_others(images):
@@ -151,44 +150,13 @@ def test_the_files_of_the_subset_are_those_of_its_images(images):
             assert np.array_equal(np.asarray(Image.open(images / name)), image)
 
 
-def test_equal_pixels_have_equal_numbers_across_parts():
-    hashes = {"train": [[1, 2], [2, 1], [1, 2]], "test": [[2, 1], [3, 3]]}
-    same = same_pixels({part: np.array(rows, "u8").view("u1") for part, rows in hashes.items()})
-    assert (
-        same["train"][0]
-        == same["train"][2]
-        != same["train"][1]
-        == same["test"][0]
-        != same["test"][1]
-    )
-
-
-def test_each_kind_of_problem_is_one_line():
-    row = {
-        "problem": "rare class",
-        "part": "train",
-        "class": "owl",
-        "file": "",
-        "detail": "2 images",
-    }
-    tally = Tally()
-    assert list(tally.of([row, row])) == [row, row]
-    assert list(tally.in_words("t.csv")) == [
-        "rare class: 2, the first: train owl (2 images); all in t.csv"
-    ]
-
-
 def test_padded_images_are_stored_with_the_box_that_is_no_bar(images):
     rng = np.random.default_rng(2)
     for number in range(8):
         save(images / f"test/cat/{number:02}.png", rng, (40, 10))
     run()
     assert not (images.parent / "subset/test_content.npy").exists()  # nothing was padded
-    SETTINGS["data"]["fit"] = "pad"
-    try:
-        run()
-    finally:
-        del SETTINGS["data"]["fit"]
+    run(fit="pad")
     for name, (top, left, bottom, right) in zip(
         files_of("test"), np.load("data/subset/test_content.npy"), strict=True
     ):

@@ -1,15 +1,13 @@
 """The stage `download` says what it leaves out, in a line each, and lists all of it in
 data/raw/dataset.json."""
 
-import json
-import shutil
-
 import pytest
 from PIL import Image
 from stages import download
 
 from tests.project import ROOT
-from vit_finetune.params import read_params
+from vit_finetune.core.files import read_json, write_json
+from vit_finetune.params import read_params, read_yaml
 from vit_finetune.stage import Stage
 
 BROKEN = "cannot be read as images"
@@ -19,20 +17,16 @@ MORE = " and others, see data/raw/dataset.json"
 
 @pytest.fixture
 def images(tmp_path, monkeypatch):
-    """A folder with params.yaml for images of one's own, broken ones to be left out, and two
-    classes."""
+    """Images of one's own, of two classes, with a params.yaml that leaves broken ones out."""
     monkeypatch.chdir(tmp_path)
-    shutil.copy(ROOT / "params.yaml", tmp_path)
-    text = (tmp_path / "params.yaml").read_text()
-    for key, value in {"name": "folder", "broken": "skip", "image_size": "8"}.items():
-        old = next(line for line in text.splitlines() if line.startswith(f"  {key}:"))
-        text = text.replace(old, f"  {key}: {value}", 1)
-    (tmp_path / "params.yaml").write_text(text)
+    params = read_yaml(ROOT / "params.yaml")
+    params["data"] |= {"name": "folder", "broken": "skip", "image_size": 8}
+    write_json("params.yaml", params)  # JSON is YAML
     for name in ("cat", "dog"):
-        (tmp_path / "data" / "images" / name).mkdir(parents=True)
+        (tmp_path / "data/images" / name).mkdir(parents=True)
         for number in range(12):
-            Image.new("RGB", (8, 8)).save(tmp_path / "data" / "images" / name / f"{number}.png")
-    return tmp_path
+            Image.new("RGB", (8, 8)).save(tmp_path / "data/images" / name / f"{number}.png")
+    return tmp_path / "data/images"
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
@@ -41,10 +35,10 @@ def test_what_is_left_out_is_said_with_its_number_and_the_first_of_it_and_listed
 ):
     names = ["b", "a"][:count]
     for name in names:
-        (images / "data" / "images" / "dog" / f"{name}.png").write_bytes(b"")
-        (images / "data" / "images" / f"{name}.png").write_bytes(b"")
+        (images / "dog" / f"{name}.png").write_bytes(b"")
+        (images / f"{name}.png").write_bytes(b"")
     download.main(Stage("download", read_params()))
-    description = json.loads((images / "data" / "raw" / "dataset.json").read_text())
+    description = read_json("data/raw/dataset.json")
     assert description["ignored"] == [f"{name}.png" for name in sorted(names)]
     assert sorted(entry.partition(" (")[0] for entry in description["broken"]) == [
         f"dog/{name}.png" for name in sorted(names)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_finetune.core.files import unpacked
+from vit_finetune.core.arrays import decode_names
 from vit_finetune.data import sources
 from vit_finetune.params import Data
 
@@ -60,7 +60,7 @@ def test_a_folder_is_read_from_data_images_with_the_settings_of_the_section(tmp_
     assert np.array_equal(dataset.images["train"][0, 8, [0, 8]], [(255, 0, 0), (0, 0, 255)])
     assert len(dataset.broken) == 1
     for part, files in dataset.files.items():
-        assert [name.partition("/")[0] for name in unpacked(files)] == [
+        assert [name.partition("/")[0] for name in decode_names(files)] == [
             dataset.classes[k] for k in dataset.labels[part]
         ]
     assert shown == list(range(9))

@@ -137,7 +137,7 @@ def test_class_names_that_do_not_fit_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("labels", "predicted", "sign"),
+    ("labels", "predicted", "warning"),
     [
         ([0, 1, 0, 1], [1, 1, 1, 1], r"^every test image is predicted as class 1: .*train\.lr"),
         (
@@ -148,14 +148,14 @@ def test_class_names_that_do_not_fit_are_refused():
         ([0, 1] * 4, [0, 1] * 3 + [1, 0], r"not clearly above"),  # 6 of 8 may be luck
     ],
 )
-def test_a_model_that_did_not_learn_is_called_so(labels, predicted, sign):
-    (found,) = measures.warning_signs(np.array(labels), np.array(predicted), names(2))
-    assert re.search(sign, found)
+def test_a_model_that_did_not_learn_is_called_so(labels, predicted, warning):
+    (found,) = measures.find_warnings(np.array(labels), np.array(predicted), names(2))
+    assert re.search(warning, found)
 
 
 def test_a_model_that_learned_is_not_warned_of():
     assert (
-        measures.warning_signs(np.array([0, 1] * 40), np.array([0, 1] * 39 + [1, 0]), names(2))
+        measures.find_warnings(np.array([0, 1] * 40), np.array([0, 1] * 39 + [1, 0]), names(2))
         == []
     )
 

@@ -16,12 +16,12 @@ def test_confusion_has_true_rows_and_every_class():
     assert counts.tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
 
 
-def test_most_confused_names_the_true_class_first_and_shares_its_images():
+def test_most_confused_counts_pairs_of_different_classes_the_most_frequent_first():
     counts = np.array([[8, 2, 0], [5, 4, 1], [0, 1, 19]])
     assert most_confused(counts, ["a", "b", "c"], 3) == [
-        {"true": "b", "predicted": "a", "count": 5, "share": 0.5},
-        {"true": "a", "predicted": "b", "count": 2, "share": 0.2},
-        {"true": "b", "predicted": "c", "count": 1, "share": 0.1},
+        {"true": "b", "predicted": "a", "count": 5, "fraction": 0.5},
+        {"true": "a", "predicted": "b", "count": 2, "fraction": 0.2},
+        {"true": "b", "predicted": "c", "count": 1, "fraction": 0.1},
     ]
     assert len(most_confused(counts, ["a", "b", "c"], 99)) == 4
     assert most_confused(np.diag([3, 0, 5]), ["a", "b", "c"], 5) == []

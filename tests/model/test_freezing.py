@@ -7,10 +7,9 @@ import torch
 
 from tests.model.small import SMALL, randomised, split_model_of, store
 from tests.small_vits import pictures
-from tests.training.examples import plain_settings
+from tests.training.examples import make_trainer, plain_settings
 from vit_finetune.core.errors import UserError
 from vit_finetune.model.freezing import count_parameters, freeze
-from vit_finetune.training.loop import Trainer
 
 HEAD = {"head.weight", "head.bias"}
 PLAIN = plain_settings(  # what moves, moves by its gradient
@@ -270,7 +269,7 @@ def test_an_epoch_changes_the_trained_parameters_and_keeps_the_bits_of_all_other
     freeze(model, blocks, parameters)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     stored = store(model, pixels, blocks)
-    Trainer(split_model_of(model, blocks), [stored], labels, PLAIN, seed=0).run_epoch(1)
+    make_trainer(split_model_of(model, blocks), [stored], labels, PLAIN).run_epoch(1)
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert moved == trained(model)
     assert HEAD < moved < set(before) or (parameters, blocks) == ("all", "all")

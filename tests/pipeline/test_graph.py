@@ -30,6 +30,7 @@ ROOMS = {  # room: the rooms that it may import
     "stage": {"core", "params"},
     "intervals": set(),
     "style": set(),
+    "charts": set(),
     "verdict": {"intervals"},
     "data": {"core", "params", "style"},
     "model": {"core"},

@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import pickle
 import re
 import shutil
 import signal
@@ -14,7 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from ruamel.yaml import YAML
 
 from tests.graph import STAGES
@@ -28,15 +29,17 @@ AFTER_SUBSET = ["subset", "adapt", *AFTER_ADAPT]
 # The probe of the tiny random backbone is never beaten: adaptation leaves it as it was, training
 # ends with the probe.
 ADAPTED_ALIKE, TRAINED_ALIKE = ["adapt", "report"], ["train", "report"]
+# which only the images of a folder know, and what nothing after it reads
+DOWNLOADED_ALIKE, ATTENTION_ALONE = ["download", "report"], ["attention", "report"]
 # Another value for every key, and the stages that it reruns: a stage whose inputs come out the same
 # does not run.
 RERUNS = {
     "seed": (1, AFTER_SUBSET),
-    "data.folder": ("pretrained", ["download", "report"]),
-    "data.image_size": (48, ["download", "report"]),  # which only the images of a folder know
-    "data.fit": ("pad", ["download", "report"]),
-    "data.test_share": (0.5, ["download", "report"]),
-    "data.broken": ("skip", ["download", "report"]),
+    "data.folder": ("pretrained", DOWNLOADED_ALIKE),
+    "data.image_size": (48, DOWNLOADED_ALIKE),
+    "data.fit": ("pad", DOWNLOADED_ALIKE),
+    "data.test_share": (0.5, DOWNLOADED_ALIKE),
+    "data.broken": ("skip", DOWNLOADED_ALIKE),
     "subset.train_size": (70, AFTER_SUBSET),
     "subset.val_size": (40, AFTER_SUBSET),
     "subset.test_size": (50, AFTER_SUBSET),
@@ -94,11 +97,11 @@ RERUNS = {
     "train.patience": (2, ["train", "report"]),  # two epochs end before it does
     "evaluate.calibration_bins": (5, ["evaluate", "report"]),
     "evaluate.mistakes": (8, ["evaluate", "report"]),
-    "attention.gallery": (6, ["attention", "report"]),
-    "attention.sample": (10, ["attention", "report"]),
-    "attention.fusion": ("max", ["attention", "report"]),
-    "attention.discard_ratio": (0.5, ["attention", "report"]),
-    "attention.batch_size": (3, ["attention", "report"]),
+    "attention.gallery": (6, ATTENTION_ALONE),
+    "attention.sample": (10, ATTENTION_ALONE),
+    "attention.fusion": ("max", ATTENTION_ALONE),
+    "attention.discard_ratio": (0.5, ATTENTION_ALONE),
+    "attention.batch_size": (3, ATTENTION_ALONE),
     "report.title": ("Mine", ["report"]),
     "report.author": ("Me", ["report"]),
     "runtime.device": ("cpu", []),
@@ -113,26 +116,32 @@ def project(finished, tmp_path):
     return finished.copy(tmp_path / "p")
 
 
+def metrics_of(project, stage):
+    return json.loads((project.folder / f"metrics/{stage}.json").read_text())
+
+
+def rows_of(project, table):
+    with (project.folder / f"plots/{table}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+KINDS = (("RGB", "jpg"), ("RGB", "png"), ("RGBA", "webp"), ("L", "JPEG"))
+
+
 def write_photographs(folder, classes=("cat", "dog", "horse"), count=20):
     """Images as people have them: of many sizes and kinds, each class with a colour of its own."""
-    import numpy as np
-    from PIL import Image
-
     rng = np.random.default_rng(0)
     for k, name in enumerate(classes):
         (folder / name).mkdir(parents=True)
         for number in range(count):
             pixels = rng.integers(80, size=(*rng.integers(20, 90, size=2), 3), dtype=np.uint8)
             pixels[..., k % 3] += 150
-            kind, suffix = [("RGB", "jpg"), ("RGB", "png"), ("RGBA", "webp"), ("L", "JPEG")][
-                number % 4
-            ]
-            image = Image.fromarray(pixels).convert(kind)
+            kind, suffix = KINDS[number % len(KINDS)]
             exif = Image.Exif()
-            exif[0x0112] = 6  # held upright
-            image.save(
-                folder / name / f"{number}.{suffix}", **({"exif": exif} if suffix == "jpg" else {})
-            )
+            if suffix == "jpg":
+                exif[0x0112] = 6  # held upright
+            image = Image.fromarray(pixels).convert(kind)
+            image.save(folder / name / f"{number}.{suffix}", exif=exif)
 
 
 THREE_LINES = {"data.name": "folder", "subset.train_size": "all", "subset.val_size": 12}
@@ -144,22 +153,15 @@ def test_a_folder_of_ones_own_images_becomes_a_model_by_three_lines(project):
     project.set(**{"subset.test_size": "all", "attention.sample": 48})  # as params.yaml comes
     project.set(**THREE_LINES)
     assert project.repro() == list(STAGES)
-    evaluation = json.loads((project.folder / "metrics/evaluation.json").read_text())
-    with (project.folder / "plots/per_class.csv").open() as file:
-        assert [row["class"] for row in csv.DictReader(file)] == ["cat", "dog", "horse"]
-    assert evaluation["n"] == 12
-    assert json.loads((project.folder / "metrics/attention.json").read_text())["images"] == 12
-    assert not [
-        line
-        for line in project.git("status", "--porcelain", "-uall").splitlines()
-        if "data/images" in line
-    ]
+    assert [row["class"] for row in rows_of(project, "per_class")] == ["cat", "dog", "horse"]
+    assert metrics_of(project, "evaluation")["n"] == 12
+    assert metrics_of(project, "attention")["images"] == 12
+    assert "data/images" not in project.git("status", "--porcelain", "-uall")
 
-    (project.folder / "data/images/cat/new.png").write_bytes(
-        (project.folder / "data/images/cat/1.png").read_bytes()
-    )
+    cats = project.folder / "data/images/cat"
+    shutil.copy(cats / "1.png", cats / "new.png")
     assert project.repro()[:3] == ["download", "subset", "adapt"]
-    (project.folder / "data/images/cat/new.png").unlink()
+    (cats / "new.png").unlink()
     assert project.repro() == []
 
     (project.folder / "data/images/dog/torn.jpg").write_bytes(b"no image")
@@ -174,14 +176,13 @@ def test_a_folder_of_ones_own_images_becomes_a_model_by_three_lines(project):
 
 
 LEFTOVERS = (
-    *(
-        "__pycache__/x.cpython-311.pyc",
-        ".ipynb_checkpoints/a.py",
-        "files.py~",
-        ".files.py.swp",
-        "#files.py#",
-    ),
-    *(".#files.py", ".DS_Store"),
+    "__pycache__/x.cpython-311.pyc",
+    ".ipynb_checkpoints/a.py",
+    "files.py~",
+    ".files.py.swp",
+    "#files.py#",
+    ".#files.py",
+    ".DS_Store",
 )
 
 
@@ -240,12 +241,8 @@ def test_images_outside_the_project_are_followed_without_a_copy_and_seen_by_expe
     shutil.copy(images / "cat/0.jpg", images / "cat/new.jpg")
     assert str(images) in project.run("dvc", "status", "download").stdout
     assert project.run("dvc", "repro", "subset").returncode == 0
-    with (project.folder / "plots/image_problems.csv").open() as file:
-        copies = {
-            row["file"]
-            for row in csv.DictReader(file)
-            if row["problem"] in ("twice in a part", "in two parts")
-        }
+    rows = rows_of(project, "image_problems")
+    copies = {row["file"] for row in rows if row["problem"] in ("twice in a part", "in two parts")}
     assert copies == {"cat/0.jpg", "cat/new.jpg"}
 
 
@@ -260,9 +257,7 @@ def test_weights_of_ones_own_stay_out_of_git_and_of_what_an_experiment_keeps(pro
 
 def test_git_stays_free_of_data(finished):
     changed = finished.git("status", "--porcelain", "--untracked-files=all")
-    assert not [
-        line for line in changed.splitlines() if ".npy" in line or ".bin" in line or ".png" in line
-    ]
+    assert not re.search(r"\.(npy|bin|png)", changed)
 
 
 def test_every_parameter_has_its_place_in_the_table():
@@ -318,14 +313,24 @@ FAMILIES = {
 }
 
 
+def probabilities_by_timm(project):
+    """Of the test images, from the saved model run by timm alone; with the names of the classes."""
+    import timm
+    import torch
+
+    folder = project.folder
+    model = timm.create_model(f"local-dir:{folder / 'models/finetuned'}", pretrained=True).eval()
+    config = timm.data.resolve_model_data_config(model)
+    transform = timm.data.create_transform(**config, is_training=False)
+    images = np.load(folder / "data/subset/test_images.npy")
+    with torch.no_grad():
+        logits = model(torch.stack([transform(Image.fromarray(image)) for image in images]))
+    return logits.softmax(1).numpy(), model.pretrained_cfg["label_names"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_pipeline_runs_with_every_family_of_models(project, family):
-    import numpy as np
-    import timm
-    import torch
-    from PIL import Image
-
     shutil.rmtree(project.folder / "pretrained/other")
     save_tiny_model(project.folder / "pretrained/other", FAMILIES[family])
     project.set(**{"model.name": "local-dir:pretrained/other"})
@@ -334,24 +339,11 @@ def test_the_pipeline_runs_with_every_family_of_models(project, family):
     assert ("train: token_dropout 0.5 has no effect: the attention of " in done.stdout) == (
         family != "distilled"
     )
-    attention = json.loads((project.folder / "metrics/attention.json").read_text())
-    with (project.folder / "plots/attention_blocks.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == 3
-    assert attention["selfcheck_max_rel_err"] <= 1e-5
-    model = timm.create_model(
-        f"local-dir:{project.folder / 'models/finetuned'}", pretrained=True
-    ).eval()
-    transform = timm.data.create_transform(
-        **timm.data.resolve_model_data_config(model), is_training=False
-    )
-    images = np.load(project.folder / "data/subset/test_images.npy")
-    with torch.no_grad():
-        found = model(torch.stack([transform(Image.fromarray(image)) for image in images])).softmax(
-            1
-        )
-    with (project.folder / "plots/predictions.csv").open() as file:
-        expected = [float(row["confidence"]) for row in csv.DictReader(file)]
-    np.testing.assert_allclose(found.amax(1), expected, atol=3e-3)
+    assert len(rows_of(project, "attention_blocks")) == 3
+    assert metrics_of(project, "attention")["selfcheck_max_rel_err"] <= 1e-5
+    expected = [float(row["confidence"]) for row in rows_of(project, "predictions")]
+    probabilities, _ = probabilities_by_timm(project)
+    np.testing.assert_allclose(probabilities.max(1), expected, atol=3e-3)
 
 
 @pytest.mark.slow
@@ -361,10 +353,8 @@ def test_metrics_and_curves_of_the_epochs_so_far_are_shown_while_training_runs(p
     before = written.read_bytes()
     while run.poll() is None and not (written.is_file() and written.read_bytes() != before):
         time.sleep(0.1)
-    metrics, plots = (
-        project.run("dvc", "metrics", "show", "--json"),
-        project.run("dvc", "plots", "show", "--json"),
-    )
+    metrics = project.run("dvc", "metrics", "show", "--json")
+    plots = project.run("dvc", "plots", "show", "--json")
     assert run.poll() is None, (
         "training ended before its curves were looked at: give it more epochs"
     )
@@ -396,29 +386,16 @@ def test_a_new_key_in_the_schema_reruns_only_the_stages_that_read_its_section(pr
 
 @pytest.mark.slow
 def test_one_thread_and_two_agree_to_rounding(project):
-    import numpy as np
-
-    def numbers(values):
-        return {key: value for key, value in flatten(values) if isinstance(value, int | float)}
-
-    def measured():
-        names = ("train", "evaluation", "attention")
-        return numbers(
-            {
-                name: json.loads((project.folder / f"metrics/{name}.json").read_text())
-                for name in names
-            }
-        )
-
-    found = []
-    for threads in (1, 2):
+    def measured(threads):
         project.set(**{"runtime.threads": threads})
         project.repro("--force")
-        found.append(measured())
-    assert found[0].keys() == found[1].keys()
-    np.testing.assert_allclose(
-        list(found[0].values()), list(found[1].values()), rtol=1e-4, atol=1e-5
-    )
+        stages = ("train", "evaluation", "attention")
+        values = flatten({stage: metrics_of(project, stage) for stage in stages})
+        return {key: value for key, value in values if isinstance(value, int | float)}
+
+    one, two = measured(1), measured(2)
+    assert one.keys() == two.keys()
+    np.testing.assert_allclose([*one.values()], [*two.values()], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -435,31 +412,19 @@ def test_outputs_are_what_the_contract_says(finished):
     assert (folder / "data/raw/train_images.npy").stat().st_nlink == 2
     dataset = json.loads((folder / "data/raw/dataset.json").read_text())
     assert dataset["classes"] == [str(digit) for digit in range(10)]
-    evaluation = json.loads((folder / "metrics/evaluation.json").read_text())
-    with (folder / "plots/predictions.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    evaluation, rows = metrics_of(finished, "evaluation"), rows_of(finished, "predictions")
     right = sum(row["actual"] == row["predicted"] for row in rows)
     low, high = evaluation["accuracy_ci95"]
     assert evaluation["n"] == len(rows) == 40
     assert evaluation["accuracy"] == right / 40
     assert low < evaluation["accuracy"] < high
     assert {"macro_f1", "nll", "ece"} <= set(evaluation)
-    train = json.loads((folder / "metrics/train.json").read_text())
-    with (folder / "plots/history.csv").open() as file:
-        history = list(csv.DictReader(file))
-    assert set(history[0]) == {
-        "epoch",
-        "train_loss",
-        "train_accuracy",
-        "lr",
-        "val_loss",
-        "val_accuracy",
-    }
+    train, history = metrics_of(finished, "train"), rows_of(finished, "history")
+    columns = "epoch train_loss train_accuracy lr val_loss val_accuracy"
+    assert set(history[0]) == set(columns.split())
     assert float(history[train["best_epoch"]]["val_accuracy"]) == train["val_accuracy"]
-    attention = json.loads((folder / "metrics/attention.json").read_text())
-    with (folder / "plots/attention_blocks.csv").open() as file:
-        assert [row["block"] for row in csv.DictReader(file)] == ["0", "1", "2"]
-    assert attention["selfcheck_max_rel_err"] <= 1e-5
+    assert [row["block"] for row in rows_of(finished, "attention_blocks")] == ["0", "1", "2"]
+    assert metrics_of(finished, "attention")["selfcheck_max_rel_err"] <= 1e-5
     assert not list(folder.rglob("*.partial"))
     report = (folder / "report.html").read_text("utf-8")
     assert re.search(
@@ -472,44 +437,15 @@ def test_outputs_are_what_the_contract_says(finished):
 
 
 def test_the_saved_model_run_by_timm_alone_gives_the_predictions(finished):
-    import numpy as np
-    import timm
-    import torch
-    from PIL import Image
-
-    folder = finished.folder
-    model = timm.create_model(f"local-dir:{folder / 'models/finetuned'}", pretrained=True).eval()
-    transform = timm.data.create_transform(
-        **timm.data.resolve_model_data_config(model), is_training=False
-    )
-    images = np.load(folder / "data/subset/test_images.npy")
-    with torch.no_grad():
-        found = model(torch.stack([transform(Image.fromarray(image)) for image in images])).softmax(
-            1
-        )
-    with (folder / "plots/predictions.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    names = model.pretrained_cfg["label_names"]
-    confidence = found.max(1)
-    np.testing.assert_allclose(
-        confidence.values, [float(row["confidence"]) for row in rows], atol=2e-3
-    )
-    top = found.topk(2).values
-    sure = (top[:, 0] - top[:, 1] > 0.002).numpy()  # float16 storage may turn a tie
-    agree = np.array(
-        [names[k] == row["predicted"] for k, row in zip(confidence.indices, rows, strict=True)]
-    )
+    probabilities, names = probabilities_by_timm(finished)
+    rows = rows_of(finished, "predictions")
+    confidence = [float(row["confidence"]) for row in rows]
+    np.testing.assert_allclose(probabilities.max(1), confidence, atol=2e-3)
+    second, first = np.sort(probabilities, axis=1)[:, -2:].T
+    sure = first - second > 0.002  # float16 storage may turn a tie
+    predicted = np.array(names)[probabilities.argmax(1)]
     assert sure.any()
-    assert agree[sure].all()
-
-
-def broken_batch(tmp_path):
-    folder = tmp_path / "broken" / "cifar-10-batches-py"
-    folder.mkdir(parents=True)
-    names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]
-    for name in names:
-        (folder / name).write_bytes(pickle.dumps({"data": [], "labels": []}))
-    return {"VIT_DATA_DIR": str(folder)}
+    assert (predicted == [row["predicted"] for row in rows])[sure].all()
 
 
 def truncated_archive(tmp_path):
@@ -574,9 +510,6 @@ LARGE = {
     "subset.train_size": 800,
 }  # 10 GB of pixels
 BAD_INPUT = {
-    "corrupt batch": Bad(
-        "download", r"data_batch_1 has md5 \w+, not the published c99cafc1", CIFAR, broken_batch
-    ),
     "truncated archive": Bad(
         "download", r"python.tar.gz has md5 \w+, not the publ", CIFAR, truncated_archive
     ),
@@ -639,15 +572,10 @@ def test_bad_input_is_one_clear_line_and_undoing_it_brings_everything_back(proje
         bad.spoil(project)
     variables = bad.variables(tmp_path) if bad.variables else None
     result = project.run(*bad.within, "dvc", "repro", env=variables, real=bool(bad.within))
-    said = [
-        line
-        for line in result.stderr.splitlines()
-        if re.match(r"\w+: ", line) and not line.startswith("ERROR")
-    ]
+    said = re.findall(r"^(?!ERROR)\w+: .*", result.stderr, flags=re.MULTILINE)
     assert result.returncode != 0
     assert len(said) == 1, result.stderr
-    assert said[0].startswith(f"{bad.stage}: ")
-    assert re.search(bad.message, said[0]), said[0]
+    assert re.match(rf"{bad.stage}: .*{bad.message}", said[0]), said[0]
     assert "Traceback" not in result.stderr
     assert not list(project.folder.rglob("*.partial"))
     (project.folder / "params.yaml").write_text(original)
@@ -672,7 +600,7 @@ def test_a_failed_first_run_leaves_no_data_to_be_committed(tmp_path, tiny_model_
     project = Project.create(tmp_path / "p", tiny_model_folder)
     project.set(**{"model.name": "vit_tiny_patch17"})
     assert project.run("dvc", "repro").returncode != 0
-    assert os.path.exists(project.folder / "data/raw/train_images.npy")  # noqa: PTH110
+    assert (project.folder / "data/raw/train_images.npy").exists()
     project.git("add", "-A")
     staged = project.git("diff", "--cached", "--name-only")
     assert ".npy" not in staged
@@ -693,45 +621,35 @@ def test_everything_runs_without_a_network_interface(tmp_path, tiny_model_folder
     assert "unreachable" in interfaces.stderr  # even the loopback is down
     result = project.run(*isolate, "dvc", "repro", real=True)
     assert result.returncode == 0, result.stderr
-    assert json.loads((project.folder / "metrics/evaluation.json").read_text())["n"] == 40
+    assert metrics_of(project, "evaluation")["n"] == 40
 
 
 # Adapted, then frozen
 
 
-def tensors(folder):
+def tensors(project, model):
     from safetensors.torch import load_file
 
-    return load_file(folder / "model.safetensors")
+    return load_file(project.folder / f"models/{model}/model.safetensors")
 
 
 @pytest.mark.slow
 def test_what_lies_before_the_boundary_is_adapted_and_then_keeps_its_bits(project):
     shutil.copytree(ROOT / "pretrained/glyph-vit", project.folder / "pretrained/glyph-vit")
-    project.set(
-        **{
-            "model.name": "local-dir:pretrained/glyph-vit",
-            "subset.val_size": 200,
-            "embed.flip": False,
-        }
-    )
+    project.set(**{"model.name": "local-dir:pretrained/glyph-vit", "subset.val_size": 200})
+    project.set(**{"embed.flip": False})
     project.set(**{"adapt.epochs": 8, "adapt.lr": 0.001, "adapt.token_dropout": 0.0})
     project.set(**{"train.head_init": "zeros", "train.lr": 0.001})
     assert project.repro()[:2] == ["subset", "adapt"]
-    pretrained, adapted, finetuned = (
-        tensors(project.folder / "models" / name) for name in ("pretrained", "adapted", "finetuned")
-    )
+    pretrained = tensors(project, "pretrained")
+    adapted = tensors(project, "adapted")
+    finetuned = tensors(project, "finetuned")
     assert adapted.keys() == pretrained.keys()
     assert all(not adapted[name].equal(tensor) for name, tensor in pretrained.items())
     last = ("blocks.3.", "norm.", "head.")  # one of four blocks is trained
-    frozen = {name: tensor for name, tensor in finetuned.items() if not name.startswith(last)}
-    assert len(frozen) > 30
-    assert all(tensor.equal(adapted[name]) for name, tensor in frozen.items())
-    assert any(
-        not tensor.equal(adapted[name])
-        for name, tensor in finetuned.items()
-        if name.startswith("blocks.3.")
-    )
+    changed = {name for name, tensor in finetuned.items() if not tensor.equal(adapted[name])}
+    assert all(name.startswith(last) for name in changed)
+    assert any(name.startswith("blocks.3.") for name in changed)
 
     project.set(**{"adapt.lr": 0.0005})
     assert project.repro() == AFTER_SUBSET[1:]
@@ -740,9 +658,7 @@ def test_what_lies_before_the_boundary_is_adapted_and_then_keeps_its_bits(projec
 def test_without_adaptation_the_adapted_model_is_the_pretrained_one(project):
     project.set(**{"adapt.epochs": 0})
     project.repro("adapt")
-    pretrained, adapted = (
-        tensors(project.folder / "models" / name) for name in ("pretrained", "adapted")
-    )
+    pretrained, adapted = tensors(project, "pretrained"), tensors(project, "adapted")
     assert adapted.keys() == pretrained.keys()
     assert all(tensor.equal(adapted[name]) for name, tensor in pretrained.items())
     assert (project.folder / "plots/adaptation.csv").read_text().splitlines() == [

@@ -25,6 +25,17 @@ def committed(project):
     return project
 
 
+def rates(project):
+    """The learning rate of each experiment, by its name."""
+    shown = json.loads(project.run("dvc", "exp", "show", "--json").stdout)
+    found = {}
+    for revision in shown:
+        for run in revision["experiments"] or []:
+            newest = run["revs"][0]
+            found[newest["name"]] = newest["data"]["params"]["params.yaml"]["data"]["train"]["lr"]
+    return found
+
+
 @pytest.mark.slow
 def test_a_clone_that_can_reach_the_remote_computes_nothing(finished, tmp_path):
     project = finished.copy(tmp_path / "p")
@@ -86,15 +97,7 @@ def test_four_jobs_at_once_bring_four_experiments_and_none_embeds_again(finished
     assert "failed" not in "".join(logs.values())
     pulled = project.run("bash", "-ec", "\n".join(lines[after:]))
     assert pulled.returncode == 0, pulled.stderr
-    shown = json.loads(project.run("dvc", "exp", "show", "--json").stdout)
-    found = {
-        run["revs"][0]["name"]: run["revs"][0]["data"]["params"]["params.yaml"]["data"]["train"][
-            "lr"
-        ]
-        for revision in shown
-        for run in revision["experiments"] or []
-    }
-    assert found == {name: float(name.removeprefix("lr-")) for name in logs}
+    assert rates(project) == {name: float(name.removeprefix("lr-")) for name in logs}
     assert project.repro() == []  # the one that was applied
 
 
@@ -150,10 +153,4 @@ def test_a_queue_of_two_workers_trains_alone_and_with_the_code_that_was_queued(f
         log = project.run("dvc", "queue", "logs", name).stdout
         assert stages_run(log) == TRAINED
     project.run("dvc", "queue", "stop", "--kill")
-    shown = json.loads(project.run("dvc", "exp", "show", "--json").stdout)
-    rates = {
-        run["revs"][0]["data"]["params"]["params.yaml"]["data"]["train"]["lr"]
-        for revision in shown
-        for run in revision["experiments"] or []
-    }
-    assert rates == {0.001, 0.002}
+    assert {*rates(project).values()} == {0.001, 0.002}

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.pipeline.test_sharing import committed
 from tests.project import Project
 
 
@@ -9,9 +10,7 @@ from tests.project import Project
 def clone(finished, tmp_path):
     """A fresh clone of a project whose results are in git, without the cache that holds the
     outputs."""
-    author = finished.copy(tmp_path / "author")
-    author.git("add", "-A")
-    author.git("commit", "-qm", "the author's run")
+    author = committed(finished.copy(tmp_path / "author"))
     project = Project(tmp_path / "clone")
     author.git("clone", "-q", str(author.folder), str(project.folder))
     for name, value in (("user.name", "Test"), ("user.email", "test@example.org")):

@@ -1,9 +1,9 @@
 """The picture of training: curves by epoch, the best epoch marked."""
 
 import pytest
+from vit_finetune.report.figures import training_curves
 
 from tests.pictures import assert_draws
-from vit_finetune.report.figures import training_curves
 
 
 def history(epochs):

@@ -6,10 +6,10 @@ import re
 
 import pytest
 from ruamel.yaml import YAML
+from vit_finetune.report.figures import training_curves
 
 from tests.browser import chromium
 from vit_finetune.core.errors import UserError
-from vit_finetune.report.figures import training_curves
 from vit_finetune.report.page import (
     ATTENTION,
     MISTAKES,

@@ -4,13 +4,14 @@ preprocesses them."""
 import timm
 import torch
 
+from vit_finetune.activations.views import ImageView
 from vit_finetune.model.boundary import SplitModel, run_prefix
 from vit_finetune.model.freezing import freeze
-from vit_finetune.params import Train
+from vit_finetune.params import Training
 from vit_finetune.training.data import TrainingData
 from vit_finetune.training.trainer import Trainer
 
-PLAIN = Train(
+PLAIN = Training(
     epochs=4,
     min_steps=0,
     batch_size=8,
@@ -31,7 +32,8 @@ def plain_settings(**changes):
 
 def make_trainer(split_model, views, labels, settings=PLAIN, *, seed=0, **options):
     """A trainer whose training images are its validation images, too."""
-    data = TrainingData(views, labels, views[0], labels)
+    images = views[0].array if isinstance(views[0], ImageView) else None
+    data = TrainingData(views, labels, views[0], labels, images)
     return Trainer(split_model, data, settings, name="train", seed=seed, **options)
 
 

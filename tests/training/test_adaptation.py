@@ -11,9 +11,11 @@ from tests.training.examples import (
     small,
     split_at,
 )
+from vit_finetune.core.errors import UserError
 from vit_finetune.model.adapted import Adapted
 from vit_finetune.model.freezing import freeze
-from vit_finetune.training.adaptation import adopt, with_head
+from vit_finetune.params import check_params, read_yaml
+from vit_finetune.training.adaptation import adopt, check_later_stages, with_head
 from vit_finetune.training.history import History
 
 
@@ -60,3 +62,27 @@ def test_a_head_is_new_and_zero_and_the_backbone_has_none():
     after = copy_of_weights(backbone)
     assert after.keys() == before.keys()
     assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())
+
+
+def params(**changes):
+    """Those of params.yaml, with `section__key=value`."""
+    values = read_yaml("params.yaml")
+    for key, value in changes.items():
+        section, name = key.split("__")
+        values[section][name] = value
+    return check_params(values)
+
+
+def test_what_would_stop_a_later_stage_stops_adaptation_before_it_begins(tiny_vit):
+    with pytest.raises(UserError, match=r"freeze\.trainable_blocks is 9: the model has 3 blocks"):
+        check_later_stages(tiny_vit, params(freeze__trainable_blocks=9))
+    with pytest.raises(UserError, match=r"freeze\.parameters: 'norm2' matches no parameter"):
+        check_later_stages(tiny_vit, params(freeze__parameters=["norm2"]))
+
+
+def test_training_everything_twice_is_named(tiny_vit):
+    (warning,) = check_later_stages(tiny_vit, params(freeze__trainable_blocks="all"))
+    assert "set adapt.epochs to 0" in warning
+    once = params(freeze__trainable_blocks="all", adapt__epochs=0)
+    assert check_later_stages(tiny_vit, once) == []
+    assert check_later_stages(tiny_vit, params()) == []

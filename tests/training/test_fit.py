@@ -1,7 +1,5 @@
 """A whole training: its start, its epochs, the epoch that is kept, and an interruption."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -126,7 +124,7 @@ def test_a_run_stopped_after_patience_ran_out_trains_no_further_epoch_and_ends_w
 
 
 def test_the_model_ends_with_the_weights_of_the_best_epoch(tiny_vit):
-    settings = plain_settings(lr=0.3, epochs=6, grad_clip=None)  # wild enough to get worse
+    settings = plain_settings(lr=1.0, epochs=6, grad_clip=None)  # wild enough to get worse
     history, weights, _ = fit(tiny_vit, settings)
     accuracies = [row["val_accuracy"] for row in history.rows]
     assert history.best["val_accuracy"] == max(accuracies) > accuracies[-1]

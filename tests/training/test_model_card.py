@@ -7,6 +7,7 @@ import torch
 import yaml
 from PIL import Image
 
+from vit_finetune.activations.manifest import Manifest
 from vit_finetune.model.build import preprocessing
 from vit_finetune.model.freezing import freeze
 from vit_finetune.model.saved import save_model
@@ -24,7 +25,16 @@ DATASET = {
     "image_shape": [32, 48, 3],
     "fit": "pad",
 }
-MANIFEST = {"boundary": "features", "storage": "float16", "precision": "bfloat16"}
+MANIFEST = Manifest(
+    weights_sha256="",
+    images_sha256={},
+    preprocessing={},
+    trainable_blocks=0,
+    boundary="features",
+    precision="bfloat16",
+    storage="float16",
+    shapes={},
+)
 
 
 def card_of(model):

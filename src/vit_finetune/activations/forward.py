@@ -12,7 +12,8 @@ from torch import Tensor
 from vit_finetune.activations.files import DTYPES, ActivationFile, storage_dtype
 from vit_finetune.activations.manifest import Manifest
 from vit_finetune.activations.views import ImageView, image_loader
-from vit_finetune.core.files import digest, require_disk
+from vit_finetune.core.files import require_disk
+from vit_finetune.core.hashes import digest
 from vit_finetune.core.progress import progress
 from vit_finetune.core.ranks import Ranks
 from vit_finetune.core.threads import parallel_map

@@ -12,25 +12,28 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from vit_finetune import style
-from vit_finetune.attention.faithfulness import FRACTIONS
 from vit_finetune.attention.gallery import ClassMean, Gallery, opening, painted, painted_maps
 from vit_finetune.attention.judge import Judgement
 from vit_finetune.attention.pixels import PixelGrid, bright_end, spotlight
 from vit_finetune.style import Array, Names
 
-MONTAGE_NOTE = "Bright where the map is high, each scaled for itself. Under its name: its score beside a centred Gaussian's."
+MONTAGE_NOTE = (
+    "Bright where the map is high, each scaled for itself. Under its name: its score beside a "
+    "centred Gaussian's."
+)
 
 
 def heat_canvas(
     width: float, height: float, title: str, maps: Any, unit: str
 ) -> tuple[Figure, Axes, dict[str, Any]]:
-    """A canvas and the style to draw its maps in: one scale, which one attention sink cannot darken
-    for the rest."""
+    """A canvas, and the style to draw its maps in: a common scale that a single attention sink
+    cannot set."""
     figure, axes, _ = style.canvas(width, height, title, margin=1.25)
     values = np.concatenate([m[np.isfinite(m)] for m in maps])
-    norm = Normalize(
-        0, max(float(np.percentile(values, 99.5) or values.max()), 1e-9) if values.any() else 1
-    )
+    brightest = 1.0
+    if values.any():
+        brightest = max(float(np.percentile(values, 99.5) or values.max()), 1e-9)
+    norm = Normalize(0, brightest)
     figure.colorbar(
         ScalarMappable(norm, "inferno"),
         ax=axes,
@@ -58,7 +61,7 @@ def attention_montage(
     """One row per image: the image, then the image in the spotlight of each map, each scaled for
     itself.
 
-    A right prediction bears a tick, a wrong one a cross, bold, and what the image really is.
+    A right prediction has a tick. A wrong one has a cross, is bold, and names the true class.
 
     Args:
         maps: name -> N arrays (h, w), painted on the frame of their image at any resolution, NaN
@@ -66,39 +69,35 @@ def attention_montage(
         confidence: probability of the predicted class, (N,).
         verdicts: of each map, in a word, against a centred Gaussian.
     """
-    tall, across = max(image.shape[0] / image.shape[1] for image in images), 1 + len(maps)
+    tall = max(image.shape[0] / image.shape[1] for image in images)
+    across = 1 + len(maps)
     wide = 0.18 * across  # cells, for about an inch of text
     height = 0.5 + len(images) * tall
     figure, axes, _ = style.canvas(
         wide + across, height + 0.25, "What speaks for the predicted class, by each map"
     )
     for column, name in enumerate(("image", *maps)):
-        axes.text(wide + column + 0.47, 0.2, name, ha="center")
-        axes.text(
-            wide + column + 0.47,
-            0.4,
-            verdicts.get(name, ""),
-            ha="center",
-            fontsize=7,
-            color=style.QUIET,
-        )
+        x = wide + column + 0.47
+        verdict = verdicts.get(name, "")
+        axes.text(x, 0.2, name, ha="center")
+        axes.text(x, 0.4, verdict, ha="center", fontsize=7, color=style.QUIET)
     for i, image in enumerate(images):
-        y, right = 0.5 + i * tall, labels[i] == predicted[i]
-        said, true = (style.shorten(classes[index[i]], 12) for index in (predicted, labels))
+        y = 0.5 + i * tall
+        right = labels[i] == predicted[i]
+        prediction = f"{style.shorten(classes[predicted[i]], 12)} {confidence[i]:.2f}"
+        true = style.shorten(classes[labels[i]], 12)
         axes.text(
             wide - 0.1,
             y + 0.47 * tall,
-            f"✓ {said} {confidence[i]:.2f}"
-            if right
-            else f"✗ {said} {confidence[i]:.2f}\nis {true}",
+            f"✓ {prediction}" if right else f"✗ {prediction}\nis {true}",
             ha="right",
             va="center",
             weight="normal" if right else "bold",
             color=style.BLUE if right else style.VERMILION,
         )
         style.place(axes, image, wide, y, tall)
-        for column, method in enumerate(maps.values(), start=1):
-            style.place(axes, spotlight(image, method[i]), wide + column, y, tall)
+        for column, of_map in enumerate(maps.values(), start=1):
+            style.place(axes, spotlight(image, of_map[i]), wide + column, y, tall)
     axes.text(0, height + 0.2, MONTAGE_NOTE, fontsize=7, color=style.QUIET)
     return figure
 
@@ -111,22 +110,21 @@ def contrast(image: Array, painted: Array, label: str, against: str) -> Figure:
     Cividis is grey in its middle, and its ends differ on a grey printer too. As in `heat_canvas`,
     the scale is one that a single attention sink cannot set.
     """
-    one, other = (style.shorten(name, 24) for name in (label, against))
+    title = f"Yellow speaks for {style.shorten(label, 24)}, blue for {style.shorten(against, 24)}"
     tall = image.shape[0] / image.shape[1]
-    figure, axes, _ = style.canvas(
-        2, tall, f"Yellow speaks for {one}, blue for {other}", margin=1.25
-    )
+    figure, axes, _ = style.canvas(2, tall, title, margin=1.25)
     sizes = np.abs(painted[np.isfinite(painted)])
     largest = max(float(np.percentile(sizes, 99.5) or sizes.max()), 1e-12)
     scale = ScalarMappable(Normalize(-1, 1), "cividis")
     bar = figure.colorbar(
         scale, ax=axes, extend="both", panchor=(0, 1), pad=0.015, shrink=0.8, aspect=30
     )
-    bar.set_ticks([-1, 0, 1], labels=[style.shorten(other, 12), "neither", style.shorten(one, 12)])
-    style.place(axes, image, 0, 0, tall)
-    style.place(
-        axes, image.mean(axis=2, keepdims=True).repeat(3, axis=2).astype(np.uint8), 1, 0, tall
+    bar.set_ticks(
+        [-1, 0, 1], labels=[style.shorten(against, 12), "neither", style.shorten(label, 12)]
     )
+    grey = image.mean(axis=2, keepdims=True).repeat(3, axis=2).astype(np.uint8)
+    style.place(axes, image, 0, 0, tall)
+    style.place(axes, grey, 1, 0, tall)
     style.place(axes, painted / largest, 1, 0, tall, alpha=0.6, cmap=scale.cmap, norm=scale.norm)
     return figure
 
@@ -156,7 +154,11 @@ def block_head_grid(image: Array, maps: Array, title: str) -> Figure:
     top = first * tall + 0.15 * blocks / 6
     figure, axes, _ = style.canvas(blocks, top + heads * tall + 0.075 * blocks, title)
     axes.imshow(image, extent=(0, 0.95 * first, 0.95 * first * tall, 0), interpolation="nearest")
-    note = "Bright: where the head looks for\nwhat the classifier reads.\nEach block is scaled for itself."
+    note = (
+        "Bright: where the head looks for\n"
+        "what the classifier reads.\n"
+        "Each block is scaled for itself."
+    )
     axes.text(first + 0.1, 0.5 * first * tall, note, va="center", fontsize=8, color=style.QUIET)
     ends = [bright_end(of_block) for of_block in maps]
     for block, head in np.ndindex(blocks, heads):
@@ -180,7 +182,8 @@ def class_mean_maps(means: Sequence[ClassMean]) -> Figure:
     """Each mean map (Gh, Gw), scaled for itself, under its name and number of images; one of no
     images stays empty."""
     maps = np.stack([mean.map / max(mean.map.max(), 1e-12) for mean in means])
-    columns, row = 5 if len(means) <= 15 else 10, 0.3 + maps.shape[1] / maps.shape[2]
+    columns = 5 if len(means) <= 15 else 10
+    row = 0.3 + maps.shape[1] / maps.shape[2]
     height = row * math.ceil(len(means) / columns)
     figure, axes, heat = heat_canvas(
         columns,
@@ -192,84 +195,10 @@ def class_mean_maps(means: Sequence[ClassMean]) -> Figure:
     labels = [f"{style.shorten(mean.name, 18)} (n = {mean.n})" for mean in means]
     names, size = style.fit_texts(labels, 0.88 * (style.WIDTH - 1.25) / columns)
     for c, name in enumerate(names):
-        x, y = c % columns, row * (c // columns)
+        x = c % columns
+        y = row * (c // columns)
         axes.text(x, y + 0.2, name, fontsize=size)
         style.place(axes, maps[c], x, y + 0.25, row - 0.3, **heat)
-    return figure
-
-
-@style.styled
-def distance_plot(pretrained: Array, finetuned: Array, uniform: float | None = None) -> Figure:
-    """Mean attention distance in pixels of heads (L, H), before and after; `uniform`: of evenly
-    spread attention."""
-    figure, [[axes]] = style.figure_of(3.2, "How far each head looks (lines: mean of the heads)")
-    for values, shift, name, colour, marker in (
-        (pretrained, -0.12, "pretrained", style.QUIET, "s"),
-        (finetuned, 0.12, "fine-tuned", style.BLUE, "o"),
-    ):
-        at = np.arange(len(values)) + shift
-        axes.plot(at, values, marker, color=colour, alpha=0.6, markeredgewidth=0)
-        axes.plot(
-            at,
-            np.mean(values, axis=1),
-            f"{marker}-",
-            color=colour,
-            markersize=6,
-            mec="white",
-            label=name,
-        )
-    if uniform is not None:
-        axes.axhline(
-            uniform,
-            color=style.VERMILION,
-            linestyle="--",
-            linewidth=1,
-            label="attention spread evenly",
-        )
-    axes.set(
-        xlabel="block",
-        ylabel="mean attention distance (pixels)",
-        ylim=(0, None),
-        xticks=range(len(pretrained)),
-    )
-    figure.legend(loc="outside lower center", ncols=3)
-    return figure
-
-
-@style.styled
-def curves_plot(
-    fractions: Array,
-    deletion: Mapping[str, Array],
-    insertion: Mapping[str, Array],
-    baselines: Sequence[str] = ("random", "centre"),
-) -> Figure:
-    """Class probability by the fraction (F,) of patches removed or shown: name -> (3, F), mean, low
-    and high."""
-    figure, [panels] = style.figure_of(3.6, "Does the map point at what the model uses?", columns=2)
-    looks = dict(
-        zip((name for name in insertion if name not in baselines), style.SERIES * 4, strict=False)
-    )
-    looks |= {
-        name: {"color": style.QUIET, "linestyle": dash}
-        for name, dash in zip(baselines, ["--", ":"] * 4, strict=False)
-    }
-    for axes, curves, title, done in (
-        (panels[0], deletion, "deletion: lower is better", "removed"),
-        (panels[1], insertion, "insertion: higher is better", "shown"),
-    ):
-        for name, (mean, low, high) in curves.items():
-            axes.fill_between(
-                fractions, low, high, color=looks[name]["color"], alpha=0.14, linewidth=0
-            )
-            axes.plot(fractions, mean, label=name, **looks[name])
-        axes.set(
-            xlim=(0, 1),
-            ylim=(0, 1),
-            title=title,
-            xlabel=f"share of patches {done}",
-            ylabel="probability of the class",
-        )
-    figure.legend(*panels[1].get_legend_handles_labels(), loc="outside lower center", ncols=6)
     return figure
 
 
@@ -283,12 +212,12 @@ def draw_all(
     """Every picture of the stage by the name of its file."""
     maps = painted_maps(gallery, grid)
     verdicts = {row["map"]: row["verdict"] for row in judgement.tables["attention_maps"]}
-    confidence, first = gallery.probabilities.max(axis=1), opening(gallery, judgement)[0]
+    confidence = gallery.probabilities.max(axis=1)
+    first, _ = opening(gallery, judgement)
     heads = np.stack(
         [[painted(gallery, first, head, grid) for head in block] for block in gallery.heads[first]]
     )
-    said = f"Every block and head: {classes[gallery.predicted[first]]} {confidence[first]:.2f}"
-    bands = judgement.bands
+    prediction = f"{classes[gallery.predicted[first]]} {confidence[first]:.2f}"
     return {
         "attention_montage": attention_montage(
             list(gallery.images),
@@ -299,8 +228,8 @@ def draw_all(
             classes,
             verdicts,
         ),
-        "attention_blocks": block_head_grid(gallery.images[first], heads, said),
+        "attention_blocks": block_head_grid(
+            gallery.images[first], heads, f"Every block and head: {prediction}"
+        ),
         "attention_classes": class_mean_maps(means),
-        "attention_distance": distance_plot(*judgement.distances.numpy()),
-        "faithfulness": curves_plot(np.array(FRACTIONS), bands["deletion"], bands["insertion"]),
     }

@@ -31,7 +31,7 @@ from vit_finetune.attention.pixels import PixelGrid
 from vit_finetune.attention.sample import PredictedImages, Preprocess, Sample, draw_for_classes
 from vit_finetune.attention.walk import BlockAttention, Walk
 from vit_finetune.model.tokens import TokenLayout
-from vit_finetune.verdict import caution, in_words
+from vit_finetune.verdict import error_chance, in_words
 
 Rng = np.random.Generator
 
@@ -254,7 +254,7 @@ def class_means(
 def facts(judgement: Judgement) -> list[tuple[str, str]]:
     """Numbers of the page: the margins that the verdict rests on, and the proof of the capture."""
     rows = [row for row in judgement.tables["attention_maps"] if row["verdict"]]
-    said = caution(rows)
+    said = error_chance(rows)
     return [
         *([("how sure that is", said)] if said else []),
         *(

@@ -28,7 +28,7 @@ from vit_finetune.attention.shape import (
     prefix_mass,
 )
 from vit_finetune.attention.walk import BlockAttention, Walk
-from vit_finetune.intervals import Interval, mean, share
+from vit_finetune.intervals import Interval, fraction, mean
 from vit_finetune.model.boundary import autocast, to_device
 from vit_finetune.model.families import family_of
 from vit_finetune.verdict import NOT_JUDGED, word_for
@@ -115,7 +115,7 @@ def patch_rows(asked: nn.Module, sample: Sample, maps: Tensor, rng: Rng) -> list
     kept = {"all": (sample.predicted == sample.labels).numpy().astype(float)}
     kept |= faithfulness.kept_correct(asked, sample.pixels, sample.labels, maps, rng)
     return [
-        {"patches": name, **cells("accuracy", share(right)), "n": len(right)}
+        {"patches": name, **cells("accuracy", fraction(right)), "n": len(right)}
         for name, right in kept.items()
     ]
 
@@ -247,7 +247,6 @@ class Judgement:
     metrics: dict[str, Any]
     tables: dict[str, list[Row]]
     maps: Maps
-    bands: Bands
     distances: Tensor  # (2, L, H), pretrained and fine-tuned
 
 
@@ -284,16 +283,16 @@ def judge(
     step()
     others |= sanity_correlations(maker, sample.pixels, sample.predicted, maps, seed)
     step()
-    rows, bands = map_rows(curves, others, above_chance), curve_bands(curves)
+    rows = map_rows(curves, others, above_chance)
     metrics = {
         "images": len(sample.pixels),
         "selfcheck_max_rel_err": max(first_error, error),
-        "margin": {row["map"]: row["minus_centre"] for row in rows if row["map"] in METHODS},
+        "margin": max(row["minus_centre"] for row in rows if row["map"] in METHODS),
     }
     blocks, distances = (
         block_rows(shapes, before),
         torch.stack([d.mean(dim=0) for d in (before, shapes["distance"])]),
     )
     tables = {"attention_maps": rows, "attention_blocks": blocks, "attention_patches": patches}
-    tables["attention_curves"] = curve_rows(bands)
-    return Judgement(metrics, tables, maps, bands, distances)
+    tables["attention_curves"] = curve_rows(curve_bands(curves))
+    return Judgement(metrics, tables, maps, distances)

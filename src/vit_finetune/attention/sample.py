@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vit_finetune.attention.pointing import mosaics
-from vit_finetune.core.files import read_csv, read_split
+from vit_finetune.core.arrays import read_split
+from vit_finetune.core.files import read_csv
 from vit_finetune.intervals import above_chance
 
 Preprocess = Callable[[Tensor], Tensor]

@@ -1,2 +1,2 @@
-"""What every stage runs on: errors, files, the process of a stage, the device, work side by
-side."""
+"""What every stage runs on: errors, files, the process of a stage, the device, several
+processes."""

@@ -7,10 +7,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from vit_finetune.core.files import key_of
+from vit_finetune.core.hashes import key_of
 
 CHECKPOINTS = Path(".checkpoints")  # outside DVC's outputs, which it deletes before a stage runs
-OWN = ("vit_finetune", "stages")
+PROJECT_PACKAGES = ("vit_finetune", "stages")
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "safetensors")
 
 
@@ -34,21 +34,15 @@ def forget_checkpoints(stage: str) -> None:
 
 
 def imported_code() -> dict[str, str]:
-    """SHA-256 of the source of each project module that is imported, by its name; a stage runs as
-    `__main__`."""
-    modules = [
-        module
-        for name, module in sys.modules.items()
-        if name == "__main__" or name.split(".")[0] in OWN
-    ]
-    specs = [module.__spec__ for module in modules if module.__spec__]
-    files = {
-        spec.name: spec.origin for spec in specs if spec.name.split(".")[0] in OWN and spec.origin
-    }
-    return {
-        name: hashlib.sha256(Path(file).read_bytes()).hexdigest()
-        for name, file in sorted(files.items())
-    }
+    """SHA-256 of the source of each project module that is imported, by its name."""
+    hashes = {}
+    for module in list(sys.modules.values()):
+        spec = getattr(module, "__spec__", None)  # which knows the true name of `__main__`
+        if spec is None or not spec.origin:
+            continue
+        if spec.name.split(".")[0] in PROJECT_PACKAGES:
+            hashes[spec.name] = hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
+    return dict(sorted(hashes.items()))
 
 
 def library_versions() -> dict[str, str]:

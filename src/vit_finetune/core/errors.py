@@ -15,21 +15,25 @@ class UserError(Exception):
     to do."""
 
 
-def user_message(error: BaseException, smaller: str | None = None) -> str | None:
+def user_message(error: BaseException, memory_key: str | None = None) -> str | None:
     """What to tell the user, or None for a bug.
 
     Args:
-        smaller: the key of params.yaml that bounds the memory, to name it when memory runs out.
+        memory_key: the key of params.yaml to lower when memory runs out.
     """
     text = str(error)
     if isinstance(error, MemoryError) or "can't allocate memory" in text or "out of memory" in text:
-        return f"out of memory; {f'try a smaller {smaller}' if smaller else 'free some, then run it again'}"
-    known = isinstance(error, UserError) or (isinstance(error, OSError) and error.errno is not None)
-    return text if known else None
+        remedy = f"try a smaller {memory_key}" if memory_key else "free some, then run it again"
+        return f"out of memory; {remedy}"
+    if isinstance(error, UserError):
+        return text
+    if isinstance(error, OSError) and error.errno is not None:
+        return text
+    return None
 
 
 @contextmanager
-def readable_errors(name: str, smaller: str | None = None) -> Iterator[None]:
+def readable_errors(name: str, memory_key: str | None = None) -> Iterator[None]:
     """Exit with status 1 and a line for what a user can mend; a bug keeps its traceback, after a
     line that says so.
 
@@ -38,13 +42,10 @@ def readable_errors(name: str, smaller: str | None = None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        message = user_message(error, smaller)
+        message = user_message(error, memory_key)
         if message is None:
-            print(
-                f"{name}: this is a bug; please report it with the lines below",
-                file=sys.stderr,
-                flush=True,
-            )
+            report = f"{name}: this is a bug; please report it with the lines below"
+            print(report, file=sys.stderr, flush=True)
             raise
         if os.environ.get(TRACEBACK_VARIABLE):
             traceback.print_exc()

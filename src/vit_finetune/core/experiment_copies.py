@@ -10,8 +10,10 @@ COPIES = (".dvc", "tmp", "exps")  # where DVC makes them, below the project
 def origin(folder: Path) -> Path | None:
     """The project that DVC copied to `folder`, or None if `folder` is no copy of DVC's."""
     parts = folder.parts
-    places = [i for i in range(len(parts)) if parts[i : i + 3] == COPIES]
-    return Path(*parts[: places[-1]]) if places else None
+    for start in reversed(range(len(parts))):
+        if parts[start : start + len(COPIES)] == COPIES:
+            return Path(*parts[:start])
+    return None
 
 
 def require_whole(name: str, otherwise: str = "") -> None:
@@ -28,19 +30,18 @@ def require_whole(name: str, otherwise: str = "") -> None:
     missing = sorted(_files(project / name) - _files(here / name))
     if missing:
         raise UserError(
-            f"{len(missing)} files of {name} are not in the copy that DVC made for this run, such as {missing[0]}: "
-            f"it copies what is tracked; dvc add the folder they are in and git add the .dvc file that this writes"
-            f"{otherwise}"
+            f"{len(missing)} files of {name} are not in the copy that DVC made for this run, such "
+            f"as {missing[0]}: it copies what is tracked; dvc add the folder they are in and git "
+            f"add the .dvc file that this writes{otherwise}"
         )
 
 
 def _files(folder: Path) -> set[str]:
     """Files below a folder by their path in it, without hidden ones and DVC's own."""
-    found = (
-        path.relative_to(folder)
-        for path in folder.rglob("*")
-        if path.is_file() and path.suffix != ".dvc"
-    )
-    return {
-        path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts)
-    }
+    files = set()
+    for path in folder.rglob("*"):
+        relative = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in relative.parts)
+        if path.is_file() and path.suffix != ".dvc" and not hidden:
+            files.add(relative.as_posix())
+    return files

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_finetune.core.files import read_json, read_split, unpacked
+from vit_finetune.core.arrays import decode_names, read_split
+from vit_finetune.core.files import read_json
 from vit_finetune.data.image_files import content_boxes
 
 COLUMNS = ("problem", "part", "class", "file", "detail")
@@ -70,7 +71,7 @@ class RawData:
         )
 
     def file(self, part: str, index: int) -> str:
-        return unpacked(self.files[part][index : index + 1])[0]
+        return decode_names(self.files[part][index : index + 1])[0]
 
 
 @dataclass

@@ -12,12 +12,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from zc.lockfile import LockError, LockFile
+from filelock import FileLock, Timeout
 
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.files import new_file, new_folder
@@ -122,21 +121,18 @@ def _alone(root: Path) -> Iterator[None]:
     """Hold the lock of a cache folder, once whoever has it is done; its file lies beside it, and
     goes with it."""
     path = root.with_name(root.name + ".lock")
-    for attempt in count():
-        with suppress(LockError, FileNotFoundError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock = LockFile(str(path))
-            if path.read_text().strip() == str(os.getpid()):
-                break
-            lock.close()  # of a file that its last holder has just removed
-        if not attempt:
-            print(f"waiting for another download to {root}", flush=True)
-        time.sleep(0.1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, fallback_to_soft=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        print(f"waiting for another download to {root}", flush=True)
+        lock.acquire()
     try:
         yield
     finally:
         path.unlink(missing_ok=True)
-        lock.close()
+        lock.release()
 
 
 def _fetch(url: str, path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_finetune.core.files import chunks, new_rows, packed, write_split
+from vit_finetune.core.arrays import chunks, encode_names, new_rows, write_split
 from vit_finetune.core.threads import ordered_map
 
 
@@ -22,7 +22,7 @@ class Dataset:
         classes: names in label order.
         images, labels: for `train` and `test`, and for `val` where the data set has a part of that
             kind.
-        files: of each part, the file of each image as `packed`; where there is none, part and index
+        files: of each part, the file of each image as `encode_names` has it; where there is none, part and index
             as in `test/123`.
         sizes: of each part, height and width (N, 2) of each image before it was fitted; empty where
             none was.
@@ -43,7 +43,9 @@ class Dataset:
 
     def __post_init__(self) -> None:
         for part, labels in self.labels.items():
-            self.files.setdefault(part, packed(f"{part}/{index}" for index in range(len(labels))))
+            self.files.setdefault(
+                part, encode_names(f"{part}/{index}" for index in range(len(labels)))
+            )
 
     @property
     def size_in_memory(self) -> int:

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vit_finetune.core.arrays import decode_names, encode_names, new_rows, read_split
 from vit_finetune.core.errors import UserError
-from vit_finetune.core.files import new_file, new_rows, packed, read_split, require_disk, unpacked
+from vit_finetune.core.files import new_file, require_disk
 from vit_finetune.core.threads import ordered_map
 from vit_finetune.data.dataset import Dataset
 from vit_finetune.data.image_files import (
@@ -147,7 +148,7 @@ def _decode(
         ):
             next(shown)
             if isinstance(found, str):
-                problems[unpacked(files[row : row + 1])[0]] = found
+                problems[decode_names(files[row : row + 1])[0]] = found
                 continue
             pixels, size, of_16_bits = found
             append(pixels, int(np.searchsorted(ends, row, side="right")), size)
@@ -212,7 +213,7 @@ def _split_files(
         for of_class in _folders(root):
             images, others = image_names(of_class)
             below = of_class.relative_to(folder).as_posix()
-            files[part][of_class.name] = packed(f"{below}/{name}" for name in images)
+            files[part][of_class.name] = encode_names(f"{below}/{name}" for name in images)
             ignored.update(of_class / name for name in others)
     classes = set(files["train"])
     if len(classes) < 2:
@@ -231,7 +232,7 @@ def _split_files(
                 f"{folders[part]} has classes that {folder}/train has not: {_some(unknown)}"
             )
         for name in classes - set(by_class):
-            by_class[name] = packed([])
+            by_class[name] = encode_names([])
     if "test" not in files:
         files["test"] = {}
         for name, names in files["train"].items():

@@ -179,7 +179,7 @@ def named_as_image(path: str | Path) -> bool:
     """Whether its name ends like those of images that Pillow can open."""
     return (
         Image.registered_extensions().get(os.path.splitext(path)[1].lower(), "PDF") not in NO_IMAGES
-    )  # noqa: PTH122
+    )
 
 
 def _stop(error: OSError) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from vit_finetune.core.files import copy_rows, read_split, write_json, write_split
+from vit_finetune.core.arrays import copy_rows, read_split, write_split
+from vit_finetune.core.files import write_json
 from vit_finetune.data.checks import RawData
 from vit_finetune.data.split import Indices, require_every_class
 

@@ -1,8 +1,8 @@
-"""What the predictions are worth: numbers in, plain Python numbers out, rounded to six digits.
+"""How good the predictions are: plain Python numbers, rounded to six digits.
 
-K classes, N images; `labels` and `predicted` are class indices (N,), `probabilities` (N, K) sum to
-one in each row, `classes` are the K names. Where scikit-learn has the measure, scikit-learn
-computes it.
+For N images and K classes, `labels` and `predicted` are class indices (N,), `probabilities` (N, K)
+sum to one in each row, and `classes` are the K names. If scikit-learn has a measure, it computes
+it.
 """
 
 from collections.abc import Sequence
@@ -24,9 +24,10 @@ def plain(value: float) -> float:
 
 
 def _checked(labels: Array, probabilities: Array) -> tuple[Array, Array]:
-    """As int64 and float64, rows summing to one to the last digit; ValueError where they do not
-    fit."""
-    labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
+    """As int64 and float64, with rows that sum to one to the last digit; ValueError if they do not
+    fit each other."""
+    labels = np.asarray(labels)
+    probabilities = np.asarray(probabilities, dtype=np.float64)
     if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or not labels.size:
         raise ValueError(
             f"not (N,) labels and (N, K) probabilities: {labels.shape}, {probabilities.shape}"
@@ -42,43 +43,46 @@ def _checked(labels: Array, probabilities: Array) -> tuple[Array, Array]:
 
 
 def negative_log_likelihood(labels: Array, logits: Array) -> float:
-    """Mean of -log p(label) in nats, from logits (N, K): probabilities would round a confident
-    mistake to infinity."""
-    logits = np.asarray(logits, dtype=np.float64)
-    return plain(-log_softmax(logits, axis=1)[np.arange(len(labels)), labels].mean())
+    """Mean of -log p(label) in nats.
+
+    From logits (N, K), since the probability of a confident mistake may be rounded to zero.
+    """
+    log_probabilities = log_softmax(np.asarray(logits, dtype=np.float64), axis=1)
+    return plain(-log_probabilities[np.arange(len(labels)), labels].mean())
 
 
-def warning_signs(labels: Array, predicted: Array, classes: Sequence[str]) -> list[str]:
-    """Signs that the model did not learn, each with the key of params.yaml that is likely to
-    blame."""
-    signs, hits = [], int((labels == predicted).sum())
-    largest = np.bincount(labels).max() / len(labels)
+def find_warnings(labels: Array, predicted: Array, classes: Sequence[str]) -> list[str]:
+    """What suggests that the model did not learn, each with the key of params.yaml that is the
+    likely cause."""
     if len(np.unique(predicted)) == 1:
-        signs.append(
-            f"every test image is predicted as {classes[predicted[0]]}: try a tenth of train.lr"
-        )
-    elif not above_chance(labels, predicted):
-        signs.append(
-            f"the test accuracy, {hits / len(labels):.3f}, is not clearly above the share of the largest class, "
-            f"{largest:.3f}: try another train.lr, or more images"
-        )
-    return signs
+        name = classes[predicted[0]]
+        return [f"every test image is predicted as {name}: try a tenth of train.lr"]
+    if above_chance(labels, predicted):
+        return []
+    accuracy = int((labels == predicted).sum()) / len(labels)
+    largest = np.bincount(labels).max() / len(labels)
+    return [
+        f"the test accuracy, {accuracy:.3f}, is not clearly above the share of the largest class, "
+        f"{largest:.3f}: try another train.lr, or more images"
+    ]
 
 
 def classification_summary(labels: Array, logits: Array, classes: Sequence[str], bins: int) -> Row:
     """accuracy, its ci95, macro_f1, nll (nats), ece, n, from `labels` (N,) and `logits` (N, K).
 
-    macro_f1 is the mean over the classes that have test images: a score that nothing could have
-    earned would only dilute it.
+    macro_f1 is the mean over the classes that have test images: no prediction could raise the score
+    of another class above 0.
     """
-    labels, probabilities = _checked(labels, softmax(np.asarray(logits, dtype=np.float64), axis=1))
+    probabilities = softmax(np.asarray(logits, dtype=np.float64), axis=1)
+    labels, probabilities = _checked(labels, probabilities)
     if len(classes) != probabilities.shape[1]:
         raise ValueError(
             f"{len(classes)} class names for {probabilities.shape[1]} columns of probabilities"
         )
     predicted = probabilities.argmax(axis=1)
     scores = [row["f1"] for row in per_class(labels, predicted, classes) if row["support"]]
-    hits, n = int((predicted == labels).sum()), labels.size
+    hits = int((predicted == labels).sum())
+    n = labels.size
     return {
         "accuracy": plain(hits / n),
         "accuracy_ci95": [plain(end) for end in wilson(hits, n)],
@@ -95,17 +99,18 @@ def per_class(labels: Array, predicted: Array, classes: Sequence[str]) -> list[R
     A class that was never predicted has precision 0; one without test images has support 0 and
     recall 0.
     """
-    every = np.arange(len(classes))
-    table = sk.precision_recall_fscore_support(labels, predicted, labels=every, zero_division=0)
+    precision, recall, f1, support = sk.precision_recall_fscore_support(
+        labels, predicted, labels=np.arange(len(classes)), zero_division=0
+    )
     return [
         {
             "class": name,
-            "precision": plain(p),
-            "recall": plain(r),
-            "f1": plain(f1),
-            "support": int(s),
+            "precision": plain(precision[k]),
+            "recall": plain(recall[k]),
+            "f1": plain(f1[k]),
+            "support": int(support[k]),
         }
-        for name, p, r, f1, s in zip(classes, *table, strict=True)
+        for k, name in enumerate(classes)
     ]
 
 
@@ -118,16 +123,18 @@ def reliability(labels: Array, probabilities: Array, bins: int) -> list[Row]:
     """
     labels, probabilities = _checked(labels, probabilities)
     edges = np.linspace(0, 1, bins + 1)
-    confidence, hits = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    bin_of, rows = np.searchsorted(edges[1:-1], confidence), []
+    confidence = probabilities.max(axis=1)
+    hits = probabilities.argmax(axis=1) == labels
+    bin_of = np.searchsorted(edges[1:-1], confidence)
+    rows = []
     for b in np.unique(bin_of):
-        mean, inside = confidence[bin_of == b].mean(), hits[bin_of == b]
+        inside = hits[bin_of == b]
         low, high = wilson(int(inside.sum()), inside.size)
         rows.append(
             {
                 "lower": plain(edges[b]),
                 "upper": plain(edges[b + 1]),
-                "confidence": plain(mean),
+                "confidence": plain(confidence[bin_of == b].mean()),
                 "accuracy": plain(inside.mean()),
                 "accuracy_low": plain(low),
                 "accuracy_high": plain(high),
@@ -138,7 +145,7 @@ def reliability(labels: Array, probabilities: Array, bins: int) -> list[Row]:
 
 
 def expected_calibration_error(rows: Sequence[Row]) -> float:
-    """Mean |accuracy - confidence| over images (Naeini et al. 2015), from the rows of
+    """Mean |accuracy - confidence| over the images (Naeini et al. 2015), from the rows of
     `reliability`."""
     gaps = [abs(row["accuracy"] - row["confidence"]) for row in rows]
     return plain(np.average(gaps, weights=[row["count"] for row in rows]))

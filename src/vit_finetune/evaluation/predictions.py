@@ -14,24 +14,28 @@ def confusion(labels: Array, predicted: Array, num_classes: int) -> Array:
 
 
 def most_confused(confusion: Array, classes: Sequence[str], k: int) -> list[Row]:
-    """Up to `k` pairs, most frequent first: true, predicted, count, share of the true class."""
+    """Up to `k` pairs of different classes, most frequent first: true, predicted, count, and which
+    fraction that is of the true class."""
     wrong = np.where(np.eye(len(classes), dtype=bool), 0, confusion)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:k]
-    pairs = [divmod(int(flat), len(classes)) for flat in order if wrong.flat[flat] > 0]
-    return [
-        {
-            "true": classes[t],
-            "predicted": classes[p],
-            "count": int(confusion[t, p]),
-            "share": plain(confusion[t, p] / confusion[t].sum()),
-        }
-        for t, p in pairs
-    ]
+    rows = []
+    for index in np.argsort(-wrong, axis=None, kind="stable")[:k].tolist():
+        true, predicted = divmod(index, len(classes))
+        count = int(wrong[true, predicted])
+        if count:
+            rows.append(
+                {
+                    "true": classes[true],
+                    "predicted": classes[predicted],
+                    "count": count,
+                    "fraction": plain(count / confusion[true].sum()),
+                }
+            )
+    return rows
 
 
 def worst_mistakes(labels: Array, probabilities: Array, k: int) -> Array:
-    """Indices (<= k,) of the wrong predictions, most confident first; equal confidence in order of
-    index."""
+    """Indices of up to `k` wrong predictions, most confident first; equally confident ones in their
+    order."""
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
     return wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")][:k]
 

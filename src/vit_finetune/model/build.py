@@ -18,8 +18,8 @@ from vit_finetune.model.torchvision import torchvision_model
 TORCHVISION = "torchvision/"  # how the names of torchvision's models begin
 LOCAL = "local-dir:"  # and those of models in a folder
 WORKS = (
-    "vit_*, deit_*, deit3_*, vit_*_reg*, vit_*_dinov2, vit_*_dinov3, vit_*_clip_*, vit_*_siglip_*, eva02_*, beit_*, "
-    "beitv2_* of timm, or torchvision/vit_*"
+    "vit_*, deit_*, deit3_*, vit_*_reg*, vit_*_dinov2, vit_*_dinov3, vit_*_clip_*, vit_*_siglip_*, "
+    "eva02_*, beit_*, beitv2_* of timm, or torchvision/vit_*"
 )
 
 
@@ -66,8 +66,8 @@ def _require_whole_patches(patches: Any, name: str) -> None:
     above = math.ceil(side / step) * step
     nearest = [below] if below == above else [below, above]
     raise UserError(
-        f"model.image_size is {side}: the patches of {name} are {step} pixels; use a multiple such as "
-        f"{' or '.join(map(str, nearest))}"
+        f"model.image_size is {side}: the patches of {name} are {step} pixels; use a multiple such "
+        f"as {' or '.join(map(str, nearest))}"
     )
 
 
@@ -79,7 +79,8 @@ def _building_failed(
     if name.startswith(TORCHVISION):
         if isinstance(error, OSError):
             return UserError(
-                f"the weights of {name} could not be loaded: {reason} (torchvision keeps them in TORCH_HOME)"
+                f"the weights of {name} could not be loaded: {reason} "
+                "(torchvision keeps them in TORCH_HOME)"
             )
         return UserError(f"model.name is {name!r}: {reason}")
     if name.startswith(LOCAL):
@@ -97,8 +98,8 @@ def _building_failed(
         )
     if pretrained:
         return UserError(
-            f"the weights of {name} could not be loaded: {reason} (they come from the Hugging Face hub or its local "
-            "cache, HF_HOME; `make demo` needs neither)"
+            f"the weights of {name} could not be loaded: {reason} (they come from the Hugging Face "
+            "hub or its local cache, HF_HOME; `make demo` needs neither)"
         )
     return UserError(
         f"model.name {name!r} with model.image_size {image_size} cannot be built: {reason}"

@@ -83,7 +83,8 @@ class Family:
             names += [f"REG{i + 1}" for i in range(registers.shape[1])]
         if len(names) != model.num_prefix_tokens:
             raise UserError(
-                f"{type(model).__name__} has {model.num_prefix_tokens} prefix tokens, known are {names}"
+                f"{type(model).__name__} has {model.num_prefix_tokens} prefix tokens, "
+                f"known are {names}"
             )
         return tuple(names)
 
@@ -277,7 +278,8 @@ def family_of(model: nn.Module) -> Family:
         attention = type(block.get_submodule("attn"))
         if attention not in family.attention:
             raise UserError(
-                f"the attention of a {kind} of {attention.__name__} cannot be shown: it is not one softmax"
+                f"the attention of a {kind} of {attention.__name__} cannot be shown: "
+                "it is not one softmax"
             )
     patches = getattr(model, "patch_embed", None)
     for name in ("img_size", "patch_size"):

@@ -36,7 +36,8 @@ def _behind_boundary(model: nn.Module, trainable_blocks: int | str) -> set[str]:
     depth = len(model.get_submodule("blocks")._modules)
     if trainable_blocks != "all" and int(trainable_blocks) > depth:
         raise UserError(
-            f"freeze.trainable_blocks is {trainable_blocks}: the model has {depth} blocks; use 0 to {depth} or all"
+            f"freeze.trainable_blocks is {trainable_blocks}: the model has {depth} blocks; "
+            f"use 0 to {depth} or all"
         )
     family = family_of(model)
     # other heads than the first are not trained: `save_model` replaces them by it
@@ -70,8 +71,9 @@ def _chosen(model: nn.Module, names: set[str], parameters: str | Sequence[str]) 
         matched = {name for name in names if fnmatchcase(name, pattern.removeprefix("!"))}
         if not matched:
             raise UserError(
-                f"freeze.parameters: {pattern!r} matches no parameter behind the freeze boundary (freeze."
-                f"trainable_blocks); there are {', '.join(sorted(names)[:4])}, ... and {len(names)} in all"
+                f"freeze.parameters: {pattern!r} matches no parameter behind the freeze boundary "
+                f"(freeze.trainable_blocks); there are {', '.join(sorted(names)[:4])}, ... and "
+                f"{len(names)} in all"
             )
         chosen = chosen - matched if pattern.startswith("!") else chosen | matched
     return chosen

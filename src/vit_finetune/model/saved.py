@@ -80,7 +80,8 @@ def trained_config(folder: str | Path) -> dict[str, Any]:
     config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if "trained_on" not in config:
         raise UserError(
-            f"{folder} does not hold a trained model; run dvc repro, or name its folder with --model"
+            f"{folder} does not hold a trained model; run dvc repro, or name its folder with "
+            "--model"
         )
     return config
 

@@ -50,8 +50,8 @@ class TokenLayout:
         if pooling is None or pooling.shape[-1] != len(self.pooled):
             shape = None if pooling is None else tuple(pooling.shape)
             raise ValueError(
-                f"the model pools by attention over {len(self.pooled)} tokens, so its readout needs that "
-                f"attention, (B, H, queries, {len(self.pooled)}); got {shape}"
+                f"the model pools by attention over {len(self.pooled)} tokens, so its readout "
+                f"needs that attention, (B, H, queries, {len(self.pooled)}); got {shape}"
             )
         weights = pooling.new_zeros(len(pooling), self.tokens)
         weights[:, list(self.pooled)] = pooling[:, :, 0].mean(dim=1)

@@ -46,12 +46,14 @@ def torchvision_model(name: str, *, pretrained: bool, **options: Any) -> Any:
     architecture, _, tag = name.partition(".")
     if architecture not in TORCHVISION:
         raise UserError(
-            f"torchvision has no Vision Transformer {architecture!r}; it has: {', '.join(TORCHVISION)}"
+            f"torchvision has no Vision Transformer {architecture!r}; it has: "
+            f"{', '.join(TORCHVISION)}"
         )
     known = get_model_weights(architecture)
     if tag and tag not in known.__members__:
         raise UserError(
-            f"torchvision has no weights {tag!r} of {architecture}; it has: {', '.join(known.__members__)}"
+            f"torchvision has no weights {tag!r} of {architecture}; it has: "
+            f"{', '.join(known.__members__)}"
         )
     weights: Any = known[tag or "DEFAULT"]
     preset = weights.transforms()

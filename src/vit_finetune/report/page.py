@@ -27,16 +27,16 @@ MISTAKES = {
     "confused_pairs": "The classes that are mixed up most often.",
 }
 TEST = {
-    "confusion": "Rows are the true class; the shade is the share of that class.",
-    "per_class": "Precision: the share of right ones among the images called so. Recall: the share of the class found.",
+    "confusion": "Rows are the true class; the shade is the fraction of that class.",
+    "per_class": "Precision: the fraction of right ones among the images called so. Recall: the fraction of the class found.",
     "reliability": "Above the diagonal the model is better than it says, below it is worse.",
 }
 ATTENTION = {
     "attention_montage": "Right and wrong predictions, with every map of the predicted class.",
-    "faithfulness": "The probability of the predicted class as patches go and come in each map's order.",
+    "attention_curves": "The probability of the predicted class as patches go and come in each map's order.",
     "attention_classes": "The mean map of the images predicted as each class.",
     "attention_blocks": "One image: where every head of every block looks.",
-    "attention_distance": "Heads that look near and heads that look far, before and after fine-tuning.",
+    "attention_shape": "How wide, how far and where the attention of each block goes, mean of the heads.",
 }
 TRAINING = {
     "adaptation": "The whole backbone, before it was frozen. Epoch 0 is a probe of the pretrained one.",
@@ -73,8 +73,8 @@ def compose(
         shipped: the same before anyone edited the file; a setting that differs from it is marked.
         metrics: {"train": metrics/train.json, ...}.
         maps: rows of plots/attention_maps.csv.
-        pictures: a PNG for each name in MISTAKES, TEST, ATTENTION and TRAINING; "adaptation" only
-            where the backbone was adapted.
+        pictures: PNG or SVG for each name in MISTAKES, TEST, ATTENTION and TRAINING; "adaptation"
+            only where the backbone was adapted.
         versions: package -> version.
     """
     counts = ", ".join(f"{count:,} {split}" for split, count in metrics["subset"]["images"].items())
@@ -220,7 +220,9 @@ def _table(rows: Rows) -> str:
     )
 
 
-def _figure(png: bytes, caption: str) -> str:
-    data, text = base64.b64encode(png).decode("ascii"), html.escape(caption)
-    picture = f'<img src="data:image/png;base64,{data}" alt="{text}">'
-    return f'<figure><div class="wide">{picture}</div><figcaption>{text}</figcaption></figure>'
+def _figure(picture: bytes, caption: str) -> str:
+    data, text = base64.b64encode(picture).decode("ascii"), html.escape(caption)
+    # A chart is SVG: it has a size of its own and follows the page into the dark.
+    kind, chart = ("svg+xml", ' class="chart"') if picture.startswith(b"<svg") else ("png", "")
+    image = f'<img{chart} src="data:image/{kind};base64,{data}" alt="{text}">'
+    return f'<figure><div class="wide">{image}</div><figcaption>{text}</figcaption></figure>'

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from vit_finetune.model.adapted import Adapted
-from vit_finetune.model.freezing import count_parameters
+from vit_finetune.model.freezing import count_parameters, freeze
+from vit_finetune.params import Params
 from vit_finetune.training.history import History
 
 
@@ -24,6 +25,26 @@ def with_head(backbone: Any, classes: int) -> Any:
     nn.init.zeros_(model.head.weight)
     nn.init.zeros_(model.head.bias)
     return model.eval()
+
+
+def check_later_stages(model: nn.Module, params: Params) -> list[str]:
+    """Stop now for what would stop `embed` or `train` after the adaptation.
+
+    Nothing that is computed depends on `freeze` here, so `adapt` is not keyed on it.
+
+    Returns:
+        What a user should know.
+
+    Raises:
+        UserError: the model has fewer blocks than `freeze` wants to train, or no such parameters.
+    """
+    freeze(model, params.freeze.trainable_blocks, params.freeze.parameters)
+    if params.freeze.trainable_blocks == "all" and params.adapt.epochs:
+        return [
+            "freeze.trainable_blocks is all, so everything is trained twice, here and in train; "
+            "set adapt.epochs to 0"
+        ]
+    return []
 
 
 def adopt(backbone: nn.Module, model: nn.Module, history: History, precision: str) -> Adapted:

@@ -12,7 +12,8 @@ from torch import Tensor
 from vit_finetune.activations.files import map_activations
 from vit_finetune.activations.manifest import Manifest
 from vit_finetune.activations.views import ImageView, View
-from vit_finetune.core.files import digest, read_split
+from vit_finetune.core.arrays import read_split
+from vit_finetune.core.hashes import digest
 from vit_finetune.training.augmentation import to_device_of
 
 
@@ -35,6 +36,10 @@ class TrainingData:
     val: View
     val_labels: Tensor
     images: NDArray[np.uint8] | None = None
+
+    def labels_digest(self) -> str:
+        """SHA-256 of the labels."""
+        return digest(self.labels.numpy(), self.val_labels.numpy())
 
     def changing_views(self) -> list[View]:
         """The images themselves, in as many views as there are stored ones."""

@@ -186,7 +186,9 @@ class Trainer:
     def _validate(self) -> Row:
         """Every validation image counts the same."""
         view = self.data.val
-        logits = self.ranks.all_gather(self.split_model.predict_logits(view, self._predicted_rows(view)))
+        logits = self.ranks.all_gather(
+            self.split_model.predict_logits(view, self._predicted_rows(view))
+        )
         accuracy, loss = score(logits, self.data.val_labels)
         return {"val_loss": loss, "val_accuracy": accuracy}
 
