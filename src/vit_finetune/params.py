@@ -158,8 +158,8 @@ class Training(Schema):
         default=1.0,
         gt=0,
         le=1,
-        description="factor on the learning rate from each block to the one before it, down from the "
-        "head; `1`: the same for all",
+        description="factor on the learning rate from each block to the one before it, "
+        "down from the head; `1`: the same for all",
     )
     weight_decay: float = Field(
         default=0.05,

@@ -218,12 +218,13 @@ def test_all_problems_are_told_at_once_one_line_each():
         ("seed 0\n", f" is 'seed 0': it must hold seed, {', '.join(SECTIONS)}"),
         (
             "seed: 0\ntrain:\n  lr: 1\n  lr: 2\n",
-            ' is not valid YAML: line 4, column 3: found duplicate key "lr" with value "2" (original value: "1")',
+            ' is not valid YAML: line 4, column 3: found duplicate key "lr" with value "2" '
+            '(original value: "1")',
         ),
         (
             "seed: 0\ntrain:\n\tlr: 2\n",
-            r" is not valid YAML: line 3, column 1: found character '\t' that cannot start any token; "
-            "indent with spaces, not tabs",
+            r" is not valid YAML: line 3, column 1: found character '\t' that cannot start any "
+            "token; indent with spaces, not tabs",
         ),
         (
             "seed: 0\n---\nseed: 1\n",

@@ -26,12 +26,13 @@ def sizes(train, val, test, gallery=2, sample=8):
     [
         (
             [("adapt.shards", 3), ("train.shards", 4), ("runtime.processes", 3)],
-            "runtime.processes is 3: it must divide train.shards (4), whose parts of a batch the processes share",
+            "runtime.processes is 3: it must divide train.shards (4), whose parts of a batch the "
+            "processes share",
         ),
         (
             [("model.name", "local-dir:/elsewhere/vit")],
-            "model.name is 'local-dir:/elsewhere/vit': only below pretrained/ does a changed file rerun what it "
-            "should; copy the folder there and use local-dir:pretrained/<folder>",
+            "model.name is 'local-dir:/elsewhere/vit': only below pretrained/ does a changed file "
+            "rerun what it should; copy the folder there and use local-dir:pretrained/<folder>",
         ),
         (
             [CIFAR, *sizes(9, 10, 10)],
@@ -75,7 +76,8 @@ def sizes(train, val, test, gallery=2, sample=8):
         *(
             (
                 [edit, *sizes(10, "all", 10)],
-                f"subset.val_size is all: {edit[1]} has no validation images of its own, use a number",
+                f"subset.val_size is all: {edit[1]} has no validation images of its own, "
+                "use a number",
             )
             for edit in (CIFAR, CIFAR_100, DIGITS)
         ),
@@ -95,18 +97,16 @@ def sizes(train, val, test, gallery=2, sample=8):
             for section in ("adapt", "train")
             for edit in ([], [FOLDER])
         ),
-        *(
-            (
-                [("runtime.processes", 2), (f"{section}.shards", 3)],
-                f"runtime.processes is 2: it must divide {section}.shards (3), whose parts of a batch the processes "
-                "share",
-            )
-            for section in ("adapt", "train")
+        (
+            [("runtime.processes", 2), ("adapt.shards", 3)],
+            "runtime.processes is 2: it must divide adapt.shards (3), whose parts of a batch the "
+            "processes share",
         ),
         *(
             (
                 [("freeze.trainable_blocks", 0), ("freeze.parameters", parameters)],
-                "freeze.parameters must be all where freeze.trainable_blocks is 0, which leaves the head alone",
+                "freeze.parameters must be all where freeze.trainable_blocks is 0, which leaves "
+                "the head alone",
             )
             for parameters in ("norms", "biases", ["*.bias"])
         ),

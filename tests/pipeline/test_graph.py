@@ -41,7 +41,7 @@ ROOMS = {  # room: the rooms that it may import
     "attention": {"core", "intervals", "pages", "style", "verdict", "model"},
     "report": {"core", "params", "intervals", "pages", "style", "verdict"},
 }
-# `adapt` reads them to refuse or to warn before the work what `embed` or `train` would say after
+# read to stop or to warn before the work, not to compute
 CHECKED_EARLY = {"adapt": keys_of("freeze")}
 # for the command line; they may import any room
 TOOLS = {"predict", "predict_page", "export", "profiles", "summary"}
