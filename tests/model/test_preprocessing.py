@@ -32,7 +32,11 @@ def test_batched_preprocessing_equals_timms_pil_transform(name, size, crop_pct):
 
 @pytest.mark.parametrize(
     ("key", "value", "known"),
-    [("crop_mode", "border", "center, squash"), ("interpolation", "lanczos", "bicubic, bilinear")],
+    [
+        ("crop_mode", "border", "center, squash"),
+        ("interpolation", "lanczos", "bicubic, bilinear"),
+        ("crop_pct", 1.5, "up to 1"),
+    ],
 )
 def test_a_crop_or_interpolation_that_is_not_known_is_named_with_those_that_are(key, value, known):
     config = {
@@ -44,5 +48,5 @@ def test_a_crop_or_interpolation_that_is_not_known_is_named_with_those_that_are(
         "std": (0.5,) * 3,
     }
     assert Preprocessing(config).input_size == (32, 32)
-    with pytest.raises(UserError, match=f"the model wants {key} '{value}'; supported: {known}"):
+    with pytest.raises(UserError, match=f"the model wants {key} {value!r}; supported: {known}"):
         Preprocessing({**config, key: value})
