@@ -74,8 +74,8 @@ def test_an_image_size_that_the_patch_does_not_divide_is_answered_with_the_neare
 ):
     patch = re.search(r"(?:patch|b_)(\d+)", name)[1]
     assert refusal(name, size) == (
-        f"model.image_size is {size}: the patches of {name} are {patch} pixels; use a multiple such "
-        f"as {nearest}"
+        f"model.image_size is {size}: the patches of {name} are {patch} pixels; "
+        f"use a multiple such as {nearest}"
     )
     with torch.device("meta"), NoInitialisation():
         for works in map(int, nearest.split(" or ")):

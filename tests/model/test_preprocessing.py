@@ -24,10 +24,10 @@ def test_batched_preprocessing_equals_timms_pil_transform(name, size, crop_pct):
     config = resolve_model_data_config(model, {} if crop_pct is None else {"crop_pct": crop_pct})
     transform = create_transform(**config, is_training=False)
     expected = torch.stack([transform(Image.fromarray(image.numpy())) for image in images])
-    found = preprocessing(model, crop_pct)(images)
+    pixels = preprocessing(model, crop_pct)(images)
     std = torch.tensor(config["std"]).view(3, 1, 1)
-    assert found.shape == expected.shape
-    assert ((found - expected) * std * 255).abs().max() <= 0.001
+    assert pixels.shape == expected.shape
+    assert ((pixels - expected) * std * 255).abs().max() <= 0.001
 
 
 @pytest.mark.parametrize(
