@@ -23,30 +23,30 @@ def rng():
     ("hits", "n"), [(0, 1), (1, 1), (0, 50), (50, 50), (1, 3), (5, 10), (9300, 10_000)]
 )
 def test_wilson_has_the_ends_of_the_formula_within_zero_and_one(hits, n):
-    share = hits / n
-    centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half = Z * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2)) / (1 + Z**2 / n)
+    p = hits / n
+    centre = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2)) / (1 + Z**2 / n)
     low, high = wilson(hits, n)
     assert (low, high) == pytest.approx((centre - half, centre + half), abs=1e-12)
-    assert 0 <= low <= share <= high <= 1
+    assert 0 <= low <= p <= high <= 1
 
 
 def test_wilson_is_exact_at_no_and_all_hits():
-    (none, some), (most, all_) = wilson(0, 10), wilson(10, 10)
-    assert (none, all_) == (0, 1)
-    assert some == pytest.approx(Z**2 / (10 + Z**2))  # 0.2775
-    assert most == pytest.approx(10 / (10 + Z**2))
+    assert wilson(0, 10)[0] == 0
+    assert wilson(10, 10)[1] == 1
+    assert wilson(0, 10)[1] == pytest.approx(Z**2 / (10 + Z**2))  # 0.2775
+    assert wilson(10, 10)[0] == pytest.approx(10 / (10 + Z**2))
 
 
-def test_wilson_holds_the_true_share_as_often_as_it_says(rng):
+def test_wilson_holds_the_true_fraction_as_often_as_it_says(rng):
     intervals = np.array([wilson(hits, 80) for hits in range(81)])
-    for share in (0.02, 0.3, 0.9):
-        low, high = intervals[rng.binomial(80, share, 4000)].T
-        assert 0.92 < np.mean((low <= share) & (share <= high)) < 0.98
+    for p in (0.02, 0.3, 0.9):
+        low, high = intervals[rng.binomial(80, p, 4000)].T
+        assert 0.92 < np.mean((low <= p) & (p <= high)) < 0.98
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 0), (2, 1), (-1, 5)])
-def test_wilson_refuses_numbers_that_are_no_share(hits, n):
+def test_wilson_refuses_numbers_that_are_no_fraction(hits, n):
     with pytest.raises(ValueError, match="must "):
         wilson(hits, n)
 
@@ -63,22 +63,25 @@ def test_the_mean_of_students_own_pairs_has_the_interval_of_other_software():
 
 
 @pytest.mark.parametrize("n", [2, 3, 8, 48, 1000])
-def test_the_interval_of_a_mean_is_scipys(n, rng):
-    values = rng.lognormal(size=n)
-    low, high = stats.ttest_1samp(values, 0).confidence_interval(intervals.LEVEL)
-    assert intervals.mean(values) == pytest.approx((values.mean(), low, high, n), rel=1e-12)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_interval_of_a_mean_is_scipys(n, dtype, rng):
+    values = rng.lognormal(size=n).astype(dtype)
+    low, high = stats.ttest_1samp(values.astype(float), 0).confidence_interval(intervals.LEVEL)
+    interval = intervals.mean(values)
+    assert interval == pytest.approx((values.mean(dtype=float), low, high, n), rel=1e-12)
+    assert all(type(number) is float for number in interval[:3])
 
 
 # Draws of (repetitions, n) values, their true mean, and how often the interval must hold it.
 COVERAGE = {
     "normal, 8": (lambda rng: rng.normal(3, 2, (3000, 8)), 3, (0.935, 0.965)),
     "uniform, 8": (lambda rng: rng.random((3000, 8)), 0.5, (0.93, 0.965)),
-    "differences in [-1, 1], 8": (lambda rng: rng.beta(4, 1, (3000, 8)) - rng.random((3000, 8)), 0.3, (0.93, 0.965)),
     "exponential, 48": (lambda rng: rng.exponential(1, (3000, 48)), 1, (0.915, 0.955)),
     "ones and zeros, 48": (lambda rng: rng.integers(0, 2, (3000, 48)), 0.5, (0.925, 0.965)),
-    "lognormal, 200": (lambda rng: rng.lognormal(size=(3000, 200)), math.exp(0.5), (0.91, 0.955)),
-    "lognormal, 8: the documented weakness": (lambda rng: rng.lognormal(size=(3000, 8)), math.exp(0.5), (0.8, 0.86)),
-}  # fmt: skip
+    "lognormal, 200": (lambda rng: rng.lognormal(size=(3000, 200)), 1.6487, (0.91, 0.955)),
+    # the documented weakness
+    "lognormal, 8": (lambda rng: rng.lognormal(size=(3000, 8)), 1.6487, (0.8, 0.86)),
+}
 
 
 @pytest.mark.parametrize("data", COVERAGE)
@@ -95,24 +98,17 @@ VALUES = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=60).map(np.array)
 def test_the_interval_of_a_mean_moves_and_scales_with_the_values_in_any_order(
     values, shift, scale, random
 ):
-    found = intervals.mean(values)
-    assert found.low <= found.mean <= found.high
+    interval = intervals.mean(values)
+    assert interval.low <= interval.mean <= interval.high
     shuffled = np.array(random.sample([*values], len(values)))
     moved = intervals.mean(shuffled * scale + shift)
-    ends = sorted((found.low * scale + shift, found.high * scale + shift))
+    ends = sorted((interval.low * scale + shift, interval.high * scale + shift))
     assert (moved.low, moved.high) == pytest.approx(ends, rel=1e-7, abs=1e-6)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -3.0])
 def test_equal_values_have_no_spread_that_an_interval_could_show(value):
     assert intervals.mean(np.full(7, value)) == pytest.approx((value, value, value, 7), abs=1e-15)
-
-
-def test_the_interval_of_a_mean_is_the_same_each_time_and_for_float32():
-    values = np.arange(20, dtype=np.float32)
-    found = intervals.mean(values)
-    assert found == intervals.mean(values) == intervals.mean(values.astype(np.float64))
-    assert all(type(number) is float for number in found[:3])
 
 
 @pytest.mark.parametrize("values", [[], [0.25], 0.25, [[1.0], [2.0]], [1.0, np.nan], [1.0, np.inf]])
@@ -124,20 +120,20 @@ def test_values_that_have_no_mean_or_no_spread_are_refused(values):
 @pytest.mark.parametrize("hits", [0, 3, 8])
 def test_a_fraction_of_few_images_has_wilsons_interval_and_never_one_without_width(hits):
     right = np.array([1.0] * hits + [0.0] * (8 - hits))
-    found = intervals.fraction(right)
-    assert (found.mean, found.n) == (hits / 8, 8)
-    assert (found.low, found.high) == intervals.wilson(hits, 8)
-    assert found.high - found.low > 0.25
+    interval = intervals.fraction(right)
+    assert (interval.mean, interval.n) == (hits / 8, 8)
+    assert (interval.low, interval.high) == intervals.wilson(hits, 8)
+    assert interval.high - interval.low > 0.25
 
 
 def test_the_sum_of_the_means_of_groups_has_the_interval_of_welch():
     rng = np.random.default_rng(0)
     first, second = rng.normal(1, 3, size=9), rng.normal(2, 0.5, size=30)
-    found = intervals.sum_of_means([first, -second])
+    interval = intervals.sum_of_means([first, -second])
     expected = stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
-    assert found.mean == pytest.approx(first.mean() - second.mean())
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
-    assert found.n == 39
+    assert interval.mean == pytest.approx(first.mean() - second.mean())
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
+    assert interval.n == 39
 
 
 def test_the_sum_of_the_mean_of_one_group_is_its_mean_with_its_interval():

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from vit_finetune.activations import files
 from vit_finetune.activations.files import ActivationFile, map_activations, resident, storage_dtype
 from vit_finetune.activations.manifest import Manifest
 from vit_finetune.core.errors import UserError
@@ -14,11 +13,11 @@ def activation_file(folder, values, batch_size=2):
     return ActivationFile(path, done, list(values.shape), values.dtype, batch_size)
 
 
-def write(folder, values, batch_size=2, segments=slice(None)):
-    """Write those of some segments that are missing; returns how many images that were."""
+def write(folder, values, batch_size=2):
+    """Write what is missing; returns how many images that were."""
     file = activation_file(folder, values, batch_size)
     file.prepare()
-    missing = file.missing(file.segments()[segments])
+    missing = file.missing(file.segments())
     batches = [batch for segment in missing for batch in file.batches(segment)]
     file.write(missing, (values[batch.start : batch.stop] for batch in batches))
     return sum(map(len, batches))
@@ -84,36 +83,6 @@ def test_a_value_that_the_format_cannot_hold_names_the_images(tmp_path, value, m
     values = torch.cat([torch.zeros(4, 2), torch.tensor([[0.0, value]])])
     with pytest.raises(UserError, match=message):
         file.write(file.segments(), iter(values.split(2)))
-
-
-def cut_short(batches, after):
-    """The batches, and a power cut."""
-    yield from batches[:after]
-    raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize(("after", "confirmed"), [(0, 0), (1, 0), (2, 4), (3, 4), (4, 8)])
-def test_a_pass_cut_short_goes_on_after_the_last_confirmed_segment(
-    tmp_path, monkeypatch, after, confirmed
-):
-    monkeypatch.setattr(files, "SEGMENT", 2)
-    values = torch.randn(9, 3, 2, generator=torch.Generator().manual_seed(0)).half()
-    file = activation_file(tmp_path, values)
-    file.prepare()
-    with pytest.raises(KeyboardInterrupt):
-        file.write(file.segments(), cut_short(values.split(2), after))
-    assert write(tmp_path, values) == 9 - confirmed
-    assert torch.equal(mapped(tmp_path, values)[:], values)
-
-
-@pytest.mark.parametrize("processes", [1, 2, 3, 7])
-def test_any_number_of_processes_write_the_same_file_in_any_order(tmp_path, monkeypatch, processes):
-    monkeypatch.setattr(files, "SEGMENT", 2)
-    values = torch.randn(19, 3, generator=torch.Generator().manual_seed(0))
-    parts = [slice(rank, None, processes) for rank in reversed(range(processes))]
-    assert sum(write(tmp_path, values, segments=part) for part in parts) == 19
-    assert torch.equal(mapped(tmp_path, values)[:], values)
-    assert write(tmp_path, values) == 0
 
 
 def test_activations_stay_mapped_on_a_cpu_and_move_to_a_gpu_that_has_room(tmp_path):

@@ -142,21 +142,24 @@ def test_a_pass_cut_short_goes_on_to_the_same_bytes_and_repeats_no_confirmed_seg
     assert any("goes on after" in message for message in messages) is bool(confirmed)
 
 
-class OneOfTwo(Ranks):
-    """One of two processes that waits for nobody: here they run one after the other."""
+class WaitsForNobody(Ranks):
+    """One of several processes; here they run one after the other."""
 
     def barrier(self):
         pass
 
 
-def test_two_processes_write_the_bytes_of_one(tiny_vit, images, tmp_path):
+@pytest.mark.parametrize("processes", [2, 7])
+def test_any_number_of_processes_write_the_bytes_of_one_in_any_order(
+    tiny_vit, images, tmp_path, processes
+):
     split_model = split_at(tiny_vit, 1)
     manifest = describe(split_model, images)
     whole, _ = write(split_model, images, manifest, tmp_path / "whole")
-    half, _ = write(split_model, images, manifest, tmp_path / "shared", OneOfTwo(0, 2))
-    assert half != whole
-    both, _ = write(split_model, images, manifest, tmp_path / "shared", OneOfTwo(1, 2))
-    assert both == whole
+    for rank in reversed(range(processes)):
+        ranks = WaitsForNobody(rank, processes)
+        written, _ = write(split_model, images, manifest, tmp_path / "shared", ranks)
+        assert (written == whole) is (rank == 0)
 
 
 def test_activations_are_used_with_the_model_that_made_them_split_where_they_were_stored(

@@ -103,6 +103,6 @@ def test_rows_that_were_announced_are_read_before_anyone_takes_them(on_disk):
 
 
 def test_a_view_in_memory_needs_no_advice():
-    for view in (torch.zeros(4, 2), ImageView(np.zeros((4, 1, 1, 3), np.uint8), False)):
-        read_at_random(view)
-        announce(view, torch.tensor([3, 1]))
+    view = ImageView(np.zeros((4, 1, 1, 3), np.uint8), False)
+    read_at_random(view)
+    announce(view, torch.tensor([3, 1]))

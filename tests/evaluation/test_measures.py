@@ -8,8 +8,6 @@ import sys
 
 import numpy as np
 import pytest
-from sklearn.calibration import calibration_curve
-from sklearn.metrics import f1_score
 
 from tests.project import ROOT
 from vit_finetune.evaluation import measures
@@ -33,42 +31,26 @@ def names(k):
     return [f"class {c}" for c in range(k)]
 
 
-def test_summary_agrees_with_plain_loops():
+def test_summary_agrees_with_plain_loops_and_is_plain_json_with_six_digits():
     labels, probabilities = predictions()
     summary = measures.classification_summary(labels, logits_of(probabilities), names(5), bins=10)
-    predicted = [int(max(range(5), key=row.__getitem__)) for row in probabilities]
+    predicted = [max(range(5), key=row.__getitem__) for row in probabilities]
+    pairs = list(zip(labels.tolist(), predicted, strict=True))
     assert summary["n"] == 400
-    assert summary["accuracy"] == pytest.approx(
-        sum(map(int.__eq__, predicted, labels.tolist())) / 400
-    )
-    classes = measures.per_class(labels, np.array(predicted), names(5))
+    assert summary["accuracy"] == pytest.approx(sum(t == p for t, p in pairs) / 400)
     nats = [-np.log(float(row[label])) for row, label in zip(probabilities, labels, strict=True)]
     assert summary["nll"] == pytest.approx(sum(nats) / 400, abs=1e-5)
-    for c in range(5):
-        pairs = list(zip(labels.tolist(), predicted, strict=True))
-        hit = pairs.count((c, c))
-        precision = hit / sum(p == c for _, p in pairs)
-        recall = hit / sum(t == c for t, _ in pairs)
-        assert classes[c].pop("class") == f"class {c}"
-        assert classes[c] == pytest.approx(
-            {
-                "precision": precision,
-                "recall": recall,
-                "support": sum(t == c for t, _ in pairs),
-                "f1": 2 * precision * recall / (precision + recall),
-            },
-            abs=1e-6,
-        )
-    assert summary["macro_f1"] == pytest.approx(
-        f1_score(labels, predicted, average="macro"), abs=1e-6
-    )
+    f1 = []
+    for c, row in enumerate(measures.per_class(labels, np.array(predicted), names(5))):
+        precision = pairs.count((c, c)) / predicted.count(c)
+        recall = pairs.count((c, c)) / labels.tolist().count(c)
+        f1.append(2 * precision * recall / (precision + recall))
+        assert (row["class"], row["support"]) == (f"class {c}", labels.tolist().count(c))
+        ratios = [row["precision"], row["recall"], row["f1"]]
+        assert ratios == pytest.approx([precision, recall, f1[c]], abs=1e-6)
+    assert summary["macro_f1"] == pytest.approx(sum(f1) / 5, abs=1e-6)
     low, high = summary["accuracy_ci95"]
     assert low < summary["accuracy"] < high
-
-
-def test_summary_is_plain_json_with_six_digits():
-    labels, probabilities = predictions()
-    summary = measures.classification_summary(labels, logits_of(probabilities), names(5), bins=10)
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     assert all(value == round(value, 6) for value in np.hstack(list(summary.values())))
 
@@ -78,12 +60,8 @@ def test_summary_is_plain_json_with_six_digits():
 def test_perfect_predictions(k):
     labels = np.arange(k)
     summary = measures.classification_summary(labels, 1000 * np.eye(k), names(k), bins=15)
-    assert (summary["accuracy"], summary["macro_f1"], summary["nll"], summary["ece"]) == (
-        1,
-        1,
-        0,
-        0,
-    )
+    measured = [summary[name] for name in ("accuracy", "macro_f1", "nll", "ece")]
+    assert measured == [1, 1, 0, 0]
     assert summary["accuracy_ci95"][1] == 1
 
 
@@ -149,60 +127,37 @@ def test_class_names_that_do_not_fit_are_refused():
     ],
 )
 def test_a_model_that_did_not_learn_is_called_so(labels, predicted, warning):
-    (found,) = measures.find_warnings(np.array(labels), np.array(predicted), names(2))
-    assert re.search(warning, found)
+    (sentence,) = measures.find_warnings(np.array(labels), np.array(predicted), names(2))
+    assert re.search(warning, sentence)
 
 
 def test_a_model_that_learned_is_not_warned_of():
-    assert (
-        measures.find_warnings(np.array([0, 1] * 40), np.array([0, 1] * 39 + [1, 0]), names(2))
-        == []
-    )
+    labels, predicted = np.array([0, 1] * 40), np.array([0, 1] * 39 + [1, 0])
+    assert measures.find_warnings(labels, predicted, names(2)) == []
 
 
 @pytest.mark.parametrize("bins", [1, 10, 15])
 def test_reliability_and_ece_agree_with_a_plain_loop(bins):
     labels, probabilities = predictions(n=700)
-    rows, gap = iter(measures.reliability(labels, probabilities, bins)), 0.0
+    rows = measures.reliability(labels, probabilities, bins)
+    confidence, hits = probabilities.max(axis=1).astype(float), probabilities.argmax(1) == labels
+    expected, gap = [], 0.0
     for b in range(bins):
-        inside = [i for i in range(700) if b / bins < probabilities[i].max() <= (b + 1) / bins]
-        if not inside:
-            continue
-        confidence = sum(float(probabilities[i].max()) for i in inside) / len(inside)
-        accuracy = sum(probabilities[i].argmax() == labels[i] for i in inside) / len(inside)
-        gap += abs(confidence - accuracy) * len(inside) / 700
-        row = next(rows)
-        low, high = row.pop("accuracy_low"), row.pop("accuracy_high")
-        assert row == pytest.approx(
-            {
-                "lower": b / bins,
-                "upper": (b + 1) / bins,
-                "confidence": confidence,
-                "accuracy": accuracy,
-                "count": len(inside),
-            },
-            abs=2e-6,
-        )
-        assert low <= accuracy <= high
-    assert next(rows, None) is None
-    ece = measures.expected_calibration_error(measures.reliability(labels, probabilities, bins))
-    assert ece == pytest.approx(gap, abs=2e-6)
-
-
-def test_reliability_agrees_with_scikit_learn():
-    labels, probabilities = predictions(n=700)
-    rows = measures.reliability(labels, probabilities, 10)
-    hits, confidence = probabilities.argmax(axis=1) == labels, probabilities.max(axis=1)
-    accuracy, mean = calibration_curve(hits.astype(int), confidence, n_bins=10)
-    assert [row["accuracy"] for row in rows] == pytest.approx(accuracy, abs=1e-6)
-    assert [row["confidence"] for row in rows] == pytest.approx(mean, abs=1e-6)
+        inside = [i for i in range(700) if b / bins < confidence[i] <= (b + 1) / bins]
+        if inside:
+            means = [confidence[inside].mean(), hits[inside].mean()]
+            gap += abs(means[0] - means[1]) * len(inside) / 700
+            expected.append([b / bins, (b + 1) / bins, *means, len(inside)])
+    keys = ("lower", "upper", "confidence", "accuracy", "count")
+    assert np.array([[row[key] for key in keys] for row in rows]) == pytest.approx(
+        np.array(expected), abs=2e-6
+    )
+    assert all(row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"] for row in rows)
+    assert measures.expected_calibration_error(rows) == pytest.approx(gap, abs=2e-6)
 
 
 def test_measures_and_predictions_need_no_torch():
     modules = "vit_finetune.evaluation.measures, vit_finetune.evaluation.predictions"
     code = f"import sys, {modules}; assert 'torch' not in sys.modules"
-    subprocess.run(
-        [sys.executable, "-c", code],
-        check=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
-    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)

@@ -50,11 +50,4 @@ def test_each_image_has_a_row_with_its_index_in_the_source_its_file_class_names_
     ]
     assert type(rows[0]["index"]) is int
     with pytest.raises(ValueError, match="zip"):
-        prediction_rows(
-            np.array([7]),
-            ["f"],
-            np.array([0, 1]),
-            np.array([1, 1]),
-            np.array([1.0, 1.0]),
-            ["a", "b"],
-        )
+        prediction_rows(np.array([7]), ["f"], np.zeros(2, int), *[np.ones(2, int)] * 2, ["a", "b"])

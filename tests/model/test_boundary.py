@@ -16,12 +16,8 @@ from vit_finetune.model.freezing import freeze
 
 
 def test_what_is_stored_follows_from_the_trainable_blocks():
-    assert [boundary_of(blocks) for blocks in (0, 1, 12, "all")] == [
-        "features",
-        "tokens",
-        "tokens",
-        "images",
-    ]
+    stored = [boundary_of(blocks) for blocks in (0, 1, 12, "all")]
+    assert stored == ["features", "tokens", "tokens", "images"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -31,45 +27,41 @@ def test_first_part_then_second_part_gives_the_logits_of_the_whole_model(kind):
     with torch.no_grad():
         whole = model(pixels)
     for blocks in (0, 1, 2, "all"):
-        found = split_model_of(model, blocks).predict_logits(store(model, pixels, blocks))
-        torch.testing.assert_close(found, whole, rtol=0, atol=1e-5)
+        split = split_model_of(model, blocks).predict_logits(store(model, pixels, blocks))
+        torch.testing.assert_close(split, whole, rtol=0, atol=1e-5)
     # the logits tell images apart, so that an error shows
     assert (whole[0] - whole[1]).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_trained_part_has_the_gradients_of_the_whole_model(kind):
-    model, labels = build(kind), torch.tensor([1, 4])
-    pixels = pictures(model)
+    model = build(kind)
+    pixels, labels = pictures(model), torch.tensor([1, 4])
     for blocks in (1, "all"):
         freeze(model, blocks)
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         split_model = split_model_of(model, blocks)
         logits = split_model.logits(split_model.tokens(store(model, pixels, blocks)))
-        found = torch.autograd.grad(F.cross_entropy(logits, labels), list(trained.values()))
+        split = torch.autograd.grad(F.cross_entropy(logits, labels), list(trained.values()))
         second = getattr(model, "head_dist", None)
         if second is not None:  # one head twice, so its gradients add up
             model.head_dist = model.head
-        expected = torch.autograd.grad(
-            F.cross_entropy(model(pixels), labels), list(trained.values())
-        )
+        loss = F.cross_entropy(model(pixels), labels)
+        whole = torch.autograd.grad(loss, list(trained.values()))
         if second is not None:
             model.head_dist = second
-        largest = [
-            gradient.abs().max()
-            for name, gradient in zip(trained, found, strict=True)
-            if "head" not in name
-        ]
-        assert max(largest) > 1e-3
-        for name, own, whole in zip(trained, found, expected, strict=True):
-            torch.testing.assert_close(
-                own, whole, rtol=1e-3, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
-            )
+        pairs = dict(zip(trained, zip(split, whole, strict=True), strict=True))
+        assert max(g.abs().max() for name, (g, _) in pairs.items() if "head" not in name) > 1e-3
+        for name, (gradient, expected) in pairs.items():
+            assert torch.allclose(gradient, expected, rtol=1e-3, atol=1e-6), name
 
 
 def one_of_each_variant():
     """An architecture of timm of every kind that differs by more than its size."""
-    sizes = r"_(tiny|x?small|medium|base|large|huge|giant|gigantic|enormous|\d+b)(?=_)|\d{3}|_?(so\d+m\d?|betwixt|wee)"
+    sizes = (
+        r"_(tiny|x?small|medium|base|large|huge|giant|gigantic|enormous|\d+b)(?=_)"
+        r"|\d{3}|_?(so\d+m\d?|betwixt|wee)"
+    )
     chosen = {}
     for file in OURS:
         for name in sorted(timm.list_models(module=file), key=len):
@@ -96,13 +88,9 @@ def test_every_variant_that_timm_has_is_split_exactly():
             model.head_dist.load_state_dict(model.head.state_dict())
         pixels = pictures(model, 1)
         with torch.no_grad():
-            whole, found = (
-                model(pixels),
-                split_model_of(model, 1).predict_logits(run_prefix(model, pixels, 1)),
-            )
-        torch.testing.assert_close(
-            found, whole, rtol=0, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
-        )
+            whole = model(pixels)
+            split = split_model_of(model, 1).predict_logits(run_prefix(model, pixels, 1))
+        assert torch.allclose(split, whole, rtol=0, atol=1e-5), name
         kinds.append(type(model))
     assert set(kinds) == set(FAMILIES)
     assert len(kinds) > 50

@@ -24,15 +24,19 @@ def test_batched_preprocessing_equals_timms_pil_transform(name, size, crop_pct):
     config = resolve_model_data_config(model, {} if crop_pct is None else {"crop_pct": crop_pct})
     transform = create_transform(**config, is_training=False)
     expected = torch.stack([transform(Image.fromarray(image.numpy())) for image in images])
-    found = preprocessing(model, crop_pct)(images)
+    pixels = preprocessing(model, crop_pct)(images)
     std = torch.tensor(config["std"]).view(3, 1, 1)
-    assert found.shape == expected.shape
-    assert ((found - expected) * std * 255).abs().max() <= 0.001
+    assert pixels.shape == expected.shape
+    assert ((pixels - expected) * std * 255).abs().max() <= 0.001
 
 
 @pytest.mark.parametrize(
     ("key", "value", "known"),
-    [("crop_mode", "border", "center, squash"), ("interpolation", "lanczos", "bicubic, bilinear")],
+    [
+        ("crop_mode", "border", "center, squash"),
+        ("interpolation", "lanczos", "bicubic, bilinear"),
+        ("crop_pct", 1.5, "up to 1"),
+    ],
 )
 def test_a_crop_or_interpolation_that_is_not_known_is_named_with_those_that_are(key, value, known):
     config = {
@@ -44,5 +48,5 @@ def test_a_crop_or_interpolation_that_is_not_known_is_named_with_those_that_are(
         "std": (0.5,) * 3,
     }
     assert Preprocessing(config).input_size == (32, 32)
-    with pytest.raises(UserError, match=f"the model wants {key} '{value}'; supported: {known}"):
+    with pytest.raises(UserError, match=f"the model wants {key} {value!r}; supported: {known}"):
         Preprocessing({**config, key: value})

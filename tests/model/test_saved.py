@@ -7,6 +7,7 @@ import torch
 from tests.model.small import SMALL, randomised, split_model_of, store
 from tests.small_vits import pictures
 from vit_finetune.core.errors import UserError
+from vit_finetune.model.adapted import Adapted
 from vit_finetune.model.build import preprocessing
 from vit_finetune.model.saved import (
     class_names,
@@ -60,9 +61,7 @@ def test_a_model_saved_without_a_dataset_is_not_taken_for_a_trained_one(tiny_vit
     save_model(tiny_vit, tmp_path / "m", preprocessing(tiny_vit, None))
     assert "label_names" not in (tmp_path / "m" / "config.json").read_text()
     for folder in ("m", "none"):
-        with pytest.raises(
-            UserError, match=f"{folder} does not hold a trained model; run dvc repro"
-        ):
+        with pytest.raises(UserError, match=f"{folder} does not hold a trained model; run dvc "):
             trained_config(tmp_path / folder)
 
 
@@ -105,3 +104,12 @@ def test_a_folder_that_lost_a_tensor_has_another_digest(tiny_model_folder, tmp_p
     save_file(tensors, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text((tiny_model_folder / "config.json").read_text())
     assert weights_digest(load_model(tmp_path, num_classes=3)) != recorded
+
+
+def test_the_record_of_the_adapted_model_is_read_as_it_was_written(tmp_path):
+    record = Adapted("bfloat16", 5_526_346, 3)
+    record.write(tmp_path)
+    assert Adapted.read(tmp_path) == record
+    assert record.dtype == torch.bfloat16
+    with pytest.raises(UserError, match=r"none/adapted\.json is missing; run dvc repro"):
+        Adapted.read(tmp_path / "none")

@@ -79,25 +79,24 @@ def test_a_profile_runs_beside_the_work_tree_and_again(project):
     [
         (
             "train:\n  learning_rate: 1\n",
-            r"profiles/bad.yaml over params.yaml: train.learning_rate is not a known key",
+            "bad.yaml over params.yaml: train.learning_rate is not a known",
         ),
         ("training:\n  lr: 1\n", r"training is not a known key; did you mean train\?"),
-        ("train: 3\n", r"train is 3: it must hold"),
-        ("- train\n", r"must hold sections"),
-        ("", r"must hold sections"),
-        ("train: {lr: yes}\n", r"train.lr is 'yes'"),
+        ("train: 3\n", "train is 3: it must hold"),
+        ("- train\n", "must hold sections"),
+        ("", "must hold sections"),
+        ("train: {lr: yes}\n", "train.lr is 'yes'"),
     ],
 )
-def test_a_key_that_params_yaml_does_not_have_is_an_error_before_any_work(
-    project, monkeypatch, overlay, message
+def test_an_overlay_that_does_not_fit_params_yaml_is_an_error_before_any_work(
+    tmp_path, monkeypatch, overlay, message
 ):
-    monkeypatch.chdir(project.folder)
-    (project.folder / "profiles" / "bad.yaml").write_text(overlay)
-    try:
-        with pytest.raises(UserError, match=message):
-            read_overlay("bad")
-    finally:
-        (project.folder / "profiles" / "bad.yaml").unlink()
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles/bad.yaml").write_text(overlay)
+    with pytest.raises(UserError, match=message):
+        read_overlay("bad")
 
 
 VALUES = (
@@ -216,11 +215,10 @@ def test_an_unknown_profile_lists_the_known_ones(project):
 def test_a_folder_without_a_commit_is_told_how_to_make_one(tmp_path, tiny_model_folder):
     project = Project.create(tmp_path / "p", tiny_model_folder)
     shutil.rmtree(project.folder / ".git")
-    for prepare in (None, "init"):
-        if prepare:
-            project.git(prepare, "-q")
-        (project.folder / "profiles" / "other.yaml").write_text(OVERLAY)
-        result = profile(project, "other")
+    (project.folder / "profiles" / "other.yaml").write_text(OVERLAY)
+    without_git = profile(project, "other")
+    project.git("init", "-q")
+    for result in (without_git, profile(project, "other")):
         assert result.returncode == 1
         assert "git init && git add -A && git commit -m start" in result.stderr
         assert "Traceback" not in result.stderr
