@@ -114,14 +114,6 @@ def test_without_directions_the_walk_gives_the_attention_alone(vit):
         )
 
 
-def test_a_second_walk_back_finds_the_same(vit):
-    walk = Walk(vit, pictures(vit))
-    first, second = (
-        walk.each_block(lambda block: block.reads, both_directions(), early=True) for _ in range(2)
-    )
-    assert all(torch.equal(*pair) for pair in zip(first, second, strict=True))
-
-
 # One block at a time
 
 
