@@ -4,7 +4,6 @@ import hashlib
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -13,11 +12,13 @@ from matplotlib.font_manager import fontManager
 
 from tests.project import ROOT
 from vit_finetune import style
-from vit_finetune.core.files import write_bytes
-from vit_finetune.evaluation.figures import confusion_matrix
-from vit_finetune.style import canvas, fit_texts, place, png, shorten
+from vit_finetune.data.figures import sample_grid
+from vit_finetune.style import canvas, fit_texts, font_warnings, place, png, shorten
 
-COUNTS = np.array([[3, 1], [0, 4]])
+
+def picture():
+    images = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
+    return png(sample_grid(images, [0, 1], ["a", "b"]))
 
 
 def placed(picture, tall=1.0):
@@ -66,69 +67,56 @@ def test_texts_become_smaller_before_they_are_cut():
 
 
 def test_a_user_s_matplotlibrc_changes_nothing():
-    plain = png(confusion_matrix(COUNTS, ["a", "b"]))
+    plain = picture()
     with matplotlib.rc_context(
         {"font.size": 20, "savefig.dpi": 40, "axes.facecolor": "red", "savefig.bbox": "tight"}
     ):
         before = dict(matplotlib.rcParams)
-        assert png(confusion_matrix(COUNTS, ["a", "b"])) == plain
+        assert picture() == plain
         assert dict(matplotlib.rcParams) == before
 
 
 SCRIPT = """
 import hashlib, sys
-import numpy as np
-import vit_finetune.data.figures, vit_finetune.report.figures
-from vit_finetune.evaluation.figures import confusion_matrix
-from vit_finetune.style import png
+from tests.test_style import picture
 for _ in range(2):
-    print(hashlib.sha256(png(confusion_matrix(np.array([[3, 1], [0, 4]]), ["a", "b"]))).hexdigest())
-assert not {"torch", "matplotlib.pyplot"} & set(sys.modules), "neither is needed"
+    print(hashlib.sha256(picture()).hexdigest())
 """
 
 
 def test_the_bytes_of_a_figure_are_the_same_in_every_process_and_name_no_program():
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", SCRIPT],
+        cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONHASHSEED": "7"},
         check=True,
         capture_output=True,
         text=True,
     )
-    data = png(confusion_matrix(COUNTS, ["a", "b"]))
+    data = picture()
     assert set(done.stdout.split()) == {hashlib.sha256(data).hexdigest()}
     assert not any(chunk in data for chunk in (b"tEXt", b"iTXt", b"tIME"))
 
 
-def test_a_figure_that_cannot_be_written_leaves_the_old_file_and_nothing_else(
-    tmp_path, monkeypatch
-):
-    (tmp_path / "map.png").write_bytes(b"old")
-
-    def write_half(path, data):
-        with path.open("wb") as file:
-            file.write(data[: len(data) // 2])
-        raise OSError("disk full")
-
-    monkeypatch.setattr(Path, "write_bytes", write_half)
-    with pytest.raises(OSError, match="disk full"):
-        write_bytes(tmp_path / "map.png", png(confusion_matrix(COUNTS, ["a", "b"])))
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"map.png": b"old"}
-
-
-def test_names_in_scripts_that_no_installed_font_has_are_said_in_one_line_once(
-    capsys, recwarn, monkeypatch
-):
-    monkeypatch.setattr(style, "_boxes", set())
-    private = "\ue123\ue124"  # of Unicode's private area: no font of text has them
-    for _ in range(2):
-        figure, [[axes]] = style.figure_of(2, f"cat {private}")
-        axes.set_xlabel(private)
-        assert style.png(figure).startswith(b"\x89PNG")
-    said = capsys.readouterr().out
-    assert (
-        said == f"pictures: no installed font has {private}; install one, such as Noto Sans CJK\n"
+def test_pictures_need_neither_torch_nor_pyplot():
+    script = (
+        "import sys, vit_finetune.data.figures, vit_finetune.evaluation.figures\n"
+        "assert not {'torch', 'matplotlib.pyplot'} & set(sys.modules)"
     )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
+
+
+def test_characters_that_no_installed_font_has_are_boxes_and_a_warning_names_them(recwarn):
+    private = "\ue123\ue124"  # of Unicode's private area: no font of text has them
+    figure, [[axes]] = style.figure_of(2, f"cat {private}")
+    axes.set_xlabel(f"two\nlines {private}")
+    assert png(figure).startswith(b"\x89PNG")
+    assert font_warnings([figure, figure]) == [
+        f"no installed font has {private}; install one, for example Noto Sans CJK"
+    ]
+    plain, _ = style.figure_of(2, "cat")
+    assert font_warnings([plain]) == []
     assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
 
 

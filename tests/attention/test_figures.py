@@ -8,13 +8,10 @@ from vit_finetune.attention.figures import (
     attention_montage,
     block_head_grid,
     class_mean_maps,
-    curves_plot,
-    distance_plot,
     overlay,
 )
 from vit_finetune.attention.gallery import ClassMean
 from vit_finetune.attention.pixels import spotlight
-from vit_finetune.style import QUIET
 
 
 def heat(figure):
@@ -26,7 +23,6 @@ def heat(figure):
 def test_every_figure_draws_for_few_and_many_classes(k):
     rng, classes = np.random.default_rng(k), class_names(k)
     labels, predicted = rng.integers(k, size=(2, 2))
-    bands = {name: rng.random((3, 11)) for name in ("rollout", "random", "centre")}
     maps, certain = {"raw": rng.random((2, 8, 8))}, np.ones(2)
     assert_draws(
         attention_montage(IMAGES[:2], maps, labels, predicted, certain, classes, {"raw": "better"})
@@ -34,8 +30,6 @@ def test_every_figure_draws_for_few_and_many_classes(k):
     assert_draws(overlay(IMAGES[0], rng.random((8, 8)), classes[0]))
     assert_draws(block_head_grid(IMAGES[0], rng.random((3, 2, 4, 6)), "heads"))
     assert_draws(class_mean_maps([ClassMean(name, rng.random((7, 7)), 20) for name in classes]))
-    assert_draws(distance_plot(rng.random((4, 3)), rng.random((4, 3)), uniform=0.5))
-    assert_draws(curves_plot(np.linspace(0, 1, 11), bands, bands))
 
 
 def montage(**changes):
@@ -139,27 +133,3 @@ def test_mean_maps_are_scaled_each_for_itself_and_say_their_number_of_images():
     figure = class_mean_maps([ClassMean("a", maps[0], 5), ClassMean("b", maps[1], 21)])
     assert [image.get_array().tolist() for image in heat(figure)] == [[[0.0, 1.0]]] * 2
     assert {"a (n = 5)", "b (n = 21)"} <= set(texts(figure))
-
-
-def test_the_distance_plot_shows_every_head_and_the_mean_of_each_block():
-    before, after = np.array([[1.0, 3.0], [4.0, 6.0]]), np.array([[2.0, 4.0], [5.0, 9.0]])
-    lines = distance_plot(before, after, uniform=7.0).axes[0].lines
-    values = [list(line.get_ydata()) for line in lines]
-    assert values == [[1, 4], [3, 6], [2, 5], [2, 5], [4, 9], [3, 7], [7, 7]]
-
-
-def test_a_method_looks_the_same_in_both_panels_of_curves_and_baselines_are_grey():
-    bands = {
-        name: np.tile([[0.5], [0.4], [0.6]], 5) for name in ("a", "b", "random", "centre", "c")
-    }
-    panels = curves_plot(np.linspace(0, 1, 5), dict(reversed(bands.items())), bands).axes
-    looks = [
-        {
-            line.get_label(): (line.get_color(), line.get_marker(), line.get_linestyle())
-            for line in panel.lines
-        }
-        for panel in panels
-    ]
-    assert looks[0] == looks[1]
-    assert len(set(looks[0].values())) == 5
-    assert looks[0]["random"][0] == looks[0]["centre"][0] == QUIET

@@ -1,18 +1,16 @@
-"""Pictures of a subset: samples under the name of their class, images per class."""
+"""The picture of a subset: samples under the name of their class."""
 
 import numpy as np
 import pytest
 
 from tests.pictures import CLASSES, IMAGES, LABELS, assert_draws, centre, class_names
-from vit_finetune.data.dataset import class_counts
-from vit_finetune.data.figures import class_balance, sample_grid
+from vit_finetune.data.figures import sample_grid
 
 
 @pytest.mark.parametrize("k", [2, 100])
-def test_every_figure_draws_for_few_and_many_classes(k):
+def test_samples_draw_for_few_and_many_classes(k):
     labels, classes = np.random.default_rng(k).integers(k, size=len(IMAGES)), class_names(k)
     assert_draws(sample_grid(IMAGES, labels, classes))
-    assert_draws(class_balance(class_counts({"train": labels, "val": labels[:9]}, classes)))
 
 
 def test_samples_lie_under_the_name_of_their_class():
@@ -28,10 +26,3 @@ def test_samples_lie_under_the_name_of_their_class():
         assert name_x < x < name_x + 6.1
         assert 0 < y - name_y < 1
     assert len(axes.images) == 60
-
-
-def test_class_balance_has_a_panel_for_each_split():
-    figure = class_balance({"train": {"a": 50, "b": 40}, "val": {"a": 5, "b": 0}})
-    widths = [[bar.get_width() for bar in axes.containers[0]] for axes in figure.axes]
-    assert widths == [[50, 40], [5, 0]]
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["train: 90", "val: 5"]

@@ -5,11 +5,14 @@ A template lies beside this module as <name>.json. dvc.yaml names it for a table
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import vl_convert
 
 Rows = Iterable[Mapping[str, Any]]
@@ -18,8 +21,8 @@ VEGA_LITE = "5.21"  # the version of the page of `dvc plots` (.dvc/plots/page.ht
 BLUE = "#0072b2"  # Okabe and Ito 2008; has enough contrast on white and on black
 INK = "#1d1f23"  # all text outside of marks, and nothing else
 DARK = f'<style>@media (prefers-color-scheme:dark){{[fill="{INK}"]{{fill:#eceef1}}}}</style>'
-# Liberation Sans comes with vl_convert, so a text is measured alike on every machine. The others
-# have the same widths and are what a browser has.
+# Liberation Sans comes with vl_convert, so text is measured alike on every machine. The others are
+# what browsers have, and as wide.
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
 LOOK = {
     "font": FONT,
@@ -33,7 +36,8 @@ LOOK = {
         "titleFontWeight": "normal",
         "labelFontSize": 11,
         "titleFontSize": 12,
-        "gridOpacity": 0.5,
+        "gridColor": "#888",
+        "gridOpacity": 0.25,
         "domainColor": "#888",
         "tickColor": "#888",
     },
@@ -70,16 +74,28 @@ def filled(name: str, rows: Rows) -> dict[str, Any]:
 
 
 def svg(name: str, rows: Rows) -> bytes:
-    """The chart as SVG (image/svg+xml), for a light or a dark page: it is transparent, and its text
+    """The chart as SVG (image/svg+xml) for a light or a dark page: it is transparent, and its text
     follows the colour scheme. Equal rows give equal bytes."""
     picture = vl_convert.vegalite_to_svg(filled(name, rows), vl_version=VEGA_LITE, config=LOOK)
+    # Vega numbers the gradients of a process; no chart here has two.
+    picture = re.sub(r'(id="|url\(#)gradient_\d+', r"\1gradient", picture)
     start = picture.index(">") + 1
     return (picture[:start] + DARK + picture[start:]).encode()
 
 
 def png(name: str, rows: Rows) -> bytes:
-    """The chart as PNG on white, twice as large as the SVG. Equal rows give equal bytes."""
-    look = LOOK | {"background": "white"}
+    """The chart as PNG on white, twice as large as the SVG. Equal rows give equal bytes.
+
+    The font is that of all PNG: matplotlib brings it, and its outlines have not changed for years.
+    Of Liberation Sans a system may have another version.
+    """
+    _register_fonts()
+    look = LOOK | {"background": "white", "font": "DejaVu Sans"}
     return vl_convert.vegalite_to_png(
         filled(name, rows), vl_version=VEGA_LITE, config=look, scale=2
     )
+
+
+@cache
+def _register_fonts() -> None:
+    vl_convert.register_font_directory(str(Path(matplotlib.get_data_path(), "fonts/ttf")))
