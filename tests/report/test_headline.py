@@ -1,6 +1,14 @@
 """The headline numbers say what the metrics say."""
 
-from vit_finetune.report.headline import collect_warnings, headline, interval, map_rows, table
+from vit_finetune.report.headline import (
+    collect_warnings,
+    gain,
+    headline,
+    interval,
+    map_rows,
+    outcome,
+    table,
+)
 
 METRICS = {
     "train": {
@@ -10,6 +18,7 @@ METRICS = {
         "epochs": "5 of 20",
         "val_accuracy": 0.91237,
         "probe_accuracy": 0.9,
+        "pretrained_probe_accuracy": 0.87,
     },
     "evaluation": {
         "accuracy": 0.90318,
@@ -33,12 +42,26 @@ def test_every_headline_number_is_that_of_the_metrics():
         "macro F1": "0.9027",
         "negative log-likelihood": "0.3002",
         "calibration error": "0.0123",
-        "adapted parameters": "5,000, then frozen",
-        "trained parameters": "446,410",
-        "best epoch": "3; 5 of 20 epochs done",
-        "validation accuracy": "0.9124; probe, before training: 0.9000",
+        "validation accuracy": "0.8700 linear probe → 0.9000 adapted → 0.9124 trained",
+        "the model": (
+            "5,000 parameters adapted, then frozen; 446,410 parameters trained, best epoch 3, "
+            "5 of 20 done"
+        ),
         "attention self-check": "largest relative error 1.1e-06, every block",
     }
+
+
+def test_a_model_that_is_a_linear_probe_is_called_one():
+    probe = {"best_epoch": 0, "val_accuracy": 0.9, "parameters_trained": 99}
+    train = METRICS["train"] | probe
+    assert gain(train) == "0.8700 linear probe → 0.9000 adapted"
+    assert outcome(train) == (
+        "5,000 parameters adapted, then frozen; a linear probe of 99 parameters; training did not "
+        "help"
+    )
+    train |= {"parameters_adapted": 0, "probe_accuracy": 0.87}
+    assert gain(train) == "0.8700 linear probe"
+    assert outcome(train) == "a linear probe of 99 parameters; training did not help"
 
 
 def test_warnings_are_those_of_training_then_those_of_the_evaluation():

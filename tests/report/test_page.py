@@ -2,6 +2,7 @@
 
 import base64
 import re
+from typing import get_args
 
 import pytest
 from markupsafe import escape
@@ -10,9 +11,11 @@ from ruamel.yaml import YAML
 from tests.browser import chromium, set_screen
 from vit_finetune.charts import render
 from vit_finetune.core.errors import UserError
+from vit_finetune.params import Data
 from vit_finetune.report.page import (
     ATTENTION,
     MISTAKES,
+    NAMES,
     TEST,
     TRAINING,
     compose,
@@ -25,8 +28,8 @@ from vit_finetune.verdict import verdict
 COLUMNS = ("minus_random", "minus_centre", "mosaic_share", "head_shuffled")
 PICTURE = png(figure_of(1, "picture")[0])
 CHART = render.svg("class_balance", [{"split": "train", "class": "a", "images": 1}])
-PICTURES = {name: PICTURE for name in (*MISTAKES, *ATTENTION)}
-PICTURES |= {name: CHART for name in (*TEST, *TRAINING)}
+PICTURES = dict.fromkeys((*MISTAKES, *ATTENTION), PICTURE)
+PICTURES |= dict.fromkeys((*TEST, *TRAINING), CHART)
 PARAMS = {
     "seed": {"seed": 0},
     "data": {"name": "cifar10"},
@@ -48,8 +51,9 @@ MAPS = [
 def metrics():
     return {
         "subset": {"images": {"train": 90, "val": 30, "test": 60}, "problems": 3},
-        "train": {"val_accuracy": 0.8, "probe_accuracy": 0.7, "best_epoch": 0, "epochs": "2 of 2"}
-        | {"parameters_adapted": 0, "parameters_trained": 1234567},
+        "train": {"val_accuracy": 0.8, "probe_accuracy": 0.7, "best_epoch": 1, "epochs": "2 of 2"}
+        | {"parameters_adapted": 9, "parameters_trained": 1234567}
+        | {"pretrained_probe_accuracy": 0.6},
         "evaluation": {
             "accuracy": 0.75,
             "accuracy_ci95": [0.6, 0.9],
@@ -72,7 +76,7 @@ def test_the_numbers_are_those_of_the_metrics_and_parameters(metrics):
     text = page({**metrics, "evaluation": test})
     assert "0.1235  [0.1000, 0.2000], n = 54,321" in text
     assert verdict(MAPS) in text
-    assert "<dd>1,234,567</dd>" in text
+    assert "1,234,567 parameters trained" in text
     assert "<tr><td>model.image_size</td><td>null</td><td></td></tr>" in text
     assert "<tr><td>seed</td><td>0</td><td></td></tr>" in text
     assert "<td>torch</td><td>2.0</td>" in text
@@ -98,14 +102,24 @@ def test_only_settings_that_differ_from_the_shipped_ones_are_marked(metrics):
     ]
 
 
-def test_probe_and_fine_tuned_model_are_rows_with_their_interval(metrics):
-    numbers = {"probe_accuracy": 0.5, "val_accuracy": 0.9}
+def test_probes_and_trained_model_are_rows_with_their_interval(metrics):
+    numbers = {"pretrained_probe_accuracy": 0.4, "probe_accuracy": 0.5, "val_accuracy": 0.9}
     images = {"images": {"train": 9, "val": 10, "test": 9}}
     changed = {"train": metrics["train"] | numbers, "subset": metrics["subset"] | images}
     text = page(metrics | changed)
     # Wilson (1927) by hand, z = 1.96
-    assert "<td>linear probe, before training</td><td>0.5000</td><td>[0.2366, 0.7634]</td>" in text
-    assert "<td>fine-tuned</td><td>0.9000</td><td>[0.5958, 0.9821]</td>" in text
+    probe = "<td>linear probe of the adapted backbone</td>"
+    assert f"{probe}<td>0.5000</td><td>[0.2366, 0.7634]</td>" in text
+    assert "<td>trained</td><td>0.9000</td><td>[0.5958, 0.9821]</td>" in text
+    assert "<td>linear probe of the backbone as it was</td><td>0.4000</td>" in text
+
+
+def test_a_model_that_is_a_linear_probe_is_not_called_fine_tuned(metrics):
+    probe = metrics["train"] | {"best_epoch": 0, "parameters_adapted": 0}
+    text = page(metrics | {"train": probe})
+    assert "<h1>A linear probe of a Vision Transformer on CIFAR-10</h1>" in text
+    assert "fine-tuned" not in text
+    assert "<td>trained</td>" not in text
 
 
 def test_a_run_without_mistakes_says_so_once_and_draws_none(metrics):
@@ -138,6 +152,10 @@ def test_every_picture_is_inside_the_page_over_its_caption(metrics):
         assert [base64.b64decode(data) for data in found] == [picture] * len(there)
     for caption in (*MISTAKES.values(), *TEST.values(), *ATTENTION.values(), *TRAINING.values()):
         assert f"<figcaption>{escape(caption)}</figcaption>" in text
+
+
+def test_every_data_set_has_a_name_for_the_title():
+    assert set(NAMES) == set(get_args(Data.model_fields["name"].annotation))
 
 
 def test_versions_are_those_of_the_lock_file():

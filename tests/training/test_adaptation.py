@@ -37,13 +37,17 @@ def test_the_backbone_gets_every_adapted_tensor_and_no_head(name):
     assert any(not torch.equal(after[key], before[key]) for key in before)
     assert not any(key.startswith("head") for key in after)
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert adapted == Adapted("float32", count, history.best_epoch)
+    assert adapted == Adapted(
+        "float32", count, history.best_epoch, round(history.rows[0]["val_accuracy"], 6)
+    )
 
 
 def test_the_backbone_stays_as_it_was_where_no_epoch_was_better(tiny_vit):
     backbone = small("vit_tiny_patch16_224", num_classes=0)
     before = copy_of_weights(backbone)
-    assert adopt(backbone, tiny_vit, History(best_epoch=0), "bfloat16") == Adapted("bfloat16", 0, 0)
+    history = History([{"epoch": 0, "val_accuracy": 0.75}, {"epoch": 1, "val_accuracy": 0.5}])
+    assert adopt(backbone, tiny_vit, history, "bfloat16") == Adapted("bfloat16", 0, 0, 0.75)
+    assert adopt(backbone, tiny_vit, History(), "float32") == Adapted("float32", 0, 0, None)
     after = copy_of_weights(backbone)
     assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())
 

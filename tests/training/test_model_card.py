@@ -2,6 +2,7 @@
 run."""
 
 import re
+from dataclasses import replace
 
 import torch
 import yaml
@@ -37,10 +38,10 @@ MANIFEST = Manifest(
 )
 
 
-def card_of(model):
+def card_of(model, history=HISTORY):
     freeze(model, 0)
     data = TrainingData([torch.zeros(7, 32)], torch.zeros(7), torch.zeros(3, 32), torch.arange(3))
-    return model_card(model, DATASET, data, HISTORY, MANIFEST)
+    return model_card(model, DATASET, data, history, MANIFEST)
 
 
 def test_the_card_gives_the_numbers_of_the_training(tiny_vit):
@@ -56,6 +57,13 @@ def test_the_card_gives_the_numbers_of_the_training(tiny_vit):
         "Images were brought to 32 × 48 pixels with `fit: pad` before this transform.",
     ):
         assert line in text
+
+
+def test_a_linear_probe_is_called_one(tiny_vit):
+    text = card_of(tiny_vit, replace(HISTORY, best_epoch=0))
+    assert "| validation accuracy | 0.2500 (n = 3) |" in text
+    assert "| best epoch | none: a linear probe was best, training did not help |" in text
+    assert "trained from stored activations" not in text
 
 
 def test_the_front_matter_names_licence_and_source_where_they_are_known(tiny_vit):

@@ -22,7 +22,7 @@ ROWS = [
     }
     for epoch, accuracy in enumerate((0.25, 0.75, 0.5))
 ]
-ADAPTED = Adapted(precision="float32", parameters_adapted=77, best_epoch=1)
+ADAPTED = Adapted(precision="float32", parameters_adapted=77, best_epoch=1, probe_accuracy=0.2)
 HISTORY = History(ROWS, best_epoch=1, probe_c=0.5)
 
 
@@ -37,12 +37,22 @@ def test_the_metrics_are_those_of_the_best_epoch_and_say_how_many_epochs_are_don
     assert results.training_metrics(HISTORY, 8, tiny_vit, ADAPTED, []) == {
         "val_accuracy": 0.75,
         "probe_accuracy": 0.25,
+        "pretrained_probe_accuracy": 0.2,
         "best_epoch": 1,
         "epochs": "2 of 8",
         "parameters_adapted": 77,
         "parameters_trained": 3 * 32 + 3,
         "precision": "float32",
     }
+
+
+def test_where_the_probe_is_best_only_the_head_was_trained(tiny_vit):
+    freeze(tiny_vit, 1)
+    history = History(ROWS, best_epoch=0)
+    adapted = Adapted("float32", 0, 0, probe_accuracy=None)  # adapt.epochs is 0
+    metrics = results.training_metrics(history, 8, tiny_vit, adapted, [])
+    assert metrics["parameters_trained"] == 3 * 32 + 3
+    assert metrics["val_accuracy"] == metrics["pretrained_probe_accuracy"] == 0.25
 
 
 def test_warnings_are_one_text_in_the_metrics(tiny_vit):
@@ -113,8 +123,16 @@ def test_a_training_that_did_not_work_is_named_with_the_key_to_change(accuracies
         *({"val_accuracy": a, "val_loss": b} for a, b in zip(accuracies, losses, strict=True)),
     ]
     best = accuracies.index(max(accuracies)) + 1
-    found = results.training_warnings(History(rows, best_epoch=best), torch.tensor([0, 0, 0, 1]))
+    found = results.training_warnings(
+        History(rows, best_epoch=best), torch.tensor([0, 0, 0, 1] * 10)
+    )
     assert len(found) == len(warnings)
     for warning, start in zip(found, warnings, strict=True):
         assert warning.startswith(start)
         assert "train.lr" in warning
+
+
+def test_few_validation_images_are_told_what_one_of_them_is_worth():
+    history = History([{"epoch": 0, "val_accuracy": 0.9, "val_loss": 0.1}])
+    (warning,) = results.training_warnings(history, torch.tensor([0, 1] * 8))
+    assert warning.startswith("one of 16 validation images is worth 6.2 points of accuracy")

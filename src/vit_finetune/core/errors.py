@@ -22,12 +22,13 @@ def user_message(error: BaseException, memory_key: str | None = None) -> str | N
         memory_key: the key of params.yaml to lower when memory runs out.
     """
     text = str(error)
+    if isinstance(error, UserError):
+        return text
+    # torch raises a RuntimeError, which only its text tells from others
     if isinstance(error, MemoryError) or "can't allocate memory" in text or "out of memory" in text:
         remedy = f"try a smaller {memory_key}" if memory_key else "free some, then run it again"
         return f"out of memory; {remedy}"
-    if isinstance(error, UserError):
-        return text
-    if isinstance(error, OSError) and error.errno is not None:
+    if isinstance(error, OSError) and error.errno is not None:  # of the file system or the network
         return text
     return None
 

@@ -20,15 +20,33 @@ def headline(metrics: Metrics) -> list[tuple[str, str]]:
         ("macro F1", f"{test['macro_f1']:.4f}"),
         ("negative log-likelihood", f"{test['nll']:.4f}"),
         ("calibration error", f"{test['ece']:.4f}"),
-        ("adapted parameters", f"{train['parameters_adapted']:,}, then frozen"),
-        ("trained parameters", f"{train['parameters_trained']:,}"),
-        ("best epoch", f"{train['best_epoch']}; {train['epochs']} epochs done"),
-        (
-            "validation accuracy",
-            f"{train['val_accuracy']:.4f}; probe, before training: {train['probe_accuracy']:.4f}",
-        ),
+        ("validation accuracy", gain(train)),
+        ("the model", outcome(train)),
         ("attention self-check", f"largest relative error {error:.1e}, every block"),
     ]
+
+
+def gain(train: Mapping[str, Any]) -> str:
+    """Accuracies on the validation images: of a linear probe, and what each step made of it."""
+    steps = [f"{train['pretrained_probe_accuracy']:.4f} linear probe"]
+    if train["parameters_adapted"]:
+        steps.append(f"{train['probe_accuracy']:.4f} adapted")
+    if train["best_epoch"]:
+        steps.append(f"{train['val_accuracy']:.4f} trained")
+    return " → ".join(steps)
+
+
+def outcome(train: Mapping[str, Any]) -> str:
+    """Which steps are part of the model."""
+    parts = []
+    if train["parameters_adapted"]:
+        parts.append(f"{train['parameters_adapted']:,} parameters adapted, then frozen")
+    trained = f"{train['parameters_trained']:,} parameters"
+    if train["best_epoch"]:
+        parts.append(f"{trained} trained, best epoch {train['best_epoch']}, {train['epochs']} done")
+    else:
+        parts.append(f"a linear probe of {trained}; training did not help")
+    return "; ".join(parts)
 
 
 def collect_warnings(metrics: Metrics) -> list[str]:

@@ -45,11 +45,11 @@ ATTENTION = {
 }
 TRAINING = {
     "adaptation": (
-        "The whole backbone, before it was frozen. Epoch 0 is a probe of the pretrained one."
+        "The whole backbone, before it was frozen. Epoch 0 is a linear probe of it as it was."
     ),
     "training": (
-        "What follows the frozen layers. Epoch 0 is a probe; the dotted line is the epoch that was "
-        "kept."
+        "What follows the frozen layers. Epoch 0 is a linear probe of clean images; the training "
+        "accuracies after it are of augmented ones. The dotted line is the best epoch."
     ),
     "samples": "Some of the training images.",
     "class_balance": "How many images of each class each split has.",
@@ -146,7 +146,7 @@ def compose(
     ]
     return render(
         "report/page.html",
-        title=page_title(params),
+        title=page_title(params, metrics["train"]),
         subtitle=subtitle(params, metrics["subset"]["images"]),
         headline=headline(metrics),
         warnings=collect_warnings(metrics),
@@ -155,9 +155,13 @@ def compose(
     )
 
 
-def page_title(params: Params) -> str:
+def page_title(params: Params, train: Mapping[str, Any]) -> str:
+    if params["report"]["title"]:
+        return params["report"]["title"]
     data = NAMES[params["data"]["name"]]
-    return params["report"]["title"] or f"A Vision Transformer fine-tuned on {data}"
+    if train["best_epoch"] or train["parameters_adapted"]:
+        return f"A Vision Transformer fine-tuned on {data}"
+    return f"A linear probe of a Vision Transformer on {data}"
 
 
 def subtitle(params: Params, images: Mapping[str, int]) -> str:
@@ -187,9 +191,13 @@ def image_warnings(subset: Mapping[str, Any]) -> list[str]:
 
 
 def validation_rows(train: Mapping[str, Any], images: int) -> Rows:
-    """The probe and the fine-tuned model on the same validation images."""
+    """What adaptation and training add to a linear probe, on the same validation images."""
     rows = [["model", f"validation accuracy (n = {images:,})", "95 % interval"]]
-    models = (("linear probe, before training", "probe_accuracy"), ("fine-tuned", "val_accuracy"))
+    models = [("linear probe of the backbone as it was", "pretrained_probe_accuracy")]
+    if train["parameters_adapted"]:
+        models.append(("linear probe of the adapted backbone", "probe_accuracy"))
+    if train["best_epoch"]:
+        models.append(("trained", "val_accuracy"))
     for name, key in models:
         low, high = wilson(round(train[key] * images), images)
         rows.append([name, f"{train[key]:.4f}", f"[{low:.4f}, {high:.4f}]"])

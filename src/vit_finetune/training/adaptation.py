@@ -50,12 +50,15 @@ def check_later_stages(model: nn.Module, params: Params) -> list[str]:
 def adopt(backbone: nn.Module, model: nn.Module, history: History, precision: str) -> Adapted:
     """Give the backbone the weights of the best epoch, unless that is epoch 0, the untouched one.
 
-    Returns:
-        What was adapted: nothing where the backbone stays as it was.
+    Args:
+        history: of the adaptation; without rows if there was none.
     """
-    if history.best_epoch == 0:
-        return Adapted(precision, parameters_adapted=0, best_epoch=0)
-    adapted = model.cpu().state_dict()
-    backbone.load_state_dict({name: adapted[name] for name in backbone.state_dict()})
-    trained, _ = count_parameters(model)
-    return Adapted(precision, parameters_adapted=trained, best_epoch=history.best_epoch)
+    probe_accuracy = None
+    if history.rows:
+        probe_accuracy = round(history.rows[0]["val_accuracy"], 6)
+    parameters = 0
+    if history.best_epoch > 0:
+        parameters, _ = count_parameters(model)
+        adapted = model.cpu().state_dict()
+        backbone.load_state_dict({name: adapted[name] for name in backbone.state_dict()})
+    return Adapted(precision, parameters, history.best_epoch, probe_accuracy)

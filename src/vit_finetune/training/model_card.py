@@ -84,17 +84,21 @@ def _facts(
     best = history.best
     probe = history.rows[0]
     licence = model.pretrained_cfg.get("license")  # type: ignore[union-attr,operator]
+    if history.best_epoch:
+        outcome = f"{history.best_epoch} of {history.epochs}"
+        parameters = f"{trained:,} trained from stored activations, {frozen:,} frozen before that"
+    else:
+        outcome = "none: a linear probe was best, training did not help"
+        parameters = f"{trained + frozen:,}; the head is a linear probe"
     return {
         "images": f"{len(data.labels):,} for training, {val_images:,} for validation",
         "validation accuracy": f"{best['val_accuracy']:.4f} (n = {val_images:,})",
-        "of the probe before training": (f"{probe['val_accuracy']:.4f}, C = {history.probe_c:g}"),
-        "best epoch": f"{history.best_epoch} of {history.epochs}",
+        "of the probe before training": f"{probe['val_accuracy']:.4f}, C = {history.probe_c:g}",
+        "best epoch": outcome,
         "loss of that epoch": (
             f"training {best['train_loss']:.4f}, validation {best['val_loss']:.4f}"
         ),
-        "parameters": (
-            f"{trained:,} trained from stored activations, {frozen:,} frozen before that"
-        ),
+        "parameters": parameters,
         "activations": (
             f"{manifest.boundary}, stored as {manifest.storage}, computed in {manifest.precision}"
         ),

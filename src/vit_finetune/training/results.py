@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from vit_finetune.core.progress import progress
 from vit_finetune.model.adapted import Adapted
@@ -14,6 +14,7 @@ from vit_finetune.training.history import History
 from vit_finetune.training.trainer import Trainer
 
 COLUMNS = ("epoch", "train_loss", "train_accuracy", "lr", "val_loss", "val_accuracy")
+FEW_IMAGES = 30  # validation images: with fewer, one of them is worth several points
 
 
 @contextmanager
@@ -64,19 +65,26 @@ def history_rows(history: History) -> list[dict[str, float]]:
 
 
 def training_metrics(
-    history: History, epochs: int, model: nn.Module, adapted: Adapted, warnings: Sequence[str]
+    history: History, epochs: int, model: Any, adapted: Adapted, warnings: Sequence[str]
 ) -> dict[str, Any]:
-    """metrics/train.json after an epoch: the best epoch so far, and what is trained.
+    """metrics/train.json after an epoch: the best epoch so far, beside the probes before it.
 
     Args:
         epochs: that the settings ask for.
         adapted: the record of `adapt`.
         warnings: without any, the metrics have no key for them.
     """
+    probe_accuracy = round(history.rows[0]["val_accuracy"], 6)
+    pretrained_probe_accuracy = adapted.probe_accuracy
+    if pretrained_probe_accuracy is None:  # nothing was adapted: it is the same probe
+        pretrained_probe_accuracy = probe_accuracy
     trained, _ = count_parameters(model)
+    if history.best_epoch == 0:
+        trained = sum(parameter.numel() for parameter in model.head.parameters())
     metrics = {
         "val_accuracy": round(history.best["val_accuracy"], 6),
-        "probe_accuracy": round(history.rows[0]["val_accuracy"], 6),
+        "probe_accuracy": probe_accuracy,
+        "pretrained_probe_accuracy": pretrained_probe_accuracy,
         "best_epoch": history.best_epoch,
         "epochs": f"{history.epochs} of {epochs}",  # a text, since DVC shows no lists
         "parameters_adapted": adapted.parameters_adapted,
@@ -89,10 +97,16 @@ def training_metrics(
 
 
 def training_warnings(history: History, val_labels: Tensor) -> list[str]:
-    """Sentences on what suggests that training did not work."""
+    """Sentences on what suggests that training did not work, or cannot be judged."""
     warnings = []
+    images = len(val_labels)
+    if images < FEW_IMAGES:
+        warnings.append(
+            f"one of {images} validation images is worth {100 / images:.1f} points of accuracy: "
+            "they cannot tell which epoch is best. Take more, or merge val/ into train/"
+        )
     accuracy = history.best["val_accuracy"]
-    largest = int(val_labels.bincount().max()) / len(val_labels)
+    largest = int(val_labels.bincount().max()) / images
     if accuracy <= largest:
         warnings.append(
             f"the best validation accuracy, {accuracy:.3f}, is not above the fraction of the "
