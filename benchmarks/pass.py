@@ -59,7 +59,8 @@ def main():
     batches = images.split(params.embed.batch_size)
     each = operations(model, BLOCKS)
     print(
-        f"{args.images} images, batches of {len(batches[0])}, {threads} cores, {each / 1e9:.3f} G operations an image"
+        f"{args.images} images, batches of {len(batches[0])}, {threads} cores, "
+        f"{each / 1e9:.3f} G operations an image"
     )
     print("precision  products GF/s  pass GF/s  images/s  share, median (lowest to highest)")
     for precision in (torch.float32, torch.bfloat16):
