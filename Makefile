@@ -41,7 +41,7 @@ open: setup
 	$(BIN)/python -m webbrowser -t "file://$(CURDIR)/attention/index.html"
 
 clean:
-	rm -rf .checkpoints .run dvc_plots dvclive .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .checkpoints .run dvc_plots dvclive .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src stages tests benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 TESTS := python -m pytest -n auto --maxprocesses 4 --dist worksteal

@@ -124,12 +124,23 @@ def trainer(settings):
         def on_epoch_end(self, args, state, control, **_):
             print(f"epoch {time.perf_counter() - self.start}", flush=True)
 
+    steps_per_epoch = math.ceil(len(data) / settings["batch_size"])
     arguments = TrainingArguments(
-        "trainer", per_device_train_batch_size=settings["batch_size"], learning_rate=settings["lr"],
-        max_steps=settings["epochs_run"] * math.ceil(len(data) / settings["batch_size"]), lr_scheduler_type="cosine",
-        save_strategy="no", report_to=[], dataloader_num_workers=2, dataloader_persistent_workers=True, use_cpu=True,
-        remove_unused_columns=False, disable_tqdm=True, logging_strategy="no", optim="adamw_torch",
-    )  # fmt: skip
+        "trainer",
+        per_device_train_batch_size=settings["batch_size"],
+        learning_rate=settings["lr"],
+        max_steps=settings["epochs_run"] * steps_per_epoch,
+        lr_scheduler_type="cosine",
+        optim="adamw_torch",
+        use_cpu=True,
+        dataloader_num_workers=2,
+        dataloader_persistent_workers=True,
+        remove_unused_columns=False,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+    )
     Trainer(Classifier(), arguments, train_dataset=data, callbacks=[Clock()]).train()
     return model
 
@@ -174,15 +185,17 @@ def hits(folder, count):
     return (logits.argmax(1) == labels).numpy()
 
 
-def told(right, here):
+def in_words(right, here):
     """Accuracy with its interval, and the difference to `here` with that of the pairs (normal
     approximation)."""
     from vit_finetune.intervals import wilson
 
     low, high = wilson(int(right.sum()), len(right))
     gap = right.astype(float) - here
-    mean, half = gap.mean(), 1.96 * gap.std() / math.sqrt(len(gap))
-    return f"{right.mean():.4f} [{low:.4f}, {high:.4f}], {mean:+.4f} [{mean - half:+.4f}, {mean + half:+.4f}]"
+    mean = gap.mean()
+    half = 1.96 * gap.std() / math.sqrt(len(gap))
+    accuracy = f"{right.mean():.4f} [{low:.4f}, {high:.4f}]"
+    return f"{accuracy}, {mean:+.4f} [{mean - half:+.4f}, {mean + half:+.4f}]"
 
 
 def write_params(changes):
@@ -283,7 +296,7 @@ def main():
                         "models/finetuned" if way in OWN else f"models/{way}", args.test_images
                     )
                     here_right = right if here_right is None else here_right
-                    tested = told(right, here_right)
+                    tested = in_words(right, here_right)
                 print(
                     f"{blocks:6}  {way:7}  {seconds:6.1f}  {seconds / here:10.1f}  {tested}",
                     flush=True,

@@ -1,7 +1,7 @@
 """`python benchmarks/contrast_mosaics.py`: does the contrast of two classes point at their images?
 
 Mosaics of four test images of different classes, from the finished run in the work tree. The
-contrast of two of the classes is asked for. Printed is the share of its positive part in the
+contrast of two of the classes is asked for. Printed is the fraction of its positive part in the
 quadrant of the first class, and of its negative part in that of the second, with 95 % intervals;
 chance is 0.25.
 """
@@ -12,17 +12,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from vit_finetune.attention.maps import CLASS_AGNOSTIC, MapMaker
+from vit_finetune.attention.pointing import mosaics, quadrant_share
+from vit_finetune.core.arrays import read_split
+from vit_finetune.intervals import mean
+from vit_finetune.model.build import preprocessing
+from vit_finetune.model.saved import load_model
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "src"))
-
-from vit_finetune.attention.maps import CLASS_AGNOSTIC, MapMaker  # noqa: E402
-from vit_finetune.attention.pointing import mosaics, quadrant_share  # noqa: E402
-from vit_finetune.core.arrays import read_split  # noqa: E402
-from vit_finetune.intervals import mean  # noqa: E402
-from vit_finetune.model.build import preprocessing  # noqa: E402
-from vit_finetune.model.saved import load_model  # noqa: E402
-
 MOSAICS = 96
+
+
+def in_words(fractions: np.ndarray) -> str:
+    interval = mean(fractions)
+    return f"{interval.mean:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
 
 
 def main() -> None:
@@ -31,19 +36,15 @@ def main() -> None:
     images, labels = read_split(ROOT / "data/subset", "test", "images", "labels")
     tiles, sources, first = mosaics(images, np.array(labels), MOSAICS, rng)
     second = (first + rng.integers(1, 4, size=MOSAICS)) % 4
-    one, other = (
-        torch.from_numpy(labels[sources[np.arange(MOSAICS), at]]) for at in (first, second)
-    )
+    one = torch.from_numpy(labels[sources[np.arange(MOSAICS), first]])
+    other = torch.from_numpy(labels[sources[np.arange(MOSAICS), second]])
     pixels = preprocessing(model, None)(torch.from_numpy(tiles))
     for name, values in MapMaker(model).maps(pixels, one, other).items():
         if name in CLASS_AGNOSTIC:
             continue
-        parts = (
-            quadrant_share(values, torch.from_numpy(first)),
-            quadrant_share(-values, torch.from_numpy(second)),
-        )
-        said = "; ".join("{:.2f} [{:.2f}, {:.2f}]".format(*mean(part)[:3]) for part in parts)
-        print(f"{name}: positive part, negative part: {said}, n = {MOSAICS}", flush=True)
+        positive = in_words(quadrant_share(values, torch.from_numpy(first)))
+        negative = in_words(quadrant_share(-values, torch.from_numpy(second)))
+        print(f"{name}: positive part {positive}; negative part {negative}; n = {MOSAICS}")
 
 
 if __name__ == "__main__":

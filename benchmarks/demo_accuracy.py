@@ -42,14 +42,19 @@ def fine_tuned(overlay, seed: int, data, indices, changes) -> np.ndarray:
 
 def pixel_regression(data, indices) -> np.ndarray:
     """Logistic regression on the 64 grey levels, its strength chosen on the validation images."""
-    flat = {
-        part: images[..., 0].reshape(len(images), -1) / 255 for part, images in data.images.items()
-    }
-    train, val = indices["train"], indices["val"]
-    models = [LogisticRegression(C=c, max_iter=5000).fit(flat["train"][train], data.labels["train"][train])
-              for c in (0.1, 1, 10, 100)]  # fmt: skip
-    best = max(models, key=lambda model: model.score(flat["train"][val], data.labels["train"][val]))
-    return best.predict(flat["test"][indices["test"]])
+    pixels = {}
+    labels = {}
+    for split, rows in indices.items():
+        part = "test" if split == "test" else "train"
+        images = data.images[part][rows]
+        pixels[split] = images[..., 0].reshape(len(images), -1) / 255
+        labels[split] = data.labels[part][rows]
+    models = []
+    for strength in (0.1, 1, 10, 100):
+        model = LogisticRegression(C=strength, max_iter=5000)
+        models.append(model.fit(pixels["train"], labels["train"]))
+    best = max(models, key=lambda model: model.score(pixels["val"], labels["val"]))
+    return best.predict(pixels["test"])
 
 
 def main() -> None:
@@ -79,22 +84,23 @@ def main() -> None:
         indices = train_val_test(data.labels, seed=seed, **sizes.model_dump(exclude={"leaks"}))
         truth = data.labels["test"][indices["test"]]
         for name, options in methods.items():
-            found = (
-                pixel_regression(data, indices)
-                if options is None
-                else fine_tuned(overlay, seed, data, indices, options)
-            )
-            hits[name].append(found == truth)
+            if options is None:
+                predicted = pixel_regression(data, indices)
+            else:
+                predicted = fine_tuned(overlay, seed, data, indices, options)
+            hits[name].append(predicted == truth)
             print(f"seed {seed}: {name}: {hits[name][-1].mean():.4f}", file=sys.stderr, flush=True)
 
     bar = np.mean(hits["logistic regression on pixels"], axis=0)
     n = len(bar)
     print(
-        f"| method | accuracy, mean of {args.seeds} seeds | 95 % (n = {n}) | lowest to highest | minus pixels |"
+        f"| method | accuracy, mean of {args.seeds} seeds | 95 % (n = {n}) | lowest to highest "
+        "| minus pixels |"
     )
     print("|---|---|---|---|---|")
-    for name, found in hits.items():
-        by_seed, by_image = np.mean(found, axis=1), np.mean(found, axis=0)
+    for name, right in hits.items():
+        by_seed = np.mean(right, axis=1)
+        by_image = np.mean(right, axis=0)
         low, high = wilson(round(by_image.mean() * n), n)
         change = mean(by_image - bar)
         margin = f"{change.mean:+.3f} [{change.low:+.3f}, {change.high:+.3f}]"

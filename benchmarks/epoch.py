@@ -19,8 +19,6 @@ import torch.nn.functional as F
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from torch.utils.data import DataLoader, Dataset
-from vit_finetune.training.loop import Trainer, make_optimizer
-from vit_finetune.training.settings import Settings
 
 from vit_finetune.activations.files import DTYPES
 from vit_finetune.core.arrays import read_split
@@ -29,8 +27,12 @@ from vit_finetune.model.build import preprocessing
 from vit_finetune.model.freezing import freeze
 from vit_finetune.model.saved import load_model
 from vit_finetune.params import read_params
+from vit_finetune.training.data import TrainingData
+from vit_finetune.training.trainer import Trainer, make_optimizer
 
-PLAIN = {
+PLAIN = {  # instead of what params.yaml says
+    "epochs": 1,
+    "min_steps": 0,
     "batch_size": 64,
     "token_dropout": 0.0,
     "mixup": 0.0,
@@ -68,10 +70,10 @@ def seconds(work):
 @torch.inference_mode()
 def activations(model, images, blocks):
     preprocess = preprocessing(model, None)
-    batches = torch.from_numpy(images).split(32)
-    return torch.cat(
-        [run_prefix(model, preprocess(some), blocks).half() for some in batches]
-    ).clone()
+    batches = []
+    for batch in torch.from_numpy(images).split(32):
+        batches.append(run_prefix(model, preprocess(batch), blocks).half())
+    return torch.cat(batches)
 
 
 def trained_model(blocks, classes):
@@ -94,51 +96,56 @@ def main():
         "--precision", choices=("float32", "bfloat16"), default="float32", help="here"
     )
     args = parser.parse_args()
-    settings = Settings("train", epochs=1, lr=read_params().train.lr, **PLAIN)
-    images, labels = (
-        np.array(array[: args.images])
-        for array in read_split("data/subset", "train", "images", "labels")
-    )
+    settings = read_params().train.model_copy(update=PLAIN)
+    images, labels = read_split("data/subset", "train", "images", "labels")
+    images = np.array(images[: args.images])
+    labels = torch.tensor(labels[: args.images])
     classes = int(labels.max()) + 1
     precision = DTYPES[args.precision]
-    print(
-        f"{args.images} images, {torch.get_num_threads()} threads, batches of {settings.batch_size}, {args.precision}"
-    )
+    threads = torch.get_num_threads()
+    print(f"{args.images} images, {threads} threads, batches of {settings.batch_size}, {precision}")
     print("blocks  loop ms/image  here ms/image  ratio (lowest to highest)  once, ms/image")
     for blocks in args.blocks:
+        start = time.perf_counter()
+        backbone = load_model("models/pretrained", num_classes=classes)
+        stored = activations(backbone, images, blocks).clone()
+        once = time.perf_counter() - start
+
         model = trained_model(blocks, classes)
         transform = create_transform(**resolve_model_data_config(model), is_training=False)
-        data = Photographs(images, torch.from_numpy(labels), transform)
         loader = DataLoader(
-            data, settings.batch_size, shuffle=True, num_workers=2, persistent_workers=True
+            Photographs(images, labels, transform),
+            settings.batch_size,
+            shuffle=True,
+            num_workers=2,
+            persistent_workers=True,
         )
         loop = partial(loop_epoch, model, loader, make_optimizer(model, settings))
 
-        stored = None
-
-        def embed(blocks=blocks):
-            nonlocal stored
-            stored = activations(
-                load_model("models/pretrained", num_classes=classes), images, blocks
-            )
-
-        once = seconds(embed)
-        own = to_device(trained_model(blocks, classes), CPU, precision)
-        split_model = SplitModel(own, blocks, preprocessing(own, None), CPU, precision)
-        # or there would be nothing to time
-        times = max(1, 4096 // args.images) if blocks == 0 else 1
-        many = torch.cat([stored] * times), torch.from_numpy(labels).repeat(times)
-        here = Trainer(split_model, [many[0]], many[1], settings, seed=0).run_epoch
-
-        loop(), here(1)  # a first time, for caches and workers
-        pairs = [(seconds(loop), seconds(partial(here, 1)) / times) for _ in range(args.repeats)]
-        ratios = sorted(a / b for a, b in pairs)
-        a, b = (
-            1000 * statistics.median(column) / args.images for column in zip(*pairs, strict=True)
+        model = to_device(trained_model(blocks, classes), CPU, precision)
+        split_model = SplitModel(model, blocks, preprocessing(model, None), CPU, precision)
+        repeats = 1
+        if blocks == 0:  # an epoch of the head alone is too short to time
+            repeats = max(1, 4096 // args.images)
+        data = TrainingData(
+            views=[torch.cat([stored] * repeats)],
+            labels=labels.repeat(repeats),
+            val=stored,
+            val_labels=labels,
         )
-        middle = f"{statistics.median(ratios):.3g} ({ratios[0]:.3g} to {ratios[-1]:.3g})"
+        trainer = Trainer(split_model, data, settings, name="train", seed=0)
+        here = partial(trainer.run_epoch, 1)
+
+        loop()  # a first time, for caches and workers
+        here()
+        pairs = [(seconds(loop), seconds(here) / repeats) for _ in range(args.repeats)]
+        ratios = sorted(of_loop / of_here for of_loop, of_here in pairs)
+        loop_ms = 1000 * statistics.median(pair[0] for pair in pairs) / args.images
+        here_ms = 1000 * statistics.median(pair[1] for pair in pairs) / args.images
+        once_ms = 1000 * once / args.images
+        spread = f"{statistics.median(ratios):.3g} ({ratios[0]:.3g} to {ratios[-1]:.3g})"
         print(
-            f"{blocks:6}  {a:13.2f}  {b:13.4f}  {middle:>25}  {1000 * once / args.images:14.2f}",
+            f"{blocks:6}  {loop_ms:13.2f}  {here_ms:13.4f}  {spread:>25}  {once_ms:14.2f}",
             flush=True,
         )
 

@@ -3,21 +3,22 @@ start-up."""
 
 import contextlib
 import importlib
-import os
 import sys
 import time
 from pathlib import Path
 
 from ruamel.yaml import YAML
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "src")]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
-from vit_finetune.core.arrays import encode_names, write_split  # noqa: E402
-from vit_finetune.core.files import write_json  # noqa: E402
-from vit_finetune.params import check_params, read_params, read_yaml  # noqa: E402
-from vit_finetune.profiles import merge  # noqa: E402
-from vit_finetune.stage import Stage  # noqa: E402
+from vit_finetune.core.arrays import encode_names, write_split
+from vit_finetune.core.files import write_json
+from vit_finetune.params import check_params, read_params, read_yaml
+from vit_finetune.profiles import merge
+from vit_finetune.stage import Stage
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def prepare(folder, splits, classes, changes):
@@ -50,14 +51,14 @@ def prepare(folder, splits, classes, changes):
 
 def run_stages(folder, *stages):
     """CPU seconds of each stage. What they print goes to a file beside their outputs."""
-    seconds, here = {}, Path.cwd()
-    os.chdir(folder)
-    try:
-        with open("log.txt", "a") as log, contextlib.redirect_stdout(log):  # noqa: PTH123  # relative to the folder
-            for stage in stages:
-                start = time.process_time()
-                importlib.import_module(f"stages.{stage}").main(Stage(stage, read_params()))
-                seconds[stage] = time.process_time() - start
-    finally:
-        os.chdir(here)
+    seconds = {}
+    with (
+        contextlib.chdir(folder),
+        Path("log.txt").open("a") as log,
+        contextlib.redirect_stdout(log),
+    ):
+        for stage in stages:
+            start = time.process_time()
+            importlib.import_module(f"stages.{stage}").main(Stage(stage, read_params()))
+            seconds[stage] = time.process_time() - start
     return seconds

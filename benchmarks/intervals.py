@@ -1,6 +1,6 @@
 """How often a 95 % interval of few values holds their true mean: `python benchmarks/intervals.py`
 
-Each cell: the share of repetitions whose interval holds the mean, and the mean width in standard
+Each cell: the fraction of repetitions whose interval holds the mean, and the mean width in standard
 deviations of the data. Student's t is the package's own `intervals.mean`. The others, each of 2,000
 resamples, which the samples of a batch share:
 
@@ -11,6 +11,8 @@ resamples, which the samples of a batch share:
 """
 
 import argparse
+import math
+from collections import defaultdict
 
 import numpy as np
 from scipy.special import ndtr, ndtri
@@ -107,15 +109,14 @@ def intervals_of(samples, rng):
 
 
 def simulated(draw, truth, repetitions, n, rng):
-    """Name of each method -> (2,): share of intervals that hold the truth, and their mean width."""
-    parts = []
-    for _ in range(repetitions // BATCH):
-        found = intervals_of(draw(rng, (BATCH, n)).astype(float), rng)
-        held = {
-            k: (low <= truth + 1e-9) & (truth - 1e-9 <= high) for k, (low, high) in found.items()
-        }
-        parts.append({k: (held[k].mean(), (high - low).mean()) for k, (low, high) in found.items()})
-    return {name: np.mean([part[name] for part in parts], axis=0) for name in parts[0]}
+    """Name of each method -> (2,): fraction of intervals with the truth, and their mean width."""
+    batches = defaultdict(list)
+    for _ in range(math.ceil(repetitions / BATCH)):
+        intervals = intervals_of(draw(rng, (BATCH, n)).astype(float), rng)
+        for name, (low, high) in intervals.items():
+            holds = (low <= truth + 1e-9) & (truth - 1e-9 <= high)
+            batches[name].append((holds.mean(), (high - low).mean()))
+    return {name: np.mean(values, axis=0) for name, values in batches.items()}
 
 
 def main():
@@ -131,8 +132,10 @@ def main():
     print("|---|---|---|---|---|---|")
     for name, (draw, truth, deviation) in DATA.items():
         for n in SIZES:
-            found = simulated(draw, truth, args.repetitions, n, rng)
-            cells = [f"{held:.3f}, {width / deviation:.2f}" for held, width in found.values()]
+            results = simulated(draw, truth, args.repetitions, n, rng)
+            cells = []
+            for coverage, width in results.values():
+                cells.append(f"{coverage:.3f}, {width / deviation:.2f}")
             print(f"| {name} | {n} | {' | '.join(cells)} |", flush=True)
 
 

@@ -16,13 +16,12 @@ import threading
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from vit_finetune.core.files import write_json
+from vit_finetune.params import read_yaml
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "src"))
-
-
-from vit_finetune.core.files import write_json  # noqa: E402
-from vit_finetune.params import read_yaml  # noqa: E402
-
 GROUP = Path("/sys/fs/cgroup/memory/larger_than_memory")
 FILES = sorted((ROOT / "data/embedded").glob("train*.bin"))
 
@@ -52,17 +51,14 @@ def run(limit: int | None) -> tuple[list[float], int]:
             (GROUP / "cgroup.procs").write_text(str(os.getpid()))
 
     forget_files()
-    times, peak = [], 0
+    times = []
+    peak = 0
     with tempfile.TemporaryDirectory() as scratch:
         project(Path(scratch))
-        command, environment = (
-            [sys.executable, "-m", "stages", "train"],
-            {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/src"},
-        )
         with subprocess.Popen(
-            command,
+            [sys.executable, "-m", "stages", "train"],
             cwd=scratch,
-            env=environment,
+            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/src"},
             stdout=subprocess.PIPE,
             text=True,
             preexec_fn=enter,
@@ -72,16 +68,9 @@ def run(limit: int | None) -> tuple[list[float], int]:
                 nonlocal peak
                 while process.poll() is None:
                     status = Path(f"/proc/{process.pid}/status").read_text().splitlines()
-                    peak = max(
-                        [
-                            peak,
-                            *(
-                                1024 * int(line.split()[1])
-                                for line in status
-                                if line.startswith("RssAnon")
-                            ),
-                        ]
-                    )
+                    for line in status:
+                        if line.startswith("RssAnon"):
+                            peak = max(peak, 1024 * int(line.split()[1]))
                     time.sleep(0.05)
 
             threading.Thread(target=watch, daemon=True).start()
@@ -94,16 +83,18 @@ def run(limit: int | None) -> tuple[list[float], int]:
     return [after - before for before, after in itertools.pairwise(times)], peak
 
 
+def in_words(seconds: list[float]) -> str:
+    return ", ".join(f"{epoch:.1f}" for epoch in seconds) + " s an epoch"
+
+
 def main() -> None:
     GROUP.mkdir(exist_ok=True)
     try:
         seconds, peak = run(None)
         size = sum(path.stat().st_size for path in FILES)
-        print(
-            f"activations {size / 1e6:.0f} MB, unlimited: {', '.join(f'{s:.1f}' for s in seconds)} s an epoch"
-        )
+        print(f"activations {size / 1e6:.0f} MB, unlimited: {in_words(seconds)}")
         seconds, _ = run(peak + size // 4)
-        print(f"memory for a quarter of them: {', '.join(f'{s:.1f}' for s in seconds)} s an epoch")
+        print(f"memory for a quarter of them: {in_words(seconds)}")
     finally:
         GROUP.rmdir()
 

@@ -15,33 +15,27 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from vit_finetune.core.files import write_json
+from vit_finetune.data.image_files import fit_image, open_image
+from vit_finetune.params import read_yaml
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "src"))
-
-from vit_finetune.core.files import write_json  # noqa: E402
-from vit_finetune.data.image_files import fit_image, open_image  # noqa: E402
-from vit_finetune.params import read_yaml  # noqa: E402
-
 SIDE = 128
 
 
 def run_stage(name: str, folder: Path) -> tuple[float, float]:
     """Seconds and peak of anonymous memory in MB of a stage in a folder."""
-    start, peak = time.monotonic(), 0
+    start = time.monotonic()
+    peak = 0
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}", "VIT_QUIET": "1"}
     process = subprocess.Popen([sys.executable, "-m", "stages", name], cwd=folder, env=environment)
     while process.poll() is None:
         status = Path(f"/proc/{process.pid}/status").read_text()
-        peak = max(
-            [
-                peak,
-                *(
-                    int(line.split()[1])
-                    for line in status.splitlines()
-                    if line.startswith("RssAnon")
-                ),
-            ]
-        )
+        for line in status.splitlines():
+            if line.startswith("RssAnon"):
+                peak = max(peak, int(line.split()[1]))
         time.sleep(0.02)
     if process.returncode:
         raise SystemExit(process.returncode)
@@ -73,8 +67,9 @@ def measure(count: int) -> None:
         download, download_peak = run_stage("download", folder)
         subset, subset_peak = run_stage("subset", folder)
         print(
-            f"{count:>7} files: download {download:.1f} s, {count / download:.0f} a second (Pillow alone {alone:.0f}), "
-            f"peak {download_peak:.0f} MB; subset {subset:.1f} s, peak {subset_peak:.0f} MB",
+            f"{count:>7} files: download {download:.1f} s, {count / download:.0f} a second "
+            f"(Pillow alone {alone:.0f}), peak {download_peak:.0f} MB; "
+            f"subset {subset:.1f} s, peak {subset_peak:.0f} MB",
             flush=True,
         )
     finally:

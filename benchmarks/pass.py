@@ -59,9 +59,10 @@ def main():
     batches = images.split(params.embed.batch_size)
     each = operations(model, BLOCKS)
     print(
-        f"{args.images} images, batches of {len(batches[0])}, {threads} cores, {each / 1e9:.3f} G operations an image"
+        f"{args.images} images, batches of {len(batches[0])}, {threads} cores, "
+        f"{each / 1e9:.3f} G operations an image"
     )
-    print("precision  products GF/s  pass GF/s  images/s  share, median (lowest to highest)")
+    print("precision  products GF/s  pass GF/s  images/s  fraction, median (lowest to highest)")
     for precision in (torch.float32, torch.bfloat16):
         to_device(model, CPU, precision)
         matrices = [torch.randn(SIDE, SIDE).to(precision) for _ in range(16 * threads)]
@@ -82,12 +83,12 @@ def main():
         rates = [
             (2 * SIDE**3 * len(matrices) / a / 1e9, each * args.images / b / 1e9) for a, b in pairs
         ]
-        shares = sorted(b / a for a, b in rates)
+        fractions = sorted(b / a for a, b in rates)
         peak, reached = (statistics.median(column) for column in zip(*rates, strict=True))
-        share = f"{statistics.median(shares):.2f} ({shares[0]:.2f} to {shares[-1]:.2f})"
+        spread = f"{statistics.median(fractions):.2f} ({fractions[0]:.2f} to {fractions[-1]:.2f})"
         name = str(precision).removeprefix("torch.")
         print(
-            f"{name:9}  {peak:13.0f}  {reached:9.0f}  {reached * 1e9 / each:8.0f}  {share}",
+            f"{name:9}  {peak:13.0f}  {reached:9.0f}  {reached * 1e9 / each:8.0f}  {spread}",
             flush=True,
         )
 

@@ -8,6 +8,7 @@ half precision.
 
 import argparse
 import csv
+from pathlib import Path
 
 import numpy as np
 import timm
@@ -35,7 +36,7 @@ def main() -> None:
     ]
     confidence, classes = torch.cat(logits).softmax(dim=1).max(dim=1)
     names = model.pretrained_cfg["label_names"]
-    with open("plots/predictions.csv", newline="", encoding="utf-8") as file:  # noqa: PTH123
+    with Path("plots/predictions.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))[: args.images]
     same = np.array([names[k] == row["predicted"] for k, row in zip(classes, rows, strict=True)])
     right = np.array([names[k] == row["actual"] for k, row in zip(classes, rows, strict=True)])

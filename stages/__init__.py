@@ -1,6 +1,6 @@
 """The scripts of the stages, run as `python -m stages NAME` from the project's root.
 
-This checkout's src/ goes first on the path, whatever is installed: DVC runs experiments in copies
+This checkout's src/ is put first on the path, whatever is installed: DVC runs experiments in copies
 of the project, and each must run its own code.
 """
 

@@ -1,11 +1,9 @@
 """report: metrics, plot data, pictures, parameters, versions -> report.html"""
 
 from pathlib import Path
-from typing import Any
 
 from vit_finetune.charts import render
 from vit_finetune.core.files import read_csv, read_json, write_text
-from vit_finetune.params import Params
 from vit_finetune.report import page
 from vit_finetune.stage import Stage
 
@@ -55,11 +53,5 @@ def main(stage: Stage) -> None:
     predictions = render.counted(read_csv("plots/predictions.csv"), ["actual", "predicted"])
     pictures["confusion"] = render.svg("confusion", predictions)
 
-    settings = settings_of(stage.params)
-    shipped = settings_of(Params())
-    write_text("report.html", page.compose(settings, shipped, metrics, maps, pictures, versions))
-
-
-def settings_of(params: Params) -> dict[str, dict[str, Any]]:
-    """What the page shows: the sections as plain values, and the seed as one of them."""
-    return {"seed": {"seed": params.seed}, **params.model_dump(exclude={"seed", "runtime"})}
+    text = page.compose(stage.params, metrics, maps, pictures, versions)
+    write_text("report.html", text)

@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ FLAGS = [
 
 
 @contextmanager
-def chromium(width: int, height: int) -> Iterator["WebDriver"]:  # noqa: F821
+def chromium(width: int, height: int) -> Iterator[Any]:
     """A Chromium whose page is `width` x `height` CSS pixels; skips the test where it is not
     installed."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")

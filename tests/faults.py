@@ -126,7 +126,10 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    lost, emptied, hits, kinds = 0, 0, Counter(), Counter()
+    lost = 0
+    emptied = 0
+    hits = Counter()
+    kinds = Counter()
     with tempfile.TemporaryDirectory() as place:
         finished = Project.create(Path(place) / "finished", save_tiny_model(Path(place) / "model"))
         finished.repro()
@@ -138,17 +141,20 @@ def main() -> None:
             kinds[fault.signal, result.hit] += bool(result.hit)
             lost += bool(result.problems)
             emptied += result.rwlock
-            said = "; ".join(result.problems) or (
-                "nothing lost" if result.hit else "had ended already"
-            )
-            said += f", after {RWLOCK} was deleted" * result.rwlock
-            where = result.hit or fault.target
+            outcome = "nothing lost" if result.hit else "had ended already"
+            if result.problems:
+                outcome = "; ".join(result.problems)
+            if result.rwlock:
+                outcome += f", after {RWLOCK} was deleted"
+            target = result.hit or fault.target
             print(
-                f"{number:3} {fault.stage:9} {fault.signal} to {where} at {fault.moment:4.0%}: {said}",
+                f"{number:3} {fault.stage:9} {fault.signal} to {target} at {fault.moment:4.0%}: "
+                f"{outcome}",
                 flush=True,
             )
     print(
-        f"\n{args.times} faults, {sum(hits.values())} of them into running processes; something lost: {lost}"
+        f"\n{args.times} faults, {sum(hits.values())} of them into running processes; "
+        f"something lost: {lost}"
     )
     print(f"times that DVC left an empty {RWLOCK}, which was deleted: {emptied}")
     print("by stage: " + ", ".join(f"{stage} {hits[stage]}" for stage in STAGES))

@@ -26,15 +26,14 @@ def keys_of(name):
 
 def keys_read(stage):
     """Keys of params.yaml that the script of a stage reads, but those of `runtime`: it writes
-    `params.embed.flip` for one of a section, `params.embed` for all, `params.model_dump` for all of
-    the file."""
+    `params.embed.flip` for one of a section, `params.embed` for all of it, and passes
+    `stage.params` on for all of the file."""
     source = (ROOT / f"stages/{stage}.py").read_text()
     read = set()
     for section, name in re.findall(r"\bparams\.(\w+)(?:\.(\w+))?", source):
-        if section == "model_dump":
-            read |= set(KEYS)
-        else:
-            read |= keys_of(f"{section}.{name}") or keys_of(section)
+        read |= keys_of(f"{section}.{name}") or keys_of(section)
+    if re.search(r"\bstage\.params\b[,)]", source):
+        read |= set(KEYS)
     return read - keys_of("runtime")
 
 

@@ -350,7 +350,8 @@ def test_one_page_shows_every_image_with_its_classes_and_its_map(model, images, 
             "return [...document.images].map(image => image.naturalWidth)"
         )
         data = driver.execute_script(
-            "return [...document.querySelectorAll('.card')].map(c => [c.dataset.name, c.dataset.predicted])"
+            "return [...document.querySelectorAll('.card')]"
+            ".map(card => [card.dataset.name, card.dataset.predicted])"
         )
         assert driver.get_log("browser") == []
     rows = [json.loads(line) for line in lines]

@@ -75,7 +75,9 @@ if not (len(sys.argv) > 2 and sys.argv[1:3] == ["-m", "stages"]):
 with socket.socket(socket.AF_UNIX) as server:
     server.connect("{socket}")
     request = json.dumps([sys.argv[2:], os.getcwd(), dict(os.environ)]).encode()
-    server.sendmsg([len(request).to_bytes(8)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))])
+    streams = array.array("i", [0, 1, 2])
+    size = len(request).to_bytes(8)
+    server.sendmsg([size], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
     server.sendall(request)
     status = server.recv(16)
     os._exit(int(status)) if status else os.kill(os.getpid(), 9)

@@ -1,5 +1,5 @@
-"""`python tools/live.py dvc repro`: runs a command, and hands each epoch of `train` to DVCLive as
-it ends.
+"""`python tools/live.py dvc repro`: run a command, and give DVCLive each epoch of `train` when it
+ends.
 
 What DVCLive is told to do, by its environment variables, it does: show a run in DVC Studio, for
 one. It needs `pip install dvclive`, keeps its own files in dvclive/ and makes no experiment of its
@@ -13,16 +13,15 @@ from pathlib import Path
 
 from dvclive import Live
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "src"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
-from vit_finetune.core.files import read_csv  # noqa: E402
+from vit_finetune.core.files import read_csv
 
 HISTORY = Path("plots/history.csv")  # replaced whole after each epoch
 SECONDS = 1.0  # between two looks
 
 
-def hand_over(live: Live, done: int) -> int:
+def log_epochs(live: Live, done: int) -> int:
     """Log the epochs that are new; returns how many are logged."""
     rows = read_csv(HISTORY) if HISTORY.is_file() else []
     for row in rows[done:]:
@@ -38,16 +37,17 @@ def hand_over(live: Live, done: int) -> int:
 def main(command: list[str]) -> int:
     if not command:
         sys.exit("say what to run: python tools/live.py dvc repro")
-    started, done = time.time(), 0
+    started = time.time()
+    done = 0
     process = subprocess.Popen(command)
     with Live(dvcyaml=None, save_dvc_exp=False) as live:
         while process.poll() is None:
             # not the history of the run before
             if HISTORY.is_file() and HISTORY.stat().st_mtime >= started:
-                done = hand_over(live, done)
+                done = log_epochs(live, done)
             time.sleep(SECONDS)
         if process.returncode == 0:
-            hand_over(live, done)
+            log_epochs(live, done)
     return process.returncode
 
 

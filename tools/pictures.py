@@ -14,17 +14,17 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+
+from vit_finetune.attention.pixels import spotlight
+from vit_finetune.charts import render
+from vit_finetune.core.arrays import read_split
+from vit_finetune.core.files import new_folder, read_csv, write_bytes, write_json
+from vit_finetune.params import read_yaml
+from vit_finetune.predict import Photograph, Predictor
+from vit_finetune.style import WIDTH, figure_of, png, styled
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "src"))
-
-from vit_finetune.attention.pixels import spotlight  # noqa: E402
-from vit_finetune.charts import render  # noqa: E402
-from vit_finetune.core.arrays import read_split  # noqa: E402
-from vit_finetune.core.files import new_folder, read_csv, write_bytes, write_json  # noqa: E402
-from vit_finetune.params import read_yaml  # noqa: E402
-from vit_finetune.predict import Photograph, Predictor  # noqa: E402
-from vit_finetune.style import WIDTH, figure_of, png, styled  # noqa: E402
-
 IMAGES = (  # pictures of plots/ that the tutorial shows
     "samples",
     "confusion",

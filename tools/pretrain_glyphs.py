@@ -216,10 +216,12 @@ def main() -> None:
             rate = step * args.batch_size / (time.monotonic() - start)
             accuracy = hits / (len(losses) * args.batch_size)
             print(
-                f"step {step}: loss {np.mean(losses):.3f}, accuracy {accuracy:.3f}, {rate:.0f} images/s",
+                f"step {step}: loss {np.mean(losses):.3f}, accuracy {accuracy:.3f}, "
+                f"{rate:.0f} images/s",
                 flush=True,
             )
-            losses, hits = [], 0
+            losses = []
+            hits = 0
 
     held_out = score(model, render_bank(HELD_OUT_FONTS), generator, batches=20)
     print(f"accuracy on {len(HELD_OUT_FONTS)} held-out fonts: {held_out:.4f} (n = {20 * 256})")

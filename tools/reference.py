@@ -1,16 +1,24 @@
 """`python tools/reference.py`: write params.yaml from the schemas' defaults, and the tables of the
-documents from the schemas, dvc.yaml and metrics/."""
+documents from the schemas, dvc.yaml, metrics/ and plots/."""
 
 import itertools
 import json
-import re
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from dvc.utils.serialize import dumps_yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+
+from vit_finetune.core.files import read_csv
+from vit_finetune.intervals import mean
+from vit_finetune.params import KEYS, Params, read_yaml
+from vit_finetune.report.headline import map_rows
+from vit_finetune.verdict import in_words, verdict
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ("README.md", "docs/reference.md", "docs/models.md", "docs/benchmarks.md")
@@ -34,37 +42,46 @@ MODELS = (  # one of each family that tests split at a block
     "vit_base_patch32_clip_224.openai",
     "torchvision/vit_b_16.IMAGENET1K_V1",
 )
-sys.path.insert(0, str(ROOT / "src"))
-
-from vit_finetune.core.files import read_csv  # noqa: E402
-from vit_finetune.intervals import mean  # noqa: E402
-from vit_finetune.params import KEYS, Params, read_yaml  # noqa: E402
-from vit_finetune.profiles import flatten  # noqa: E402
-from vit_finetune.report.headline import map_rows  # noqa: E402
-from vit_finetune.verdict import in_words, verdict  # noqa: E402
+MEANS = {0.485: "ImageNet", 0.481: "CLIP"}  # of the red channel
 
 
-def stage_outputs(stage: dict[str, Any]) -> list[str]:
-    entries = [entry for kind in ("outs", "metrics", "plots") for entry in stage.get(kind, [])]
-    return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = []
+    for cells in (header, *rows):
+        padded = [f" {cell} " if cell else " " for cell in cells]
+        lines.append(f"|{'|'.join(padded)}|")
+    lines.insert(1, "|" + "---|" * len(header))
+    return "\n".join(lines)
 
 
-def rerun_by(key: str, stages: dict[str, Any]) -> list[str]:
+def stage_outputs(stage: Mapping[str, Any]) -> list[str]:
+    outputs = []
+    for kind in ("outs", "metrics", "plots"):
+        for entry in stage.get(kind, []):
+            path = entry if isinstance(entry, str) else next(iter(entry))
+            outputs.append(path)
+    return outputs
+
+
+def rerun_by(key: str, stages: Mapping[str, Any]) -> list[str]:
     """Stages that a change of a key reruns, if every output changes with it: those keyed on it, and
     what follows."""
-    found: list[str] = []
+    reruns: list[str] = []
+    changed: set[str] = set()
     for name, stage in stages.items():  # dvc.yaml is in data-flow order
         keyed = any(key == param or key.startswith(f"{param}.") for param in stage["params"])
-        upstream = [output for earlier in found for output in stage_outputs(stages[earlier])]
-        if keyed or set(upstream) & set(stage["deps"]):
-            found.append(name)
-    return found
+        if keyed or changed & set(stage["deps"]):
+            reruns.append(name)
+            changed.update(stage_outputs(stage))
+    return reruns
 
 
 def reruns_in_words(reruns: list[str], stages: list[str]) -> str:
     """Most keys rerun a stage and all that follow it."""
+    if reruns == stages:
+        return "all"
     if len(reruns) > 2 and reruns == stages[-len(reruns) :]:
-        return "all" if reruns == stages else f"{reruns[0]} and all after"
+        return f"{reruns[0]} and all after"
     return ", ".join(reruns) or "nothing"
 
 
@@ -73,77 +90,99 @@ def shipped_params() -> str:
     return f"{FIRST_LINE}\n{dumps_yaml(Params().model_dump())}"
 
 
+def means_the_same(name: str) -> bool:
+    """Whether a key of `adapt` and of `train` has one description."""
+    adapt = KEYS.get(f"adapt.{name}")
+    train = KEYS.get(f"train.{name}")
+    return bool(adapt and train and adapt.description == train.description)
+
+
 def parameter_table() -> str:
+    """A row for each key; one for both where `adapt` and `train` have the same."""
     stages = read_yaml(ROOT / "dvc.yaml")["stages"]
-    lines = ["| key | default | meaning | a change reruns |", "|---|---|---|---|"]
-    for key, value in flatten(Params().model_dump()).items():
-        shown = json.dumps(value).strip('"')
-        reruns = reruns_in_words(rerun_by(key, stages), list(stages))
-        lines.append(f"| `{key}` | `{shown}` | {KEYS[key].description} | {reruns} |")
-    return "\n".join(lines)
+    shipped = Params()
+    rows = []
+    for key, field in KEYS.items():
+        section, _, name = key.partition(".")
+        keys = [key]
+        if section in ("adapt", "train") and means_the_same(name):
+            if section == "train":
+                continue
+            keys.append(f"train.{name}")
+        values = []
+        reruns = []
+        for one in keys:
+            value = json.dumps(attrgetter(one)(shipped)).strip('"')
+            if f"`{value}`" not in values:
+                values.append(f"`{value}`")
+            reruns.append(reruns_in_words(rerun_by(one, stages), list(stages)))
+        names = ", ".join(f"`{one}`" for one in keys)
+        rows.append([names, ", ".join(values), field.description, "; ".join(reruns)])
+    return markdown_table(["key", "default", "meaning", "a change reruns"], rows)
 
 
 def output_table() -> str:
-    stages = read_yaml(ROOT / "dvc.yaml")["stages"]
-    lines = ["| stage | what it does | outputs |", "|---|---|---|"]
-    for name, stage in stages.items():
-        lines.append(
-            f"| {name} | {stage['desc']} | {', '.join(f'`{path}`' for path in stage_outputs(stage))} |"
-        )
-    return "\n".join(lines)
+    rows = []
+    for name, stage in read_yaml(ROOT / "dvc.yaml")["stages"].items():
+        outputs = ", ".join(f"`{path}`" for path in stage_outputs(stage))
+        rows.append([name, stage["desc"], outputs])
+    return markdown_table(["stage", "what it does", "outputs"], rows)
 
 
-def metrics(name: str) -> dict[str, Any]:
-    return json.loads((ROOT / "metrics" / f"{name}.json").read_text(encoding="utf-8"))
+def read_result(path: str) -> dict[str, Any]:
+    return json.loads((ROOT / path).read_text(encoding="utf-8"))
+
+
+def with_interval(run: Mapping[str, Any]) -> str:
+    low, high = run["accuracy_ci95"]
+    return f"**{run['accuracy']:.4f}**, 95 % interval [{low:.4f}, {high:.4f}]"
 
 
 def results_table() -> str:
     """The committed run beside the textbook recipe on the same images."""
-    train, textbook = (
-        metrics("train"),
-        json.loads((ROOT / "benchmarks/textbook.json").read_text(encoding="utf-8")),
-    )
-    runs = metrics("evaluation") | train, textbook
-
-    def row(name: str, form: Callable[[dict[str, Any]], str]) -> str:
-        return f"| {name} | {' | '.join(form(run) for run in runs)} |"
-
-    def accuracy(run: dict[str, Any]) -> str:
-        low, high = run["accuracy_ci95"]
-        return f"**{run['accuracy']:.4f}**, 95 % interval [{low:.4f}, {high:.4f}]"
-
-    n, val = f"{runs[0]['n']:,}", f"{metrics('subset')['images']['val']:,}"
-    return "\n".join(
-        [
-            "| | default | textbook recipe |",
-            "|---|---|---|",
-            row(f"test accuracy, n = {n}", accuracy),
-            row("negative log-likelihood, lower is better", lambda run: f"{run['nll']:.4f}"),
-            row("calibration error, lower is better", lambda run: f"{run['ece']:.4f}"),
-            row("adapted (step 1)", lambda run: f"{run['parameters_adapted']:,} parameters"),
-            row("then trained (step 3)", lambda run: f"{run['parameters_trained']:,} parameters"),
-            row(f"validation accuracy, n = {val}", lambda run: f"{run['val_accuracy']:.4f}"),
-        ]
-    )
+    default = read_result("metrics/evaluation.json") | read_result("metrics/train.json")
+    textbook = read_result("benchmarks/textbook.json")
+    val = read_result("metrics/subset.json")["images"]["val"]
+    columns = []
+    for run in (default, textbook):
+        columns.append(
+            [
+                with_interval(run),
+                f"{run['nll']:.4f}",
+                f"{run['ece']:.4f}",
+                f"{run['parameters_adapted']:,} parameters",
+                f"{run['parameters_trained']:,} parameters",
+                f"{run['val_accuracy']:.4f}",
+            ]
+        )
+    names = [
+        f"test accuracy, n = {default['n']:,}",
+        "negative log-likelihood, lower is better",
+        "calibration error, lower is better",
+        "adapted (step 1)",
+        "then trained (step 3)",
+        f"validation accuracy, n = {val:,}",
+    ]
+    rows = list(zip(names, *columns, strict=True))
+    return markdown_table(["", "default", "textbook recipe"], rows)
 
 
 def headline_text() -> str:
     """Accuracy and verdict of the committed run, in two sentences."""
-    run, images = metrics("evaluation"), metrics("subset")["images"]
-    (low, high), n = run["accuracy_ci95"], run["n"]
+    run = read_result("metrics/evaluation.json")
+    images = read_result("metrics/subset.json")["images"]
+    low, high = run["accuracy_ci95"]
+    maps = read_csv(ROOT / "plots/attention_maps.csv")
     return (
-        f"**Test accuracy {run['accuracy']:.4f}**, 95 % interval [{low:.4f}, {high:.4f}], n = {n:,}, from "
-        f"{images['train']:,} training images. "
-        f"{in_words(read_csv(ROOT / 'plots/attention_maps.csv'))}"
+        f"**Test accuracy {run['accuracy']:.4f}**, 95 % interval [{low:.4f}, {high:.4f}], "
+        f"n = {run['n']:,}, from {images['train']:,} training images. {in_words(maps)}"
     )
 
 
 def attention_table() -> str:
     maps = read_csv(ROOT / "plots/attention_maps.csv")
     header, *rows = map_rows(maps)
-    lines = [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
-    lines[1] = lines[1].replace(" ", "")
-    return "\n".join([*lines, "", verdict(maps)])
+    return f"{markdown_table(header, rows)}\n\n{verdict(maps)}"
 
 
 def models_table() -> str:
@@ -155,10 +194,7 @@ def models_table() -> str:
     from vit_finetune.model.families import token_layout
     from vit_finetune.model.torchvision import torchvision_model
 
-    rows = [
-        "| `model.name` | blocks | tokens | width | preprocessing | licence of the weights |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     for name in MODELS:
         with torch.device("meta"):
             if name.startswith(TORCHVISION):
@@ -167,128 +203,145 @@ def models_table() -> str:
             else:
                 model = create_model(name)
                 licence = model.pretrained_cfg["license"] or "not stated"
-        layout, wants = token_layout(model), preprocessing(model, None)
-        prefix = " + ".join([*layout.prefix, f"{layout.grid[0]} × {layout.grid[1]}"])
-        mean = (
-            "ImageNet"
-            if round(wants.mean[0], 3) == 0.485
-            else "CLIP"
-            if round(wants.mean[0], 3) == 0.481
-            else "0.5"
+        layout = token_layout(model)
+        tokens = [*layout.prefix, f"{layout.grid[0]} × {layout.grid[1]}"]
+        preprocess = preprocessing(model, None)
+        mean_name = MEANS.get(round(preprocess.mean[0], 3), "0.5")
+        images = (
+            f"{preprocess.input_size[0]} pixels, {preprocess.interpolation}, "
+            f"crop {preprocess.crop_pct:.3g}, mean {mean_name}"
         )
-        shown = f"{wants.input_size[0]} pixels, {wants.interpolation}, crop {wants.crop_pct:.3g}, mean {mean}"
         rows.append(
-            f"| `{name}` | {len(model.blocks)} | {prefix} | {model.embed_dim} | {shown} | {licence} |"
+            [
+                f"`{name}`",
+                str(len(model.blocks)),
+                " + ".join(tokens),
+                str(model.embed_dim),
+                images,
+                licence,
+            ]
         )
-    return "\n".join(rows)
+    header = ["`model.name`", "blocks", "tokens", "width", "preprocessing"]
+    return markdown_table([*header, "licence of the weights"], rows)
+
+
+def hits(runs: Sequence[Mapping[str, str]], method: str) -> np.ndarray:
+    """Which test images a method got right in each run, as 0 and 1: (runs, images)."""
+    return np.array([[int(bit) for bit in run[method]] for run in runs])
 
 
 def small_data_table() -> str:
     """benchmarks/small_data.csv: means over the seeds; the interval is of the paired difference
     over test images."""
-    lines = [
-        "| data | seeds | test images | regression | pipeline | difference | CPU s |",
-        "|" + "---|" * 7,
-    ]
-    margins = []
-    for name, group in itertools.groupby(
-        read_csv(ROOT / "benchmarks/small_data.csv"), key=lambda row: row["data"]
-    ):
+    rows = []
+    differences = []
+    table = read_csv(ROOT / "benchmarks/small_data.csv")
+    for name, group in itertools.groupby(table, key=lambda row: row["data"]):
         runs = list(group)
-        ours, theirs = (
-            np.array([[int(bit) for bit in run[key]] for run in runs])
-            for key in ("ours", "regression")
-        )
-        margin = mean((ours - theirs).mean(axis=0))
+        ours = hits(runs, "ours")
+        regression = hits(runs, "regression")
+        difference = mean((ours - regression).mean(axis=0))
+        if regression.mean() < 0.98:
+            differences.append(difference.mean)
         seconds = np.mean([float(run["cpu_s"]) for run in runs])
-        margins += [margin.mean] if theirs.mean() < 0.98 else []
-        lines.append(
-            f"| {name} | {len(runs)} | {ours.shape[1]:,} | {theirs.mean():.3f} | {ours.mean():.3f} | "
-            f"{margin.mean:+.3f} [{margin.low:+.3f}, {margin.high:+.3f}] | {seconds:.0f} |"
+        rows.append(
+            [
+                name,
+                str(len(runs)),
+                f"{ours.shape[1]:,}",
+                f"{regression.mean():.3f}",
+                f"{ours.mean():.3f}",
+                f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]",
+                f"{seconds:.0f}",
+            ]
         )
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"Mean of the differences where the regression is below 0.98: {np.mean(margins):+.3f}.",
-        ]
+    header = ["data", "seeds", "test images", "regression", "pipeline", "difference", "CPU s"]
+    average = f"{np.mean(differences):+.3f}"
+    return (
+        f"{markdown_table(header, rows)}\n\n"
+        f"Mean of the differences where the regression is below 0.98: {average}."
     )
 
 
 def cost_table() -> str:
     """benchmarks/cost.csv."""
-    lines = [
-        "| images | epochs | trained blocks | image size | embed, s | MiB | train, s | MiB | stored, MiB |"
-    ]
-    lines.append("|" + "---|" * 9)
-    names = (
-        "images",
-        "epochs",
-        "blocks",
-        "image_size",
-        "embed_s",
-        "embed_mib",
-        "train_s",
-        "train_mib",
-        "stored_mib",
-    )
-    rows = read_csv(ROOT / "benchmarks/cost.csv")
-    return "\n".join(
-        [*lines, *("| " + " | ".join(row[name] for name in names) + " |" for row in rows)]
-    )
+    columns = {
+        "images": "images",
+        "epochs": "epochs",
+        "blocks": "trained blocks",
+        "image_size": "image size",
+        "embed_s": "embed, s",
+        "embed_mib": "MiB",
+        "train_s": "train, s",
+        "train_mib": "MiB",
+        "stored_mib": "stored, MiB",
+    }
+    rows = []
+    for line in read_csv(ROOT / "benchmarks/cost.csv"):
+        rows.append([line[name] for name in columns])
+    return markdown_table(list(columns.values()), rows)
 
 
 def frontier_table() -> str:
     """benchmarks/accuracy.csv: a row for each line, smaller training sets first."""
-    lines = [
-        "| training images | epochs of `adapt` | trained | accuracy, n = 3,000 | test accuracy, n = 2,000 |"
-    ]
-    lines[0] += " `adapt`, s | pass, s | training, s | all, s |"
-    lines.append("|" + "---|" * 9)
     trained = {"0": "head alone", "1": "one block", "4": "four blocks"}
-    for row in sorted(
-        read_csv(ROOT / "benchmarks/accuracy.csv"), key=lambda row: int(row["images"])
-    ):
-        seconds = [float(row[f"{part}_s"]) for part in ("adapt", "pass", "train")]
-        plural = "s" * (row["epochs"] != "1")
-        cells = [
-            f"{int(row['images']):,}",
-            row["adapt"] if row["blocks"] in trained else "-",
-            trained.get(row["blocks"], f"everything, {row['epochs']} epoch{plural}"),
-            *(
-                "{} [{}, {}]".format(
-                    *(f"{float(row[part + end]):.3f}" for end in ("", "_low", "_high"))
-                )
-                for part in ("val", "test")
-            ),
-            *(f"{one:.0f}" for one in (*seconds, sum(seconds))),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    lines = read_csv(ROOT / "benchmarks/accuracy.csv")
+    rows = []
+    for line in sorted(lines, key=lambda line: int(line["images"])):
+        adapted = line["adapt"]
+        blocks = trained.get(line["blocks"])
+        if blocks is None:
+            adapted = "-"
+            plural = "" if line["epochs"] == "1" else "s"
+            blocks = f"everything, {line['epochs']} epoch{plural}"
+        cells = [f"{int(line['images']):,}", adapted, blocks]
+        for split in ("val", "test"):
+            accuracy = float(line[split])
+            low = float(line[f"{split}_low"])
+            high = float(line[f"{split}_high"])
+            cells.append(f"{accuracy:.3f} [{low:.3f}, {high:.3f}]")
+        seconds = [float(line[f"{step}_s"]) for step in ("adapt", "pass", "train")]
+        for number in (*seconds, sum(seconds)):
+            cells.append(f"{number:.0f}")
+        rows.append(cells)
+    header = [
+        "training images",
+        "epochs of `adapt`",
+        "trained",
+        "accuracy, n = 3,000",
+        "test accuracy, n = 2,000",
+        "`adapt`, s",
+        "pass, s",
+        "training, s",
+        "all, s",
+    ]
+    return markdown_table(header, rows)
 
 
-def replaced(text: str, name: str, table: str) -> str:
-    """The text with what stands between the markers of `name` replaced."""
-    pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-    return re.sub(pattern, lambda match: f"{match[1]}{table}\n{match[2]}", text, flags=re.DOTALL)
+TABLES = {  # name of the markers in a document -> what stands between them
+    "parameters": parameter_table,
+    "outputs": output_table,
+    "headline": headline_text,
+    "results": results_table,
+    "attention": attention_table,
+    "models": models_table,
+    "small data": small_data_table,
+    "cost": cost_table,
+    "frontier": frontier_table,
+}
 
 
-def generated(text: str) -> str:
-    tables = {
-        "parameters": parameter_table,
-        "outputs": output_table,
-        "headline": headline_text,
-        "results": results_table,
-        "attention": attention_table,
-        "models": models_table,
-        "small data": small_data_table,
-        "cost": cost_table,
-        "frontier": frontier_table,
-    }
-    for name, table in tables.items():
-        if f"<!-- {name} -->" in text:
-            text = replaced(text, name, table())
-    return text
+def generated(document: str) -> str:
+    """A document with its tables written anew."""
+    for name, table in TABLES.items():
+        start = f"<!-- {name} -->\n"
+        end = f"<!-- /{name} -->"
+        if start not in document:
+            continue
+        before, _, rest = document.partition(start)
+        after = rest.partition(end)[2]
+        document = f"{before}{start}{table()}\n{end}{after}"
+    return document
 
 
 if __name__ == "__main__":

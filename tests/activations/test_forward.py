@@ -1,4 +1,4 @@
-"""The pass over the images stores what the model computes, and goes on where it was interrupted."""
+"""The pass over the images stores what the model computes, and continues after an interruption."""
 
 import numpy as np
 import pytest
@@ -139,7 +139,7 @@ def test_a_pass_cut_short_goes_on_to_the_same_bytes_and_repeats_no_confirmed_seg
     resumed, messages = write(split_model, images, manifest, tmp_path / "resumed")
     assert resumed == whole
     assert sum(computed) == 9 + 9 + 4 + 5 - confirmed
-    assert any("goes on after" in message for message in messages) is bool(confirmed)
+    assert any("continues after" in message for message in messages) is bool(confirmed)
 
 
 class WaitsForNobody(Ranks):

@@ -12,6 +12,7 @@ from tests.params.edited import TEXT, VALUES, changed, complaint, read, value_of
 from tests.project import ROOT
 from vit_finetune.core.errors import UserError
 from vit_finetune.params import KEYS, SECTIONS, read_params
+from vit_finetune.profiles import flatten
 
 sys.path.insert(0, str(ROOT / "tools"))
 
@@ -329,7 +330,7 @@ def test_every_key_is_described_and_every_section_too():
 
 def test_params_yaml_is_the_schema_with_its_defaults_in_the_form_that_dvc_writes():
     assert reference.shipped_params() == TEXT, "run: python tools/reference.py"
-    assert set(KEYS) == set(dict(reference.flatten(VALUES)))
+    assert set(KEYS) == set(flatten(VALUES))
 
 
 def test_parameters_cannot_be_changed_after_reading():

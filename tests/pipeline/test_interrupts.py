@@ -67,7 +67,7 @@ def test_the_embed_pass_goes_on_after_its_last_chunk_to_the_same_bytes(finished,
     assert not (project.folder / "data/embedded").exists()
     second = project.run("dvc", "repro")
     assert second.returncode == 0, second.stderr
-    assert "embed: train goes on after " in second.stdout
+    assert "embed: train continues after " in second.stdout
     assert project.outputs() == twin.outputs()
     assert not list((project.folder / ".checkpoints").glob("embed/*"))
 

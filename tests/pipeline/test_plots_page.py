@@ -36,8 +36,9 @@ look();
 MARKS = """
 const marks = {}, ids = Object.keys(window.views);
 function count(item) {
-  const own = item.marktype && item.role === "mark" && item.marktype !== "group" ? (item.items || []).length : 0;
-  return own + (item.items || []).reduce((sum, child) => sum + count(child), 0);
+  const items = item.items || [];
+  const isData = item.marktype && item.role === "mark" && item.marktype !== "group";
+  return items.reduce((sum, child) => sum + count(child), isData ? items.length : 0);
 }
 for (const id of ids) marks[id] = window.views[id] && count(window.views[id].scenegraph().root);
 return marks;
@@ -60,8 +61,9 @@ for (const [id, view] of Object.entries(window.views)) {
   for (const [header, axis] of headers) for (const panel of panels) {
     if (Math.abs(panel[axis] - header[axis]) > 1) continue;
     for (const [key, value] of Object.entries(header.datum)) {
-      const found = panel.datum[key];
-      if (typeof value === "string" && found !== undefined && found !== value) wrong.push([id, value, found]);
+      const other = panel.datum[key];
+      if (typeof value !== "string" || other === undefined || other === value) continue;
+      wrong.push([id, value, other]);
     }
   }
   window.panels = (window.panels || 0) + (headers.length ? panels.length : 0);

@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from tests.browser import chromium, set_screen
 from vit_finetune.charts import render
 from vit_finetune.core.errors import UserError
-from vit_finetune.params import Data
+from vit_finetune.params import Data, Freeze, Model, Params, Report, Runtime
 from vit_finetune.report.page import (
     ATTENTION,
     MISTAKES,
@@ -28,19 +28,8 @@ from vit_finetune.verdict import verdict
 COLUMNS = ("minus_random", "minus_centre", "mosaic_share", "head_shuffled")
 PICTURE = png(figure_of(1, "picture")[0])
 CHART = render.svg("class_balance", [{"split": "train", "class": "a", "images": 1}])
-PICTURES = dict.fromkeys((*MISTAKES, *ATTENTION), PICTURE)
-PICTURES |= dict.fromkeys((*TEST, *TRAINING), CHART)
-PARAMS = {
-    "seed": {"seed": 0},
-    "data": {"name": "cifar10"},
-    "model": {"name": "vit_<tiny>&co", "image_size": None, "pretrained": True},
-    "freeze": {"trainable_blocks": 2},
-    "report": {"title": None, "author": None},
-}
-SHIPPED_PARAMS = PARAMS | {
-    "freeze": {"trainable_blocks": 1},
-    "model": PARAMS["model"] | {"name": "vit"},
-}
+PICTURES = dict.fromkeys([*MISTAKES, *ATTENTION], PICTURE)
+PICTURES |= dict.fromkeys([*TEST, *TRAINING], CHART)
 MAPS = [
     {"map": "LeGrad", "n": "9", "verdict": "better"}
     | {f"{name}{end}": "0.5" for name in COLUMNS for end in ("", "_low", "_high")}
@@ -67,8 +56,13 @@ def metrics():
 
 
 def page(metrics, **report):
-    params = {**PARAMS, "report": {**PARAMS["report"], **report}}
-    return compose(params, SHIPPED_PARAMS, metrics, MAPS, PICTURES, {"torch": "2.0"})
+    params = Params(
+        model=Model(name="vit_<tiny>&co"),
+        freeze=Freeze(trainable_blocks=2),
+        report=Report(**report),
+        runtime=Runtime(threads=7),
+    )
+    return compose(params, metrics, MAPS, PICTURES, {"torch": "2.0"})
 
 
 def test_the_numbers_are_those_of_the_metrics_and_parameters(metrics):
@@ -96,8 +90,9 @@ def test_title_and_author_are_text_and_never_markup(metrics):
 
 def test_only_settings_that_differ_from_the_shipped_ones_are_marked(metrics):
     changed = re.findall(r'<tr class="changed">(.*?)</tr>', page(metrics))
+    shipped = Params().model.name
     assert changed == [
-        "<td>model.name *</td><td>vit_&lt;tiny&gt;&amp;co</td><td>vit</td>",
+        f"<td>model.name *</td><td>vit_&lt;tiny&gt;&amp;co</td><td>{shipped}</td>",
         "<td>freeze.trainable_blocks *</td><td>2</td><td>1</td>",
     ]
 

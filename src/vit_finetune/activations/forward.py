@@ -95,7 +95,7 @@ def prepare_files(folder: Path, files: Mapping[str, ActivationFile]) -> list[str
         file.prepare()
         confirmed = file.shape[0] - sum(len(rows) for rows in file.missing(file.segments()))
         if confirmed:
-            messages.append(f"{view} goes on after {confirmed} images")
+            messages.append(f"{view} continues after {confirmed} images")
     return messages
 
 

@@ -47,7 +47,7 @@ def only_one(name: str) -> Iterator[None]:
 def end_with_dvc() -> None:
     """End this process when the DVC that started it is gone. Without DVC, do nothing.
 
-    If only dvc is killed, its stage goes on, and the next `dvc repro` would start a second one
+    If only dvc is killed, its stage continues, and the next `dvc repro` would start a second one
     beside it. The operating system reports the end of the direct parent only, which may be a shell.
     So a thread watches the first process above it that is none.
     """

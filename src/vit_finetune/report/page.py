@@ -4,11 +4,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from vit_finetune.core.errors import UserError
 from vit_finetune.intervals import wilson
 from vit_finetune.pages.render import render
+from vit_finetune.params import KEYS, Params
 from vit_finetune.report.headline import collect_warnings, headline, map_rows
 from vit_finetune.verdict import verdict
 
@@ -66,7 +68,6 @@ HOW_TO_READ = (
 )
 
 Rows = Sequence[Sequence[str]]  # the first row is the header
-Params = Mapping[str, Mapping[str, Any]]
 
 
 class Setting(NamedTuple):
@@ -102,7 +103,6 @@ class Section:
 
 def compose(
     params: Params,
-    shipped: Params,
     metrics: Mapping[str, Mapping[str, Any]],
     maps: Sequence[Mapping[str, Any]],
     pictures: Mapping[str, bytes],
@@ -111,8 +111,7 @@ def compose(
     """The page as text; equal arguments give equal bytes.
 
     Args:
-        params: the sections of params.yaml as plain values, and the seed as {"seed": {"seed": 0}}.
-        shipped: the same before anyone edited the file; a setting that differs from it is marked.
+        params: of the run; settings that differ from the shipped ones are marked.
         metrics: {"train": metrics/train.json, ...}.
         maps: rows of plots/attention_maps.csv.
         pictures: PNG or SVG for each name in MISTAKES, TEST, ATTENTION and TRAINING; "adaptation"
@@ -140,7 +139,7 @@ def compose(
         Section(
             title="Settings and versions",
             paragraphs=["Settings marked * differ from those that the project ships."],
-            settings=settings_rows(params, shipped),
+            settings=settings_rows(params),
             tables=[[("package", "version"), *versions.items()]],
         ),
     ]
@@ -156,9 +155,9 @@ def compose(
 
 
 def page_title(params: Params, train: Mapping[str, Any]) -> str:
-    if params["report"]["title"]:
-        return params["report"]["title"]
-    data = NAMES[params["data"]["name"]]
+    if params.report.title:
+        return params.report.title
+    data = NAMES[params.data.name]
     if train["best_epoch"] or train["parameters_adapted"]:
         return f"A Vision Transformer fine-tuned on {data}"
     return f"A linear probe of a Vision Transformer on {data}"
@@ -166,9 +165,9 @@ def page_title(params: Params, train: Mapping[str, Any]) -> str:
 
 def subtitle(params: Params, images: Mapping[str, int]) -> str:
     """The author if there is one, the model, and the number of images of each split."""
-    author = params["report"]["author"]
+    author = params.report.author
     counts = ", ".join(f"{count:,} {split}" for split, count in images.items())
-    text = f"Model: {params['model']['name']}. Images: {counts}."
+    text = f"Model: {params.model.name}. Images: {counts}."
     return f"{author}. {text}" if author else text
 
 
@@ -204,15 +203,15 @@ def validation_rows(train: Mapping[str, Any], images: int) -> Rows:
     return rows
 
 
-def settings_rows(params: Params, shipped: Params) -> list[Setting]:
-    """Every key but those of `report`."""
+def settings_rows(params: Params) -> list[Setting]:
+    """Every key that a result can depend on: all but those of `report` and `runtime`."""
+    shipped = Params()
     rows = []
-    for section, values in params.items():
-        if section == "report":
+    for key in KEYS:
+        if key.startswith(("report.", "runtime.")):
             continue
-        for key, value in values.items():
-            name = key if section == key else f"{section}.{key}"
-            rows.append(Setting(name, in_yaml(value), in_yaml(shipped[section][key])))
+        value = attrgetter(key)
+        rows.append(Setting(key, in_yaml(value(params)), in_yaml(value(shipped))))
     return rows
 
 
