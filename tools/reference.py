@@ -39,7 +39,7 @@ sys.path.insert(0, str(ROOT / "src"))
 from vit_finetune.core.files import read_csv  # noqa: E402
 from vit_finetune.intervals import mean  # noqa: E402
 from vit_finetune.params import KEYS, Params, read_yaml  # noqa: E402
-from vit_finetune.profiles import flatten  # noqa: E402
+from vit_finetune.runs import flatten  # noqa: E402
 from vit_finetune.report.headline import map_rows  # noqa: E402
 from vit_finetune.verdict import in_words, verdict  # noqa: E402
 
