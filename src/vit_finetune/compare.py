@@ -82,8 +82,7 @@ def find_warnings(runs: Sequence[Run], files: Sequence[str]) -> list[str]:
         left_out = len(run.predictions) - len(files)
         if left_out:
             warnings.append(
-                f"{left_out:,} test images of {run.name} are not test images of every run, and are "
-                "left out"
+                f"test images of {run.name} that not every run has are left out: {left_out:,}"
             )
     if len({run.md5("data/raw") for run in runs}) > 1:
         warnings.append(
@@ -313,4 +312,4 @@ def make_parser() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     with readable_errors("compare"):
-        print(run(make_parser().parse_args()))
+        print(run(make_parser().parse_intermixed_args()))

@@ -99,4 +99,4 @@ def make_parser() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     with readable_errors("mistakes"):
-        print(run(make_parser().parse_args()))
+        print(run(make_parser().parse_intermixed_args()))

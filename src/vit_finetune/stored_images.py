@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vit_finetune.core.arrays import decode_names
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.progress import progress
 from vit_finetune.predict_page import jpeg
-from vit_finetune.runs import Run, cache_folder, cached_files
+from vit_finetune.runs import TABLE, Run, cache_folder, cached_files
 
 if TYPE_CHECKING:
     from vit_finetune.predict import Predictor
@@ -24,7 +25,6 @@ IMAGES = "data/subset"
 MOST_IMAGES = 1000  # a browser filters so many cards at once, and the page stays below 10 MB
 MOST_MAPS = 24  # some ten seconds with the default model
 LONGEST_SIDE = 160  # pixels of an image without a map
-GAP = 4  # pixels between two pictures that are joined
 MAPS_NOTE = (
     "A map shows what speaks for the answer (map: relevance), each on its own scale: bright where "
     "it is high, dimmed where it is low. Whether a map explains a prediction has to be measured: "
@@ -99,8 +99,8 @@ def page_images(runs: Sequence[Run], files: Sequence[str], images: int, maps: in
         UserError: no run has its images in DVC's cache.
     """
     cache = cache_folder()
-    stored = _first_stored([*reversed(runs)], cache)
     shown = files[:images]
+    stored = _first_stored(runs, shown, cache)
     notes = []
     if len(shown) < len(files):
         notes.append(f"{len(files) - len(shown):,} more images are left out: see --images.")
@@ -118,20 +118,30 @@ def page_images(runs: Sequence[Run], files: Sequence[str], images: int, maps: in
     return PageImages(shown, stored, drawn, notes)
 
 
-def _first_stored(runs: Sequence[Run], cache: Path) -> StoredImages:
+def _first_stored(runs: Sequence[Run], files: Sequence[str], cache: Path) -> StoredImages:
     for run in runs:
-        files = cached_files(run, IMAGES, cache)
-        if files:
-            content = files.get("test_content.npy")
-            return StoredImages(
-                pixels=np.load(files["test_images.npy"], mmap_mode="r"),
-                content=np.load(content) if content else None,
-                rows={file: row for row, file in enumerate(run.predictions)},
-            )
+        paths = cached_files(run, IMAGES, cache)
+        if paths:
+            return _read_stored(run, files, paths)
     names = " or ".join(run.name for run in runs)
     raise UserError(
         f"{IMAGES} of {names} is not in DVC's cache, so there is no image to show; get it with "
         "dvc fetch, or run dvc repro there"
+    )
+
+
+def _read_stored(run: Run, files: Sequence[str], paths: dict[str, Path]) -> StoredImages:
+    names = decode_names(np.load(paths["test_files.npy"]))
+    rows = {name: row for row, name in enumerate(names)}
+    if not rows.keys() >= set(files):
+        raise UserError(
+            f"{TABLE} and {IMAGES} of {run.name} have other images; run dvc repro there"
+        )
+    content = paths.get("test_content.npy")
+    return StoredImages(
+        pixels=np.load(paths["test_images.npy"], mmap_mode="r"),
+        content=np.load(content) if content else None,
+        rows=rows,
     )
 
 
@@ -176,7 +186,7 @@ def thumbnail(pixels: Pixels) -> bytes:
 def side_by_side(pictures: Sequence[Pixels]) -> bytes:
     """Pictures as one JPEG, each in the size of the first."""
     height, width = pictures[0].shape[:2]
-    gap = np.full((height, GAP, 3), 128, dtype=np.uint8)
+    gap = np.full((height, max(1, width // 50), 3), 128, dtype=np.uint8)
     parts = [pictures[0]]
     for picture in pictures[1:]:
         resized = Image.fromarray(picture).resize((width, height))
