@@ -316,6 +316,13 @@ def test_the_overlay_shows_the_map_that_is_named(predictor, photograph, draw):
     assert picture != picture_of(predictor, photograph, 2)
 
 
+@pytest.fixture
+def empty_folder(tmp_path, monkeypatch):
+    """It is the working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 NOTHING_DRAWN = "--map, --class and --against say what is drawn; name a folder with --attention, "
 
 
@@ -336,13 +343,12 @@ NOTHING_DRAWN = "--map, --class and --against say what is drawn; name a folder w
     ],
 )
 def test_options_of_the_map_that_do_not_go_together_are_one_line(
-    model, images, options, message, tmp_path, call, monkeypatch
+    model, images, options, message, empty_folder, call
 ):
-    monkeypatch.chdir(tmp_path)
     status, lines, errors = call("predict", "--model", model, *options, images)
     assert (status, lines, len(errors)) == (1, [], 1)
     assert message in errors[0]
-    assert list(tmp_path.iterdir()) == []
+    assert list(empty_folder.iterdir()) == []
 
 
 def test_one_page_shows_every_image_with_its_classes_and_its_map(model, images, tmp_path, call):

@@ -76,7 +76,7 @@ def shipped_params() -> str:
 def parameter_table() -> str:
     stages = read_yaml(ROOT / "dvc.yaml")["stages"]
     lines = ["| key | default | meaning | a change reruns |", "|---|---|---|---|"]
-    for key, value in flatten(Params().model_dump()):
+    for key, value in flatten(Params().model_dump()).items():
         shown = json.dumps(value).strip('"')
         reruns = reruns_in_words(rerun_by(key, stages), list(stages))
         lines.append(f"| `{key}` | `{shown}` | {KEYS[key].description} | {reruns} |")

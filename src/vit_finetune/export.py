@@ -35,7 +35,8 @@ def export(folder: Path, target: Path, with_preprocessing: bool) -> str:
         UserError: no trained model, or onnx and onnxscript are not installed.
     """
     config = trained_config(folder)
-    classes, source = config["label_names"], config["trained_on"]
+    classes = config["label_names"]
+    source = config["trained_on"]
     model = load_model(folder)
     preprocess = preprocessing(model, None)
     require_onnx()
@@ -47,12 +48,14 @@ def export(folder: Path, target: Path, with_preprocessing: bool) -> str:
         height, width = source["image_size"]
         model = nn.Sequential(preprocess, model, nn.Softmax(dim=1))
         example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
-        given, result = "images", "probabilities"
+        given = "images"
+        result = "probabilities"
         kind = "uint8 (B, H, W, 3)"
     else:
         height, width = preprocess.input_size
         example = torch.zeros(2, 3, height, width)
-        given, result = "pixels", "logits"
+        given = "pixels"
+        result = "logits"
         kind = "float32 (B, 3, h, w), normalised as the metadata say"
     graph = to_onnx(model.eval(), example, given, result)
     facts = {"classes": classes, **source, "preprocessing": preprocess.facts()}

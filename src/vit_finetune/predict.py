@@ -103,9 +103,11 @@ class Predictor:
         """One image, reduced at once to the sizes that are needed: whole photographs are a hundred
         times as large."""
         image = open_image(source)
-        size, fit = self.source["image_size"], self.source["fit"]
+        size = self.source["image_size"]
+        fit = self.source["fit"]
         larger = self.preprocess.resized(*size)
-        shown, crop = None, (0, 0)
+        shown = None
+        crop = (0, 0)
         if draw and fit == "crop":
             shown, crop = around_crop(image, larger)
         elif draw:
@@ -177,8 +179,7 @@ class Predictor:
         assert photograph.shown is not None
         if against is None:
             return png(overlay(photograph.shown, painted, title))
-        names = self.classes[label], self.classes[against]
-        return png(contrast(photograph.shown, painted, *names))
+        return png(contrast(photograph.shown, painted, self.classes[label], self.classes[against]))
 
 
 def find_images(

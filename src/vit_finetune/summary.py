@@ -33,8 +33,7 @@ def outdated(status: dict[str, Any]) -> list[str]:
 
 
 def has_changed(changes: Any) -> bool:
-    """Whether a state in nested lists and dictionaries says so: the leaves are such as `modified`
-    or `deleted`."""
+    """Whether anything is `modified` or `new` in nested lists and dictionaries of states."""
     if isinstance(changes, str):
         return changes in ("modified", "new")
     values = changes.values() if isinstance(changes, dict) else changes
@@ -42,7 +41,7 @@ def has_changed(changes: Any) -> bool:
 
 
 def read_status() -> dict[str, Any]:
-    """What `dvc status` says of the stages; nothing if it fails, as outside of a repository."""
+    """The output of `dvc status`; nothing if it fails, as it does outside of a repository."""
     command = [sys.executable, "-m", "dvc", "status", "--json"]
     status = subprocess.run(command, capture_output=True, text=True)
     return json.loads(status.stdout) if status.returncode == 0 else {}

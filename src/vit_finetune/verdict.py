@@ -48,7 +48,8 @@ def error_chance(rows: Rows) -> str:
     chance = min(1, (1 - LEVEL) * len(judged))
     return (
         f"Judged on {judged[0]['n']} test images, each map by its own 95 % interval. The chance "
-        f"that at least one of these {len(judged)} intervals is wrong is at most {100 * chance:.0f} %."
+        f"that at least one of these {len(judged)} intervals is wrong is at most "
+        f"{100 * chance:.0f} %."
     )
 
 

@@ -55,15 +55,15 @@ def write(split_model, images, manifest, checkpoint, ranks=None):
 
 
 @pytest.mark.parametrize(
-    ("blocks", "boundary", "storage", "shape"),
+    ("blocks", "form", "shape"),
     [
-        (0, "features", "float32", [32]),
-        (1, "tokens", "float32", [17, 32]),
-        ("all", "images", "uint8", [24, 20, 3]),
+        (0, ("features", "float32"), [32]),
+        (1, ("tokens", "float32"), [17, 32]),
+        ("all", ("images", "uint8"), [24, 20, 3]),
     ],
 )
 def test_the_manifest_says_of_which_model_and_images_the_views_are_and_in_which_form(
-    tiny_vit, images, tmp_path, blocks, boundary, storage, shape
+    tiny_vit, images, tmp_path, blocks, form, shape
 ):
     split_model = split_at(tiny_vit, blocks)
     describe(split_model, images).write(tmp_path)
@@ -71,8 +71,8 @@ def test_the_manifest_says_of_which_model_and_images_the_views_are_and_in_which_
     assert manifest.shapes == {
         "train": [9, *shape], "train_flip": [9, *shape], "val": [4, *shape], "test": [5, *shape]
     }  # fmt: skip
-    assert (manifest.trainable_blocks, manifest.boundary) == (blocks, boundary)
-    assert (manifest.storage, manifest.precision) == (storage, "float32")
+    assert (manifest.boundary, manifest.storage) == form
+    assert (manifest.trainable_blocks, manifest.precision) == (blocks, "float32")
     assert manifest.weights_sha256 == weights_digest(tiny_vit)
     assert manifest.images_sha256 == {split: digest(array) for split, array in images.items()}
     assert manifest.preprocessing["input_size"] == [32, 32]

@@ -101,7 +101,7 @@ def test_training_that_was_killed_after_an_epoch_goes_on_to_the_same_bytes(finis
     assert project.repro() == []
 
 
-BEHIND_AN_EPOCH = 20  # changes to the disk, with the checkpoint of the first epoch among them
+BEHIND_AN_EPOCH = 26  # changes to the disk, with the checkpoint of the first epoch among them
 STRIDE = {"embed": 2, "train": 2}  # of the points at which a stage is killed; 8 for the others
 
 

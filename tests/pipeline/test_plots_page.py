@@ -4,9 +4,11 @@ it."""
 import re
 
 import pytest
+import vl_convert
 
 from tests.browser import chromium
 from tests.project import ROOT
+from vit_finetune.charts.render import VEGA_LITE
 
 SCREENSHOTS = ROOT / ".run" / "screenshots"
 # Before the page's own scripts: keep each view that vegaEmbed makes, and what it fails with.
@@ -72,7 +74,6 @@ return wrong;
 def shown(finished, tmp_path_factory):
     """A project with a committed run and another one in the work tree, and the libraries that setup
     writes."""
-    vl_convert = pytest.importorskip("vl_convert")
     project = finished.copy(tmp_path_factory.mktemp("plots") / "p")
     (project.folder / ".dvc/plots/vega.js").write_text(
         vl_convert.javascript_bundle(vl_version="5.21")
@@ -105,10 +106,8 @@ def open_page(project, *command, width=1280):
         driver.save_screenshot(str(SCREENSHOTS / f"plots_{command[0]}_{width}.png"))
         pictures = driver.execute_script("return [...document.images].map(i => i.naturalWidth)")
         severe = [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
-        misplaced, panels = (
-            driver.execute_script(MISPLACED),
-            driver.execute_script("return window.panels"),
-        )
+        misplaced = driver.execute_script(MISPLACED)
+        panels = driver.execute_script("return window.panels")
         return driver.execute_script(MARKS), pictures, severe, misplaced, panels
 
 
@@ -123,10 +122,10 @@ def test_every_plot_has_marks_in_it_without_a_network(shown, command):
     assert {id: count for id, count in marks.items() if not count} == {}
     revisions = 1 if command == ("show",) else 2
     assert pictures == []
-    # of the class balance, the confusion, the curves
-    assert panels == 3 + revisions + 2 * revisions
-    assert marks["#plots_per_class_csv"] == 10 * revisions
-    assert marks["#plots_class_balance_csv"] == 30 * revisions
+    # of the class balance, both trainings, the confusion, the curves of the maps
+    assert panels == 3 + 2 * 3 + revisions + 2 * revisions
+    assert marks["#plots_per_class_csv"] == 2 * 10 * revisions  # precision and recall
+    assert marks["#plots_class_balance_csv"] == 2 * 30 * revisions  # bars and numbers
     # the two ends of its diagonal, which is there without data
     assert marks["#plots_reliability_csv"] > 2
 
@@ -146,13 +145,14 @@ def test_without_the_libraries_the_page_asks_the_network_for_them(shown, tmp_pat
     assert [re.sub(r".*/npm/|@.*", "", url) for url in asked] == ["vega", "vega-lite", "vega-embed"]
 
 
-def test_setup_writes_the_libraries_that_the_page_names(tmp_path):
-    page, makefile = (ROOT / ".dvc/plots/page.html").read_text(), (ROOT / "Makefile").read_text()
+def test_setup_writes_the_libraries_that_the_page_names_and_the_report_draws_with_the_same():
+    page = (ROOT / ".dvc/plots/page.html").read_text()
+    makefile = (ROOT / "Makefile").read_text()
     assert 'src="../.dvc/plots/vega.js"' in page
     assert '".dvc/plots/vega.js"' in makefile
-    vl_convert = pytest.importorskip("vl_convert")
     versions = dict(re.findall(r'"(vega(?:-\w+)?)@([\d.]+)"', page))
     assert versions["vega"] == vl_convert.get_vega_version()
     assert versions["vega-embed"] == vl_convert.get_vega_embed_version()
     asked = re.search(r'vl_version="([\d.]+)"', makefile)[1]
     assert versions["vega-lite"].startswith(asked)
+    assert asked == VEGA_LITE

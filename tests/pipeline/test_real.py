@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.training.examples import plain_settings
-from tests.training.test_loop import losses_of_the_usual_loop, losses_of_trainer
+from tests.training.test_trainer import losses_of_the_usual_loop, losses_of_trainer
 from vit_finetune.core.errors import UserError
 from vit_finetune.model.boundary import SplitModel, run_prefix
 from vit_finetune.model.build import build_model, preprocessing

@@ -25,9 +25,8 @@ from vit_finetune.verdict import verdict
 COLUMNS = ("minus_random", "minus_centre", "mosaic_share", "head_shuffled")
 PICTURE = png(figure_of(1, "picture")[0])
 CHART = render.svg("class_balance", [{"split": "train", "class": "a", "images": 1}])
-PICTURES = dict.fromkeys([*MISTAKES, *ATTENTION], PICTURE) | dict.fromkeys(
-    [*TEST, *TRAINING], CHART
-)
+PICTURES = {name: PICTURE for name in (*MISTAKES, *ATTENTION)}
+PICTURES |= {name: CHART for name in (*TEST, *TRAINING)}
 PARAMS = {
     "seed": {"seed": 0},
     "data": {"name": "cifar10"},

@@ -71,7 +71,8 @@ class ActivationFile:
 
     def segments(self) -> list[range]:
         """The rows of each segment; the same for any number of processes."""
-        length, count = SEGMENT * self.batch_size, self.shape[0]
+        length = SEGMENT * self.batch_size
+        count = self.shape[0]
         return [range(start, min(start + length, count)) for start in range(0, count, length)]
 
     def missing(self, segments: Iterable[range]) -> list[range]:
@@ -120,7 +121,8 @@ def map_activations(folder: str | Path, manifest: Manifest, view: str) -> Activa
         UserError: the file is missing or does not have the size that the manifest gives.
     """
     path = Path(folder) / f"{view}.bin"
-    dtype, shape = DTYPES[manifest.storage], tuple(manifest.shapes[view])
+    dtype = DTYPES[manifest.storage]
+    shape = tuple(manifest.shapes[view])
     bytes_of_rows = (shape[0], math.prod(shape[1:]) * dtype.itemsize)
     if not path.is_file() or path.stat().st_size != math.prod(bytes_of_rows):
         raise UserError(f"{path} is missing or damaged; run dvc repro")

@@ -18,9 +18,14 @@ import vl_convert
 Rows = Iterable[Mapping[str, Any]]
 
 VEGA_LITE = "5.21"  # the version of the page of `dvc plots` (.dvc/plots/page.html)
-BLUE = "#0072b2"  # Okabe and Ito 2008; has enough contrast on white and on black
+BLUE = "#0072b2"  # Okabe and Ito 2008
 INK = "#1d1f23"  # all text outside of marks, and nothing else
-DARK = f'<style>@media (prefers-color-scheme:dark){{[fill="{INK}"]{{fill:#eceef1}}}}</style>'
+DARK = f"""<style>@media (prefers-color-scheme:dark){{
+[fill="{INK}"]{{fill:#eceef1}}
+[fill="{BLUE}"]{{fill:#3391d4}}
+[stroke="{BLUE}"]{{stroke:#3391d4}}
+path[fill="white"]{{fill:#e0e0e0}}
+}}</style>"""
 # Liberation Sans comes with vl_convert, so text is measured alike on every machine. The others are
 # what browsers have, and as wide.
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
@@ -74,8 +79,8 @@ def filled(name: str, rows: Rows) -> dict[str, Any]:
 
 
 def svg(name: str, rows: Rows) -> bytes:
-    """The chart as SVG (image/svg+xml) for a light or a dark page: it is transparent, and its text
-    follows the colour scheme. Equal rows give equal bytes."""
+    """The chart as SVG (image/svg+xml) for a light or a dark page: it is transparent, and its
+    colours follow the reader's colour scheme. Equal rows give equal bytes."""
     picture = vl_convert.vegalite_to_svg(filled(name, rows), vl_version=VEGA_LITE, config=LOOK)
     # Vega numbers the gradients of a process; no chart here has two.
     picture = re.sub(r'(id="|url\(#)gradient_\d+', r"\1gradient", picture)

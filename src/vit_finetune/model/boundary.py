@@ -149,14 +149,17 @@ class SplitModel:
         Args:
             stored: activations of the boundary, or images; a tensor, or anything that gives one for
                 a slice. No more is read at a time than the passes need.
-            rows: the first of them and where to end; without it, all.
+            rows: those from its start to its stop; without it, all.
         """
         return self._in_batches(self.logits, stored, rows)
 
     def _in_batches(
         self, compute: Callable[[Tensor], Tensor], stored: Any, rows: range | None
     ) -> Tensor:
-        first, end = (0, len(stored)) if rows is None else (rows.start, min(rows.stop, len(stored)))
+        if rows is None:
+            rows = range(len(stored))
+        first = rows.start
+        end = min(rows.stop, len(stored))
         # one batch at least, if an empty one: its result has the right shape
         starts = range(first, max(end, first + 1), self.batch_size)
 

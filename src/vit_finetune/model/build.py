@@ -57,11 +57,11 @@ def build_model(name: str, *, pretrained: bool, image_size: int | None, seed: in
 
 
 def _require_whole_patches(patches: Any, name: str) -> None:
-    side, step = patches.img_size[0], patches.patch_size[0]
-    if all(
-        side % step == 0 for side, step in zip(patches.img_size, patches.patch_size, strict=True)
-    ):
+    sizes = zip(patches.img_size, patches.patch_size, strict=True)
+    if all(side % step == 0 for side, step in sizes):
         return
+    side = patches.img_size[0]
+    step = patches.patch_size[0]
     below = max(step, side // step * step)
     above = math.ceil(side / step) * step
     nearest = [below] if below == above else [below, above]

@@ -21,7 +21,7 @@ def _bicubic(x: Weights) -> Weights:
     x = np.abs(x)
     near = (1.5 * x - 2.5) * x * x + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
-    return np.where(x < 1, near, np.where(x < 2, far, 0))
+    return np.select([x < 1, x < 2], [near, far], 0)
 
 
 def _bilinear(x: Weights) -> Weights:
@@ -70,7 +70,7 @@ class Preprocessing(nn.Module):
 
     Attributes:
         input_size: (h, w) in pixels.
-        crop_pct: how much of the resized image's side the crop keeps.
+        crop_pct: the fraction of the resized image's side that the crop keeps.
         crop_mode: `center`, the resize keeps the proportions; `squash`, it does not.
         mean, std: of each colour, of values from 0 to 1.
     """
@@ -104,7 +104,8 @@ class Preprocessing(nn.Module):
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of an image after the resize and before the crop."""
-        target_height, target_width = (math.floor(side / self.crop_pct) for side in self.input_size)
+        target_height = math.floor(self.input_size[0] / self.crop_pct)
+        target_width = math.floor(self.input_size[1] / self.crop_pct)
         if self.crop_mode == "squash":
             return target_height, target_width
         if target_height != target_width:
