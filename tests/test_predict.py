@@ -140,6 +140,29 @@ def test_a_file_a_folder_and_standard_input_give_the_same_line(model, images, tm
     assert len(predictions[0].split(", ")) == 2
 
 
+def test_images_in_folders_of_classes_give_the_accuracy_and_the_pairs_that_are_confused(
+    model, images, tmp_path, call
+):
+    """Three copies of an image in the folder of its answer, one in another class's, one in none."""
+    (answer,) = call("predict", "--model", model, "--json", images / "0.png")[1]
+    label = json.loads(answer)["label"]
+    other = next(name for name in CLASSES if name != label)
+    for place in (f"{label}/0", f"test/{label}/1", f"{label}/deep/2", f"{other}/3", "loose/4"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{place}.png").write_bytes((images / "0.png").read_bytes())
+    status, lines, _ = call("predict", "--model", model, tmp_path)
+    assert status == 0
+    assert lines[5:] == [
+        "",
+        # Wilson (1927) by hand, z = 1.96
+        "accuracy 0.7500, 95 % interval [0.3006, 0.9544], n = 4 images in folders of classes",
+        f"{other} taken for {label}: 1 of 1",
+    ]
+    _, lines, _ = call("predict", "--model", model, "--json", tmp_path)
+    actual = {Path(row["image"]).stem: row.get("actual") for row in map(json.loads, lines)}
+    assert actual == {"0": label, "1": label, "2": label, "3": other, "4": None}
+
+
 @pytest.mark.slow
 def test_a_reader_that_leaves_early_ends_it_without_a_word(model, images):
     # more lines than are ready when the reader leaves

@@ -413,6 +413,11 @@ def read_yaml(path: str | Path) -> Any:
         raise UserError(
             f"{path} is not UTF-8 text from byte {error.start} on; save it as UTF-8"
         ) from None
+    return parse_yaml(text, path)
+
+
+def parse_yaml(text: str, source: str | Path) -> Any:
+    """As `read_yaml`, from text; `source` is what an error names."""
     try:
         return YAML(typ="safe", pure=True).load(text)
     except MarkedYAMLError as error:
@@ -424,7 +429,7 @@ def read_yaml(path: str | Path) -> Any:
     # an odd tag, date or depth makes the parser raise KeyError, RecursionError, ... too
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-    raise UserError(f"{path} is not valid YAML: {_one_line(reason)}")
+    raise UserError(f"{source} is not valid YAML: {_one_line(reason)}")
 
 
 def check_params(values: Any, source: str = "params.yaml") -> Params:

@@ -6,8 +6,9 @@ import io
 import json
 import signal
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,13 @@ from vit_finetune.data.image_files import (
     image_files,
     open_image,
 )
+from vit_finetune.intervals import wilson
 from vit_finetune.model.build import preprocessing
 from vit_finetune.model.saved import load_model, trained_config
 from vit_finetune.pages.cards import Card
 from vit_finetune.predict_page import prediction_card, predictions_page
 
+CONFUSED_PAIRS = 6
 BATCH = 32  # images; the result does not depend on it
 DEFAULT_MAP = "relevance"
 # characters of an image's name in that of its picture: enough bytes are free in any script
@@ -51,6 +54,7 @@ class Photograph:
             None if no map is drawn.
         crop: top and left in `shown` of what the model gets.
         content: top, left, bottom and right in what the model gets, without bars.
+        actual: the class whose folder it lies in, where there is one.
     """
 
     name: str
@@ -58,6 +62,7 @@ class Photograph:
     shown: Pixels | None
     crop: tuple[int, int] = (0, 0)
     content: NDArray[np.int32] | None = None
+    actual: str | None = None
 
 
 @dataclass(frozen=True)
@@ -177,9 +182,11 @@ class Predictor:
         return png(contrast(photograph.shown, painted, self.classes[label], self.classes[against]))
 
 
-def find_images(names: Sequence[str]) -> Iterator[tuple[str, Path | io.BytesIO]]:
+def find_images(
+    names: Sequence[str],
+) -> Iterator[tuple[str, Path | io.BytesIO, tuple[str, ...]]]:
     """Name and source of each image: a file, `-`, or every image below a folder, in the order of
-    their paths.
+    their paths. With it, the names of the folders between a named folder and the image.
 
     Raises:
         UserError: a folder without images.
@@ -187,27 +194,30 @@ def find_images(names: Sequence[str]) -> Iterator[tuple[str, Path | io.BytesIO]]
     for name in names:
         path = Path(name)
         if name == "-":
-            yield name, io.BytesIO(sys.stdin.buffer.read())
+            yield name, io.BytesIO(sys.stdin.buffer.read()), ()
         elif path.is_dir():
             files = image_files(path)[0]
             if not files:
                 raise UserError(f"there is no image below the folder {name}")
             for file in files:
-                yield str(file), file
+                yield str(file), file, file.relative_to(path).parent.parts
         else:
-            yield name, path
+            yield name, path, ()
 
 
 def read_images(
     predictor: Predictor, names: Sequence[str], draw: bool, unreadable: list[str]
 ) -> Iterator[Photograph]:
     """The images that can be read. For each of the others, a sentence is added to `unreadable`."""
-    for name, source in find_images(names):
+    for name, source, folders in find_images(names):
         try:
-            yield predictor.read(name, source, draw)
+            photograph = predictor.read(name, source, draw)
         except UNREADABLE as error:
             reason = " ".join(str(error).split())
             unreadable.append(f"{name} cannot be read as an image: {reason}")
+            continue
+        classes = [folder for folder in folders if folder in predictor.classes]
+        yield replace(photograph, actual=classes[0] if classes else None)
 
 
 def predict(
@@ -235,6 +245,22 @@ def describe(
 def in_words(answer: dict[str, Any]) -> str:
     ranked = [f"{entry['label']} {entry['probability']:.3f}" for entry in answer["top"]]
     return f"{answer['image']}: {', '.join(ranked)}"
+
+
+def accuracy_lines(actual: Sequence[str], predicted: Sequence[str]) -> list[str]:
+    """The accuracy of images of known classes with its interval, and the pairs of classes that are
+    confused."""
+    right = sum(a == p for a, p in zip(actual, predicted, strict=True))
+    low, high = wilson(right, len(actual))
+    lines = [
+        f"accuracy {right / len(actual):.4f}, 95 % interval [{low:.4f}, {high:.4f}], "
+        f"n = {len(actual):,} images in folders of classes"
+    ]
+    answers = Counter(zip(actual, predicted, strict=True))
+    confused = [(pair, count) for pair, count in answers.most_common() if pair[0] != pair[1]]
+    for (a, p), count in confused[:CONFUSED_PAIRS]:
+        lines.append(f"{a} taken for {p}: {count:,} of {actual.count(a):,}")
+    return lines
 
 
 def check_map_options(args: argparse.Namespace) -> None:
@@ -265,17 +291,23 @@ def map_request(args: argparse.Namespace, predictor: Predictor) -> MapRequest:
 
 
 def run(args: argparse.Namespace) -> list[str]:
-    """Print a line for each image and draw its map, if that is asked for. Returns a sentence for
-    each image that cannot be read."""
+    """Print a line for each image and draw its map, if that is asked for; for images in folders of
+    classes also the accuracy. Returns a sentence for each image that cannot be read."""
     check_map_options(args)
     predictor = Predictor(Path(args.model), args.device)
     request = map_request(args, predictor)
     draws = bool(args.attention or args.page)
     cards: list[Card] = []
     unreadable: list[str] = []
+    actual: list[str] = []
+    predicted: list[str] = []
     photographs = read_images(predictor, args.images, draws, unreadable)
     for number, (photograph, probabilities) in enumerate(predict(predictor, photographs)):
         answer = describe(photograph.name, probabilities, predictor.classes, args.top)
+        if photograph.actual is not None:
+            answer["actual"] = photograph.actual
+            actual.append(photograph.actual)
+            predicted.append(answer["label"])
         if draws:
             label = request.label_for(probabilities)
             against = request.against
@@ -306,6 +338,8 @@ def run(args: argparse.Namespace) -> list[str]:
         print(json.dumps(answer) if args.json else in_words(answer), flush=True)
     if args.page:
         write_text(args.page, predictions_page(cards, request.method, args.against))
+    if actual and not args.json:
+        print("\n".join(["", *accuracy_lines(actual, predicted)]))
     return unreadable
 
 

@@ -26,9 +26,9 @@ def prediction_card(
     """
     predicted = top[0]["label"]
     return Card(
-        image=_jpeg(image),
+        image=jpeg(image),
         alt=f"{name}: {predicted}",
-        second=_jpeg(spotlit),
+        second=jpeg(spotlit),
         second_alt=f"{name}: what speaks for {drawn}",
         caption=name,
         classes=top,
@@ -41,7 +41,8 @@ def predictions_page(cards: Sequence[Card], method: str, against: str | None) ->
     return render("predict_page.html", cards=cards, method=method, against=against)
 
 
-def _jpeg(image: Pixels) -> bytes:
+def jpeg(image: Pixels) -> bytes:
+    """An image (H, W, 3) as a file."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="JPEG", quality=88)
     return buffer.getvalue()

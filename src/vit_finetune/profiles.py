@@ -20,23 +20,13 @@ from vit_finetune.core.errors import UserError, readable_errors
 from vit_finetune.core.files import write_bytes, write_text
 from vit_finetune.params import check_params, read_yaml
 from vit_finetune.report.headline import collect_warnings
+from vit_finetune.runs import cache_folder, experiments, flatten, git
 from vit_finetune.summary import METRICS, summarise
 
 PROFILES = Path("profiles")
 RUNS = Path(".run")  # holds for each profile the pages of its last run
 FOLDERS = ("VIT_DATA_DIR", "HF_HOME", "TORCH_HOME")  # variables that name folders
 PAGES = ("report.html", "attention/index.html")
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"train": {"lr": 1}} -> {"train.lr": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def merge(values: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
@@ -95,10 +85,6 @@ def _in_hydras_grammar(value: Any) -> str:
     return json.dumps(value)
 
 
-def git(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-
-
 def require_history() -> None:
     """DVC keeps an experiment with a commit of this folder, and needs a whole clone (UserError)."""
     tracked = git("ls-files", "--error-unmatch", "params.yaml").returncode == 0
@@ -120,24 +106,12 @@ def require_ascii_cache() -> None:
     (UserError)."""
     if str(Path.cwd()).isascii():
         return
-    command = ["dvc", "cache", "dir"]
-    cache = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    if not str(Path(cache).resolve()).isascii():
+    cache = cache_folder()
+    if not str(cache).isascii():
         raise UserError(
             f"DVC cannot run a profile while its cache lies in {cache}, whose path is not plain "
             "ASCII; move the project, or name another cache: dvc cache dir --local /a/path"
         )
-
-
-def experiments(name: str) -> dict[str, str]:
-    """git's references to DVC's experiments of a name, on any commit -> their commits."""
-    listed = git("for-each-ref", "--format=%(refname) %(objectname)", "refs/exps").stdout
-    commits = {}
-    for line in listed.splitlines():
-        reference, commit = line.split()
-        if reference.endswith(f"/{name}"):
-            commits[reference] = commit
-    return commits
 
 
 def forget_experiments(name: str) -> None:
@@ -213,6 +187,8 @@ def run(name: str) -> None:
         ("open", ", ".join(str(RUNS / name / page) for page in PAGES)),
         ("how it differs", f"dvc params diff HEAD {name}"),
         ("plots, side by side", f"dvc plots diff HEAD {name}"),
+        ("mistakes, a page", f"python -m vit_finetune.mistakes mistakes.html {name}"),
+        ("image by image", f"python -m vit_finetune.compare OTHER-RUN {name}"),
         ("into the work tree", f"dvc exp apply {name}"),
     ]
     print(summarise(metrics, collect_warnings(metrics), where))

@@ -17,7 +17,9 @@ WHERE = [
     ("report", "report.html"),
     ("attention", "attention/index.html"),
     ("plots", "dvc plots show"),
+    ("mistakes, a page", "python -m vit_finetune.mistakes mistakes.html"),
     ("what changed", "dvc params diff, dvc metrics diff, dvc plots diff"),
+    ("image by image", "python -m vit_finetune.compare HEAD"),
 ]
 
 

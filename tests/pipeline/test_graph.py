@@ -29,6 +29,7 @@ ROOMS = {  # room: the rooms that it may import
     "params": {"core"},
     "stage": {"core", "params"},
     "intervals": set(),
+    "paired": {"intervals"},
     "pages": set(),
     "style": set(),
     "charts": set(),
@@ -44,7 +45,18 @@ ROOMS = {  # room: the rooms that it may import
 # read to stop or to warn before the work, not to compute
 CHECKED_EARLY = {"adapt": keys_of("freeze")}
 # for the command line; they may import any room
-TOOLS = {"predict", "predict_page", "export", "profiles", "summary"}
+TOOLS = {
+    "predict",
+    "predict_page",
+    "export",
+    "profiles",
+    "summary",
+    "compare",
+    "compare_page",
+    "mistakes",
+    "runs",
+    "stored_images",
+}
 MODULES = sorted(path.relative_to(ROOT) for path in PACKAGE.rglob("*.py"))
 
 
@@ -100,6 +112,7 @@ def test_stages_and_tools_that_need_no_tensors_never_import_torch():
         "stages.report",
         "vit_finetune.profiles",
         "vit_finetune.summary",
+        "vit_finetune.mistakes",
     ]
     script = "import importlib, sys; sys.path.insert(0, 'src')\n" + "\n".join(
         f"importlib.import_module({name!r}); assert 'torch' not in sys.modules, {name!r}"

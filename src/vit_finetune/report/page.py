@@ -25,6 +25,10 @@ MISTAKES = {
     "mistakes": "Wrong, and most sure of it.",
     "confused_pairs": "The classes that are mixed up most often.",
 }
+BROWSE = (
+    "In the project, python -m vit_finetune.mistakes mistakes.html shows every wrong test image, "
+    "and python -m vit_finetune.compare RUN what changed since another run, image by image."
+)
 TEST = {
     "confusion": "Rows are the true class; the shade is the fraction of that class.",
     "per_class": (
@@ -174,7 +178,7 @@ def subtitle(params: Params, images: Mapping[str, int]) -> str:
 def mistakes_section(test: Mapping[str, Any]) -> Section:
     title = "Mistakes"
     if test["accuracy"] < 1:
-        return Section(title=title, figures=MISTAKES)
+        return Section(title=title, paragraphs=[BROWSE], figures=MISTAKES)
     none = f"All {test['n']:,} test images are classified correctly."
     return Section(title=title, paragraphs=[none])
 

@@ -1,0 +1,315 @@
+"""`python -m vit_finetune.compare A [B ...]`: runs on the same test images, image by image.
+
+Each is a commit, branch, tag or experiment. A alone is compared with the work tree.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from vit_finetune.compare_page import flips, flips_page
+from vit_finetune.core.errors import UserError, readable_errors
+from vit_finetune.core.files import write_text
+from vit_finetune.intervals import LEVEL
+from vit_finetune.paired import (
+    POWER,
+    Pairs,
+    count_pairs,
+    exact_mcnemar,
+    holm,
+    smallest_difference,
+    tango_interval,
+)
+from vit_finetune.report.headline import table
+from vit_finetune.report.page import in_yaml
+from vit_finetune.runs import Run, read_run, read_work_tree
+from vit_finetune.stored_images import add_page_options, page_images
+
+CLASSES_SHOWN = 10
+ABSENT = "absent"
+MODELS_NOT_SETTINGS = (
+    "This compares two trained models. Other seeds train other models: docs/how-to.md, "
+    '"Repeat a run with other seeds".'
+)
+
+
+class ClassChange(NamedTuple):
+    """The images of one true class.
+
+    Attributes:
+        p: of the exact McNemar test, corrected for the number of classes (Holm).
+    """
+
+    name: str
+    pairs: Pairs
+    p: float
+
+
+def common_files(runs: Sequence[Run]) -> list[str]:
+    """The test images that every run has, in the order of the first.
+
+    Raises:
+        UserError: there is none, or their true classes differ.
+    """
+    first, *others = runs
+    files = [file for file in first.predictions if all(file in run.predictions for run in others)]
+    if not files:
+        example = [f"{next(iter(run.predictions))} in {run.name}" for run in runs]
+        raise UserError(
+            f"the runs have no test image in common ({', '.join(example)}); compare runs of the "
+            "same data"
+        )
+    for run in others:
+        changed = [
+            file for file in files if run.predictions[file].actual != first.predictions[file].actual
+        ]
+        if changed:
+            file = changed[0]
+            raise UserError(
+                f"{len(changed):,} of {len(files):,} test images have another true class, such as "
+                f"{file}: {first.predictions[file].actual} in {first.name}, "
+                f"{run.predictions[file].actual} in {run.name}; compare runs of the same data"
+            )
+    return files
+
+
+def find_warnings(runs: Sequence[Run], files: Sequence[str]) -> list[str]:
+    """Where the runs have other images."""
+    warnings = []
+    for run in runs:
+        left_out = len(run.predictions) - len(files)
+        if left_out:
+            warnings.append(
+                f"test images of {run.name} that not every run has are left out: {left_out:,}"
+            )
+    if len({run.md5("data/raw") for run in runs}) > 1:
+        warnings.append(
+            "data/raw differs between the runs (dvc.lock): images are matched by the names of "
+            "their files"
+        )
+    every_class = set.union(*(run.classes for run in runs))
+    for run in runs:
+        missing = sorted(every_class - run.classes)
+        if missing:
+            warnings.append(f"{run.name} has no test images of the classes {', '.join(missing)}")
+    return warnings
+
+
+def right_answers(run: Run, files: Sequence[str]) -> list[bool]:
+    return [run.predictions[file].right for file in files]
+
+
+def class_changes(a: Run, b: Run, files: Sequence[str]) -> list[ClassChange]:
+    """Every class with images, the least likely by chance first."""
+    by_class: dict[str, list[str]] = {}
+    for file in files:
+        by_class.setdefault(a.predictions[file].actual, []).append(file)
+    pairs = {
+        name: count_pairs(right_answers(a, images), right_answers(b, images))
+        for name, images in by_class.items()
+    }
+    corrected = holm([exact_mcnemar(counts.gained, counts.lost) for counts in pairs.values()])
+    changes = [
+        ClassChange(name, counts, p)
+        for (name, counts), p in zip(pairs.items(), corrected, strict=True)
+    ]
+    return sorted(changes, key=lambda change: (change.p, -change.pairs.changed, change.name))
+
+
+def differing_params(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    """The value in each run of every parameter that is not the same in all."""
+    params = [run.params for run in runs]
+    differing = {}
+    for key in sorted(set().union(*params)):
+        values = [values.get(key, ABSENT) for values in params]
+        if any(value != values[0] for value in values):
+            differing[key] = values
+    return differing
+
+
+def compare_two(a: Run, b: Run) -> dict[str, Any]:
+    """What changed from A to B, as `--json` prints it."""
+    files = common_files([a, b])
+    pairs = count_pairs(right_answers(a, files), right_answers(b, files))
+    return {
+        "runs": [
+            {"name": a.name, "commit": a.commit, "accuracy": _accuracy(a, files)},
+            {"name": b.name, "commit": b.commit, "accuracy": _accuracy(b, files)},
+        ],
+        "images": len(files),
+        **pairs._asdict(),
+        "difference": pairs.difference,
+        "interval": tango_interval(pairs),
+        "p": exact_mcnemar(pairs.gained, pairs.lost),
+        "smallest_difference": smallest_difference(pairs.changed, pairs.n),
+        "classes": [
+            {"class": change.name, **change.pairs._asdict(), "p": change.p}
+            for change in class_changes(a, b, files)
+        ],
+        "params": differing_params([a, b]),
+        "warnings": find_warnings([a, b], files),
+    }
+
+
+def compare_several(runs: Sequence[Run]) -> dict[str, Any]:
+    """How much three or more runs differ, as `--json` prints it."""
+    files = common_files(runs)
+    accuracies = [_accuracy(run, files) for run in runs]
+    answers = zip(*(right_answers(run, files) for run in runs), strict=True)
+    flipped = sum(len(set(answer)) > 1 for answer in answers)
+    return {
+        "runs": [
+            {"name": run.name, "commit": run.commit, "accuracy": accuracy}
+            for run, accuracy in zip(runs, accuracies, strict=True)
+        ],
+        "images": len(files),
+        "mean": statistics.mean(accuracies),
+        "standard_deviation": statistics.stdev(accuracies),
+        "flipped": flipped / len(files),
+        "params": differing_params(runs),
+        "warnings": find_warnings(runs, files),
+    }
+
+
+def _accuracy(run: Run, files: Sequence[str]) -> float:
+    return sum(right_answers(run, files)) / len(files)
+
+
+def verdict(result: dict[str, Any]) -> str:
+    """A sentence on what `compare_two` returned."""
+    if result["difference"] == 0:
+        return "A and B are equally accurate on these images."
+    if result["p"] >= 1 - LEVEL:
+        return "The difference may be chance."
+    word = "more" if result["difference"] > 0 else "less"
+    return f"B is {word} accurate than A, and chance alone would seldom make it so."
+
+
+def pair_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """Name and value of each number that `compare_two` returned."""
+    a, b = result["runs"]
+    low, high = result["interval"]
+    smallest = result["smallest_difference"]
+    if smallest is None:
+        shown = "none: fewer than 6 images changed"
+    else:
+        changed = result["gained"] + result["lost"]
+        cases = f"p < 0.05 in {100 * POWER:.0f} % of cases"
+        shown = f"{smallest:.4f} ({cases} in which {changed:,} images change)"
+    return [
+        ("accuracy of A", f"{a['accuracy']:.4f}"),
+        ("accuracy of B", f"{b['accuracy']:.4f}"),
+        (
+            "B minus A, 95 % interval",
+            f"{result['difference']:+.4f}  [{low:+.4f}, {high:+.4f}] (Tango 1998)",
+        ),
+        ("p, exact McNemar test", f"{result['p']:.2g}"),
+        ("gained: wrong in A, right in B", f"{result['gained']:,}"),
+        ("lost: right in A, wrong in B", f"{result['lost']:,}"),
+        ("right in both", f"{result['both_right']:,}"),
+        ("wrong in both", f"{result['both_wrong']:,}"),
+        ("smallest true difference to show", shown),
+    ]
+
+
+def class_rows(result: dict[str, Any]) -> list[list[str]]:
+    """The classes that changed most, under a header; no rows where none changed."""
+    classes = result["classes"]
+    header = ["class", "images", "gained", "lost", f"p (Holm, {len(classes)} classes)"]
+    rows = []
+    for row in classes[:CLASSES_SHOWN]:
+        if row["gained"] + row["lost"] == 0:
+            continue
+        images = sum(row[name] for name in Pairs._fields)
+        rows.append(
+            [row["class"], f"{images:,}", str(row["gained"]), str(row["lost"]), f"{row['p']:.2g}"]
+        )
+    return [header, *rows] if rows else []
+
+
+def param_rows(result: dict[str, Any], names: Sequence[str]) -> list[list[str]]:
+    """The parameters that differ, under a header; no rows where none does."""
+    rows = [[key, *map(in_yaml, values)] for key, values in result["params"].items()]
+    return [["parameter", *names], *rows] if rows else []
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Text in columns, the first one aligned left and the others right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *others in rows:
+        cells = [f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([f"{first:<{widths[0]}}", *cells]))
+    return "\n".join(lines)
+
+
+def two_in_words(result: dict[str, Any], a: Run, b: Run) -> str:
+    """What `compare_two` returned, as text."""
+    paragraphs = [
+        f"A: {a.label}\nB: {b.label}\n{result['images']:,} test images are in both.",
+        "\n".join(f"warning: {warning}" for warning in result["warnings"]),
+        table(pair_rows(result)),
+        f"{verdict(result)} {MODELS_NOT_SETTINGS}",
+        columns(class_rows(result)),
+        columns(param_rows(result, ["A", "B"])) or "All parameters are the same.",
+    ]
+    return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
+
+
+def several_in_words(result: dict[str, Any], runs: Sequence[Run]) -> str:
+    """What `compare_several` returned, as text."""
+    rows = [
+        (run.label, f"{entry['accuracy']:.4f}")
+        for run, entry in zip(runs, result["runs"], strict=True)
+    ]
+    rows += [
+        ("mean", f"{result['mean']:.4f}"),
+        ("standard deviation", f"{result['standard_deviation']:.4f}"),
+        ("images that flip", f"{result['flipped']:.4f}, right in some runs and wrong in others"),
+    ]
+    paragraphs = [
+        f"{result['images']:,} test images are in all {len(runs)} runs.",
+        "\n".join(f"warning: {warning}" for warning in result["warnings"]),
+        table(rows),
+        columns(param_rows(result, [run.name for run in runs])) or "All parameters are the same.",
+    ]
+    return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
+
+
+def run(args: argparse.Namespace) -> str:
+    """What is printed. Writes the page, if one is asked for."""
+    runs = [read_run(name) for name in args.runs]
+    if len(runs) == 1:
+        runs.append(read_work_tree())
+    if len(runs) > 2:
+        if args.page:
+            raise UserError(f"--page shows two runs side by side, and {len(runs)} are named")
+        several = compare_several(runs)
+        return json.dumps(several, indent=2) if args.json else several_in_words(several, runs)
+    a, b = runs
+    result = compare_two(a, b)
+    if args.page:
+        changed = flips(a, b, common_files(runs))
+        images = page_images(runs, changed, args.images, args.maps) if changed else None
+        write_text(args.page, flips_page(a, b, pair_rows(result), images))
+    return json.dumps(result, indent=2) if args.json else two_in_words(result, a, b)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m vit_finetune.compare", description=__doc__)
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="a commit, branch, tag or experiment"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument(
+        "--page", metavar="FILE", help="also write an HTML page of the images gained and lost"
+    )
+    add_page_options(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    with readable_errors("compare"):
+        print(run(make_parser().parse_intermixed_args()))

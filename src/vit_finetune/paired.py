@@ -1,0 +1,121 @@
+"""Two models on the same images: is the difference of their accuracies more than chance?"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from vit_finetune.intervals import LEVEL
+
+POWER = 0.8
+CLOSE = 1e-9  # to the estimate, where the score is 0
+
+
+class Pairs(NamedTuple):
+    """How many images the models A and B classify correctly.
+
+    Attributes:
+        gained: wrong in A and right in B.
+        lost: right in A and wrong in B.
+    """
+
+    both_right: int
+    gained: int
+    lost: int
+    both_wrong: int
+
+    @property
+    def n(self) -> int:
+        return sum(self)
+
+    @property
+    def changed(self) -> int:
+        return self.gained + self.lost
+
+    @property
+    def difference(self) -> float:
+        """Accuracy of B minus that of A."""
+        return (self.gained - self.lost) / self.n
+
+
+def count_pairs(right_a: Sequence[bool], right_b: Sequence[bool]) -> Pairs:
+    """Whether each image is classified correctly by A, and by B -> counts."""
+    answers = list(zip(right_a, right_b, strict=True))
+    return Pairs(
+        both_right=answers.count((True, True)),
+        gained=answers.count((False, True)),
+        lost=answers.count((True, False)),
+        both_wrong=answers.count((False, False)),
+    )
+
+
+def exact_mcnemar(gained: int, lost: int) -> float:
+    """The two-sided p-value of the exact test of McNemar (1947): if A and B are equally accurate,
+    each of the changed images is as likely gained as lost."""
+    from scipy.special import betainc
+
+    if gained == lost:
+        return 1.0
+    fewer = min(gained, lost)
+    more = max(gained, lost)
+    # twice the probability of at most `fewer` of the changed images, as the binomial tail
+    return min(1.0, 2 * float(betainc(more, fewer + 1, 0.5)))
+
+
+def tango_interval(pairs: Pairs) -> tuple[float, float]:
+    """95 % interval of `pairs.difference` by the score method of Tango (1998, Statistics in
+    Medicine 17:891). It stays inside [-1, 1], and no changed image does not make it empty.
+
+    Its ends are the differences at which the score statistic reaches the normal quantile.
+    """
+    from scipy.optimize import brentq
+    from scipy.special import ndtri
+
+    n = pairs.n
+    z = float(ndtri((1 + LEVEL) / 2))
+
+    def beyond_quantile(difference: float) -> float:
+        """Above 0 where the difference is outside of the interval."""
+        linear = (2 * n - pairs.gained + pairs.lost) * difference - pairs.changed
+        constant = -pairs.lost * difference * (1 - difference)
+        root = math.sqrt(max(0.0, linear**2 - 8 * n * constant))
+        lost = (root - linear) / (4 * n)  # its probability, estimated under this difference
+        variance = 2 * lost + difference * (1 - difference)
+        return n * (pairs.difference - difference) ** 2 - z**2 * variance
+
+    low = -1.0
+    high = 1.0
+    if pairs.lost < n:
+        low = brentq(beyond_quantile, -1, pairs.difference - CLOSE, xtol=1e-12)
+    if pairs.gained < n:
+        high = brentq(beyond_quantile, pairs.difference + CLOSE, 1, xtol=1e-12)
+    return low, high
+
+
+def smallest_difference(changed: int, n: int) -> float | None:
+    """The smallest true difference that n images show with a probability of POWER, if `changed` of
+    them change: then the exact test has p < 0.05, in the direction of the difference.
+
+    None where even `changed` images in one direction are too few for that (below 6).
+    """
+    from scipy.special import bdtri
+
+    needed = changed // 2
+    while needed <= changed and exact_mcnemar(needed, changed - needed) >= 1 - LEVEL:
+        needed += 1
+    if needed > changed:
+        return None
+    # of a changed image to go in that direction, so that `needed` of them do
+    probability = float(bdtri(needed - 1, changed, 1 - POWER))
+    return (2 * probability - 1) * changed / n
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values corrected for their number (Holm 1979), in the same order: to call those below
+    0.05 is wrong about any of them in at most 5 % of cases."""
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = largest
+    return corrected

@@ -1,0 +1,219 @@
+"""Runs by their names in git: a commit, branch, tag or experiment of DVC, or the work tree."""
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vit_finetune.core.errors import UserError
+from vit_finetune.params import parse_yaml
+
+TABLE = "plots/predictions.csv"
+COLUMNS = ("index", "file", "actual", "predicted", "confidence")
+LOCK = "dvc.lock"
+# the stages whose parameters the predictions depend on
+STAGES = ("download", "subset", "adapt", "embed", "train", "evaluate")
+WORK_TREE = "work tree"
+EXPERIMENT = re.compile(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/(.+)")
+
+
+class Prediction(NamedTuple):
+    actual: str
+    predicted: str
+    confidence: float
+
+    @property
+    def right(self) -> bool:
+        return self.predicted == self.actual
+
+
+@dataclass(frozen=True)
+class Run:
+    """What git has of a run.
+
+    Attributes:
+        name: as the user gave it.
+        commit: empty for the work tree.
+        predictions: of each test image by its file, in the order of data/subset.
+        lock: dvc.lock.
+    """
+
+    name: str
+    commit: str
+    predictions: dict[str, Prediction]
+    lock: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """The name, with the commit where they differ."""
+        short = self.commit[:7]
+        return (
+            self.name
+            if self.commit.startswith(self.name) or not short
+            else f"{self.name} ({short})"
+        )
+
+    @property
+    def classes(self) -> set[str]:
+        """The true classes of the test images."""
+        return {prediction.actual for prediction in self.predictions.values()}
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters that the predictions were computed with: {"train.lr": 0.1}.
+
+        They come from dvc.lock, since params.yaml may have been edited after the run.
+        """
+        params: dict[str, Any] = {}
+        for name in STAGES:
+            stage = self.lock["stages"].get(name, {})
+            params |= flatten(stage.get("params", {}).get("params.yaml", {}))
+        return params
+
+    def md5(self, path: str) -> str:
+        """The hash of an output of a stage; empty if the run does not have it."""
+        for stage in self.lock["stages"].values():
+            for output in stage.get("outs", []):
+                if output["path"] == path:
+                    return str(output["md5"])
+        return ""
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"train": {"lr": 1}} -> {"train.lr": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+
+
+def experiments(name: str) -> dict[str, str]:
+    """git's references to DVC's experiments of a name, on any commit -> their commits."""
+    listed = git("for-each-ref", "--format=%(refname) %(objectname)", "refs/exps").stdout
+    commits = {}
+    for line in listed.splitlines():
+        reference, commit = line.split()
+        experiment = EXPERIMENT.fullmatch(reference)
+        if experiment and experiment[1] == name:
+            commits[reference] = commit
+    return commits
+
+
+def find_commit(name: str) -> str:
+    """The commit of a commit, branch, tag or experiment (UserError)."""
+    if git("rev-parse", "--git-dir").returncode:
+        raise UserError(
+            "this folder is in no git repository, so it has no runs but the work tree's"
+        )
+    known = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+    if known.returncode == 0:
+        return known.stdout.strip()
+    commits = sorted(set(experiments(name).values()))
+    if len(commits) == 1:
+        return commits[0]
+    if commits:
+        short = ", ".join(commit[:7] for commit in commits)
+        raise UserError(
+            f"{len(commits)} experiments are called {name}; name one by its commit: {short}"
+        )
+    raise UserError(
+        f"there is no commit, branch, tag or experiment {name}; "
+        "dvc exp list --all-commits lists the experiments that are left"
+    )
+
+
+def read_run(name: str) -> Run:
+    """The run of a commit, branch, tag or experiment.
+
+    Raises:
+        UserError: there is none, it has no table of predictions, or the table is damaged.
+    """
+    commit = find_commit(name)
+    texts = []
+    for path in (TABLE, LOCK):
+        shown = git("show", f"{commit}:./{path}")
+        if shown.returncode:
+            raise UserError(
+                f"{name} has no {path}; name a commit or experiment with the results of a run"
+            )
+        texts.append(shown.stdout)
+    return _parse_run(name, commit, *texts)
+
+
+def read_work_tree() -> Run:
+    """The run in the work tree; UserError as of `read_run`."""
+    texts = []
+    for path in (TABLE, LOCK):
+        if not Path(path).is_file():
+            raise UserError(f"the {WORK_TREE} has no {path}; run dvc repro")
+        texts.append(Path(path).read_text(encoding="utf-8"))
+    return _parse_run(WORK_TREE, "", *texts)
+
+
+def _parse_run(name: str, commit: str, table: str, lock: str) -> Run:
+    for path, text in ((TABLE, table), (LOCK, lock)):
+        if re.search(r"^<<<<<<< ", text, flags=re.MULTILINE):
+            raise UserError(
+                f"{path} of {name} has the marks of a merge that is not settled; "
+                "take one side (git checkout --ours or --theirs), or run dvc repro"
+            )
+    predictions = _parse_table(table, f"{TABLE} of {name}")
+    return Run(name, commit, predictions, parse_yaml(lock, f"{LOCK} of {name}"))
+
+
+def _parse_table(text: str, source: str) -> dict[str, Prediction]:
+    reader = csv.DictReader(io.StringIO(text))
+    missing = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
+    if missing:
+        raise UserError(f"{source} has no column {', '.join(missing)}; compute it again: dvc repro")
+    predictions: dict[str, Prediction] = {}
+    for row in reader:
+        file = row["file"]
+        if file in predictions:
+            raise UserError(f"{file} stands twice in {source}; compute it again: dvc repro")
+        try:
+            confidence = float(row["confidence"])
+        except (TypeError, ValueError):
+            raise UserError(
+                f"line {reader.line_num} of {source} is broken; compute it again: dvc repro"
+            ) from None
+        predictions[file] = Prediction(row["actual"], row["predicted"], confidence)
+    if not predictions:
+        raise UserError(f"{source} has no images; compute it again: dvc repro")
+    return predictions
+
+
+def cache_folder() -> Path:
+    """The folder of DVC's cache."""
+    command = [sys.executable, "-m", "dvc", "cache", "dir"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    return Path(shown.stdout.strip()).resolve()
+
+
+def cached_files(run: Run, path: str, cache: Path) -> dict[str, Path]:
+    """The files of a folder that a stage wrote, in DVC's cache: {"config.json": ...}; empty if any
+    of them is not there."""
+    listing = _in_cache(cache, run.md5(path))
+    if not listing.is_file():
+        return {}
+    files = {
+        entry["relpath"]: _in_cache(cache, entry["md5"])
+        for entry in json.loads(listing.read_text(encoding="utf-8"))
+    }
+    return files if all(file.is_file() for file in files.values()) else {}
+
+
+def _in_cache(cache: Path, md5: str) -> Path:
+    return cache / "files/md5" / md5[:2] / md5[2:]

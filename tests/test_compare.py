@@ -1,0 +1,229 @@
+"""`compare`: two runs image by image, several runs by their spread, and what it refuses."""
+
+import json
+import re
+import runpy
+import subprocess
+import sys
+
+import pytest
+from scipy.stats import binomtest
+
+from tests.project import ROOT
+from tests.recorded_runs import Repository, table
+from vit_finetune.runs import LOCK, TABLE
+
+FIRST = table(*["cat cat"] * 10, *["cat dog"] * 7, *["dog dog"] * 3)
+SECOND = table(*["cat dog"] * 1, *["cat cat"] * 15, *["cat dog"] * 1, *["dog dog"] * 2, "dog cat")
+# gained 6 cats, lost 1 cat and 1 dog
+OTHER_CLASSES = [(file, f"no {actual}", *rest) for file, actual, *rest in FIRST]
+OTHER_IMAGES = [(f"val/{number}", *row[1:]) for number, row in enumerate(FIRST)]
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """The runs `first` and `second`, each on a branch; `second` is checked out."""
+    monkeypatch.chdir(tmp_path)
+    repository = Repository(tmp_path)
+    repository.record("first", FIRST, lr=0.1, epochs=2)
+    repository.record("second", SECOND, lr=0.2, epochs=2, mixup=None)
+    return repository
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run a module as `python -m` does, in this process: output, or what it ends with."""
+
+    def run(module, *arguments):
+        monkeypatch.setattr(sys, "argv", [module, *map(str, arguments)])
+        monkeypatch.delitem(sys.modules, f"vit_finetune.{module}", raising=False)
+        try:
+            runpy.run_module(f"vit_finetune.{module}", run_name="__main__")
+        except SystemExit as end:
+            return str(end)
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def compare(call):
+    return lambda *arguments: call("compare", *arguments)
+
+
+@pytest.fixture
+def compared(compare):
+    return lambda *arguments: json.loads(compare("--json", *arguments))
+
+
+def test_two_runs_are_counted_image_by_image(repository, compared):
+    result = compared("first", "second")
+    counts = [result[key] for key in ("images", "both_right", "gained", "lost", "both_wrong")]
+    assert counts == [20, 11, 6, 2, 1]
+    assert [run["accuracy"] for run in result["runs"]] == [0.65, 0.85]
+    assert result["difference"] == pytest.approx(0.2)
+    assert result["p"] == pytest.approx(binomtest(2, 8).pvalue, abs=1e-12)
+    assert [row["class"] for row in result["classes"]] == ["cat", "dog"]
+    cat, dog = result["classes"]
+    assert (cat["gained"], cat["lost"], cat["p"]) == (6, 1, pytest.approx(2 * 0.125))  # Holm
+    assert (dog["gained"], dog["lost"], dog["p"]) == (0, 1, 1)
+    assert result["params"] == {"train.lr": [0.1, 0.2], "train.mixup": ["absent", None]}
+    assert result["warnings"] == []
+
+
+def test_the_text_has_the_numbers_of_the_json(repository, compare, compared):
+    text = compare("first", "second")
+    result = compared("first", "second")
+    low, high = result["interval"]
+    assert f"+0.2000  [{low:+.4f}, {high:+.4f}] (Tango 1998)" in text
+    assert "The difference may be chance." in text
+    assert re.search(r"^p, exact McNemar test +0\.29$", text, re.MULTILINE)
+    assert re.search(r"^cat +17 +6 +1 +0\.25$", text, re.MULTILINE)
+    assert re.search(r"^train.lr +0\.1 +0\.2$", text, re.MULTILINE)
+    assert re.search(r"^train.mixup +absent +null$", text, re.MULTILINE)
+
+
+def test_a_difference_beyond_chance_is_called_so_and_equal_runs_equal(repository, compare):
+    repository.record("worse", table(*["cat dog"] * 17, *["dog dog"] * 3))
+    assert "B is less accurate than A, and chance alone would seldom make it so." in compare(
+        "first", "worse"
+    )
+    text = compare("first", "first")
+    assert "A and B are equally accurate on these images." in text
+    assert "none: fewer than 6 images changed" in text
+    assert "All parameters are the same." in text
+
+
+def test_every_kind_of_name_leads_to_its_run_and_one_alone_meets_the_work_tree(
+    repository, compared
+):
+    first = repository.git("rev-parse", "first")
+    repository.git("tag", "-a", "v1", "-m", "tagged", "first")
+    repository.git("update-ref", f"refs/exps/{first[:2]}/{first[2:]}/gentle-owl", first)
+    repository.git("checkout", "-q", "--detach", "second")
+    for name in ("first", "v1", "gentle-owl", first, first[:8], "HEAD~1"):
+        result = compared(name, "HEAD")
+        assert result["runs"][0] == {"name": name, "commit": first, "accuracy": 0.65}
+        assert result["gained"] == 6
+    repository.write(FIRST, lr=0.3)
+    result = compared("second")
+    assert result["runs"][1] == {"name": "work tree", "commit": "", "accuracy": 0.65}
+    assert result["params"]["train.lr"] == [0.2, 0.3]
+
+
+def test_only_images_that_both_have_are_compared_by_file_and_the_others_are_counted(
+    repository, compared
+):
+    """The place in the table does not matter."""
+    repository.record("fewer", [*reversed(SECOND[:-5]), ("test/new", "owl", "owl", "0.5")])
+    result = compared("first", "fewer")
+    assert (result["images"], result["gained"], result["lost"]) == (15, 5, 1)
+    assert result["warnings"] == [
+        "test images of first that not every run has are left out: 5",
+        "test images of fewer that not every run has are left out: 1",
+        "first has no test images of the classes owl",
+        "fewer has no test images of the classes dog",
+    ]
+
+
+def test_three_runs_have_a_mean_a_spread_and_images_that_flip(repository, compare, compared):
+    repository.record("third", FIRST[:19] + SECOND[19:], lr=0.1, epochs=2)
+    result = compared("first", "second", "third")
+    assert result["mean"] == pytest.approx((0.65 + 0.85 + 0.6) / 3)
+    assert result["standard_deviation"] == pytest.approx(0.1322876)
+    assert result["flipped"] == 8 / 20
+    assert result["params"]["train.lr"] == [0.1, 0.2, 0.1]
+    text = compare("first", "second", "third")
+    assert re.search(r"^standard deviation +0\.1323$", text, re.MULTILINE)
+    assert "0.4000, right in some runs and wrong in others" in text
+    assert compare("first", "second", "third", "--page", "x.html") == (
+        "compare: --page shows two runs side by side, and 3 are named"
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            OTHER_CLASSES,
+            "20 of 20 test images have another true class, such as test/0: cat in first, no cat in "
+            "bad; compare runs of the same data",
+        ),
+        (
+            OTHER_IMAGES,
+            "the runs have no test image in common (test/0 in first, val/0 in bad); compare runs "
+            "of the same data",
+        ),
+        ([*FIRST, FIRST[3]], f"test/3 stands twice in {TABLE} of bad; compute it again: dvc repro"),
+        ([], f"{TABLE} of bad has no images; compute it again: dvc repro"),
+        (
+            [*FIRST, ("test/20", "cat")],
+            f"line 22 of {TABLE} of bad is broken; compute it again: dvc repro",
+        ),
+    ],
+)
+def test_a_table_of_other_images_or_a_damaged_one_is_one_line(repository, compare, rows, message):
+    repository.record("bad", rows)
+    assert compare("first", "bad") == f"compare: {message}"
+
+
+def test_a_table_with_a_missing_column_is_one_line(repository, compare):
+    text = (repository.folder / TABLE).read_text()
+    (repository.folder / TABLE).write_text(text.replace("file,", "path,", 1))
+    assert compare("first") == (
+        f"compare: {TABLE} of work tree has no column file; compute it again: dvc repro"
+    )
+
+
+def test_a_table_with_the_marks_of_a_merge_is_one_line(repository, compare):
+    repository.git("checkout", "-q", "-B", "ours", "first")
+    repository.record("ours", table(*["cat owl"] * 20))
+    with pytest.raises(subprocess.CalledProcessError):
+        repository.git("merge", "second")
+    assert compare("first") == (
+        f"compare: {TABLE} of work tree has the marks of a merge that is not settled; take one "
+        "side (git checkout --ours or --theirs), or run dvc repro"
+    )
+
+
+def test_a_name_without_a_run_is_one_line(repository, compare):
+    first = repository.git("rev-parse", "first")
+    reference = f"refs/exps/{first[:2]}/{first[2:]}/gone"
+    repository.git("update-ref", reference, first)
+    repository.git("update-ref", "-d", reference)  # as `dvc exp remove` does
+    assert compare("first", "gone") == (
+        "compare: there is no commit, branch, tag or experiment gone; dvc exp list --all-commits "
+        "lists the experiments that are left"
+    )
+    for name in ("first", "second"):
+        commit = repository.git("rev-parse", name)
+        repository.git("update-ref", f"refs/exps/{commit[:2]}/{commit[2:]}/twin", commit)
+    assert compare("twin").startswith("compare: 2 experiments are called twin; name one by its")
+    for path in (LOCK, TABLE):
+        repository.git("rm", "-q", "--cached", path)
+        repository.git("commit", "-q", "-m", "without")
+        assert compare("HEAD") == (
+            f"compare: HEAD has no {path}; name a commit or experiment with the results of a run"
+        )
+    (repository.folder / TABLE).unlink()
+    assert compare("first") == f"compare: the work tree has no {TABLE}; run dvc repro"
+
+
+def test_a_folder_outside_of_git_is_one_line(tmp_path, monkeypatch, compare):
+    monkeypatch.chdir(tmp_path)
+    assert compare("main") == (
+        "compare: this folder is in no git repository, so it has no runs but the work tree's"
+    )
+
+
+def test_the_committed_run_is_compared_without_torch_and_dvc_which_take_seconds_to_load():
+    script = (
+        "import runpy, sys; sys.path.insert(0, 'src'); sys.argv = ['compare', 'HEAD']\n"
+        "runpy.run_module('vit_finetune.compare', run_name='__main__')\n"
+        "assert not {'torch', 'dvc', 'sklearn'} & set(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "10,000 test images are in both." in done.stdout
