@@ -1,5 +1,5 @@
-"""`python tools/reference.py`: write params.yaml from the schemas' defaults, and the tables of the
-documents from the schemas, dvc.yaml, metrics/ and plots/."""
+"""`python tools/reference.py`: add new keys to params.yaml with their shipped values, and write the
+tables of the documents from the schemas, dvc.yaml, metrics/ and plots/."""
 
 import itertools
 import json
@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 from vit_finetune.core.files import read_csv
 from vit_finetune.intervals import mean
 from vit_finetune.params import KEYS, Params, read_yaml
-from vit_finetune.report.headline import map_rows
+from vit_finetune.report.headline import gain, map_rows
 from vit_finetune.verdict import in_words, verdict
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -90,6 +90,18 @@ def shipped_params() -> str:
     return f"{FIRST_LINE}\n{dumps_yaml(Params().model_dump())}"
 
 
+def completed_params() -> str:
+    """Text of params.yaml with every key: what the file has, and the shipped value of new keys."""
+    values = Params().model_dump()
+    written = read_yaml(ROOT / "params.yaml")
+    values["seed"] = written.get("seed", values["seed"])
+    for section, block in values.items():
+        if isinstance(block, dict):
+            known = {key: value for key, value in written.get(section, {}).items() if key in block}
+            block.update(known)
+    return f"{FIRST_LINE}\n{dumps_yaml(values)}"
+
+
 def means_the_same(name: str) -> bool:
     """Whether a key of `adapt` and of `train` has one description."""
     adapt = KEYS.get(f"adapt.{name}")
@@ -152,7 +164,7 @@ def results_table() -> str:
                 f"{run['ece']:.4f}",
                 f"{run['parameters_adapted']:,} parameters",
                 f"{run['parameters_trained']:,} parameters",
-                f"{run['val_accuracy']:.4f}",
+                gain({"pretrained_probe_accuracy": run["probe_accuracy"], **run}),
             ]
         )
     names = [
@@ -345,7 +357,7 @@ def generated(document: str) -> str:
 
 
 if __name__ == "__main__":
-    (ROOT / "params.yaml").write_text(shipped_params(), encoding="utf-8")
+    (ROOT / "params.yaml").write_text(completed_params(), encoding="utf-8")
     for name in DOCUMENTS:
         path = ROOT / name
         path.write_text(generated(path.read_text(encoding="utf-8")), encoding="utf-8")
