@@ -16,8 +16,9 @@ from scipy.stats import binom, poisson
 Array = NDArray[Any]
 
 RISK = 0.05
+LEVEL = "a confidence level of 95 %"  # 1 - RISK
 STEPS = 20  # thresholds: those that answer a twentieth of the validation images, two of them, ...
-MOST_IMAGES = 10**18
+MOST_ANSWERS = 10**18
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def make_promise(confidence: Array, right: Array, accuracy: float) -> Promise:
     confidence = confidence[order]
     wrong = np.cumsum(~right[order])
     sizes = answered_counts(confidence)
-    allowed = np.array([allowed_mistakes(size, accuracy) for size in sizes])
+    allowed = allowed_mistakes(sizes, accuracy)
     expected = np.cumsum(1 - confidence)[sizes - 1]
     chance = poisson.cdf(allowed, expected)  # 0 where no number of mistakes is allowed
     if not chance.any():
@@ -73,9 +74,8 @@ def make_promise(confidence: Array, right: Array, accuracy: float) -> Promise:
         return Promise(accuracy, None, summary)
     threshold = float(confidence[passed - 1])
     summary = (
-        f"answers from a confidence of {threshold:.4f} on, like {passed} of {len(confidence)} "
-        f"validation images: with {1 - RISK:.0%} confidence, at least {accuracy:g} of such answers "
-        "are right"
+        f"answers from a confidence of {threshold:.4f} on, like {passed:,} of {len(confidence):,} "
+        f"validation images; at {LEVEL}, at least {accuracy:g} of such answers are right"
     )
     return Promise(accuracy, threshold, summary)
 
@@ -89,35 +89,33 @@ def answered_counts(falling: Array) -> Array:
     return np.unique(np.searchsorted(-falling, -last_answered, side="right"))
 
 
-def allowed_mistakes(images: int, accuracy: float) -> int:
-    """The most mistakes among so many answers that still show the accuracy, by an exact binomial
-    test at the level RISK; -1 if not even none would."""
-    mistakes = int(binom.ppf(RISK, images, 1 - accuracy))
-    if binom.cdf(mistakes, images, 1 - accuracy) <= RISK:
-        return mistakes
-    return mistakes - 1
+def allowed_mistakes(answers: Array, accuracy: float) -> Array:
+    """The most mistakes among so many answers (n,) that still show the accuracy, by an exact
+    binomial test at the level RISK; -1 where not even none would."""
+    mistakes = binom.ppf(RISK, answers, 1 - accuracy)
+    shows = binom.cdf(mistakes, answers, 1 - accuracy) <= RISK
+    return np.where(shows, mistakes, mistakes - 1).astype(int)
 
 
-def needed_images(mistakes: int, accuracy: float) -> int:
+def needed_answers(mistakes: int, accuracy: float) -> int:
     """The fewest answers that show the accuracy with so many mistakes among them."""
-    numbers = range(1, MOST_IMAGES)
+    numbers = range(1, MOST_ANSWERS)
     index = bisect_left(
-        numbers, True, key=lambda images: binom.cdf(mistakes, images, 1 - accuracy) <= RISK
+        numbers, True, key=lambda answers: binom.cdf(mistakes, answers, 1 - accuracy) <= RISK
     )
     return numbers[index]
 
 
 def too_few(images: int, accuracy: float) -> str:
     return (
-        f"answers nothing: {images} validation images are too few to promise an accuracy of "
-        f"{accuracy:g} with {1 - RISK:.0%} confidence; at least "
-        f"{needed_images(0, accuracy):,} are needed"
+        f"answers nothing: {images:,} validation images are too few to promise an accuracy of "
+        f"{accuracy:g} at {LEVEL}; at least {needed_answers(0, accuracy):,} are needed"
     )
 
 
 def too_many_mistakes(answered: int, mistakes: int, accuracy: float) -> str:
     return (
         f"answers nothing: {mistakes:,} of the {answered:,} most confident validation images are "
-        f"predicted wrongly; to promise an accuracy of {accuracy:g} with {1 - RISK:.0%} "
-        f"confidence, {needed_images(mistakes, accuracy):,} with so many mistakes are needed"
+        f"predicted wrongly; to promise an accuracy of {accuracy:g} at {LEVEL}, "
+        f"{needed_answers(mistakes, accuracy):,} with so many mistakes are needed"
     )

@@ -28,6 +28,7 @@ ROOMS = {  # room: the rooms that it may import
     "core": set(),
     "params": {"core"},
     "stage": {"core", "params"},
+    "calibration": set(),
     "intervals": set(),
     "pages": set(),
     "style": set(),
@@ -36,15 +37,15 @@ ROOMS = {  # room: the rooms that it may import
     "data": {"core", "params", "style"},
     "model": {"core"},
     "activations": {"core", "model"},
-    "training": {"core", "params", "model", "activations"},
-    "evaluation": {"core", "intervals", "style", "model", "activations"},
+    "training": {"core", "params", "calibration", "model", "activations"},
+    "evaluation": {"core", "calibration", "intervals", "style", "model", "activations"},
     "attention": {"core", "intervals", "pages", "style", "verdict", "model"},
     "report": {"core", "params", "intervals", "pages", "style", "verdict"},
 }
 # read to stop or to warn before the work, not to compute
 CHECKED_EARLY = {"adapt": keys_of("freeze")}
 # for the command line; they may import any room
-TOOLS = {"predict", "predict_page", "export", "profiles", "summary"}
+TOOLS = {"predict", "predict_page", "predict_promise", "export", "profiles", "summary"}
 MODULES = sorted(path.relative_to(ROOT) for path in PACKAGE.rglob("*.py"))
 
 

@@ -78,11 +78,13 @@ def calibrate(split_model: SplitModel, data: TrainingData) -> Calibration:
     )
 
 
-def fit_temperature(logits: Array, labels: Array) -> float:
+def fit_temperature(
+    logits: Array, labels: Array, added_images: float = ADDED_IMAGES, prior_sd: float = PRIOR_SD
+) -> float:
     """The most probable temperature after M images, from logits (M, K) and labels (M,)."""
     logits = np.asarray(logits, dtype=np.float64)
     images = len(labels)
-    smoothing = ADDED_IMAGES / 2 / (images + ADDED_IMAGES)
+    smoothing = added_images / 2 / (images + added_images)
 
     def cost(log_temperature: float) -> float:
         """Cross-entropy with targets that are mixed with `smoothing` of equal probabilities, minus
@@ -91,7 +93,7 @@ def fit_temperature(logits: Array, labels: Array) -> float:
         of_labels = log_probabilities[np.arange(images), labels].sum()
         of_all = log_probabilities.mean(axis=1).sum()
         cross_entropy = -(1 - smoothing) * of_labels - smoothing * of_all
-        return float(cross_entropy + log_temperature**2 / (2 * PRIOR_SD**2))
+        return float(cross_entropy + log_temperature**2 / (2 * prior_sd**2))
 
     limit = math.log(LARGEST)
     best = minimize_scalar(
