@@ -42,10 +42,12 @@ def main(stage: Stage) -> None:
 
     class_rows = measures.per_class(labels, predicted, classes)
     bins = measures.reliability(labels, probabilities, bins=settings.calibration_bins)
+    selective_rows = measures.selective(labels, predicted, confidence)
     rows = predictions.prediction_rows(indices, files, labels, predicted, confidence, classes)
     write_csv("plots/predictions.csv", rows)
     write_csv("plots/per_class.csv", class_rows)
     write_csv("plots/reliability.csv", bins)
+    write_csv("plots/selective.csv", selective_rows)
 
     counts = predictions.confusion(labels, predicted, len(classes))
     worst = predictions.worst_mistakes(labels, probabilities, settings.mistakes)

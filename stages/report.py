@@ -22,6 +22,7 @@ CHARTS = {  # picture of the page -> template, table
     "class_balance": ("class_balance", "class_balance"),
     "per_class": ("per_class", "per_class"),
     "reliability": ("reliability", "reliability"),
+    "selective": ("selective", "selective"),
     "attention_curves": ("attention_curves", "attention_curves"),
     "attention_shape": ("attention_blocks", "attention_blocks"),
 }

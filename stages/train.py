@@ -7,7 +7,7 @@ from vit_finetune.model.adapted import Adapted
 from vit_finetune.model.freezing import freeze
 from vit_finetune.model.saved import load_model, save_model
 from vit_finetune.stage import Stage
-from vit_finetune.training import results
+from vit_finetune.training import results, temperature
 from vit_finetune.training.data import read_training_data
 from vit_finetune.training.model_card import CARD, model_card
 from vit_finetune.training.trainer import Trainer, possible_settings
@@ -52,7 +52,9 @@ def main(stage: Stage) -> None:
         stage.warn(warning)
         warnings.append(warning)
     write(history)
+    calibration = temperature.calibrate(split_model, data)
     with new_folder("models/finetuned") as folder:
         save_model(model.cpu(), folder, split_model.preprocess, dataset)
-        write_text(folder / CARD, model_card(model, dataset, data, history, manifest))
+        write_text(folder / CARD, model_card(model, dataset, data, history, manifest, calibration))
+        calibration.write_validation(folder)
     stage.forget_checkpoints()

@@ -4,6 +4,7 @@ import csv
 import importlib
 import io
 import json
+import re
 import runpy
 import shlex
 import signal
@@ -24,6 +25,7 @@ from vit_finetune.attention.figures import contrast
 from vit_finetune.attention.maps import MapMaker
 from vit_finetune.attention.pixels import spotlight
 from vit_finetune.model.build import preprocessing
+from vit_finetune.model.calibrated import write_validation
 from vit_finetune.model.saved import load_model, save_model
 from vit_finetune.predict import Predictor
 
@@ -349,6 +351,81 @@ def test_options_of_the_map_that_do_not_go_together_are_one_line(
     assert (status, lines, len(errors)) == (1, [], 1)
     assert message in errors[0]
     assert list(empty_folder.iterdir()) == []
+
+
+@pytest.fixture
+def answered(model, images, predictor):
+    """The names of two images that are answered with an accuracy of 0.99, and not the third: the
+    record of validation images is such that the threshold is the second highest confidence."""
+    confidences = {}
+    for path in sorted(images.iterdir()):
+        pixels = predictor.read(str(path), path, draw=False).pixels
+        confidences[str(path)] = round(predictor.probabilities([pixels]).max().item(), 6)
+    threshold = sorted(confidences.values())[1]
+    confidence = np.repeat([threshold, threshold / 2], [300, 100])
+    write_validation(model, confidence, confidence == threshold)
+    yield [name for name, value in confidences.items() if value >= threshold]
+    (model / "validation.csv").unlink()
+
+
+def test_what_cannot_be_answered_with_the_accuracy_is_marked(model, images, answered, call):
+    arguments = ("predict", "--model", model, "--at-least", 0.99, images)
+    status, lines, errors = call(*arguments, "--json")
+    rows = [json.loads(line) for line in lines]
+    assert status == 0
+    assert len(answered) == 2
+    assert [row["image"] for row in rows if row["answered"]] == answered
+    assert len(errors) == 1
+    assert "like 300 of 400 validation images; at a confidence level of 95 %, at " in errors[0]
+    _, lines, _ = call(*arguments)
+    marked = [line.split(": ")[0] for line in lines if line.endswith(" (not answered)")]
+    assert marked == [row["image"] for row in rows if not row["answered"]]
+
+
+@pytest.mark.usefixtures("answered")
+def test_where_validation_images_are_too_few_nothing_is_answered_and_one_line_says_so(
+    model, images, call
+):
+    status, lines, errors = call("predict", "--model", model, "--at-least", 0.999, images)
+    assert status == 0
+    assert all(line.endswith(" (not answered)") for line in lines)
+    assert errors == [
+        "predict: answers nothing: 400 validation images are too few to promise an accuracy of "
+        "0.999 at a confidence level of 95 %; at least 2,995 are needed"
+    ]
+
+
+@pytest.mark.parametrize("text", ["0", "1", "99", "nan", "much"])
+def test_an_accuracy_that_nothing_can_promise_is_refused(model, images, call, text):
+    status, _, errors = call("predict", "--model", model, "--at-least", text, images)
+    assert status == 2
+    assert f"{text} is not a number between 0 and 1, such as 0.99" in errors[-1]
+
+
+def test_a_model_without_a_record_of_validation_images_promises_nothing(model, images, call):
+    status, lines, errors = call("predict", "--model", model, "--at-least", 0.9, images)
+    assert (status, lines) == (1, [])
+    assert re.fullmatch(r"predict: .*validation\.csv is missing; run dvc repro", errors[0])
+
+
+def test_the_page_marks_and_filters_what_is_not_answered(model, images, answered, tmp_path, call):
+    page = tmp_path / "page.html"
+    status, _, errors = call(
+        "predict", "--model", model, "--at-least", 0.99, "--page", page, images
+    )
+    assert status == 0, errors
+    with chromium(800, 800) as driver:
+        driver.get(page.as_uri())
+        captions = [e.text for e in driver.find_elements("css selector", "figcaption p")]
+        assert [text for text in captions if text.endswith(": not answered")] == [
+            f"{name}: not answered" for name in map(str, images.iterdir()) if name not in answered
+        ]
+        notes = [e.text for e in driver.find_elements("css selector", ".note")]
+        assert any("300 of 400 validation images" in note for note in notes)
+        select = driver.find_element("css selector", "select[data-filter=answered]")
+        select.find_element("css selector", "option[value=yes]").click()
+        shown = driver.find_elements("css selector", ".card:not([hidden])")
+        assert [card.get_attribute("data-name") for card in shown] == answered
 
 
 def test_one_page_shows_every_image_with_its_classes_and_its_map(model, images, tmp_path, call):

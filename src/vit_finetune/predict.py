@@ -31,9 +31,11 @@ from vit_finetune.data.image_files import (
 )
 from vit_finetune.intervals import wilson
 from vit_finetune.model.build import preprocessing
+from vit_finetune.model.calibrated import read_validation
 from vit_finetune.model.saved import load_model, trained_config
 from vit_finetune.pages.cards import Card
 from vit_finetune.predict_page import prediction_card, predictions_page
+from vit_finetune.predict_promise import Promise, make_promise
 
 CONFUSED_PAIRS = 6
 BATCH = 32  # images; the result does not depend on it
@@ -244,7 +246,18 @@ def describe(
 
 def in_words(answer: dict[str, Any]) -> str:
     ranked = [f"{entry['label']} {entry['probability']:.3f}" for entry in answer["top"]]
-    return f"{answer['image']}: {', '.join(ranked)}"
+    line = f"{answer['image']}: {', '.join(ranked)}"
+    return line if answer.get("answered", True) else f"{line} (not answered)"
+
+
+def promise_of(args: argparse.Namespace) -> Promise | None:
+    """What --at-least promises, which is said on standard error; None without that option."""
+    if args.at_least is None:
+        return None
+    confidence, right = read_validation(Path(args.model))
+    promise = make_promise(confidence, right, args.at_least)
+    print(f"predict: {promise.summary}", file=sys.stderr)
+    return promise
 
 
 def accuracy_lines(actual: Sequence[str], predicted: Sequence[str]) -> list[str]:
@@ -296,6 +309,7 @@ def run(args: argparse.Namespace) -> list[str]:
     check_map_options(args)
     predictor = Predictor(Path(args.model), args.device)
     request = map_request(args, predictor)
+    promise = promise_of(args)
     draws = bool(args.attention or args.page)
     cards: list[Card] = []
     unreadable: list[str] = []
@@ -308,6 +322,8 @@ def run(args: argparse.Namespace) -> list[str]:
             answer["actual"] = photograph.actual
             actual.append(photograph.actual)
             predicted.append(answer["label"])
+        if promise:
+            answer["answered"] = promise.covers(answer["probability"])
         if draws:
             label = request.label_for(probabilities)
             against = request.against
@@ -333,11 +349,12 @@ def run(args: argparse.Namespace) -> list[str]:
                     lit,
                     answer["map_class"],
                     answer["top"],
+                    answer.get("answered"),
                 )
             )
         print(json.dumps(answer) if args.json else in_words(answer), flush=True)
     if args.page:
-        write_text(args.page, predictions_page(cards, request.method, args.against))
+        write_text(args.page, predictions_page(cards, request.method, args.against, promise))
     if actual and not args.json:
         print("\n".join(["", *accuracy_lines(actual, predicted)]))
     return unreadable
@@ -348,6 +365,17 @@ def at_least_one(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
     return int(text)
+
+
+def accuracy(text: str) -> float:
+    """For argparse: a number between 0 and 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number between 0 and 1, such as 0.99")
+    return value
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -363,6 +391,12 @@ def make_parser() -> argparse.ArgumentParser:
         type=at_least_one,
         default=3,
         help="classes to show, most probable first (%(default)s)",
+    )
+    parser.add_argument(
+        "--at-least",
+        type=accuracy,
+        metavar="ACCURACY",
+        help="mark the images that cannot be answered with this accuracy, such as 0.99",
     )
     parser.add_argument(
         "--json", action="store_true", help="a JSON object for each image, one to a line"

@@ -10,12 +10,18 @@ from PIL import Image
 
 from vit_finetune.pages.cards import Card
 from vit_finetune.pages.render import render
+from vit_finetune.predict_promise import Promise
 
 Pixels = NDArray[np.uint8]
 
 
 def prediction_card(
-    name: str, image: Pixels, spotlit: Pixels, drawn: str, top: Sequence[Mapping[str, Any]]
+    name: str,
+    image: Pixels,
+    spotlit: Pixels,
+    drawn: str,
+    top: Sequence[Mapping[str, Any]],
+    answered: bool | None = None,
 ) -> Card:
     """The card of an image (H, W, 3).
 
@@ -23,22 +29,31 @@ def prediction_card(
         spotlit: the image under the spotlight of its map, (H, W, 3).
         drawn: the class of the map.
         top: the most probable classes, {"label", "probability"}.
+        answered: whether the promise of the page covers the image; None without a promise.
     """
     predicted = top[0]["label"]
+    data = {"name": name, "predicted": predicted}
+    caption = name
+    if answered is not None:
+        data["answered"] = "yes" if answered else "no"
+    if answered is False:
+        caption = f"{name}: not answered"
     return Card(
         image=jpeg(image),
         alt=f"{name}: {predicted}",
         second=jpeg(spotlit),
         second_alt=f"{name}: what speaks for {drawn}",
-        caption=name,
+        caption=caption,
         classes=top,
-        data={"name": name, "predicted": predicted},
+        data=data,
     )
 
 
-def predictions_page(cards: Sequence[Card], method: str, against: str | None) -> str:
+def predictions_page(
+    cards: Sequence[Card], method: str, against: str | None, promise: Promise | None = None
+) -> str:
     """The page as text. `method` is the map that is drawn, `against` the second class of it."""
-    return render("predict_page.html", cards=cards, method=method, against=against)
+    return render("predict_page.html", cards=cards, method=method, against=against, promise=promise)
 
 
 def jpeg(image: Pixels) -> bytes:

@@ -18,7 +18,7 @@ from tests.pictures import class_names, probabilities
 from tests.project import ROOT
 from vit_finetune.charts import render
 from vit_finetune.data.dataset import balance_rows, class_counts
-from vit_finetune.evaluation.measures import per_class, reliability
+from vit_finetune.evaluation.measures import per_class, reliability, selective
 
 TEMPLATES = sorted(path.stem for path in (ROOT / "src/vit_finetune/charts").glob("*.json"))
 
@@ -48,6 +48,7 @@ def tables(k):
         "confusion": cells(labels, predicted, classes),
         "per_class": per_class(labels, predicted, classes),
         "reliability": reliability(labels, shares, 10),
+        "selective": selective(labels, predicted, shares.max(axis=1)),
         "attention_curves": curves(["rollout", "random", "centre"]),
         "attention_blocks": [{"block": b, "distance_change": 1, "n": 9} | block for b in range(3)],
     }

@@ -153,7 +153,26 @@ def test_reliability_and_ece_agree_with_a_plain_loop(bins):
         np.array(expected), abs=2e-6
     )
     assert all(row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"] for row in rows)
-    assert measures.expected_calibration_error(rows) == pytest.approx(gap, abs=2e-6)
+    summary = measures.classification_summary(
+        labels, logits_of(probabilities), names(probabilities.shape[1]), bins
+    )
+    assert summary["ece"] == pytest.approx(gap, abs=2e-6)
+
+
+def test_the_accuracy_of_the_most_confident_is_that_of_all_above_the_threshold():
+    labels, probabilities = predictions(n=70)
+    predicted = probabilities.argmax(axis=1)
+    confidence = probabilities.max(axis=1)
+    confidence[:40] = np.sort(confidence)[30]  # equally confident ones are answered together
+    rows = measures.selective(labels, predicted, confidence)
+    assert [row["fraction"] for row in rows] == [1, 0.99, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5]
+    for row in rows:
+        answered = confidence >= row["threshold"] - 1e-6
+        assert row["n"] == answered.sum() >= row["fraction"] * 70
+        assert row["accuracy"] == pytest.approx((predicted == labels)[answered].mean(), abs=1e-6)
+        assert row["accuracy_low"] < row["accuracy"] < row["accuracy_high"]
+    assert rows[0]["n"] == 70
+    assert rows[-1]["n"] < rows[0]["n"]
 
 
 def test_measures_and_predictions_need_no_torch():

@@ -28,6 +28,7 @@ ROOMS = {  # room: the rooms that it may import
     "core": set(),
     "params": {"core"},
     "stage": {"core", "params"},
+    "calibration": set(),
     "intervals": set(),
     "paired": {"intervals"},
     "pages": set(),
@@ -37,8 +38,8 @@ ROOMS = {  # room: the rooms that it may import
     "data": {"core", "params", "style"},
     "model": {"core"},
     "activations": {"core", "model"},
-    "training": {"core", "params", "model", "activations"},
-    "evaluation": {"core", "intervals", "style", "model", "activations"},
+    "training": {"core", "params", "calibration", "model", "activations"},
+    "evaluation": {"core", "calibration", "intervals", "style", "model", "activations"},
     "attention": {"core", "intervals", "pages", "style", "verdict", "model"},
     "report": {"core", "params", "intervals", "pages", "style", "verdict"},
 }
@@ -48,6 +49,7 @@ CHECKED_EARLY = {"adapt": keys_of("freeze")}
 TOOLS = {
     "predict",
     "predict_page",
+    "predict_promise",
     "export",
     "profiles",
     "summary",

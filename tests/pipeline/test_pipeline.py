@@ -313,8 +313,9 @@ FAMILIES = {
 }
 
 
-def probabilities_by_timm(project):
-    """Of the test images, from the saved model run by timm alone; with the names of the classes."""
+def probabilities_by_timm(project, split="test"):
+    """Of the images of a split, from the saved model run by timm alone; with the names of the
+    classes."""
     import timm
     import torch
 
@@ -322,7 +323,7 @@ def probabilities_by_timm(project):
     model = timm.create_model(f"local-dir:{folder / 'models/finetuned'}", pretrained=True).eval()
     config = timm.data.resolve_model_data_config(model)
     transform = timm.data.create_transform(**config, is_training=False)
-    images = np.load(folder / "data/subset/test_images.npy")
+    images = np.load(folder / f"data/subset/{split}_images.npy")
     with torch.no_grad():
         logits = model(torch.stack([transform(Image.fromarray(image)) for image in images]))
     return logits.softmax(1).numpy(), model.pretrained_cfg["label_names"]
@@ -446,6 +447,18 @@ def test_the_saved_model_run_by_timm_alone_gives_the_predictions(finished):
     predicted = np.array(names)[probabilities.argmax(1)]
     assert sure.any()
     assert (predicted == [row["predicted"] for row in rows])[sure].all()
+
+
+def test_the_saved_model_is_as_confident_of_validation_images_as_its_record_says(finished):
+    """So its weights hold the temperature, and its predictions are those of the best epoch."""
+    with (finished.folder / "models/finetuned/validation.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    probabilities, _ = probabilities_by_timm(finished, "val")
+    confidence = [float(row["confidence"]) for row in rows]
+    np.testing.assert_allclose(probabilities.max(1), confidence, atol=2e-3)
+    right = sum(row["right"] == "1" for row in rows)
+    accuracy = metrics_of(finished, "train")["val_accuracy"]
+    assert right / len(rows) == pytest.approx(accuracy, abs=1e-6)
 
 
 def truncated_archive(tmp_path):

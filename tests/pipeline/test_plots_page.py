@@ -120,7 +120,7 @@ def test_every_plot_has_marks_in_it_without_a_network(shown, command):
     marks, pictures, severe, misplaced, panels = open_page(shown, *command)
     assert severe == []
     assert misplaced == []
-    assert len(marks) == 10
+    assert len(marks) == 11
     assert {id: count for id, count in marks.items() if not count} == {}
     revisions = 1 if command == ("show",) else 2
     assert pictures == []

@@ -4,6 +4,7 @@ run."""
 import re
 from dataclasses import replace
 
+import numpy as np
 import torch
 import yaml
 from PIL import Image
@@ -15,6 +16,7 @@ from vit_finetune.model.saved import save_model
 from vit_finetune.training.data import TrainingData
 from vit_finetune.training.history import History
 from vit_finetune.training.model_card import model_card
+from vit_finetune.training.temperature import Calibration, Quality
 
 ROW = {"train_loss": 0.5, "train_accuracy": 0.9, "lr": 0.1, "val_loss": 0.25}
 HISTORY = History(
@@ -36,12 +38,19 @@ MANIFEST = Manifest(
     storage="float16",
     shapes={},
 )
+CALIBRATION = Calibration(
+    temperature=0.5812,
+    before=Quality(nll=0.25, ece=0.1),
+    after=Quality(nll=0.125, ece=0.025),
+    confidence=np.ones(3),
+    right=np.ones(3, dtype=bool),
+)
 
 
 def card_of(model, history=HISTORY):
     freeze(model, 0)
     data = TrainingData([torch.zeros(7, 32)], torch.zeros(7), torch.zeros(3, 32), torch.arange(3))
-    return model_card(model, DATASET, data, history, MANIFEST)
+    return model_card(model, DATASET, data, history, MANIFEST, CALIBRATION)
 
 
 def test_the_card_gives_the_numbers_of_the_training(tiny_vit):
@@ -54,6 +63,9 @@ def test_the_card_gives_the_numbers_of_the_training(tiny_vit):
         "| best epoch | 1 of 1 |",
         f"| parameters | 99 trained from stored activations, {total - 99:,} frozen before that |",
         "| activations | features, stored as float16, computed in bfloat16 |",
+        "| temperature | 0.5812 |",
+        "| negative log-likelihood of validation images | 0.2500 before the temperature, 0.1250 ",
+        "| calibration error of validation images | 0.1000 before the temperature, 0.0250 after ",
         "Images were brought to 32 × 48 pixels with `fit: pad` before this transform.",
     ):
         assert line in text

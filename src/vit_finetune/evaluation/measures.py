@@ -10,13 +10,20 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 from sklearn import metrics as sk
 
+from vit_finetune.calibration import (
+    confidence_bins,
+    expected_calibration_error,
+    negative_log_likelihood,
+)
 from vit_finetune.intervals import above_chance, wilson
 
 Array = npt.NDArray[Any]
 Row = dict[str, Any]
+
+ANSWERED = (100, 99, 95, 90, 80, 70, 60, 50)  # percent of the images
 
 
 def plain(value: float) -> float:
@@ -40,15 +47,6 @@ def _checked(labels: Array, probabilities: Array) -> tuple[Array, Array]:
     if not (probabilities >= 0).all() or not np.allclose(total, 1, atol=1e-3):
         raise ValueError("probabilities must not be negative and must sum to one in every row")
     return labels.astype(np.int64), probabilities / total
-
-
-def negative_log_likelihood(labels: Array, logits: Array) -> float:
-    """Mean of -log p(label) in nats.
-
-    From logits (N, K), since the probability of a confident mistake may be rounded to zero.
-    """
-    log_probabilities = log_softmax(np.asarray(logits, dtype=np.float64), axis=1)
-    return plain(-log_probabilities[np.arange(len(labels)), labels].mean())
 
 
 def find_warnings(labels: Array, predicted: Array, classes: Sequence[str]) -> list[str]:
@@ -81,14 +79,16 @@ def classification_summary(labels: Array, logits: Array, classes: Sequence[str],
         )
     predicted = probabilities.argmax(axis=1)
     scores = [row["f1"] for row in per_class(labels, predicted, classes) if row["support"]]
-    hits = int((predicted == labels).sum())
+    right = predicted == labels
+    in_bins = confidence_bins(probabilities.max(axis=1), right, bins)
+    hits = int(right.sum())
     n = labels.size
     return {
         "accuracy": plain(hits / n),
         "accuracy_ci95": [plain(end) for end in wilson(hits, n)],
         "macro_f1": plain(np.mean(scores)),
-        "nll": negative_log_likelihood(labels, logits),
-        "ece": expected_calibration_error(reliability(labels, probabilities, bins)),
+        "nll": plain(negative_log_likelihood(labels, logits)),
+        "ece": plain(expected_calibration_error(in_bins)),
         "n": n,
     }
 
@@ -122,30 +122,53 @@ def reliability(labels: Array, probabilities: Array, bins: int) -> list[Row]:
     images.
     """
     labels, probabilities = _checked(labels, probabilities)
-    edges = np.linspace(0, 1, bins + 1)
     confidence = probabilities.max(axis=1)
-    hits = probabilities.argmax(axis=1) == labels
-    bin_of = np.searchsorted(edges[1:-1], confidence)
+    right = probabilities.argmax(axis=1) == labels
     rows = []
-    for b in np.unique(bin_of):
-        inside = hits[bin_of == b]
-        low, high = wilson(int(inside.sum()), inside.size)
+    for b in confidence_bins(confidence, right, bins):
+        low, high = wilson(b.right, b.images)
         rows.append(
             {
-                "lower": plain(edges[b]),
-                "upper": plain(edges[b + 1]),
-                "confidence": plain(confidence[bin_of == b].mean()),
-                "accuracy": plain(inside.mean()),
+                "lower": plain(b.lower),
+                "upper": plain(b.upper),
+                "confidence": plain(b.confidence),
+                "accuracy": plain(b.right / b.images),
                 "accuracy_low": plain(low),
                 "accuracy_high": plain(high),
-                "count": inside.size,
+                "count": b.images,
             }
         )
     return rows
 
 
-def expected_calibration_error(rows: Sequence[Row]) -> float:
-    """Mean |accuracy - confidence| over the images (Naeini et al. 2015), from the rows of
-    `reliability`."""
-    gaps = [abs(row["accuracy"] - row["confidence"]) for row in rows]
-    return plain(np.average(gaps, weights=[row["count"] for row in rows]))
+def selective(labels: Array, predicted: Array, confidence: Array) -> list[Row]:
+    """The accuracy if only the most confident images are answered, a row for each of ANSWERED.
+
+    Args:
+        confidence: probability of the predicted class, (N,).
+
+    Returns:
+        Rows of fraction (of the images that are answered, at least), accuracy with its Wilson
+        interval, threshold (the lowest confidence that is answered) and n (how many are answered).
+        Images with equal confidence are answered together, so n may be larger than the fraction.
+    """
+    falling = np.sort(confidence)[::-1]
+    rows = []
+    for percent in ANSWERED:
+        fewest = -(-percent * len(falling) // 100)
+        threshold = falling[fewest - 1]
+        answered = confidence >= threshold
+        right = int((labels == predicted)[answered].sum())
+        n = int(answered.sum())
+        low, high = wilson(right, n)
+        rows.append(
+            {
+                "fraction": percent / 100,
+                "accuracy": plain(right / n),
+                "accuracy_low": plain(low),
+                "accuracy_high": plain(high),
+                "threshold": plain(threshold),
+                "n": n,
+            }
+        )
+    return rows

@@ -36,6 +36,7 @@ TEST = {
         "the class found."
     ),
     "reliability": "Above the diagonal the model is better than it says, below it is worse.",
+    "selective": "The accuracy if only the most confident images are answered.",
 }
 ATTENTION = {
     "attention_montage": "Right and wrong predictions, with every map of the predicted class.",

@@ -9,6 +9,7 @@ from vit_finetune.activations.manifest import Manifest
 from vit_finetune.model.freezing import count_parameters
 from vit_finetune.training.data import TrainingData
 from vit_finetune.training.history import History
+from vit_finetune.training.temperature import Calibration
 
 CARD = "README.md"  # in the folder of the trained model
 TEXT = """---
@@ -24,7 +25,9 @@ TEXT = """---
 {rows}
 
 The best epoch was chosen on the validation images, so their accuracy is slightly optimistic. The accuracy on test
-images is in `metrics/evaluation.json` of the run.
+images is in `metrics/evaluation.json` of the run. The temperature was fitted on the validation images as well. It is
+part of the weights: a softmax of the logits gives calibrated probabilities. `validation.csv` holds the confidence of
+each validation image, and whether its prediction is right.
 
 ## Use
 
@@ -46,6 +49,7 @@ def model_card(
     data: TrainingData,
     history: History,
     manifest: Manifest,
+    calibration: Calibration,
 ) -> str:
     """Data, classes, accuracy on validation images, what was trained, the licence of the weights,
     and how to use the model.
@@ -61,15 +65,14 @@ def model_card(
     if config.get("license"):
         front = {"license": config["license"], **front}
     height, width = dataset["image_shape"][:2]
+    facts = _facts(model, data, history, manifest) | _calibration_facts(calibration)
     return TEXT.format(
         front="\n".join(f"{key}: {value}" for key, value in front.items()),
         name=name,
         dataset=dataset["name"],
         classes=len(dataset["classes"]),
         labels=", ".join(dataset["classes"]),
-        rows="\n".join(
-            f"| {key} | {value} |" for key, value in _facts(model, data, history, manifest).items()
-        ),
+        rows="\n".join(f"| {key} | {value} |" for key, value in facts.items()),
         height=height,
         width=width,
         fit=dataset["fit"],
@@ -103,4 +106,18 @@ def _facts(
             f"{manifest.boundary}, stored as {manifest.storage}, computed in {manifest.precision}"
         ),
         "licence of the pretrained weights": licence or "not stated by their source",
+    }
+
+
+def _calibration_facts(calibration: Calibration) -> dict[str, str]:
+    before = calibration.before
+    after = calibration.after
+    return {
+        "temperature": f"{calibration.temperature:g}",
+        "negative log-likelihood of validation images": (
+            f"{before.nll:.4f} before the temperature, {after.nll:.4f} after it"
+        ),
+        "calibration error of validation images": (
+            f"{before.ece:.4f} before the temperature, {after.ece:.4f} after it"
+        ),
     }

@@ -1,0 +1,50 @@
+"""A calibrated classifier: its heads, and how confident and right it was on validation images."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from vit_finetune.core.errors import UserError
+from vit_finetune.core.files import read_csv, write_csv
+from vit_finetune.model.families import family_of
+
+VALIDATION = "validation.csv"  # in the folder of the trained model
+
+
+@torch.no_grad()
+def divide_logits(model: nn.Module, temperature: float) -> None:
+    """Divide the weights and biases of every linear head, and so the logits, by a temperature.
+
+    A prediction stays the same unless its two best logits differ by less than the rounding of
+    float32.
+    """
+    for name in family_of(model).heads:
+        for parameter in model.get_submodule(name).parameters():
+            parameter.div_(temperature)
+
+
+def write_validation(folder: Path, confidence: NDArray[Any], right: NDArray[Any]) -> None:
+    """Confidence (M,), and whether the prediction is right (M,), of each validation image."""
+    rows = []
+    for value, is_right in zip(confidence, right, strict=True):
+        rows.append({"confidence": round(float(value), 6), "right": int(is_right)})
+    write_csv(folder / VALIDATION, rows, columns=("confidence", "right"))
+
+
+def read_validation(folder: Path) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """What `write_validation` wrote.
+
+    Raises:
+        UserError: the folder has no such file.
+    """
+    path = folder / VALIDATION
+    if not path.is_file():
+        raise UserError(f"{path} is missing; run dvc repro")
+    rows = read_csv(path)
+    confidence = np.array([float(row["confidence"]) for row in rows])
+    right = np.array([row["right"] == "1" for row in rows])
+    return confidence, right

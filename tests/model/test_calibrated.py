@@ -1,0 +1,41 @@
+"""Divided heads: the same predictions from calmer or sharper logits, whatever the family."""
+
+import pytest
+import torch
+
+from tests.model.small import KINDS, build
+from tests.small_vits import pictures
+from vit_finetune.core.errors import UserError
+from vit_finetune.model.calibrated import divide_logits, read_validation
+
+ROUNDING = 1e-5  # of the largest logit: two that are nearer than that are equal but for rounding
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("temperature", [0.3137, 2.7183])
+def test_divided_heads_divide_the_logits_and_leave_every_prediction(kind, temperature):
+    model = build(kind)
+    pixels = pictures(model)
+    with torch.no_grad():
+        before = model(pixels)
+        divide_logits(model, temperature)
+        after = model(pixels)
+    assert torch.allclose(after, before / temperature, rtol=1e-4, atol=ROUNDING * after.abs().max())
+    best, second = before.topk(2).values.T
+    assert (best - second > ROUNDING * before.abs().max()).all(), "an image is a tie: take others"
+    assert torch.equal(after.argmax(1), before.argmax(1))
+
+
+def test_equal_logits_stay_equal(tiny_vit):
+    """So the first of two classes with the same weights wins before and after."""
+    with torch.no_grad():
+        tiny_vit.head.weight[1] = tiny_vit.head.weight[0]
+        tiny_vit.head.bias[1] = tiny_vit.head.bias[0]
+        divide_logits(tiny_vit, 0.3137)
+        logits = tiny_vit(pictures(tiny_vit))
+    assert torch.equal(logits[:, 0], logits[:, 1])
+
+
+def test_a_folder_without_the_record_of_validation_images_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"validation\.csv is missing; run dvc repro"):
+        read_validation(tmp_path)
