@@ -9,7 +9,7 @@ from tests.browser import chromium
 from tests.graph import PACKAGE
 from vit_finetune.pages import render as module
 from vit_finetune.pages.cards import Card
-from vit_finetune.pages.render import data_uri
+from vit_finetune.pages.render import data_uri, render
 from vit_finetune.predict_page import predictions_page
 
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="8" height="8"/>'
