@@ -9,9 +9,9 @@ import sys
 import pytest
 from scipy.stats import binomtest
 
+from tests.comparison.recorded_runs import Repository, table
 from tests.project import ROOT
-from tests.recorded_runs import Repository, table
-from vit_finetune.runs import LOCK, TABLE
+from vit_finetune.comparison.runs import LOCK, TABLE
 
 FIRST = table(*["cat cat"] * 10, *["cat dog"] * 7, *["dog dog"] * 3)
 SECOND = table(*["cat dog"] * 1, *["cat cat"] * 15, *["cat dog"] * 1, *["dog dog"] * 2, "dog cat")

@@ -27,7 +27,7 @@ from vit_finetune.attention.pixels import spotlight
 from vit_finetune.model.build import preprocessing
 from vit_finetune.model.calibrated import write_validation
 from vit_finetune.model.saved import load_model, save_model
-from vit_finetune.predict import Predictor
+from vit_finetune.prediction.predictor import Predictor
 
 CLASSES = ["cat", "dog", "owl"]
 

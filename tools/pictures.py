@@ -21,7 +21,7 @@ from vit_finetune.charts import render
 from vit_finetune.core.arrays import read_split
 from vit_finetune.core.files import new_folder, read_csv, write_bytes, write_json
 from vit_finetune.params import read_yaml
-from vit_finetune.predict import Photograph, Predictor
+from vit_finetune.prediction.predictor import Photograph, Predictor
 from vit_finetune.style import WIDTH, figure_of, png, styled
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,11 +9,9 @@ import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from vit_finetune.compare_page import flips, flips_page
-from vit_finetune.core.errors import UserError, readable_errors
-from vit_finetune.core.files import write_text
-from vit_finetune.intervals import LEVEL
-from vit_finetune.paired import (
+from vit_finetune.comparison.images import add_page_options, page_images
+from vit_finetune.comparison.page import flips, flips_page
+from vit_finetune.comparison.paired import (
     POWER,
     Pairs,
     count_pairs,
@@ -22,10 +20,12 @@ from vit_finetune.paired import (
     smallest_difference,
     tango_interval,
 )
+from vit_finetune.comparison.runs import Run, read_run, read_work_tree
+from vit_finetune.core.errors import UserError, readable_errors
+from vit_finetune.core.files import write_text
+from vit_finetune.intervals import LEVEL
 from vit_finetune.report.headline import table
 from vit_finetune.report.page import in_yaml
-from vit_finetune.runs import Run, read_run, read_work_tree
-from vit_finetune.stored_images import add_page_options, page_images
 
 CLASSES_SHOWN = 10
 ABSENT = "absent"

@@ -6,13 +6,13 @@ A run is a commit, branch, tag or experiment; without one, that of the work tree
 import argparse
 import math
 
+from vit_finetune.comparison.images import PageImages, add_page_options, page_images, thumbnail
+from vit_finetune.comparison.runs import Prediction, Run, read_run, read_work_tree
 from vit_finetune.core.errors import readable_errors
 from vit_finetune.core.files import write_text
 from vit_finetune.pages.cards import Card
 from vit_finetune.pages.render import render
-from vit_finetune.predict_page import jpeg
-from vit_finetune.runs import Prediction, Run, read_run, read_work_tree
-from vit_finetune.stored_images import PageImages, add_page_options, page_images, thumbnail
+from vit_finetune.prediction.page import jpeg
 
 
 def order_by_confidence(run: Run, include_right: bool) -> list[str]:
@@ -37,7 +37,7 @@ def mistakes_page(run: Run, images: PageImages | None) -> str:
         notes += images.notes
         cards = [mistake_card(file, run.predictions[file], images) for file in images.files]
     return render(
-        "run_page.html",
+        "comparison/page.html",
         title="Mistakes",
         notes=notes,
         rows=[],

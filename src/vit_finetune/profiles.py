@@ -16,11 +16,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from vit_finetune.comparison.runs import cache_folder, experiments, flatten, git
 from vit_finetune.core.errors import UserError, readable_errors
 from vit_finetune.core.files import write_bytes, write_text
 from vit_finetune.params import check_params, read_yaml
 from vit_finetune.report.headline import collect_warnings
-from vit_finetune.runs import cache_folder, experiments, flatten, git
 from vit_finetune.summary import METRICS, summarise
 
 PROFILES = Path("profiles")

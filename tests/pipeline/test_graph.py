@@ -30,7 +30,6 @@ ROOMS = {  # room: the rooms that it may import
     "stage": {"core", "params"},
     "calibration": set(),
     "intervals": set(),
-    "paired": {"intervals"},
     "pages": set(),
     "style": set(),
     "charts": set(),
@@ -42,23 +41,13 @@ ROOMS = {  # room: the rooms that it may import
     "evaluation": {"core", "calibration", "intervals", "style", "model", "activations"},
     "attention": {"core", "intervals", "pages", "style", "verdict", "model"},
     "report": {"core", "params", "intervals", "pages", "style", "verdict"},
+    "prediction": {"core", "data", "model", "pages", "style", "attention"},
+    "comparison": {"core", "params", "intervals", "data", "attention", "pages", "prediction"},
 }
 # read to stop or to warn before the work, not to compute
 CHECKED_EARLY = {"adapt": keys_of("freeze")}
 # for the command line; they may import any room
-TOOLS = {
-    "predict",
-    "predict_page",
-    "predict_promise",
-    "export",
-    "profiles",
-    "summary",
-    "compare",
-    "compare_page",
-    "mistakes",
-    "runs",
-    "stored_images",
-}
+TOOLS = {"predict", "export", "profiles", "summary", "compare", "mistakes"}
 MODULES = sorted(path.relative_to(ROOT) for path in PACKAGE.rglob("*.py"))
 
 

@@ -20,8 +20,8 @@ from ruamel.yaml import YAML
 
 from tests.graph import STAGES
 from tests.project import ROOT, Project, save_tiny_model, stages_run
+from vit_finetune.comparison.runs import flatten
 from vit_finetune.params import KEYS
-from vit_finetune.runs import flatten
 
 AFTER_EMBED = ["train", "evaluate", "attention", "report"]
 AFTER_ADAPT = ["embed", *AFTER_EMBED]

@@ -6,10 +6,10 @@ import shutil
 import pytest
 
 from tests.project import ROOT, Project
+from vit_finetune.comparison.runs import flatten
 from vit_finetune.core.errors import UserError
 from vit_finetune.params import read_yaml
 from vit_finetune.profiles import absolute_folders, merge, overrides, read_overlay
-from vit_finetune.runs import flatten
 
 OVERLAY = """\
 train:

@@ -60,8 +60,8 @@ def find_warnings(labels: Array, predicted: Array, classes: Sequence[str]) -> li
     accuracy = int((labels == predicted).sum()) / len(labels)
     largest = np.bincount(labels).max() / len(labels)
     return [
-        f"the test accuracy, {accuracy:.3f}, is not clearly above the fraction of the largest class, "
-        f"{largest:.3f}: try another train.lr, or more images"
+        f"the test accuracy, {accuracy:.3f}, is not clearly above the fraction of the largest "
+        f"class, {largest:.3f}: try another train.lr, or more images"
     ]
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from vit_finetune.pages.cards import Card
 from vit_finetune.pages.render import render
-from vit_finetune.predict_promise import Promise
+from vit_finetune.prediction.promise import Promise
 
 Pixels = NDArray[np.uint8]
 
@@ -53,7 +53,9 @@ def predictions_page(
     cards: Sequence[Card], method: str, against: str | None, promise: Promise | None = None
 ) -> str:
     """The page as text. `method` is the map that is drawn, `against` the second class of it."""
-    return render("predict_page.html", cards=cards, method=method, against=against, promise=promise)
+    return render(
+        "prediction/page.html", cards=cards, method=method, against=against, promise=promise
+    )
 
 
 def jpeg(image: Pixels) -> bytes:

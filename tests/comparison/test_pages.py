@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from tests.browser import chromium
-from tests.recorded_runs import table
-from vit_finetune.compare_page import flips, flips_page
+from tests.comparison.recorded_runs import table
+from vit_finetune.comparison.images import PageImages, StoredImages
+from vit_finetune.comparison.page import flips, flips_page
+from vit_finetune.comparison.runs import TABLE, Prediction, Run, read_run
 from vit_finetune.mistakes import confidence_band, mistakes_page, order_by_confidence
-from vit_finetune.runs import TABLE, Prediction, Run, read_run
-from vit_finetune.stored_images import PageImages, StoredImages
 
 
 def run_of(name, rows):

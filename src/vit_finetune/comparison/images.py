@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vit_finetune.comparison.runs import TABLE, Run, cache_folder, cached_files
 from vit_finetune.core.arrays import decode_names
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.progress import progress
-from vit_finetune.predict_page import jpeg
-from vit_finetune.runs import TABLE, Run, cache_folder, cached_files
+from vit_finetune.prediction.page import jpeg
 
 if TYPE_CHECKING:
-    from vit_finetune.predict import Predictor
+    from vit_finetune.prediction.predictor import Predictor
 
 MODEL = "models/finetuned"
 IMAGES = "data/subset"
@@ -147,7 +147,7 @@ def _read_stored(run: Run, files: Sequence[str], paths: dict[str, Path]) -> Stor
 
 def _draw_maps(run: Run, stored: StoredImages, drawn: dict[str, list[Drawn]], cache: Path) -> None:
     """Add to each file of `drawn` a map by the model of the run."""
-    from vit_finetune.predict import Predictor
+    from vit_finetune.prediction.predictor import Predictor
 
     with tempfile.TemporaryDirectory() as folder:
         for name, path in cached_files(run, MODEL, cache).items():
@@ -161,7 +161,7 @@ def _draw_maps(run: Run, stored: StoredImages, drawn: dict[str, list[Drawn]], ca
 def _draw_map(predictor: "Predictor", stored: StoredImages, file: str, answer: str) -> Drawn:
     from vit_finetune.attention.pixels import spotlight
     from vit_finetune.data.image_files import fit_image
-    from vit_finetune.predict import DEFAULT_MAP, Photograph
+    from vit_finetune.prediction.predictor import DEFAULT_MAP, Photograph
 
     pixels = stored.image(file)
     height, width = predictor.preprocess.resized(*pixels.shape[:2])

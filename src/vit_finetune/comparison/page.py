@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+from vit_finetune.comparison.images import PageImages, side_by_side, thumbnail
+from vit_finetune.comparison.runs import Prediction, Run
 from vit_finetune.pages.cards import Card
 from vit_finetune.pages.render import render
-from vit_finetune.runs import Prediction, Run
-from vit_finetune.stored_images import PageImages, side_by_side, thumbnail
 
 
 def flips(a: Run, b: Run, files: Sequence[str]) -> list[str]:
@@ -43,7 +43,7 @@ def flips_page(a: Run, b: Run, rows: Sequence[tuple[str, str]], images: PageImag
             for file in images.files
         ]
     return render(
-        "run_page.html",
+        "comparison/page.html",
         title="Images gained and lost",
         notes=notes,
         rows=rows,

@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.stats import binom, binomtest, norm
 
-from vit_finetune.paired import (
+from vit_finetune.comparison.paired import (
     Pairs,
     count_pairs,
     exact_mcnemar,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from vit_finetune.predict_promise import allowed_mistakes, make_promise, needed_answers
+from vit_finetune.prediction.promise import allowed_mistakes, make_promise, needed_answers
 
 
 def fallen(images, mistakes=()):

@@ -5,7 +5,7 @@ import json
 import subprocess
 from pathlib import Path
 
-from vit_finetune.runs import COLUMNS, LOCK, TABLE
+from vit_finetune.comparison.runs import COLUMNS, LOCK, TABLE
 
 IDENTITY = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
 

@@ -1,0 +1,1 @@
+"""Runs in git: their predictions, what changed between two, the images of their test split."""
