@@ -164,7 +164,7 @@ def results_table() -> str:
                 f"{run['ece']:.4f}",
                 f"{run['parameters_adapted']:,} parameters",
                 f"{run['parameters_trained']:,} parameters",
-                gain({"pretrained_probe_accuracy": run["probe_accuracy"], **run}),
+                gain(run),
             ]
         )
     names = [
