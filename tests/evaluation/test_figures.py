@@ -29,9 +29,9 @@ def test_every_figure_draws_for_few_and_many_classes(k):
 
 def test_mistakes_name_the_predicted_class_its_confidence_and_the_true_class():
     figure = mistakes(
-        IMAGES[:1], np.array([3]), np.array([8]), np.array([0.987]), CLASSES, ["three/it.png"]
+        IMAGES[:1], np.array([3]), np.array([8]), np.array([0.9996]), CLASSES, ["three/it.png"]
     )
-    assert {"eight 99%", "is three", "three/it.png"} <= set(texts(figure))
+    assert {"eight 99.9%", "is three", "three/it.png"} <= set(texts(figure))
     none = mistakes(IMAGES[:0], *np.empty((3, 0), dtype=int), CLASSES, [])
     assert "No mistakes" in texts(none)
 

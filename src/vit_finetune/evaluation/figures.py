@@ -14,6 +14,11 @@ FILE_SIZE = 5.0  # points
 FILE_LETTERS = 22  # that fit under an image an eighth of the figure wide
 
 
+def in_percent(probability: float) -> str:
+    """Rounded down to a tenth: nothing but certainty is 100 %."""
+    return f"{math.floor(1000 * probability) / 10:.1f}%"
+
+
 @style.styled
 def mistakes(
     images: Array, labels: Array, predicted: Array, confidence: Array, classes: Names, files: Names
@@ -24,7 +29,7 @@ def mistakes(
     rows = max(1, math.ceil(len(images) / 8))
     figure, axes, inch = style.canvas(8, 1.5 * rows, title)
     predictions = [
-        f"{style.shorten(classes[p], 11)} {probability:.0%}"
+        f"{style.shorten(classes[p], 11)} {in_percent(probability)}"
         for p, probability in zip(predicted, confidence, strict=True)
     ]
     truths = [f"is {classes[t]}" for t in labels]
