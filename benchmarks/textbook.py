@@ -9,12 +9,12 @@ import json
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "src"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 from vit_finetune.comparison.runs import find_commit, git
 from vit_finetune.core.files import write_json
 
+ROOT = Path(__file__).resolve().parent.parent
 KEYS = {
     "evaluation": ("accuracy", "accuracy_ci95", "macro_f1", "nll", "ece", "n"),
     "train": (
