@@ -107,7 +107,7 @@ def test_a_folder_that_lost_a_tensor_has_another_digest(tiny_model_folder, tmp_p
 
 
 def test_the_record_of_the_adapted_model_is_read_as_it_was_written(tmp_path):
-    record = Adapted("bfloat16", 5_526_346, 3)
+    record = Adapted("bfloat16", 5_526_346, 3, probe_accuracy=0.923)
     record.write(tmp_path)
     assert Adapted.read(tmp_path) == record
     assert record.dtype == torch.bfloat16
