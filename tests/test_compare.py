@@ -1,8 +1,10 @@
 """`compare`: two runs image by image, several runs by their spread, and what it refuses."""
 
 import json
+import os
 import re
 import runpy
+import signal
 import subprocess
 import sys
 
@@ -35,6 +37,7 @@ def call(monkeypatch, capsys):
     """Run a module as `python -m` does, in this process: output, or what it ends with."""
 
     def run(module, *arguments):
+        monkeypatch.setattr(signal, "signal", lambda *_: None)  # this process must not end by it
         monkeypatch.setattr(sys, "argv", [module, *map(str, arguments)])
         monkeypatch.delitem(sys.modules, f"vit_finetune.{module}", raising=False)
         try:
@@ -157,8 +160,12 @@ def test_three_runs_have_a_mean_a_spread_and_images_that_flip(repository, compar
         ([*FIRST, FIRST[3]], f"test/3 stands twice in {TABLE} of bad; compute it again: dvc repro"),
         ([], f"{TABLE} of bad has no images; compute it again: dvc repro"),
         (
+            [("test/0", "cat", "owl", "nan")],
+            f"row 2 of {TABLE} of bad is broken; compute it again: dvc repro",
+        ),
+        (
             [*FIRST, ("test/20", "cat")],
-            f"line 22 of {TABLE} of bad is broken; compute it again: dvc repro",
+            f"row 22 of {TABLE} of bad is broken; compute it again: dvc repro",
         ),
     ],
 )
@@ -186,19 +193,76 @@ def test_a_table_with_the_marks_of_a_merge_is_one_line(repository, compare):
     )
 
 
+def test_a_table_that_is_older_than_the_model_or_the_images_is_one_line(repository, compare):
+    """As `dvc repro train` leaves it, or a run that was stopped."""
+    path = repository.folder / LOCK
+    lock = json.loads(path.read_text())
+    lock["stages"]["train"]["outs"] = [{"path": "models/finetuned", "md5": "new"}]
+    lock["stages"]["evaluate"] = {"deps": [{"path": "models/finetuned", "md5": "new"}]}
+    path.write_text(json.dumps(lock))
+    assert "accuracy of A" in compare("first")
+    lock["stages"]["evaluate"]["deps"][0]["md5"] = "old"
+    path.write_text(json.dumps(lock))
+    assert compare("first") == (
+        f"compare: {TABLE} of work tree is older than its models/finetuned; run dvc repro"
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "data", "message"),
+    [
+        (TABLE, b"index,file\xe9", f"{TABLE} of the work tree is not UTF-8 text; compute it again"),
+        (TABLE, b'index,file,actual,predicted,confidence\n"' + b"x" * 200_000, "is damaged (field"),
+        (LOCK, b"", f"{LOCK} of work tree has no stages; run dvc repro"),
+        (LOCK, b"stages: [1]", f"{LOCK} of work tree has no stages; run dvc repro"),
+    ],
+    ids=["not UTF-8", "endless field", "empty lock", "no lock"],
+)
+def test_a_damaged_file_is_one_line(repository, compare, path, data, message):
+    (repository.folder / path).write_bytes(data)
+    (line,) = compare("first").splitlines()
+    assert message in line
+
+
+def test_few_changed_images_whose_interval_excludes_0_are_not_called_a_difference(
+    repository, compare
+):
+    repository.record("right", table(*["cat cat"] * 200))
+    repository.record("wrong", table(*["cat owl"] * 4, *["cat cat"] * 196))
+    text = compare("wrong", "right")
+    assert "the interval is only approximate, and the test is exact" in text
+
+
+def test_a_folder_or_no_name_is_no_page_and_a_reader_may_leave_early(repository):
+    command = [sys.executable, "-m", "vit_finetune.compare", "first", "second"]
+    variables = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    for page in (".", ""):
+        done = subprocess.run([*command, "--page", page], capture_output=True, env=variables)
+        assert done.returncode == 2
+        assert b"is not the name of a file" in done.stderr
+    shell = f"{' '.join(command)} | true"
+    done = subprocess.run(shell, shell=True, capture_output=True, env=variables)
+    assert done.stderr == b""
+
+
 def test_a_name_without_a_run_is_one_line(repository, compare):
     first = repository.git("rev-parse", "first")
     reference = f"refs/exps/{first[:2]}/{first[2:]}/gone"
     repository.git("update-ref", reference, first)
     repository.git("update-ref", "-d", reference)  # as `dvc exp remove` does
     assert compare("first", "gone") == (
-        "compare: there is no commit, branch, tag or experiment gone; dvc exp list --all-commits "
+        "compare: there is no commit, branch, tag or experiment 'gone'; dvc exp list --all-commits "
         "lists the experiments that are left"
     )
     for name in ("first", "second"):
         commit = repository.git("rev-parse", name)
         repository.git("update-ref", f"refs/exps/{commit[:2]}/{commit[2:]}/twin", commit)
-    assert compare("twin").startswith("compare: 2 experiments are called twin; name one by its")
+    assert compare("twin").startswith(
+        "compare: 2 commits or experiments are called twin; name one by its"
+    )
+    repository.git("branch", "twin", "HEAD")
+    assert compare("twin").startswith("compare: 2 commits or experiments are called twin;")
+    assert compare("^HEAD").startswith("compare: there is no commit, branch, tag or experiment")
     for path in (LOCK, TABLE):
         repository.git("rm", "-q", "--cached", path)
         repository.git("commit", "-q", "-m", "without")

@@ -7,6 +7,7 @@ import json
 import re
 import runpy
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -407,6 +408,16 @@ def test_a_model_without_a_record_of_validation_images_promises_nothing(model, i
     status, lines, errors = call("predict", "--model", model, "--at-least", 0.9, images)
     assert (status, lines) == (1, [])
     assert re.fullmatch(r"predict: .*validation\.csv is missing; run dvc repro", errors[0])
+
+
+@pytest.mark.parametrize("rows", ["", "0.9,1\n2.0,1\n", "nan,1\n", "high,1\n"], ids=repr)
+def test_a_damaged_record_of_validation_images_is_one_line(model, images, call, tmp_path, rows):
+    damaged = tmp_path / "model"
+    shutil.copytree(model, damaged)
+    (damaged / "validation.csv").write_text(f"confidence,right\n{rows}")
+    status, lines, errors = call("predict", "--model", damaged, "--at-least", 0.9, images)
+    assert (status, lines) == (1, [])
+    assert errors == [f"predict: {damaged}/validation.csv is damaged; run dvc repro"]
 
 
 def test_the_page_marks_and_filters_what_is_not_answered(model, images, answered, tmp_path, call):

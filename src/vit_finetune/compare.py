@@ -5,10 +5,12 @@ Each is a commit, branch, tag or experiment. A alone is compared with the work t
 
 import argparse
 import json
+import signal
 import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from vit_finetune.arguments import page_file
 from vit_finetune.comparison.images import add_page_options, page_images
 from vit_finetune.comparison.page import flips, flips_page
 from vit_finetune.comparison.paired import (
@@ -182,9 +184,19 @@ def verdict(result: dict[str, Any]) -> str:
     if result["difference"] == 0:
         return "A and B are equally accurate on these images."
     if result["p"] >= 1 - LEVEL:
-        return "The difference may be chance."
+        low, high = result["interval"]
+        if low <= 0 <= high:
+            return "The difference may be chance."
+        return (
+            "The difference may be chance: so few images changed that the interval is only "
+            "approximate, and the test is exact."
+        )
     word = "more" if result["difference"] > 0 else "less"
     return f"B is {word} accurate than A, and chance alone would seldom make it so."
+
+
+def p_in_words(p: float) -> str:
+    return f"{p:.2g}" if p else "below 1e-300"
 
 
 def pair_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
@@ -205,7 +217,7 @@ def pair_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
             "B minus A, 95 % interval",
             f"{result['difference']:+.4f}  [{low:+.4f}, {high:+.4f}] (Tango 1998)",
         ),
-        ("p, exact McNemar test", f"{result['p']:.2g}"),
+        ("p, exact McNemar test", p_in_words(result["p"])),
         ("gained: wrong in A, right in B", f"{result['gained']:,}"),
         ("lost: right in A, wrong in B", f"{result['lost']:,}"),
         ("right in both", f"{result['both_right']:,}"),
@@ -224,8 +236,17 @@ def class_rows(result: dict[str, Any]) -> list[list[str]]:
             continue
         images = sum(row[name] for name in Pairs._fields)
         rows.append(
-            [row["class"], f"{images:,}", str(row["gained"]), str(row["lost"]), f"{row['p']:.2g}"]
+            [
+                row["class"],
+                f"{images:,}",
+                str(row["gained"]),
+                str(row["lost"]),
+                p_in_words(row["p"]),
+            ]
         )
+    changed = sum(row["gained"] + row["lost"] > 0 for row in classes)
+    if changed > len(rows):
+        rows.append([f"{changed - len(rows)} more", *[""] * 4])
     return [header, *rows] if rows else []
 
 
@@ -287,14 +308,18 @@ def run(args: argparse.Namespace) -> str:
         if args.page:
             raise UserError(f"--page shows two runs side by side, and {len(runs)} are named")
         several = compare_several(runs)
-        return json.dumps(several, indent=2) if args.json else several_in_words(several, runs)
+        return (
+            json.dumps(several, indent=2, default=str)
+            if args.json
+            else several_in_words(several, runs)
+        )
     a, b = runs
     result = compare_two(a, b)
     if args.page:
         changed = flips(a, b, common_files(runs))
         images = page_images(runs, changed, args.images, args.maps) if changed else None
         write_text(args.page, flips_page(a, b, pair_rows(result), images))
-    return json.dumps(result, indent=2) if args.json else two_in_words(result, a, b)
+    return json.dumps(result, indent=2, default=str) if args.json else two_in_words(result, a, b)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -304,12 +329,18 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument(
-        "--page", metavar="FILE", help="also write an HTML page of the images gained and lost"
+        "--page",
+        type=page_file,
+        metavar="FILE",
+        help="also write an HTML page of the images gained and lost",
     )
     add_page_options(parser)
     return parser
 
 
 if __name__ == "__main__":
+    # a reader such as `head` may leave early: then end without a word
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     with readable_errors("compare"):
         print(run(make_parser().parse_intermixed_args()))

@@ -5,7 +5,9 @@ A run is a commit, branch, tag or experiment; without one, that of the work tree
 
 import argparse
 import math
+import signal
 
+from vit_finetune.arguments import page_file
 from vit_finetune.comparison.images import PageImages, add_page_options, page_images, thumbnail
 from vit_finetune.comparison.runs import Prediction, Run, read_run, read_work_tree
 from vit_finetune.core.errors import readable_errors
@@ -88,7 +90,7 @@ def run(args: argparse.Namespace) -> str:
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m vit_finetune.mistakes", description=__doc__)
-    parser.add_argument("file", metavar="FILE", help="the page to write")
+    parser.add_argument("file", type=page_file, metavar="FILE", help="the page to write")
     parser.add_argument(
         "run", nargs="?", metavar="RUN", help="a commit, branch, tag or experiment (work tree)"
     )
@@ -98,5 +100,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    # a reader such as `head` may leave early: then end without a word
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     with readable_errors("mistakes"):
         print(run(make_parser().parse_intermixed_args()))

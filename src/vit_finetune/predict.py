@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from vit_finetune.arguments import accuracy, at_least_one, page_file
 from vit_finetune.attention.pixels import spotlight
 from vit_finetune.core.errors import UserError, readable_errors
 from vit_finetune.core.files import write_bytes, write_text
@@ -23,7 +24,7 @@ from vit_finetune.data.image_files import (
     image_files,
 )
 from vit_finetune.intervals import wilson
-from vit_finetune.model.calibrated import read_validation
+from vit_finetune.model.calibrated import VALIDATION, read_validation
 from vit_finetune.pages.cards import Card
 from vit_finetune.prediction.page import prediction_card, predictions_page
 from vit_finetune.prediction.predictor import DEFAULT_MAP, Photograph, Predictor
@@ -128,7 +129,14 @@ def promise_of(args: argparse.Namespace) -> Promise | None:
     """What --at-least promises, which is said on standard error; None without that option."""
     if args.at_least is None:
         return None
-    confidence, right = read_validation(Path(args.model))
+    folder = Path(args.model)
+    try:
+        confidence, right = read_validation(folder)
+        is_whole = len(confidence) > 0 and bool(((confidence >= 0) & (confidence <= 1)).all())
+    except (KeyError, ValueError):
+        is_whole = False
+    if not is_whole:
+        raise UserError(f"{folder / VALIDATION} is damaged; run dvc repro")
     promise = make_promise(confidence, right, args.at_least)
     print(f"predict: {promise.summary}", file=sys.stderr)
     return promise
@@ -234,24 +242,6 @@ def run(args: argparse.Namespace) -> list[str]:
     return unreadable
 
 
-def at_least_one(text: str) -> int:
-    """For argparse: a whole number above 0."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
-    return int(text)
-
-
-def accuracy(text: str) -> float:
-    """For argparse: a number between 0 and 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number between 0 and 1, such as 0.99")
-    return value
-
-
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m vit_finetune.predict", description=__doc__)
     parser.add_argument(
@@ -279,7 +269,10 @@ def make_parser() -> argparse.ArgumentParser:
         "--attention", metavar="FOLDER", help="also draw there what speaks for a class"
     )
     parser.add_argument(
-        "--page", metavar="FILE", help="also write one HTML page of all images, with their maps"
+        "--page",
+        type=page_file,
+        metavar="FILE",
+        help="also write one HTML page of all images, with their maps",
     )
     parser.add_argument(
         "--map", metavar="NAME", help=f"map that is drawn, as in attention/ ({DEFAULT_MAP})"

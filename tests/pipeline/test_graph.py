@@ -25,6 +25,7 @@ from vit_finetune.params import SECTIONS
 SCHEMAS = "src/vit_finetune/params.py"  # refuses values, which DVC compares: no dependency
 
 ROOMS = {  # room: the rooms that it may import
+    "arguments": set(),
     "core": set(),
     "params": {"core"},
     "stage": {"core", "params"},
@@ -42,7 +43,16 @@ ROOMS = {  # room: the rooms that it may import
     "attention": {"core", "intervals", "pages", "style", "verdict", "model"},
     "report": {"core", "params", "intervals", "pages", "style", "verdict"},
     "prediction": {"core", "data", "model", "pages", "style", "attention"},
-    "comparison": {"core", "params", "intervals", "data", "attention", "pages", "prediction"},
+    "comparison": {
+        "arguments",
+        "core",
+        "params",
+        "intervals",
+        "data",
+        "attention",
+        "pages",
+        "prediction",
+    },
 }
 # read to stop or to warn before the work, not to compute
 CHECKED_EARLY = {"adapt": keys_of("freeze")}

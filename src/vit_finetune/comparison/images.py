@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vit_finetune.arguments import at_least_one, zero_or_more
 from vit_finetune.comparison.runs import TABLE, Run, cache_folder, cached_files
 from vit_finetune.core.arrays import decode_names
 from vit_finetune.core.errors import UserError
@@ -77,14 +78,14 @@ class PageImages(NamedTuple):
 def add_page_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images",
-        type=int,
+        type=at_least_one,
         default=MOST_IMAGES,
         metavar="N",
         help="largest number of images on the page (%(default)s)",
     )
     parser.add_argument(
         "--maps",
-        type=int,
+        type=zero_or_more,
         default=MOST_MAPS,
         metavar="N",
         help="how many of them have maps, which take time (%(default)s)",

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import re
 import subprocess
 import sys
@@ -19,6 +20,9 @@ LOCK = "dvc.lock"
 # the stages whose parameters the predictions depend on
 STAGES = ("download", "subset", "adapt", "embed", "train", "evaluate")
 WORK_TREE = "work tree"
+# outputs of other stages that the predictions are computed from
+INPUTS = ("models/finetuned", "data/subset")
+HASH = re.compile(r"[0-9a-f]{40,64}")
 EXPERIMENT = re.compile(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/(.+)")
 
 
@@ -118,18 +122,19 @@ def find_commit(name: str) -> str:
             "this folder is in no git repository, so it has no runs but the work tree's"
         )
     known = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
-    if known.returncode == 0:
-        return known.stdout.strip()
-    commits = sorted(set(experiments(name).values()))
+    commits = set(experiments(name).values())
+    if HASH.fullmatch(known.stdout.strip()):
+        commits.add(known.stdout.strip())
     if len(commits) == 1:
-        return commits[0]
+        return commits.pop()
     if commits:
-        short = ", ".join(commit[:7] for commit in commits)
+        short = ", ".join(commit[:7] for commit in sorted(commits))
         raise UserError(
-            f"{len(commits)} experiments are called {name}; name one by its commit: {short}"
+            f"{len(commits)} commits or experiments are called {name}; name one by its commit: "
+            f"{short}"
         )
     raise UserError(
-        f"there is no commit, branch, tag or experiment {name}; "
+        f"there is no commit, branch, tag or experiment {name!r}; "
         "dvc exp list --all-commits lists the experiments that are left"
     )
 
@@ -143,12 +148,13 @@ def read_run(name: str) -> Run:
     commit = find_commit(name)
     texts = []
     for path in (TABLE, LOCK):
-        shown = git("show", f"{commit}:./{path}")
+        command = ["git", "show", f"{commit}:./{path}"]
+        shown = subprocess.run(command, capture_output=True, check=False)
         if shown.returncode:
             raise UserError(
                 f"{name} has no {path}; name a commit or experiment with the results of a run"
             )
-        texts.append(shown.stdout)
+        texts.append(_decode(shown.stdout, f"{path} of {name}"))
     return _parse_run(name, commit, *texts)
 
 
@@ -158,8 +164,15 @@ def read_work_tree() -> Run:
     for path in (TABLE, LOCK):
         if not Path(path).is_file():
             raise UserError(f"the {WORK_TREE} has no {path}; run dvc repro")
-        texts.append(Path(path).read_text(encoding="utf-8"))
+        texts.append(_decode(Path(path).read_bytes(), f"{path} of the {WORK_TREE}"))
     return _parse_run(WORK_TREE, "", *texts)
+
+
+def _decode(data: bytes, source: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{source} is not UTF-8 text; compute it again: dvc repro") from None
 
 
 def _parse_run(name: str, commit: str, table: str, lock: str) -> Run:
@@ -170,7 +183,16 @@ def _parse_run(name: str, commit: str, table: str, lock: str) -> Run:
                 "take one side (git checkout --ours or --theirs), or run dvc repro"
             )
     predictions = _parse_table(table, f"{TABLE} of {name}")
-    return Run(name, commit, predictions, parse_yaml(lock, f"{LOCK} of {name}"))
+    locked = parse_yaml(lock, f"{LOCK} of {name}")
+    stages = locked.get("stages") if isinstance(locked, dict) else None
+    if not isinstance(stages, dict) or not all(isinstance(one, dict) for one in stages.values()):
+        raise UserError(f"{LOCK} of {name} has no stages; run dvc repro")
+    run = Run(name, commit, predictions, locked)
+    for dependency in stages.get("evaluate", {}).get("deps", []):
+        path = dependency["path"]
+        if path in INPUTS and dependency["md5"] != run.md5(path):
+            raise UserError(f"{TABLE} of {name} is older than its {path}; run dvc repro")
+    return run
 
 
 def _parse_table(text: str, source: str) -> dict[str, Prediction]:
@@ -179,16 +201,20 @@ def _parse_table(text: str, source: str) -> dict[str, Prediction]:
     if missing:
         raise UserError(f"{source} has no column {', '.join(missing)}; compute it again: dvc repro")
     predictions: dict[str, Prediction] = {}
-    for row in reader:
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise UserError(f"{source} is damaged ({error}); compute it again: dvc repro") from None
+    for number, row in enumerate(rows, start=2):
         file = row["file"]
         if file in predictions:
             raise UserError(f"{file} stands twice in {source}; compute it again: dvc repro")
         try:
             confidence = float(row["confidence"])
         except (TypeError, ValueError):
-            raise UserError(
-                f"line {reader.line_num} of {source} is broken; compute it again: dvc repro"
-            ) from None
+            confidence = math.nan
+        if not 0 <= confidence <= 1:
+            raise UserError(f"row {number} of {source} is broken; compute it again: dvc repro")
         predictions[file] = Prediction(row["actual"], row["predicted"], confidence)
     if not predictions:
         raise UserError(f"{source} has no images; compute it again: dvc repro")
@@ -198,7 +224,10 @@ def _parse_table(text: str, source: str) -> dict[str, Prediction]:
 def cache_folder() -> Path:
     """The folder of DVC's cache."""
     command = [sys.executable, "-m", "dvc", "cache", "dir"]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    shown = subprocess.run(command, capture_output=True, text=True, check=False)
+    if shown.returncode:
+        reason = shown.stderr.strip().splitlines()[-1:]
+        raise UserError(f"DVC does not name its cache: {' '.join(reason)}")
     return Path(shown.stdout.strip()).resolve()
 
 
