@@ -87,7 +87,7 @@ def test_the_key_is_the_same_in_two_processes_and_another_one_when_the_stage_its
     text += f"print(checkpoint_folder('trial', *{INPUTS!r}))"
 
     def key():
-        command = [sys.executable, "-B", "-m", "stages.trial"]
+        command = [sys.executable, "-B", "-c", "import stages.trial"]
         return subprocess.run(
             command, cwd=tmp_path, capture_output=True, text=True, check=True
         ).stdout

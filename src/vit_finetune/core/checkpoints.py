@@ -36,13 +36,11 @@ def forget_checkpoints(stage: str) -> None:
 def imported_code() -> dict[str, str]:
     """SHA-256 of the source of each project module that is imported, by its name."""
     hashes = {}
-    for module in list(sys.modules.values()):
-        spec = getattr(module, "__spec__", None)  # which knows the true name of `__main__`
-        if spec is None or not spec.origin:
-            continue
-        if spec.name.split(".")[0] in PROJECT_PACKAGES:
-            hashes[spec.name] = hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
-    return dict(sorted(hashes.items()))
+    for name, module in sorted(sys.modules.items()):
+        file = getattr(module, "__file__", None)  # a folder without __init__.py has none
+        if file and name.split(".")[0] in PROJECT_PACKAGES:
+            hashes[name] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return hashes
 
 
 def library_versions() -> dict[str, str]:
