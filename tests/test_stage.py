@@ -63,7 +63,6 @@ def test_a_stage_that_succeeds_says_how_long_it_took_and_exits_with_status_0(tmp
 @pytest.mark.parametrize(
     ("body", "lines"),
     [
-        ("raise UserError('train.lr is 0')", "trial: train.lr is 0\n"),
         # also text that no encoding has
         ("raise UserError('\\ud800 café')", "trial: \\ud800 café\n"),
         ("raise MemoryError", "trial: out of memory; try a smaller train.batch_size\n"),
@@ -71,15 +70,6 @@ def test_a_stage_that_succeeds_says_how_long_it_took_and_exits_with_status_0(tmp
 )
 def test_an_expected_error_is_one_line_with_exit_status_1(tmp_path, body, lines):
     assert end_of(tmp_path, body, PYTHONIOENCODING="utf-8") == (1, "", lines)
-
-
-def test_a_bug_is_called_one_and_keeps_its_traceback_with_exit_status_1(tmp_path):
-    status, output, errors = end_of(tmp_path, "{}['lost']")
-    assert (status, output) == (1, "")
-    assert errors.startswith(
-        "trial: this is a bug; please report it with the lines below\nTraceback"
-    )
-    assert errors.endswith("KeyError: 'lost'\n")
 
 
 @pytest.mark.parametrize(("rank", "end"), [("0", (1, "trial: interrupted\n")), ("1", (130, ""))])
