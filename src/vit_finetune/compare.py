@@ -5,12 +5,11 @@ Each is a commit, branch, tag or experiment. A alone is compared with the work t
 
 import argparse
 import json
-import signal
 import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from vit_finetune.arguments import page_file
+from vit_finetune.command_line import end_when_the_reader_leaves, page_file
 from vit_finetune.comparison.images import add_page_options, page_images
 from vit_finetune.comparison.page import flips, flips_page
 from vit_finetune.comparison.paired import (
@@ -339,8 +338,6 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    # a reader such as `head` may leave early: then end without a word
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    end_when_the_reader_leaves()
     with readable_errors("compare"):
         print(run(make_parser().parse_intermixed_args()))

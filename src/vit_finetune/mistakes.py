@@ -5,9 +5,8 @@ A run is a commit, branch, tag or experiment; without one, that of the work tree
 
 import argparse
 import math
-import signal
 
-from vit_finetune.arguments import page_file
+from vit_finetune.command_line import end_when_the_reader_leaves, page_file
 from vit_finetune.comparison.images import PageImages, add_page_options, page_images, thumbnail
 from vit_finetune.comparison.runs import Prediction, Run, read_run, read_work_tree
 from vit_finetune.core.errors import readable_errors
@@ -100,8 +99,6 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    # a reader such as `head` may leave early: then end without a word
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    end_when_the_reader_leaves()
     with readable_errors("mistakes"):
         print(run(make_parser().parse_intermixed_args()))

@@ -4,7 +4,6 @@ standard input (`-`)."""
 import argparse
 import io
 import json
-import signal
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,8 +14,8 @@ from typing import Any
 
 import torch
 
-from vit_finetune.arguments import accuracy, at_least_one, page_file
 from vit_finetune.attention.pixels import spotlight
+from vit_finetune.command_line import accuracy, at_least_one, end_when_the_reader_leaves, page_file
 from vit_finetune.core.errors import UserError, readable_errors
 from vit_finetune.core.files import write_bytes, write_text
 from vit_finetune.data.image_files import (
@@ -293,9 +292,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    # a reader such as `head` may leave early: then end without a word
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    end_when_the_reader_leaves()
     with readable_errors("predict"):
         unreadable = run(make_parser().parse_args())
         sys.exit("\n".join(f"predict: {line}" for line in unreadable) or 0)

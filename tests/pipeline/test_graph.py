@@ -25,7 +25,7 @@ from vit_finetune.params import SECTIONS
 SCHEMAS = "src/vit_finetune/params.py"  # refuses values, which DVC compares: no dependency
 
 ROOMS = {  # room: the rooms that it may import
-    "arguments": set(),
+    "command_line": set(),
     "core": set(),
     "params": {"core"},
     "stage": {"core", "params"},
@@ -44,7 +44,7 @@ ROOMS = {  # room: the rooms that it may import
     "report": {"core", "params", "intervals", "pages", "style", "verdict"},
     "prediction": {"core", "data", "model", "pages", "style", "attention"},
     "comparison": {
-        "arguments",
+        "command_line",
         "core",
         "params",
         "intervals",

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vit_finetune.arguments import at_least_one, zero_or_more
+from vit_finetune.command_line import at_least_one, zero_or_more
 from vit_finetune.comparison.runs import TABLE, Run, cache_folder, cached_files
 from vit_finetune.core.arrays import decode_names
 from vit_finetune.core.errors import UserError

@@ -1,6 +1,7 @@
-"""Types of command line arguments, for argparse: each refuses what it cannot be."""
+"""What the command line tools share: types of arguments for argparse, and how a tool ends."""
 
 import argparse
+import signal
 from pathlib import Path
 
 
@@ -34,3 +35,9 @@ def page_file(text: str) -> str:
     if not text or Path(text).is_dir():
         raise argparse.ArgumentTypeError(f"{text!r} is not the name of a file")
     return text
+
+
+def end_when_the_reader_leaves() -> None:
+    """End without a word when the program that reads the output, such as `head`, ends first."""
+    if hasattr(signal, "SIGPIPE"):  # not on Windows
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
