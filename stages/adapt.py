@@ -46,6 +46,7 @@ def main(stage: Stage) -> None:
         save_model(backbone, folder, preprocess)
         adapted.write(folder)
     write_history(history)
+    stage.record_versions()
     if params.adapt.epochs and not adapted.parameters_adapted:
         stage.say(
             "no epoch was better on the validation images than a probe of the pretrained backbone, "

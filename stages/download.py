@@ -21,5 +21,6 @@ def main(stage: Stage) -> None:
         fit = data.fit if data.name == "folder" else "crop"
         write_json(folder / "dataset.json", describe(dataset, data.name, fit))
 
+    stage.record_versions()
     for sentence in left_out(dataset):
         stage.say(sentence)

@@ -42,4 +42,5 @@ def main(stage: Stage) -> None:
     if stage.ranks.is_first:
         manifest.write(folder)
         replace_folder("data/embedded", folder)
+        stage.record_versions()
         stage.forget_checkpoints()

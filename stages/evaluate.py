@@ -72,3 +72,4 @@ def main(stage: Stage) -> None:
         stage.warn(warning)
     cells = render.counted(rows, ["actual", "predicted"])
     write_bytes("plots/confusion.png", render.png("confusion", cells))
+    stage.record_versions()

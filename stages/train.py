@@ -57,4 +57,5 @@ def main(stage: Stage) -> None:
         save_model(model.cpu(), folder, split_model.preprocess, dataset)
         write_text(folder / CARD, model_card(model, dataset, data, history, manifest, calibration))
         calibration.write_validation(folder)
+    stage.record_versions()
     stage.forget_checkpoints()

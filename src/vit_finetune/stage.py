@@ -18,10 +18,11 @@ from tqdm import tqdm
 from vit_finetune.core.checkpoints import checkpoint_folder, forget_checkpoints
 from vit_finetune.core.device import choose_wait_policy, set_up_torch
 from vit_finetune.core.errors import readable_errors
-from vit_finetune.core.files import require_disk
+from vit_finetune.core.files import require_disk, write_json
 from vit_finetune.core.process import RUN_FOLDER, end_with_dvc, only_one
 from vit_finetune.core.progress import QUIET_VARIABLE, progress
 from vit_finetune.core.ranks import ALONE, Ranks, process_group, ranks_of_launcher, run_processes
+from vit_finetune.core.versions import released_versions
 from vit_finetune.params import Params, read_params
 
 if TYPE_CHECKING:
@@ -71,6 +72,13 @@ class Stage:
             inputs: plain values that stand for everything the work depends on, but the code.
         """
         return checkpoint_folder(self.name, *inputs)
+
+    def record_versions(self) -> None:
+        """Write which libraries the stage ran with, to a file that only `report` depends on.
+
+        DVC does not see the installed libraries: it reruns no stage because one changed.
+        """
+        write_json(f"versions/{self.name}.json", released_versions())
 
     def forget_checkpoints(self) -> None:
         forget_checkpoints(self.name)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from vit_finetune.core.arrays import copy_rows, read_split, write_split
 from vit_finetune.core.files import write_json
 from vit_finetune.data.checks import RawData
+from vit_finetune.data.image_files import READING
 from vit_finetune.data.split import Indices, require_every_class
 
 RAW = "data/raw"
@@ -47,5 +48,5 @@ def write_subset(
             write_split(folder, split, content=raw.content(source)[indices])
         labels_by_split[split] = labels
     description = {key: raw.description[key] for key in ("name", "classes", "image_shape", "fit")}
-    write_json(folder / "dataset.json", description)
+    write_json(folder / "dataset.json", {**description, "reading": READING})
     return labels_by_split
