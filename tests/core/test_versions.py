@@ -1,6 +1,8 @@
 """The versions that stages record."""
 
+from tests.project import ROOT
 from vit_finetune.core import versions
+from vit_finetune.report.page import pinned_versions
 
 
 def test_machines_with_and_without_a_gpu_record_the_same_versions(monkeypatch):
@@ -13,8 +15,5 @@ def test_machines_with_and_without_a_gpu_record_the_same_versions(monkeypatch):
 
 
 def test_every_library_is_pinned_by_the_lock():
-    from tests.project import ROOT
-    from vit_finetune.report.page import pinned_versions
-
     pins = pinned_versions((ROOT / "requirements.lock").read_text("utf-8"))
     assert set(versions.released_versions()) <= set(pins)

@@ -21,6 +21,7 @@ from ruamel.yaml import YAML
 from tests.graph import STAGES
 from tests.project import ROOT, Project, save_tiny_model, stages_run
 from vit_finetune.comparison.runs import flatten
+from vit_finetune.data.image_files import READING
 from vit_finetune.params import KEYS
 
 AFTER_EMBED = ["train", "evaluate", "attention", "report"]
@@ -432,9 +433,35 @@ def test_outputs_are_what_the_contract_says(finished):
         r"<td>train\.warmup[ *]*</td><td>0\.125</td>", report
     )  # as in params.yaml, not as the number that it becomes
     assert re.search(r"<td>train\.probe_c[ *]*</td><td>1\.0</td>", report)
-    for name in ("metrics", "plots", "data/raw", "models/finetuned"):
+    config = json.loads((folder / "models/finetuned/config.json").read_text())
+    read = json.loads(json.dumps(READING))
+    assert config["trained_on"] == {"image_size": [8, 8], "fit": "crop", **read}
+    assert {path.stem for path in (folder / "versions").iterdir()} == {*STAGES} - {"report"}
+    for name in ("metrics", "plots", "data/raw", "models/finetuned", "versions"):
         for path in (folder / name).rglob("*.*"):
             assert str(folder).encode() not in path.read_bytes(), path
+
+
+@pytest.mark.slow
+def test_the_report_says_which_stages_ran_with_other_versions_than_the_lock(project):
+    pinned = (project.folder / "requirements.lock").read_text()
+    report = project.folder / "report.html"
+    assert "All stages ran with the versions of requirements.lock." in report.read_text()
+    # another version of timm, found before the installed one
+    other = project.folder / "timm-9.9.9.dist-info"
+    other.mkdir()
+    (other / "METADATA").write_text("Name: timm\nVersion: 9.9.9\n")
+    assert project.repro() == []  # DVC does not see the installed libraries
+    assert project.repro("--force", "--single-item", "evaluate") == ["evaluate"]
+    assert project.repro() == ["report"]
+    numbers = re.findall(r"^timm==(\S+)", pinned, flags=re.MULTILINE)
+    assert f"timm 9.9.9 (evaluate) is {numbers[0]} there." in report.read_text()
+    # a library in the lock that no stage ran with
+    edited = re.sub(r"^numpy==\S+", "numpy==8.8.8", pinned, flags=re.MULTILINE)
+    (project.folder / "requirements.lock").write_text(edited)
+    assert project.repro() == ["report"]
+    assert "numpy 2" in report.read_text()
+    assert "(all stages) is 8.8.8 or 8.8.8 there" in report.read_text()
 
 
 def test_the_saved_model_run_by_timm_alone_gives_the_predictions(finished):
