@@ -5,8 +5,8 @@ import torch
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from scipy.stats import ttest_rel
-from vit_finetune.comparison.paired import count_pairs, exact_mcnemar
 
+from vit_finetune.comparison.paired import count_pairs, exact_mcnemar
 from vit_finetune.training.probe import score
 
 LEVEL = 0.05  # of the tests, one-sided

@@ -5,6 +5,7 @@ import torch
 
 from tests.training.examples import (
     copy_of_weights,
+    fit,
     make_data,
     make_trainer,
     plain_settings,
@@ -28,7 +29,7 @@ def test_the_backbone_gets_every_adapted_tensor_and_no_head(name):
     model = with_head(backbone, 3)
     pixels, labels = make_data()
     settings = plain_settings(epochs=2, lr=0.001)  # from zeros: better than that is easy
-    history = make_trainer(split_at(model, "all"), [pixels], labels, settings).fit()
+    history = fit(make_trainer(split_at(model, "all"), [pixels], labels, settings))
     assert history.best_epoch
     trained = copy_of_weights(model)
     adapted = adopt(backbone, model, history, "float32")

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from tests.training.examples import (
     copy_of_weights,
+    features_of,
     make_data,
     make_trainer,
     plain_settings,
@@ -13,12 +14,13 @@ from tests.training.examples import (
     split_at,
     store,
 )
+from tests.training.examples import fit as fit_trainer
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.ranks import Ranks
 from vit_finetune.model.saved import load_model
 from vit_finetune.training.data import TrainingData
 from vit_finetune.training.history import History
-from vit_finetune.training.probe import fit_probes
+from vit_finetune.training.probe import fit_probe
 from vit_finetune.training.trainer import Trainer, learning_rate, possible_settings
 
 # Each epoch differs from the next in what is drawn; the rate is so high that the last epoch is not
@@ -59,7 +61,7 @@ def fit(model, settings, *, checkpoint=None, stop_after=None):
             raise Stopped
 
     trainer = Trainer(split_at(model, 1), data_of(model), settings, name="train", seed=3)
-    history = trainer.fit(checkpoint, after_epoch)
+    history = trainer.fit(features_of(trainer), checkpoint, after_epoch)
     return history, copy_of_weights(model), epochs
 
 
@@ -70,7 +72,7 @@ def head_of_first_epoch(trainer):
         raise Stopped
 
     with pytest.raises(Stopped):
-        trainer.fit(after_epoch=stop)
+        trainer.fit(features_of(trainer), after_epoch=stop)
     return trainer.split_model.model.head.weight.detach().clone()
 
 
@@ -151,7 +153,7 @@ def test_the_validation_loss_counts_every_image_the_same_even_with_class_weights
     _, labels = make_data()
     stored = torch.randn(40, 32, generator=torch.Generator().manual_seed(0))
     settings = plain_settings(class_weights="balanced", epochs=1)
-    history = make_trainer(split_at(tiny_vit, 0), [stored], labels, settings).fit()
+    history = fit_trainer(make_trainer(split_at(tiny_vit, 0), [stored], labels, settings))
     with torch.no_grad():
         expected = F.cross_entropy(tiny_vit.head(stored), labels).item()
     assert history.best["val_loss"] == pytest.approx(expected, rel=1e-5)
@@ -178,44 +180,35 @@ def test_frozen_parameters_keep_their_bits_and_all_others_move(tiny_vit, blocks,
     before = copy_of_weights(tiny_vit)
     # what moves, moves by its gradient
     settings = plain_settings(epochs=2, weight_decay=0.0, layer_decay=0.5)
-    make_trainer(split_model, [store(tiny_vit, pixels, blocks)], labels, settings).fit()
+    fit_trainer(make_trainer(split_model, [store(tiny_vit, pixels, blocks)], labels, settings))
     moved = {name for name, p in tiny_vit.named_parameters() if not torch.equal(p, before[name])}
     assert moved == {name for name, p in tiny_vit.named_parameters() if p.requires_grad}
 
 
 @pytest.mark.parametrize("head_init", ["probe", "zeros"])
 def test_training_starts_from_the_head_that_head_init_names(tiny_vit, head_init):
-    split_model = split_at(tiny_vit, 1)
-    data = data_of(tiny_vit)
-    train = split_model.predict_features(data.views[0]), data.labels
-    val = split_model.predict_features(data.val), data.val_labels
     settings = plain_settings(head_init=head_init, probe_c=0.02)
-    head = head_of_first_epoch(Trainer(split_model, data, settings, name="train", seed=0))
+    trainer = Trainer(split_at(tiny_vit, 1), data_of(tiny_vit), settings, name="train", seed=0)
+    features = features_of(trainer)
+    head = head_of_first_epoch(trainer)
     if head_init == "zeros":
         assert head.abs().max() == 0
     else:
-        _, start = fit_probes(train, val, 0.02, "none")
-        torch.testing.assert_close(head, start.weight, rtol=0, atol=1e-6)
+        probe = fit_probe(features.train, trainer.data.labels, 0.02, "none", seed=0)
+        torch.testing.assert_close(head, probe.weight, rtol=0, atol=1e-6)
 
 
-def test_epoch_0_is_the_best_probe_and_is_kept_where_training_makes_it_worse(tiny_vit):
-    split_model = split_at(tiny_vit, 1)
-    data = data_of(tiny_vit)
+def test_epoch_0_is_the_probe_and_is_kept_where_training_makes_it_worse(tiny_vit):
     before = copy_of_weights(tiny_vit)
-    train_features = split_model.predict_features(data.views[0])
-    val_features = split_model.predict_features(data.val)
-    wrong = data.labels.roll(1)  # what is learned after epoch 0 is wrong
-    probe, start = fit_probes(
-        (train_features, data.labels), (val_features, data.val_labels), "auto", "none"
-    )
-    assert probe.c != start.c
     settings = plain_settings(epochs=2, lr=0.01, head_init="probe", probe_c="auto")
-    trainer = Trainer(split_model, data, settings, name="train", seed=0)
-    trainer.labels = wrong
-    history = trainer.fit()
-    is_right = probe.logits(val_features).argmax(1) == data.val_labels
+    trainer = Trainer(split_at(tiny_vit, 1), data_of(tiny_vit), settings, name="train", seed=0)
+    features = features_of(trainer)
+    probe = fit_probe(features.train, trainer.data.labels, "auto", "none", seed=0)
+    trainer.labels = trainer.labels.roll(1)  # what is learned after epoch 0 is wrong
+    history = trainer.fit(features)
+    is_right = probe.logits(features.val).argmax(1) == trainer.data.val_labels
     assert history.rows[0]["val_accuracy"] == is_right.double().mean().item()
-    assert history.probe_c == probe.c.item()
+    assert history.probe_c == pytest.approx(probe.c.item())
     assert history.best_epoch == 0
     blocks = [name for name in before if "head" not in name]
     after = copy_of_weights(tiny_vit)
@@ -228,7 +221,7 @@ def test_few_images_are_trained_for_as_many_epochs_as_make_min_steps(tiny_vit):
     pixels, labels = make_data(12)  # two steps of eight and four images
     settings = plain_settings(epochs=2, min_steps=9)
     stored = store(tiny_vit, pixels, 1)
-    history = make_trainer(split_at(tiny_vit, 1), [stored], labels, settings).fit()
+    history = fit_trainer(make_trainer(split_at(tiny_vit, 1), [stored], labels, settings))
     assert history.epochs == 5
     expected = learning_rate(9, 10, round(0.25 * 10), settings.lr)
     assert history.rows[-1]["lr"] == pytest.approx(expected)
@@ -263,7 +256,7 @@ def test_no_token_is_dropped_where_the_attention_needs_positions_and_a_warning_s
         model.load_state_dict(start)
         settings = plain_settings(token_dropout=dropout, epochs=1)
         settings, warnings[dropout] = possible_settings(settings, split_model)
-        make_trainer(split_model, [stored], labels, settings).fit()
+        fit_trainer(make_trainer(split_model, [stored], labels, settings))
         weights[dropout] = copy_of_weights(model)
     assert warnings[0.0] == []
     assert any(not torch.equal(weights[0.0][key], start[key]) for key in start)  # it does train
@@ -290,7 +283,7 @@ def test_pooled_features_have_no_tokens_to_change_and_one_warning_says_so(name, 
     for settings in (plain_settings(epochs=1), plain_settings(epochs=1, **changes)):
         model.load_state_dict(start)
         settings, warnings = possible_settings(settings, split_model)
-        make_trainer(split_model, [stored], labels, settings).fit()
+        fit_trainer(make_trainer(split_model, [stored], labels, settings))
         weights.append(copy_of_weights(model))
     assert_same_weights(*weights)
     assert warnings == [

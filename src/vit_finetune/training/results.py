@@ -10,6 +10,7 @@ from torch import Tensor
 from vit_finetune.core.progress import progress
 from vit_finetune.model.adapted import Adapted
 from vit_finetune.model.freezing import count_parameters
+from vit_finetune.training.features import Features
 from vit_finetune.training.history import History
 from vit_finetune.training.trainer import Trainer
 
@@ -46,7 +47,11 @@ def epoch_bar(
 
 
 def fit_with_bar(
-    trainer: Trainer, checkpoint: Path, write: Callable[[History], None], say: Callable[[str], None]
+    trainer: Trainer,
+    features: Features,
+    checkpoint: Path,
+    write: Callable[[History], None],
+    say: Callable[[str], None],
 ) -> History:
     """`Trainer.fit` with a bar over epochs; the first process writes the history after each."""
     with epoch_bar(trainer.name, trainer.epochs, say) as show:
@@ -56,7 +61,7 @@ def fit_with_bar(
                 write(history)
             show(history)
 
-        return trainer.fit(checkpoint, after_epoch)
+        return trainer.fit(features, checkpoint, after_epoch)
 
 
 def history_rows(history: History) -> list[dict[str, float]]:
