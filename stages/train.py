@@ -50,7 +50,7 @@ def main(stage: Stage) -> None:
     stage.ranks.barrier()
     if not stage.ranks.is_first:
         return
-    for warning in results.training_warnings(history, data.val_labels):
+    for warning in results.training_warnings(history, data):
         stage.warn(warning)
         warnings.append(warning)
     write(history)

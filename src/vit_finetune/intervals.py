@@ -23,10 +23,21 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 
 
 def above_chance(labels: NDArray[Any], predicted: NDArray[Any]) -> bool:
-    """Whether predictions (N,) are right clearly more often than a constant guess of the most
-    frequent label (N,)."""
+    """Whether predictions (N,) agree with labels (N,) clearly more often than by chance."""
     low, _ = wilson(int(np.sum(labels == predicted)), len(labels))
-    return low > np.unique(labels, return_counts=True)[1].max() / len(labels)
+    return low > chance_agreement(labels, predicted)
+
+
+def chance_agreement(labels: NDArray[Any], predicted: NDArray[Any]) -> float:
+    """The accuracy that predictions of these frequencies have by chance (Cohen 1960).
+
+    If one class is nearly all, a model that finds the rare ones is not much more accurate than one
+    that always names it, but its predictions agree with the labels more often than by chance.
+    """
+    chance = 0.0
+    for value in np.unique(labels):
+        chance += float(np.mean(labels == value) * np.mean(predicted == value))
+    return chance
 
 
 class Interval(NamedTuple):
