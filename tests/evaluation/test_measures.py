@@ -173,7 +173,7 @@ def test_classes_that_are_never_predicted_are_named_and_rare_ones_with_the_key_t
     predicted = labels * (labels < 2)
     (warning,) = measures.find_warnings(labels, predicted, names(8), FEW_RIGHT)
     shown = ", ".join(f"class {k} (6 test images)" for k in (2, 3, 4, 5, 6))
-    assert warning == f"never predicted: {shown} and 1 others"
+    assert warning == f"never predicted: {shown} and 1 more"
 
 
 @pytest.mark.parametrize("bins", [1, 10, 15])

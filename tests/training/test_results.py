@@ -105,9 +105,7 @@ START = {"val_accuracy": 0.4, "val_loss": 0.1}  # a probe, whose loss says nothi
             (0.5, 0.75, 0.7),
             (1.0, 0.5, 0.6),
             (1.0, 0.9, 0.8),
-            [
-                "the best validation accuracy, 0.750, is not above 0.750, the fraction of the largest"
-            ],
+            ["the best validation accuracy, 0.750, is not above 0.750, the fraction of"],
         ),
         (
             (0.5, 0.9, 0.8),

@@ -106,7 +106,7 @@ def _never_predicted(labels: Array, predicted: Array, classes: Sequence[str]) ->
     if not missed:
         return []
     shown = ", ".join(f"{classes[k]} ({counts[k]} test images)" for k in missed[:SHOWN])
-    more = f" and {len(missed) - SHOWN} others" if len(missed) > SHOWN else ""
+    more = f" and {len(missed) - SHOWN} more" if len(missed) > SHOWN else ""
     advice = ""
     if counts[missed].max() < counts.max() * RARE:
         advice = "; rare classes count more with train.class_weights: balanced"
