@@ -248,7 +248,8 @@ class Embed(Schema):
 
     flip: bool = Field(
         default=True,
-        description="also store the mirrored view of each training image, for augmentation",
+        description="`adapt` and `train` also see each training image mirrored; `false` where "
+        "a mirrored image belongs to another class: arrows, digits, letters, hands",
     )
     storage: Literal["auto", "float16", "bfloat16", "float32"] = Field(
         default="auto",

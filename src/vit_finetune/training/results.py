@@ -141,16 +141,10 @@ def _augmented_images_not_learned(history: History, data: TrainingData) -> list[
     guess = largest_fraction(data.labels)
     if probe - guess < CLEARLY or reached > (probe + guess) / 2:
         return []
-    advice = "try weaker augmentation, or a tenth of train.lr"
-    if len(data.views) > 1:
-        advice = (
-            "if a mirrored image belongs to another class (arrows, text, hands), set embed.flip to "
-            f"false; if not, {advice}"
-        )
     return [
         f"training reached an accuracy of {reached:.3f} on augmented training images, where a "
         f"guess has {guess:.3f} and a linear probe has {probe:.3f} on validation images as they "
-        f"are: {advice}"
+        "are: try weaker augmentation, or a tenth of train.lr"
     ]
 
 
