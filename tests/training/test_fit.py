@@ -143,16 +143,18 @@ def test_equal_predictions_are_not_better():
 
 
 def test_balanced_counts_an_image_by_how_rare_its_class_is(tiny_vit):
-    """The start is right on nine common images, the end on six rare ones of another class."""
-    right = torch.tensor([True] * 18 + [False] * 6)
-    other = torch.tensor([True] * 9 + [False] * 9 + [True] * 6)
-    labels = torch.tensor([0] * 18 + [1] * 6)
+    """The start alone is right on ten rare images, the end alone on twelve common ones."""
+    start = torch.tensor([False] * 12 + [True] * 78 + [True] * 10)
+    last = torch.tensor([True] * 90 + [False] * 10)
+    labels = torch.tensor([0] * 90 + [1] * 10)
     found = {}
     for class_weights in ("none", "balanced"):
         settings = plain_settings(class_weights=class_weights)
-        data = TrainingData([torch.zeros(2, 32)], torch.tensor([0, 1]), torch.zeros(24, 32), labels)
+        data = TrainingData(
+            [torch.zeros(2, 32)], torch.tensor([0, 1]), torch.zeros(100, 32), labels
+        )
         trainer = Trainer(split_at(tiny_vit, 0), data, settings, name="train", seed=0)
-        history = History(start_right=other, last_right=right)
+        history = History(start_right=start, last_right=last)
         found[class_weights] = trainer._start_is_clearly_better(history)
     assert found == {"none": False, "balanced": True}
 
