@@ -88,7 +88,7 @@ class Subset(Schema):
     )
     val_size: Size = Field(
         default=1000,
-        description="validation images: early stop and best epoch are chosen on them; "
+        description="validation images, which decide between start and end of a training; "
         "`all` of data/images/val/",
     )
     test_size: Size = Field(default="all", description="test images, or `all`")
@@ -220,11 +220,6 @@ class Training(Schema):
         default="auto",
         description="inverse L2 strength of that regression (scikit-learn's C) on features of "
         "unit variance; `auto`: chosen on the validation images",
-    )
-    patience: int | None = Field(
-        default=None,
-        ge=1,
-        description="stop after so many epochs without a better validation accuracy; `null`: never",
     )
 
 

@@ -23,8 +23,8 @@ ROWS = [
     }
     for epoch, accuracy in enumerate((0.25, 0.75, 0.5))
 ]
-ADAPTED = Adapted(precision="float32", parameters_adapted=77, best_epoch=1, probe_accuracy=0.2)
-HISTORY = History(ROWS, best_epoch=1, probe_c=0.5)
+ADAPTED = Adapted(precision="float32", parameters_adapted=77, kept_epoch=1, probe_accuracy=0.2)
+HISTORY = History(ROWS, probe_c=0.5)
 
 
 def test_the_history_is_rounded_to_six_digits():
@@ -33,13 +33,13 @@ def test_the_history_is_rounded_to_six_digits():
     assert list(first) == list(ROWS[0])
 
 
-def test_the_metrics_are_those_of_the_best_epoch_and_say_how_many_epochs_are_done(tiny_vit):
+def test_the_metrics_are_those_of_the_last_epoch_and_say_how_many_epochs_are_done(tiny_vit):
     freeze(tiny_vit, 0)
     assert results.training_metrics(HISTORY, 8, tiny_vit, ADAPTED, []) == {
-        "val_accuracy": 0.75,
+        "val_accuracy": 0.5,
         "probe_accuracy": 0.25,
         "pretrained_probe_accuracy": 0.2,
-        "best_epoch": 1,
+        "kept_epoch": 2,
         "epochs": "2 of 8",
         "parameters_adapted": 77,
         "parameters_trained": 3 * 32 + 3,
@@ -47,9 +47,9 @@ def test_the_metrics_are_those_of_the_best_epoch_and_say_how_many_epochs_are_don
     }
 
 
-def test_where_the_probe_is_best_only_the_head_was_trained(tiny_vit):
+def test_where_the_probe_is_kept_only_the_head_was_trained(tiny_vit):
     freeze(tiny_vit, 1)
-    history = History(ROWS, best_epoch=0)
+    history = History(ROWS, keeps_start=True)
     adapted = Adapted("float32", 0, 0, probe_accuracy=None)  # adapt.epochs is 0
     metrics = results.training_metrics(history, 8, tiny_vit, adapted, [])
     assert metrics["parameters_trained"] == 3 * 32 + 3
@@ -71,7 +71,7 @@ def test_the_bar_counts_epochs_that_an_earlier_run_trained_as_done(monkeypatch):
     with results.epoch_bar("train", 4, print) as show:
         show(HISTORY)  # the start and two epochs, which came from a checkpoint
         assert "2/4" in shown.getvalue()
-        show(History([*ROWS, ROWS[0]], best_epoch=1))
+        show(History([*ROWS, ROWS[0]]))
     last = shown.getvalue().split("\r")[-1]
     assert "3/4" in last
     assert "val_accuracy=0.250" in last
@@ -88,10 +88,10 @@ def test_off_a_terminal_each_epoch_is_a_line():
     ]
 
 
-def warnings_of(rows, best, labels=(0, 0, 0, 1) * 10):
+def warnings_of(rows, labels=(0, 0, 0, 1) * 10):
     labels = torch.tensor(labels)
     data = TrainingData([torch.zeros(len(labels), 1)], labels, torch.zeros(1), labels)
-    return results.training_warnings(History(rows, best_epoch=best), data)
+    return results.training_warnings(History(rows), data)
 
 
 START = {"val_accuracy": 0.4, "val_loss": 0.1}  # a probe, whose loss says nothing about the epochs
@@ -102,10 +102,10 @@ START = {"val_accuracy": 0.4, "val_loss": 0.1}  # a probe, whose loss says nothi
     [
         ((0.5, 0.9, 0.8), (1.0, 0.5, 0.6), (1.0, 0.9, 0.8), []),
         (
-            (0.5, 0.75, 0.7),
+            (0.5, 0.7, 0.75),
             (1.0, 0.5, 0.6),
             (1.0, 0.9, 0.8),
-            ["the best validation accuracy, 0.750, is not above 0.750, the fraction of"],
+            ["the validation accuracy, 0.750, is not above 0.750, the fraction of"],
         ),
         (
             (0.5, 0.9, 0.8),
@@ -113,7 +113,7 @@ START = {"val_accuracy": 0.4, "val_loss": 0.1}  # a probe, whose loss says nothi
             (1.0, 0.9, 0.8),
             [
                 "the validation loss rose in every epoch, from 0.500 to 0.600, while the training "
-                "loss fell from 1.000 to 0.800: the model overfits; epoch 2 is kept"
+                "loss fell from 1.000 to 0.800: the model overfits, try fewer train.epochs"
             ],
         ),
         (
@@ -131,7 +131,7 @@ START = {"val_accuracy": 0.4, "val_loss": 0.1}  # a probe, whose loss says nothi
             (0.6, 0.5, 0.5),
             (0.5, 0.6, 0.7),
             (1.0, 0.9, 0.8),
-            ["the best validation accuracy, 0.600", "the validation loss rose"],
+            ["the validation accuracy, 0.500", "the validation loss rose"],
         ),
     ],
 )
@@ -148,7 +148,7 @@ def test_what_was_seen_of_a_training_that_did_not_work_is_told(
                 "train_accuracy": 0.9,
             }
         )
-    found = warnings_of(rows, best=accuracies.index(max(accuracies)) + 1)
+    found = warnings_of(rows)
     assert len(found) == len(warnings)
     for warning, start in zip(found, warnings, strict=True):
         assert warning.startswith(start)
@@ -167,7 +167,7 @@ def test_augmented_images_that_are_not_learned_although_a_probe_is_right_are_tol
 ):
     epoch = {"val_accuracy": 0.9, "val_loss": 0.3, "train_loss": 0.7, "train_accuracy": reached}
     rows = [{"val_accuracy": probe, "val_loss": 0.1}, epoch, epoch | {"train_accuracy": 0.4}]
-    found = warnings_of(rows, best=1, labels=(0, 1) * 20)
+    found = warnings_of(rows, labels=(0, 1) * 20)
     expected = (
         "training reached an accuracy of 0.630 on augmented training images, where a guess has "
         "0.500 and a linear probe has 0.990 on validation images as they are: try weaker "
@@ -177,5 +177,5 @@ def test_augmented_images_that_are_not_learned_although_a_probe_is_right_are_tol
 
 
 def test_few_validation_images_are_told_what_one_of_them_is_worth():
-    (warning,) = warnings_of([START | {"val_accuracy": 0.9}], best=0, labels=(0, 1) * 8)
+    (warning,) = warnings_of([START | {"val_accuracy": 0.9}], labels=(0, 1) * 8)
     assert warning.startswith("one of 16 validation images is worth 6.2 points of accuracy")

@@ -74,7 +74,7 @@ def history_rows(history: History) -> list[dict[str, float]]:
 def training_metrics(
     history: History, epochs: int, model: Any, adapted: Adapted, warnings: Sequence[str]
 ) -> dict[str, Any]:
-    """metrics/train.json after an epoch: the best epoch so far, beside the probes before it.
+    """metrics/train.json after an epoch, beside the probes before it.
 
     Args:
         epochs: that the settings ask for.
@@ -86,13 +86,13 @@ def training_metrics(
     if pretrained_probe_accuracy is None:  # nothing was adapted: it is the same probe
         pretrained_probe_accuracy = probe_accuracy
     trained, _ = count_parameters(model)
-    if history.best_epoch == 0:
+    if history.kept_epoch == 0:
         trained = sum(parameter.numel() for parameter in model.head.parameters())
     metrics = {
-        "val_accuracy": round(history.best["val_accuracy"], 6),
+        "val_accuracy": round(history.kept["val_accuracy"], 6),
         "probe_accuracy": probe_accuracy,
         "pretrained_probe_accuracy": pretrained_probe_accuracy,
-        "best_epoch": history.best_epoch,
+        "kept_epoch": history.kept_epoch,
         "epochs": f"{history.epochs} of {epochs}",  # a text, since DVC shows no lists
         "parameters_adapted": adapted.parameters_adapted,
         "parameters_trained": trained,
@@ -113,13 +113,13 @@ def training_warnings(history: History, data: TrainingData) -> list[str]:
     if images < FEW_IMAGES:
         warnings.append(
             f"one of {images} validation images is worth {100 / images:.1f} points of accuracy: "
-            "they cannot tell which epoch is best. Take more, or merge val/ into train/"
+            "they cannot tell whether training helped. Take more, or merge val/ into train/"
         )
-    accuracy = history.best["val_accuracy"]
+    accuracy = history.kept["val_accuracy"]
     largest = largest_fraction(data.val_labels)
     if accuracy <= largest:
         warnings.append(
-            f"the best validation accuracy, {accuracy:.3f}, is not above {largest:.3f}, the "
+            f"the validation accuracy, {accuracy:.3f}, is not above {largest:.3f}, the "
             "fraction of the largest class: naming that class for every image is as accurate"
         )
     if history.epochs:
@@ -161,6 +161,6 @@ def _rising_validation_loss(history: History) -> list[str]:
             f"{seen}, and the training loss from {first:.3f} to {last:.3f}: try a tenth of train.lr"
         ]
     return [
-        f"{seen}, while the training loss fell from {first:.3f} to {last:.3f}: the model overfits; "
-        f"epoch {history.best_epoch} is kept"
+        f"{seen}, while the training loss fell from {first:.3f} to {last:.3f}: the model overfits, "
+        "try fewer train.epochs"
     ]
