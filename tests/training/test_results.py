@@ -170,8 +170,8 @@ def test_augmented_images_that_are_not_learned_although_a_probe_is_right_are_tol
     found = warnings_of(rows, labels=(0, 1) * 20)
     expected = (
         "training reached an accuracy of 0.630 on augmented training images, where a guess has "
-        "0.500 and a linear probe has 0.990 on validation images as they are: try weaker "
-        "augmentation, or a tenth of train.lr"
+        "0.500 and a linear probe has 0.990 on validation images as they are: augmentation "
+        "(mirroring, mixup, dropped tokens) changes them too much, or train.lr is too high"
     )
     assert found == [expected] * warned
 

@@ -144,7 +144,8 @@ def _augmented_images_not_learned(history: History, data: TrainingData) -> list[
     return [
         f"training reached an accuracy of {reached:.3f} on augmented training images, where a "
         f"guess has {guess:.3f} and a linear probe has {probe:.3f} on validation images as they "
-        "are: try weaker augmentation, or a tenth of train.lr"
+        "are: augmentation (mirroring, mixup, dropped tokens) changes them too much, or train.lr is "
+        "too high"
     ]
 
 
