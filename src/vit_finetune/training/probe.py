@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_sample_weight
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 Array = NDArray[np.float64]
@@ -59,6 +60,8 @@ class Probe:
         head.bias.data.copy_(self.bias)
 
 
+# The matrices are small: threads of a product would mostly wait for each other.
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def fit_probe(
     features: Tensor,
     labels: Tensor,
