@@ -266,7 +266,7 @@ def used_versions(
 
 
 def version_rows(versions: Sequence[Version]) -> Rows:
-    rows = [["library", "version", "used by", "in requirements.lock"]]
+    rows = [["library", "version", "stages", "in requirements.lock"]]
     for version in versions:
         rows.append([version.library, version.number, version.stages, version.in_lock])
     return rows
