@@ -144,8 +144,8 @@ def _augmented_images_not_learned(history: History, data: TrainingData) -> list[
     return [
         f"training reached an accuracy of {reached:.3f} on augmented training images, where a "
         f"guess has {guess:.3f} and a linear probe has {probe:.3f} on validation images as they "
-        "are: augmentation (mirroring, mixup, dropped tokens) changes them too much, or train.lr is "
-        "too high"
+        "are: augmentation (mirroring, mixup, dropped tokens) changes them too much, or train.lr "
+        "is too high"
     ]
 
 
