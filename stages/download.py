@@ -1,9 +1,8 @@
 """download: network, VIT_DATA_DIR or data.folder -> data/raw (images, labels, files and hashes of
 each part)"""
 
-import os
-
 from vit_finetune.core.files import new_folder
+from vit_finetune.core.processors import available_threads
 from vit_finetune.data.dataset import write_dataset
 from vit_finetune.data.sources import open_source
 from vit_finetune.stage import Stage
@@ -11,7 +10,7 @@ from vit_finetune.stage import Stage
 
 def main(stage: Stage) -> None:
     data = stage.params.data
-    threads = stage.params.runtime.threads or os.cpu_count() or 1
+    threads = available_threads()
 
     source = open_source(data, threads)
     with new_folder("data/raw") as folder:
