@@ -1,7 +1,6 @@
 """The sources of images by their name in params.yaml. A new one: a module with a class of `Source`,
 a line here, its name in params.py."""
 
-from vit_finetune.core.experiment_copies import require_whole
 from vit_finetune.data.cifar import open_cifar
 from vit_finetune.data.digits import open_digits
 from vit_finetune.data.folder import FolderSource
@@ -20,9 +19,6 @@ def open_source(data: Data, threads: int) -> Source:
             out.
     """
     if data.name == "folder":
-        require_whole(
-            data.folder, ", or set data.folder to the absolute path of a folder outside the project"
-        )
         return FolderSource(data, threads)
     if data.name == "digits":
         return open_digits()
