@@ -14,7 +14,7 @@ from PIL import Image, ImageFile, ImageOps
 PAD = (127, 127, 127)  # the colour of the bars that `pad` adds
 BACKGROUND = (255, 255, 255)  # under what is transparent
 DIVISOR = 257  # from 16 bits to 8
-# What a program needs to read an image as `open_image` and `fit_image` do, for files that record it.
+# How `open_image` and `fit_image` read an image, for files that record it.
 READING = {
     "exif_orientation": "applied",
     "transparency_over": BACKGROUND,
