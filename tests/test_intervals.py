@@ -61,11 +61,14 @@ def test_wilson_is_that_of_scipy():
 
 
 def grouped_answers(rng, groups, size, spread):
-    """Right and wrong answers of groups whose own accuracies vary around .8, by the spread of a beta
-    distribution; 0: every answer is independent."""
+    """Right and wrong answers of groups, and the group of each.
+
+    The accuracies of the groups vary around 0.8. The spread is the correlation of two answers of a
+    group; 0: every answer is independent.
+    """
     p = np.full(groups, 0.8)
     if spread:
-        strength = 1 / spread - 1  # the correlation in a group is the spread
+        strength = 1 / spread - 1
         p = rng.beta(0.8 * strength, 0.2 * strength, groups)
     return (rng.random((groups, size)) < p[:, None]).ravel(), np.repeat(np.arange(groups), size)
 
