@@ -10,6 +10,7 @@ from torch import Tensor
 from vit_finetune.core.progress import progress
 from vit_finetune.model.adapted import Adapted
 from vit_finetune.model.freezing import count_parameters
+from vit_finetune.training.features import Features
 from vit_finetune.training.history import History
 from vit_finetune.training.trainer import Trainer
 
@@ -46,7 +47,11 @@ def epoch_bar(
 
 
 def fit_with_bar(
-    trainer: Trainer, checkpoint: Path, write: Callable[[History], None], say: Callable[[str], None]
+    trainer: Trainer,
+    features: Features,
+    checkpoint: Path,
+    write: Callable[[History], None],
+    say: Callable[[str], None],
 ) -> History:
     """`Trainer.fit` with a bar over epochs; the first process writes the history after each."""
     with epoch_bar(trainer.name, trainer.epochs, say) as show:
@@ -56,7 +61,7 @@ def fit_with_bar(
                 write(history)
             show(history)
 
-        return trainer.fit(checkpoint, after_epoch)
+        return trainer.fit(features, checkpoint, after_epoch)
 
 
 def history_rows(history: History) -> list[dict[str, float]]:
@@ -67,7 +72,7 @@ def history_rows(history: History) -> list[dict[str, float]]:
 def training_metrics(
     history: History, epochs: int, model: Any, adapted: Adapted, warnings: Sequence[str]
 ) -> dict[str, Any]:
-    """metrics/train.json after an epoch: the best epoch so far, beside the probes before it.
+    """metrics/train.json after an epoch, beside the probes before it.
 
     Args:
         epochs: that the settings ask for.
@@ -79,13 +84,13 @@ def training_metrics(
     if pretrained_probe_accuracy is None:  # nothing was adapted: it is the same probe
         pretrained_probe_accuracy = probe_accuracy
     trained, _ = count_parameters(model)
-    if history.best_epoch == 0:
+    if history.kept_epoch == 0:
         trained = sum(parameter.numel() for parameter in model.head.parameters())
     metrics = {
-        "val_accuracy": round(history.best["val_accuracy"], 6),
+        "val_accuracy": round(history.kept["val_accuracy"], 6),
         "probe_accuracy": probe_accuracy,
         "pretrained_probe_accuracy": pretrained_probe_accuracy,
-        "best_epoch": history.best_epoch,
+        "kept_epoch": history.kept_epoch,
         "epochs": f"{history.epochs} of {epochs}",  # a text, since DVC shows no lists
         "parameters_adapted": adapted.parameters_adapted,
         "parameters_trained": trained,
@@ -105,7 +110,7 @@ def training_warnings(history: History, val_labels: Tensor) -> list[str]:
             f"one of {images} validation images is worth {100 / images:.1f} points of accuracy: "
             "they cannot tell which epoch is best. Take more, or merge val/ into train/"
         )
-    accuracy = history.best["val_accuracy"]
+    accuracy = history.kept["val_accuracy"]
     largest = int(val_labels.bincount().max()) / images
     if accuracy <= largest:
         warnings.append(
