@@ -12,8 +12,8 @@ from vit_finetune.core.errors import UserError
 PATIENCE = 5.0  # seconds without an answer
 WAYS_ON = (
     "either set HF_HOME to a folder with the hub's cache, or copy the weights to "
-    "pretrained/<name>/ and set model.name to local-dir:pretrained/<name>, or set model.pretrained to false; "
-    "`make demo` needs no network"
+    "pretrained/<name>/ and set model.name to local-dir:pretrained/<name>, or set "
+    "model.pretrained to false; `make demo` needs no network"
 )
 
 
