@@ -83,7 +83,7 @@ class Data(Schema):
     )
     labels: Text | None = Field(
         default=None,
-        description="a CSV file in that folder with the columns `file` and `class`, for images "
+        description="a CSV file in `data.folder` with the columns `file` and `class`, for images "
         "that are in no folders of classes; `null`: the folders are the classes",
     )
     group: Text | None = Field(
