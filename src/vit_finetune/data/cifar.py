@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.files import new_folder
 from vit_finetune.core.progress import progress
-from vit_finetune.data.source import ArraySource, Source
+from vit_finetune.data.source import ArraySource
 
 FOLDER_VARIABLE = "VIT_DATA_DIR"
 PATIENCE = 30.0  # seconds without a byte
@@ -32,7 +32,7 @@ PASSING = {429, 500, 502, 503, 504, NOTHING_LEFT}  # answers of HTTP that may be
 NOT_PUBLISHED = "what came is not the published archive (cut off, or a page that a proxy made)"
 
 
-def open_cifar(name: str) -> Source:
+def load_cifar(name: str) -> ArraySource:
     """CIFAR-10 or CIFAR-100 with its fine labels (Krizhevsky 2009), every original file checked by
     its published md5.
 
@@ -67,7 +67,7 @@ def open_cifar(name: str) -> Source:
     return _read_cifar(source, root)
 
 
-def _read_cifar(source: Any, root: Path) -> Source:
+def _read_cifar(source: Any, root: Path) -> ArraySource:
     broken = _broken_file(source, root)
     if broken:
         raise UserError(
