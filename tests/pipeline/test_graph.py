@@ -60,7 +60,7 @@ ROOMS = {  # room: the rooms that it may import
 CHECKED_EARLY = {"adapt": keys_of("freeze")}
 OWN = {"vit_finetune", "stages", "tests"}  # packages of this project
 # for the command line; they may import any room
-TOOLS = {"predict", "export", "profiles", "summary", "compare", "mistakes"}
+TOOLS = {"predict", "export", "profiles", "summary", "compare", "mistakes", "own_images"}
 MODULES = sorted(path.relative_to(ROOT) for path in PACKAGE.rglob("*.py"))
 
 
