@@ -324,6 +324,24 @@ class Attention(Schema):
     )
 
 
+class Review(Schema):
+    """Which images are listed as suspects."""
+
+    wrong_labels: float = Field(
+        default=0.5,
+        gt=0,
+        lt=1,
+        description="the smallest probability that a label is wrong at which it is listed",
+    )
+    copies: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="the smallest score at which two images are listed as near-copies: the "
+        "correlation of their pixels minus 4 times the distance of their features; 1: only copies",
+    )
+
+
 class Report(Schema):
     """What stands at the top of the report."""
 
@@ -374,6 +392,7 @@ class Params(Schema):
     train: Training = Training()
     evaluate: Evaluate = Evaluate()
     attention: Attention = Attention()
+    review: Review = Review()
     report: Report = Report()
     runtime: Runtime = Runtime()
 

@@ -1,0 +1,107 @@
+"""review.html: each suspect beside its nearest images, and buttons that write corrections."""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+from vit_finetune.data.corrections import COLUMNS, Correction
+from vit_finetune.pages.images import thumbnail
+from vit_finetune.pages.render import render
+from vit_finetune.review.suspects import COPIES, PARTS, WRONG_LABEL, Images, Review, Suspect
+
+MOST = 400  # suspects of each kind: the page stays below 30 MB
+NEIGHBOURS = 3
+LARGE = 128  # pixels of the longest side of a suspect
+SMALL = 64  # and of a neighbour
+
+
+class Picture(NamedTuple):
+    """An image of the page with its label and part."""
+
+    image: bytes
+    alt: str
+    caption: str
+
+
+class SuspectCard(NamedTuple):
+    """A suspect on the page.
+
+    Attributes:
+        sentence: why it is listed, and how sure that is.
+        suggestion: the class that the page proposes; empty where there is none.
+        data: what filters look at.
+    """
+
+    picture: Picture
+    neighbours: Sequence[Picture]
+    sentence: str
+    suggestion: str
+    data: Mapping[str, str]
+
+
+def compose(images: Images, review: Review, corrections: Sequence[Correction]) -> str:
+    """The page as text.
+
+    Args:
+        corrections: the rows that the corrections file has; the page saves them with the new ones.
+    """
+    cards = []
+    notes = []
+    for kind, suspects in groupby(review.suspects, key=lambda suspect: suspect.kind):
+        of_kind = list(suspects)
+        cards += [suspect_card(images, review, suspect) for suspect in of_kind[:MOST]]
+        if len(of_kind) > MOST:
+            notes.append(
+                f"{kind}: the {MOST:,} with the highest score of {len(of_kind):,}; "
+                "all are in plots/review.csv."
+            )
+    earlier = [
+        dict(zip(COLUMNS, (images.name, row.file, row.action, row.label, row.note), strict=True))
+        for row in corrections
+    ]
+    return render(
+        "review/page.html",
+        name=images.name,
+        classes=images.classes,
+        columns=COLUMNS,
+        cards=cards,
+        notes=notes,
+        earlier=earlier,
+    )
+
+
+def suspect_card(images: Images, review: Review, suspect: Suspect) -> SuspectCard:
+    nearest = review.nearest.rows[suspect.row].tolist()
+    rows = [suspect.neighbour, *(row for row in nearest if row != suspect.neighbour)]
+    suggestion = "" if suspect.suggestion is None else images.classes[suspect.suggestion]
+    file = images.file(suspect.row)
+    label = images.classes[images.labels[suspect.row]]
+    part = PARTS[images.part[suspect.row]]
+    return SuspectCard(
+        picture=picture(images, suspect.row, LARGE),
+        neighbours=[picture(images, row, SMALL) for row in rows[:NEIGHBOURS]],
+        sentence=in_words(suspect, suggestion),
+        suggestion=suggestion,
+        data={"kind": suspect.kind, "part": part, "label": label, "file": file},
+    )
+
+
+def picture(images: Images, row: int, longest: int) -> Picture:
+    label = images.classes[images.labels[row]]
+    part = PARTS[images.part[row]]
+    return Picture(
+        image=thumbnail(images.image(row), longest),
+        alt=f"{images.file(row)}: {label}",
+        caption=f"{label} ({part})",
+    )
+
+
+def in_words(suspect: Suspect, suggestion: str) -> str:
+    """Why an image is listed, and how sure that is."""
+    if suspect.kind == WRONG_LABEL:
+        percent = math.floor(1000 * suspect.score) / 10  # nothing but certainty is 100 %
+        return f"wrong label with probability {percent:.1f} %; {suggestion}?"
+    if suspect.kind in COPIES:
+        return f"{suspect.kind}, score {suspect.score:.2f} (a copy has 1)"
+    return f"outlier, distance {suspect.score:.2f} from images to train on"
