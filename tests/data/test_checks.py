@@ -13,6 +13,7 @@ from tests.project import ROOT
 from vit_finetune.core.arrays import decode_names, read_split
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.files import read_csv, read_json, write_json
+from vit_finetune.data.corrections import CORRECTIONS
 from vit_finetune.params import read_params, read_yaml
 from vit_finetune.stage import Stage
 
@@ -27,6 +28,7 @@ def images(tmp_path, monkeypatch):
         for name in ("cat", "dog"):
             for number in range(count):
                 save(tmp_path / "data/images" / part / name / f"{number:02}.png", rng)
+    shutil.copy(ROOT / CORRECTIONS, tmp_path / CORRECTIONS)
     return tmp_path / "data/images"
 
 
@@ -127,7 +129,9 @@ def test_with_the_default_no_test_image_is_trained_on_and_others_are_drawn_inste
 
 def test_test_images_to_train_on_are_an_error_where_leaks_is_error(images):
     plant_leaks(images)
-    with pytest.raises(UserError, match="have the pixels of a test or validation image; remove"):
+    with pytest.raises(
+        UserError, match="have the pixels or the group of a test or validation image; remove"
+    ):
         run(leaks="error")
 
 

@@ -388,25 +388,28 @@ def test_unreadable_files_are_counted_and_five_are_named_with_the_reason_and_wha
     )
 
 
-@pytest.mark.parametrize(
-    ("cats", "classes"),
-    [(2, "dog (train 3, test 0)"), (0, "cat (train 3, test 0), dog (train 3, test 0)")],
-)
-def test_unreadable_files_do_not_count_as_images_of_their_class(tmp_path, cats, classes):
-    make_tree(tmp_path, {"train/cat": 3, "train/dog": 3, "test/cat": cats, "test/dog": 0})
-    (tmp_path / "test/dog/00.png").write_bytes(b"")
-    assert error_of(tmp_path, broken="skip") == few(tmp_path, classes)
+def test_unreadable_files_do_not_count_as_images_of_their_class(tmp_path):
+    make_tree(tmp_path, {"train/cat": 3, "train/dog": 1, "test/cat": 1, "test/dog": 1})
+    (tmp_path / "train/dog/01.png").write_bytes(b"")
+    assert error_of(tmp_path, broken="skip") == few(tmp_path, "dog (1)", 2)
+    make_tree(tmp_path, {"train/dog": 3})
+    for name in ("cat", "dog"):
+        (tmp_path / f"test/{name}/00.png").write_bytes(b"")
+    assert error_of(tmp_path, broken="skip") == no_images(tmp_path, "test")
 
 
 # Too few classes or images
 
 
-def few(folder, classes):
-    needed = "train 1, val 1, test 1" if "val" in classes else "train 2, test 1"
+def few(folder, classes, least):
     return (
-        f"{folder}: classes with too few images: {classes}; each needs at least {needed}; "
+        f"{folder}: classes with too few training images: {classes}; each needs at least {least}; "
         "add images or remove the folder"
     )
+
+
+def no_images(folder, part):
+    return f"{folder}: {part} has no images; add some, or remove its folder"
 
 
 def no_classes(folder, how_many):
@@ -439,38 +442,43 @@ def test_one_class_is_too_few(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("counts", "classes"),
+    ("counts", "classes", "least"),
     [
-        ({"cat": 3, "dog": 0}, "dog (train 0, test 0)"),
-        ({"cat": 2, "dog": 1, "ox": 3}, "cat (train 1, test 1), dog (train 0, test 1)"),
-        ({"train/cat": 2, "train/dog": 9}, "cat (train 1, test 1)"),
-        (
-            {"train/cat": 1, "train/dog": 2, "test/cat": 5, "test/dog": 1},
-            "cat (train 1, test 5)",
-        ),
-        ({"train/cat": 2, "train/dog": 2, "test/cat": 5}, "dog (train 2, test 0)"),
-        (
-            {"train/cat": 2, "train/dog": 2, "test": 0},
-            "cat (train 2, test 0), dog (train 2, test 0)",
-        ),
+        ({"cat": 3, "dog": 0}, "dog (0)", 2),
+        ({"cat": 2, "dog": 1, "ox": 3}, "cat (1), dog (1)", 2),
+        ({"train/cat": 2, "train/dog": 9}, "cat (1)", 2),
+        ({"train/cat": 1, "train/dog": 2, "test/cat": 5, "test/dog": 1}, "cat (1)", 2),
         (
             {"train/a": 1, "train/b": 0, "val/a": 1, "val/b": 1, "test/a": 1, "test/b": 1},
-            "b (train 0, val 1, test 1)",
+            "b (0)",
+            1,
         ),
-        (
-            {"train/a": 1, "train/b": 1, "validation/b": 1, "test/a": 1, "test/b": 1},
-            "a (train 1, val 0, test 1)",
-        ),
-        ({"train/a": 2, "train/b": 1, "val/a": 1, "val/b": 1}, "b (train 0, val 1, test 1)"),
         (
             dict.fromkeys("abcdefg", 1) | {"h": 3},
-            ", ".join(f"{name} (train 0, test 1)" for name in "abcde") + " and 2 more",
+            "a (1), b (1), c (1), d (1), e (1) and 2 more",
+            2,
         ),
     ],
 )
-def test_a_class_with_too_few_images_is_named_with_its_counts(tmp_path, counts, classes):
+def test_a_class_with_too_few_images_to_train_on_is_named_with_their_number(
+    tmp_path, counts, classes, least
+):
     make_tree(tmp_path, counts)
-    assert error_of(tmp_path) == few(tmp_path, classes)
+    assert error_of(tmp_path) == few(tmp_path, classes, least)
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_a_given_part_without_an_image_is_an_error(tmp_path, part):
+    make_tree(tmp_path, {"train/cat": 3, "train/dog": 3, f"{part}/cat": 0})
+    assert error_of(tmp_path) == no_images(tmp_path, part)
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_a_class_may_be_absent_from_a_given_part(tmp_path, part):
+    make_tree(tmp_path, {"train/cat": 4, "train/dog": 4, f"{part}/cat": 2})
+    dataset = load(tmp_path)
+    assert dataset.classes == ["cat", "dog"]
+    assert dataset.labels[part].tolist() == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -480,6 +488,7 @@ def test_a_class_with_too_few_images_is_named_with_its_counts(tmp_path, counts, 
         {"train/cat": 2, "train/dog": 2, "test/cat": 1, "test/dog": 1},
         {"train/cat": 1, "train/dog": 1, "val/cat": 1, "val/dog": 1, "test/cat": 1, "test/dog": 1},
         {"train/cat": 2, "train/dog": 2, "val/cat": 1, "val/dog": 1},
+        {"train/cat": 2, "train/dog": 1, "val/cat": 1, "val/dog": 1},
     ],
 )
 def test_the_fewest_images_that_are_allowed_are_enough(tmp_path, counts):

@@ -1,6 +1,8 @@
 """The sources of images by their name in params.yaml. A new one: a module with a class of `Source`,
 a line here, its name in params.py."""
 
+from pathlib import Path
+
 from vit_finetune.core.experiment_copies import require_whole
 from vit_finetune.data.cifar import open_cifar
 from vit_finetune.data.digits import open_digits
@@ -27,3 +29,12 @@ def open_source(data: Data, threads: int) -> Source:
     if data.name == "digits":
         return open_digits()
     return open_cifar(data.name)
+
+
+def name_of(data: Data) -> str:
+    """What outputs and data/corrections.csv call the data set: `data.name`, or of `folder` the name
+    of that folder."""
+    if data.name != "folder":
+        return data.name
+    name = Path(data.folder).resolve().name
+    return name if name.isprintable() else ascii(name)
