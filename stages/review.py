@@ -1,12 +1,9 @@
 """review: data/subset, features, data/corrections.csv -> review.html, plots/review.csv,
 plots/review.png, metrics/review.json"""
 
-import numpy as np
-
-from vit_finetune.core.arrays import decode_names
 from vit_finetune.core.files import write_bytes, write_csv, write_json, write_text
-from vit_finetune.data.corrections import CORRECTIONS, read_corrections
-from vit_finetune.data.dataset import RAW, Dataset
+from vit_finetune.data.corrections import COLUMNS, CORRECTIONS
+from vit_finetune.data.tables import read_table
 from vit_finetune.review import figures, page, suspects
 from vit_finetune.stage import Stage
 from vit_finetune.style import font_warnings, png
@@ -16,21 +13,19 @@ TABLE = "plots/review.csv"
 
 def main(stage: Stage) -> None:
     settings = stage.params.review
-    raw = Dataset.read(RAW)
-    corrections = read_corrections(CORRECTIONS, raw.name, raw.classes, raw.file_names())
     images = suspects.Images.read("data/subset", "data/pretrained_features", "data/embedded")
-    kept = [row.file for row in corrections.rows if row.action == "keep"]
+    corrections = [row for _, row in read_table(CORRECTIONS, COLUMNS)]  # `subset` has checked them
 
     found = suspects.review(
         images,
-        np.isin(decode_names(images.files), kept),
+        suspects.kept_rows(images, corrections),
         stage.params.seed,
         settings.wrong_labels,
         settings.copies,
     )
     write_csv(TABLE, suspects.table(images, found.suspects), suspects.COLUMNS)
     write_json("metrics/review.json", suspects.counts(found.suspects))
-    write_text("review.html", page.compose(images, found, corrections.rows))
+    write_text("review.html", page.compose(images, found, corrections))
     picture = figures.first_suspects(images, found.suspects)
     write_bytes("plots/review.png", png(picture))
     for warning in font_warnings([picture]):

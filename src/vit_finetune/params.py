@@ -105,8 +105,8 @@ class Subset(Schema):
     )
     val_size: Size = Field(
         default=1000,
-        description="validation images, on which early stop and best epoch are chosen: a number, a "
-        "share, `all` of a given part, or `auto`: all of a given part, else 15 % of the training "
+        description="validation images, which decide between start and end of a training: a number, "
+        "a share, `all` of a given part, or `auto`: all of a given part, else 15 % of the training "
         "images and at most 1,000",
     )
     test_size: Size = Field(
@@ -240,11 +240,6 @@ class Training(Schema):
         default="auto",
         description="inverse L2 strength of that regression (scikit-learn's C) on features of "
         "unit variance; `auto`: chosen on the validation images",
-    )
-    patience: int | None = Field(
-        default=None,
-        ge=1,
-        description="stop after so many epochs without a better validation accuracy; `null`: never",
     )
 
 

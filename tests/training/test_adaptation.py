@@ -30,7 +30,7 @@ def test_the_backbone_gets_every_adapted_tensor_and_no_head(name):
     pixels, labels = make_data()
     settings = plain_settings(epochs=2, lr=0.001)  # from zeros: better than that is easy
     history = fit(make_trainer(split_at(model, "all"), [pixels], labels, settings))
-    assert history.best_epoch
+    assert history.kept_epoch
     trained = copy_of_weights(model)
     adapted = adopt(backbone, model, history, "float32")
     after = copy_of_weights(backbone)
@@ -39,7 +39,7 @@ def test_the_backbone_gets_every_adapted_tensor_and_no_head(name):
     assert not any(key.startswith("head") for key in after)
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert adapted == Adapted(
-        "float32", count, history.best_epoch, round(history.rows[0]["val_accuracy"], 6)
+        "float32", count, history.kept_epoch, round(history.rows[0]["val_accuracy"], 6)
     )
 
 

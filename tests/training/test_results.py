@@ -22,8 +22,8 @@ ROWS = [
     }
     for epoch, accuracy in enumerate((0.25, 0.75, 0.5))
 ]
-ADAPTED = Adapted(precision="float32", parameters_adapted=77, best_epoch=1, probe_accuracy=0.2)
-HISTORY = History(ROWS, best_epoch=1, probe_c=0.5)
+ADAPTED = Adapted(precision="float32", parameters_adapted=77, kept_epoch=1, probe_accuracy=0.2)
+HISTORY = History(ROWS, probe_c=0.5)
 
 
 def test_the_history_is_rounded_to_six_digits():
@@ -32,13 +32,13 @@ def test_the_history_is_rounded_to_six_digits():
     assert list(first) == list(ROWS[0])
 
 
-def test_the_metrics_are_those_of_the_best_epoch_and_say_how_many_epochs_are_done(tiny_vit):
+def test_the_metrics_are_those_of_the_last_epoch_and_say_how_many_epochs_are_done(tiny_vit):
     freeze(tiny_vit, 0)
     assert results.training_metrics(HISTORY, 8, tiny_vit, ADAPTED, []) == {
-        "val_accuracy": 0.75,
+        "val_accuracy": 0.5,
         "probe_accuracy": 0.25,
         "pretrained_probe_accuracy": 0.2,
-        "best_epoch": 1,
+        "kept_epoch": 2,
         "epochs": "2 of 8",
         "parameters_adapted": 77,
         "parameters_trained": 3 * 32 + 3,
@@ -46,9 +46,9 @@ def test_the_metrics_are_those_of_the_best_epoch_and_say_how_many_epochs_are_don
     }
 
 
-def test_where_the_probe_is_best_only_the_head_was_trained(tiny_vit):
+def test_where_the_probe_is_kept_only_the_head_was_trained(tiny_vit):
     freeze(tiny_vit, 1)
-    history = History(ROWS, best_epoch=0)
+    history = History(ROWS, keeps_start=True)
     adapted = Adapted("float32", 0, 0, probe_accuracy=None)  # adapt.epochs is 0
     metrics = results.training_metrics(history, 8, tiny_vit, adapted, [])
     assert metrics["parameters_trained"] == 3 * 32 + 3
@@ -70,7 +70,7 @@ def test_the_bar_counts_epochs_that_an_earlier_run_trained_as_done(monkeypatch):
     with results.epoch_bar("train", 4, print) as show:
         show(HISTORY)  # the start and two epochs, which came from a checkpoint
         assert "2/4" in shown.getvalue()
-        show(History([*ROWS, ROWS[0]], best_epoch=1))
+        show(History([*ROWS, ROWS[0]]))
     last = shown.getvalue().split("\r")[-1]
     assert "3/4" in last
     assert "val_accuracy=0.250" in last

@@ -38,7 +38,7 @@ function csvLine(values) {
 
 /** The rows that the file had and those decided here, which win. */
 function correctionsText() {
-  const rows = earlier.rows.filter((row) => !isDecided(row.file));
+  const rows = earlier.rows.filter((row) => row.data !== earlier.name || !isDecided(row.file));
   const shown = new Set();
   for (const card of cards) {
     const file = card.dataset.file;

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from vit_finetune.data.corrections import COLUMNS, Correction
+from vit_finetune.data.corrections import COLUMNS
 from vit_finetune.pages.images import thumbnail
 from vit_finetune.pages.render import render
 from vit_finetune.review.suspects import COPIES, PARTS, WRONG_LABEL, Images, Review, Suspect
@@ -40,11 +40,11 @@ class SuspectCard(NamedTuple):
     data: Mapping[str, str]
 
 
-def compose(images: Images, review: Review, corrections: Sequence[Correction]) -> str:
+def compose(images: Images, review: Review, corrections: Sequence[Mapping[str, str]]) -> str:
     """The page as text.
 
     Args:
-        corrections: the rows that the corrections file has; the page saves them with the new ones.
+        corrections: the rows of data/corrections.csv; the page saves them with the new ones.
     """
     cards = []
     notes = []
@@ -56,10 +56,6 @@ def compose(images: Images, review: Review, corrections: Sequence[Correction]) -
                 f"{kind}: the {MOST:,} with the highest score of {len(of_kind):,}; "
                 "all are in plots/review.csv."
             )
-    earlier = [
-        dict(zip(COLUMNS, (images.name, row.file, row.action, row.label, row.note), strict=True))
-        for row in corrections
-    ]
     return render(
         "review/page.html",
         name=images.name,
@@ -67,7 +63,7 @@ def compose(images: Images, review: Review, corrections: Sequence[Correction]) -
         columns=COLUMNS,
         cards=cards,
         notes=notes,
-        earlier=earlier,
+        corrections=corrections,
     )
 
 

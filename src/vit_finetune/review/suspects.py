@@ -42,7 +42,8 @@ class Images:
     """All images of data/subset, one part after the other, N in all.
 
     Attributes:
-        classes: names.
+        name: of the data set.
+        classes: their names.
         pixels: of each part, (N_part, H, W, 3).
         part: the number of the part in PARTS, (N,).
         labels, files, groups: (N,).
@@ -164,6 +165,18 @@ def review(
     return Review(listed, among_train, int((pairs.mirrored & other_label).sum()))
 
 
+def kept_rows(
+    images: Images, corrections: Sequence[Mapping[str, str]]
+) -> NDArray[np.bool_]:
+    """Images (N,) that the corrections, rows of data/corrections.csv, call right as they are."""
+    kept = [
+        row["file"]
+        for row in corrections
+        if row["data"] == images.name and row["action"] == "keep"
+    ]
+    return np.isin(decode_names(images.files), kept)
+
+
 def wrong_label_suspects(
     images: Images, nearest: neighbours.Nearest, seed: int, least: float
 ) -> Iterator[Suspect]:
@@ -211,7 +224,7 @@ def copy_suspects(images: Images, pairs: neighbours.Copies) -> Iterator[Suspect]
     same_group = images.groups[pairs.first] == images.groups[pairs.second]
     kind = np.where(same_label, np.where(same_part, 2, 1), 0)  # numbers of COPIES
     order = np.lexsort([pairs.first, -pairs.score, kind, pairs.second])
-    order = order[~(same_group & same_label & same_part)[order]]
+    order = order[~(same_group & same_label)[order]]
     _, first_of_image = np.unique(pairs.second[order], return_index=True)
     for pair in order[first_of_image]:
         other = int(pairs.first[pair])

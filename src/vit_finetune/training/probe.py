@@ -160,10 +160,3 @@ def _one_row_per_class(weight: Array, bias: Array) -> tuple[Array, Array]:
 def _as_tensor(array: Array) -> Tensor:
     # contiguous, since processes share memory in the order in which it lies
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
-
-
-def score(logits: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Accuracy and mean cross-entropy (nats) of logits (N, K)."""
-    accuracy = (logits.argmax(1) == labels).double().mean().item()
-    loss = F.cross_entropy(logits, labels).item()
-    return accuracy, loss
