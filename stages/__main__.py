@@ -15,6 +15,7 @@ SCRIPTS = (
     Script("train", memory_key="train.batch_size", parallel=True),
     Script("evaluate"),
     Script("attention", memory_key="attention.batch_size"),
+    Script("review"),
     Script("report"),
 )
 

@@ -1,13 +1,13 @@
 """embed: data/subset, models/adapted -> data/embedded (activations at the freeze boundary, pooled
 features)"""
 
+from vit_finetune.activations.files import map_activations
 from vit_finetune.activations.forward import (
     activation_files,
     describe,
     prepare_files,
     write_views,
 )
-from vit_finetune.activations.files import map_activations
 from vit_finetune.core.arrays import read_split, write_split
 from vit_finetune.core.files import replace_folder
 from vit_finetune.model.adapted import Adapted

@@ -105,9 +105,9 @@ class Subset(Schema):
     )
     val_size: Size = Field(
         default=1000,
-        description="validation images, which decide between start and end of a training: a number, "
-        "a share, `all` of a given part, or `auto`: all of a given part, else 15 % of the training "
-        "images and at most 1,000",
+        description="validation images, which decide between start and end of a training: a "
+        "number, a share, `all` of a given part, or `auto`: all of a given part, else 15 % of the "
+        "training images and at most 1,000",
     )
     test_size: Size = Field(
         default="all", description="test images: a number, a share, or `all` (also `auto`)"

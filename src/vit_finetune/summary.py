@@ -9,13 +9,14 @@ from typing import Any
 
 from vit_finetune.core.errors import readable_errors
 from vit_finetune.core.files import read_json
-from vit_finetune.report.headline import collect_warnings, headline, table
+from vit_finetune.report.headline import collect_warnings, headline, review_in_words, table
 
-METRICS = ("train", "evaluation", "attention")
+METRICS = ("train", "evaluation", "attention", "review")
 WHERE = [
     ("metrics", "dvc metrics show"),
     ("report", "report.html"),
     ("attention", "attention/index.html"),
+    ("images to look at", "review.html"),
     ("plots", "dvc plots show"),
     ("mistakes, a page", "python -m vit_finetune.mistakes mistakes.html"),
     ("what changed", "dvc params diff, dvc metrics diff, dvc plots diff"),
@@ -58,7 +59,7 @@ def summarise(
     """
     lines = ["", table(headline(metrics))]
     lines += [f"warning: {warning}" for warning in warnings]
-    lines += ["", table(where)]
+    lines += ["", table(where), "", review_in_words(metrics["review"])]
     return "\n".join(lines)
 
 

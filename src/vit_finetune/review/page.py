@@ -21,7 +21,8 @@ class Picture(NamedTuple):
 
     image: bytes
     alt: str
-    caption: str
+    label: str
+    part: str
 
 
 class SuspectCard(NamedTuple):
@@ -77,7 +78,7 @@ def suspect_card(images: Images, review: Review, suspect: Suspect) -> SuspectCar
     return SuspectCard(
         picture=picture(images, suspect.row, LARGE),
         neighbours=[picture(images, row, SMALL) for row in rows[:NEIGHBOURS]],
-        sentence=in_words(suspect, suggestion),
+        sentence=in_words(suspect, label, suggestion),
         suggestion=suggestion,
         data={"kind": suspect.kind, "part": part, "label": label, "file": file},
     )
@@ -85,19 +86,19 @@ def suspect_card(images: Images, review: Review, suspect: Suspect) -> SuspectCar
 
 def picture(images: Images, row: int, longest: int) -> Picture:
     label = images.classes[images.labels[row]]
-    part = PARTS[images.part[row]]
     return Picture(
         image=thumbnail(images.image(row), longest),
         alt=f"{images.file(row)}: {label}",
-        caption=f"{label} ({part})",
+        label=label,
+        part=PARTS[images.part[row]],
     )
 
 
-def in_words(suspect: Suspect, suggestion: str) -> str:
+def in_words(suspect: Suspect, label: str, suggestion: str) -> str:
     """Why an image is listed, and how sure that is."""
     if suspect.kind == WRONG_LABEL:
         percent = math.floor(1000 * suspect.score) / 10  # nothing but certainty is 100 %
-        return f"wrong label with probability {percent:.1f} %; {suggestion}?"
+        return f"{label} is wrong with probability {percent:.1f} %. Suggestion: {suggestion}"
     if suspect.kind in COPIES:
-        return f"{suspect.kind}, score {suspect.score:.2f} (a copy has 1)"
-    return f"outlier, distance {suspect.score:.2f} from images to train on"
+        return f"{suspect.kind.capitalize()}, score {suspect.score:.2f} (a copy has 1)"
+    return f"Outlier, distance {suspect.score:.2f} from the images to train on"

@@ -165,14 +165,10 @@ def review(
     return Review(listed, among_train, int((pairs.mirrored & other_label).sum()))
 
 
-def kept_rows(
-    images: Images, corrections: Sequence[Mapping[str, str]]
-) -> NDArray[np.bool_]:
+def kept_rows(images: Images, corrections: Sequence[Mapping[str, str]]) -> NDArray[np.bool_]:
     """Images (N,) that the corrections, rows of data/corrections.csv, call right as they are."""
     kept = [
-        row["file"]
-        for row in corrections
-        if row["data"] == images.name and row["action"] == "keep"
+        row["file"] for row in corrections if row["data"] == images.name and row["action"] == "keep"
     ]
     return np.isin(decode_names(images.files), kept)
 
