@@ -343,17 +343,17 @@ class Review(Schema):
     """Which images are listed as suspects."""
 
     wrong_labels: float = Field(
-        default=0.5,
+        default=0.35,
         gt=0,
         lt=1,
         description="the smallest probability that a label is wrong at which it is listed",
     )
     copies: float = Field(
-        default=0.5,
+        default=0.77,
         ge=0,
         le=1,
-        description="the smallest score at which two images are listed as near-copies: the "
-        "correlation of their pixels minus 4 times the distance of their features; 1: only copies",
+        description="the smallest score at which two images are listed as near-copies: 1 minus "
+        "the geometric mean of the distances of features and of pixels; 1: only copies",
     )
 
 

@@ -26,7 +26,6 @@ ROUNDS = 2  # of classifier and noise; a third changes nothing
 # Chosen on training images of CIFAR-10 with planted errors: docs/benchmarks.md
 OWN = 0.3  # weight of a class's own covariance
 SHRINKAGE = 0.8  # weight of the identity
-NOISE = 0.05  # share of wrong labels that the estimate starts from
 PRIOR_IMAGES = 30.0  # images of each class that count as mislabelled at the rate of all classes
 ALTERNATIONS = 5  # of temperature and noise
 TEMPERATURES = (-4.0, 2.0)  # logarithms of the smallest and largest inverse temperature
@@ -104,16 +103,21 @@ def judge_seen(features: Array, labels: Labels, folds: Labels, classes: int) -> 
     """
     belongs = np.eye(classes)[labels]
     for _ in range(ROUNDS):
-        logits = np.empty((len(labels), classes))
-        for fold in np.unique(folds):
-            held_out = folds == fold
-            gaussians = Gaussians.fit(features[~held_out], belongs[~held_out])
-            logits[held_out] = gaussians.logits(features[held_out])
-        belongs = true_classes(logits, labels)
+        belongs = true_classes(held_out_logits(features, belongs, folds), labels)
     for fold in np.unique(folds):
         unknown = (folds == fold) & ~np.isin(labels, labels[folds != fold])
         belongs[unknown] = np.eye(classes)[labels[unknown]]
     return belongs
+
+
+def held_out_logits(features: Array, belongs: Array, folds: Labels) -> Array:
+    """Logits (N, K) of each image by a classifier that was fitted to the other folds."""
+    logits = np.empty_like(belongs)
+    for fold in np.unique(folds):
+        held_out = folds == fold
+        gaussians = Gaussians.fit(features[~held_out], belongs[~held_out])
+        logits[held_out] = gaussians.logits(features[held_out])
+    return logits
 
 
 def judge_unseen(features: Array, labels: Labels, seen: Array, belongs: Array) -> Array:
@@ -139,8 +143,8 @@ def true_classes(logits: Array, labels: Labels) -> Array:
     if classes == 1:
         return np.ones_like(logits)
     has_label = np.eye(classes)[labels]
-    noise = np.full((classes, classes), NOISE / (classes - 1))
-    np.fill_diagonal(noise, 1 - NOISE)
+    # as if every mistake of the classifier were a wrong label
+    noise = estimate_noise(np.eye(classes)[logits.argmax(axis=1)].T @ has_label)
     for _ in range(ALTERNATIONS):
         probabilities = softmax(best_temperature(logits, labels, noise) * logits, axis=1)
         for _ in range(2 * ALTERNATIONS):

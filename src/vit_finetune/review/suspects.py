@@ -152,7 +152,8 @@ def review(
         for part in range(len(PARTS))
     ]
     among_train = nearest[-1]
-    pairs = neighbours.find_copies(images.pixels, nearest, copies)
+    typical = neighbours.typical_distance(among_train)
+    pairs = neighbours.find_copies(images.pixels, nearest, typical, copies)
     copied = copy_suspects(images, pairs)
     suspects = [
         *wrong_label_suspects(images, among_train, seed, wrong_labels),
@@ -219,7 +220,7 @@ def copy_suspects(images: Images, pairs: neighbours.Copies) -> Iterator[Suspect]
     same_part = images.part[pairs.first] == images.part[pairs.second]
     same_group = images.groups[pairs.first] == images.groups[pairs.second]
     kind = np.where(same_label, np.where(same_part, 2, 1), 0)  # numbers of COPIES
-    order = np.lexsort([pairs.first, -pairs.score, kind, pairs.second])
+    order = np.lexsort((pairs.first, -pairs.score, kind, pairs.second))
     order = order[~(same_group & same_label)[order]]
     _, first_of_image = np.unique(pairs.second[order], return_index=True)
     for pair in order[first_of_image]:
