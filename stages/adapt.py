@@ -70,11 +70,11 @@ def main(stage: Stage) -> None:
         adapted.write(folder)
     write_history(history)
     if params.adapt.epochs and not adapted.parameters_adapted:
-        probe = history.kept["val_accuracy"]
-        last = history.rows[-1]["val_accuracy"]
+        probe_accuracy = history.rows[0]["val_accuracy"]
+        last_accuracy = history.rows[-1]["val_accuracy"]
         stage.say(
-            f"a linear probe of the backbone as it was has a validation accuracy of {probe:.4f}, "
-            f"clearly more than the last epoch's {last:.4f}: the backbone stays as it was"
+            f"the backbone stays as it was: a linear probe of it has {probe_accuracy:.4f} on the "
+            f"validation images, clearly more than the last epoch's {last_accuracy:.4f}"
         )
     stage.forget_checkpoints()
 

@@ -35,7 +35,8 @@ from vit_finetune.training.trainer import Trainer
 
 LOGGED = ("val", "test")
 SPLITS = ("train", *LOGGED)
-WAYS = ("cross-validation", "validation", "C = 5/n")  # to choose a probe's strength
+# to choose a probe's strength
+WAYS = ("cross-validation", "validation accuracy", "validation loss", "C = 5/n")
 
 PLAIN = {"label_smoothing": 0.0, "mixup": 0.0}
 RECIPES: dict[str, dict[str, Any]] = {  # changes of the section `train` of params.yaml
@@ -60,17 +61,14 @@ def fit_by_ways(
 ) -> dict[str, Probe]:
     """A linear probe for each of WAYS; the first is that of the stages."""
     train = features["train"], labels["train"]
-    best = None
-    for strength in STRENGTHS:
-        probe = fit_probe(*train, strength, "none", seed)
-        found = score(probe.logits(features["val"]), labels["val"])
-        quality = found.accuracy, -found.loss
-        if best is None or quality > best[0]:
-            best = quality, probe
-    assert best
+    probes = [fit_probe(*train, strength, "none", seed) for strength in STRENGTHS]
+    scores = [score(probe.logits(features["val"]), labels["val"]) for probe in probes]
+    most_accurate = max(range(len(probes)), key=lambda i: (scores[i].accuracy, -scores[i].loss))
+    lowest_loss = min(range(len(probes)), key=lambda i: scores[i].loss)
     return {
         "cross-validation": fit_probe(*train, "auto", "none", seed),
-        "validation": best[1],
+        "validation accuracy": probes[most_accurate],
+        "validation loss": probes[lowest_loss],
         "C = 5/n": fit_probe(*train, 5 / len(labels["train"]), "none", seed),
     }
 
@@ -78,7 +76,7 @@ def fit_by_ways(
 def probe_logits(
     probes: dict[str, Probe], features: dict[str, torch.Tensor], name: str
 ) -> dict[str, np.ndarray]:
-    """Of validation and test images, (3, N, K), by the names `<name>_val` and `<name>_test`."""
+    """Of validation and test images, (4, N, K), by the names `<name>_val` and `<name>_test`."""
     logits = {}
     for split in LOGGED:
         each = [probes[way].logits(features[split]).numpy() for way in WAYS]

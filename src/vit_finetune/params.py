@@ -239,7 +239,8 @@ class Training(Schema):
     probe_c: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
         default="auto",
         description="inverse L2 strength of that regression (scikit-learn's C) on features of "
-        "unit variance; `auto`: chosen on the validation images",
+        "unit variance; `auto`: cross-validated for the probe that training is compared with, and "
+        "0.001 for the head that it starts from",
     )
 
 

@@ -45,7 +45,6 @@ def test_every_headline_number_is_that_of_the_metrics():
         "validation accuracy": "0.8700 linear probe → 0.9000 adapted → 0.9124 trained",
         "the model": (
             "5,000 parameters adapted, then frozen; 446,410 parameters trained in 3 epochs"
-            "5 of 20 done"
         ),
         "attention self-check": "largest relative error 1.1e-06, every block",
     }

@@ -22,7 +22,7 @@ from vit_finetune.core.ranks import Ranks
 from vit_finetune.model.saved import load_model
 from vit_finetune.training.data import TrainingData
 from vit_finetune.training.history import History, is_clearly_better
-from vit_finetune.training.probe import fit_probe
+from vit_finetune.training.probe import START, fit_probe
 from vit_finetune.training.trainer import Trainer, learning_rate, possible_settings
 
 # Each epoch differs from the next in what is drawn; the rate is so high that the last epoch is not
@@ -143,16 +143,18 @@ def test_equal_predictions_are_not_better():
 
 
 def test_balanced_counts_an_image_by_how_rare_its_class_is(tiny_vit):
-    """The start is right on nine common images, the end on six rare ones of another class."""
-    right = torch.tensor([True] * 18 + [False] * 6)
-    other = torch.tensor([True] * 9 + [False] * 9 + [True] * 6)
-    labels = torch.tensor([0] * 18 + [1] * 6)
+    """The start alone is right on ten rare images, the end alone on twelve common ones."""
+    start = torch.tensor([False] * 12 + [True] * 78 + [True] * 10)
+    last = torch.tensor([True] * 90 + [False] * 10)
+    labels = torch.tensor([0] * 90 + [1] * 10)
     found = {}
     for class_weights in ("none", "balanced"):
         settings = plain_settings(class_weights=class_weights)
-        data = TrainingData([torch.zeros(2, 32)], torch.tensor([0, 1]), torch.zeros(24, 32), labels)
+        data = TrainingData(
+            [torch.zeros(2, 32)], torch.tensor([0, 1]), torch.zeros(100, 32), labels
+        )
         trainer = Trainer(split_at(tiny_vit, 0), data, settings, name="train", seed=0)
-        history = History(start_right=other, last_right=right)
+        history = History(start_right=start, last_right=last)
         found[class_weights] = trainer._start_is_clearly_better(history)
     assert found == {"none": False, "balanced": True}
 
@@ -193,16 +195,19 @@ def test_frozen_parameters_keep_their_bits_and_all_others_move(tiny_vit, blocks,
     assert moved == {name for name, p in tiny_vit.named_parameters() if p.requires_grad}
 
 
-@pytest.mark.parametrize("head_init", ["probe", "zeros"])
-def test_training_starts_from_the_head_that_head_init_names(tiny_vit, head_init):
-    settings = plain_settings(head_init=head_init, probe_c=0.02)
+@pytest.mark.parametrize(
+    ("head_init", "c", "start"),
+    [("probe", 0.02, 0.02), ("probe", "auto", START), ("zeros", "auto", None)],
+)
+def test_training_starts_from_the_head_that_head_init_names(tiny_vit, head_init, c, start):
+    settings = plain_settings(head_init=head_init, probe_c=c)
     trainer = Trainer(split_at(tiny_vit, 1), data_of(tiny_vit), settings, name="train", seed=0)
     features = features_of(trainer)
     head = head_of_first_epoch(trainer)
     if head_init == "zeros":
         assert head.abs().max() == 0
     else:
-        probe = fit_probe(features.train, trainer.data.labels, 0.02, "none", seed=0)
+        probe = fit_probe(features.train, trainer.data.labels, start, "none", seed=0)
         torch.testing.assert_close(head, probe.weight, rtol=0, atol=1e-6)
 
 
