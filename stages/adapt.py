@@ -27,6 +27,9 @@ def main(stage: Stage) -> None:
         seed=params.seed,
     )
     preprocess = preprocessing(backbone, options.crop_pct)
+    other_size = adaptation.other_size(dataset, preprocess.input_size)
+    if other_size:
+        stage.say(other_size)
     model = adaptation.with_head(backbone, len(dataset["classes"]))
     for warning in adaptation.check_later_stages(model, params):
         stage.warn(warning)

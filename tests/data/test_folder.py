@@ -509,3 +509,123 @@ def test_classes_that_only_test_or_validation_has_are_named_with_their_folder(tm
         error_of(tmp_path)
         == f"{tmp_path / part} has classes that {tmp_path}/train has not: ant, dgo"
     )
+
+
+# Names and folders that mislead
+
+
+@pytest.mark.parametrize("part", ["", "train/"])
+@pytest.mark.parametrize("classes", [("cat", "dog"), ("cat", "dog", "emu")])
+def test_a_folder_that_holds_itself_is_named_as_the_cause(tmp_path, part, classes):
+    make_tree(tmp_path, {f"{part}{name}": 3 for name in classes})
+    make_tree(tmp_path, {f"{part}copy/{name}": 3 for name in classes})
+    root = f"{tmp_path}/{part}".rstrip("/")
+    assert error_of(tmp_path) == (
+        f"{root}/copy holds folders with the names of other classes ({', '.join(classes)}): it is "
+        f"no class, but may be a copy of {root}; move it elsewhere, or set data.folder to it"
+    )
+
+
+def test_folders_below_a_class_may_have_any_other_names(tmp_path):
+    make_tree(tmp_path, {"cat/dog": 3, "cat/may": 3, "dog": 4, "emu": 4})
+    assert load(tmp_path).classes == ["cat", "dog", "emu"]
+
+
+def test_a_folder_around_the_classes_is_named_as_the_way_out(tmp_path):
+    make_tree(tmp_path, {"photos/cat": 3, "photos/dog": 3})
+    assert error_of(tmp_path) == (
+        f"{no_classes(tmp_path, 'one')}; if {tmp_path}/photos holds them, set data.folder to it"
+    )
+
+
+COMPOSED, DECOMPOSED = "caf\xe9", "cafe\u0301"
+
+
+@pytest.mark.parametrize(("first", "second"), [("", ""), ("train/", "test/")])
+def test_names_of_classes_that_unicode_calls_the_same_are_one_class(tmp_path, first, second):
+    colours = make_tree(tmp_path, {f"{first}{DECOMPOSED}": 4, f"{first}dog": 4})
+    more = {f"{second}{COMPOSED}": 4} | ({f"{second}dog": 4} if second else {})
+    colours |= make_tree(tmp_path, more, start=len(colours))
+    dataset = load(tmp_path)
+    assert dataset.classes == [COMPOSED, "dog"]
+    parts = found(dataset, colours, tmp_path)
+    paths = sorted(path for part in parts.values() for path in part[COMPOSED])
+    assert len(paths) == 8
+    assert {path.removeprefix(first).removeprefix(second)[:-7] for path in paths} == {
+        COMPOSED,
+        DECOMPOSED,
+    }
+
+
+@pytest.mark.parametrize("given", [{"val/cat": 2, "val/dog": 2}, {}])
+def test_where_test_images_are_taken_from_a_given_training_part_this_is_said(tmp_path, given):
+    make_tree(tmp_path, {"train/cat": 8, "train/dog": 8, **given})
+    data = Data(name="folder", folder=str(tmp_path), image_size=8, test_share=0.25)
+    assert FolderSource(data, 1).notes == [
+        f"{tmp_path} has no test folder: 4 images of the training folder are for testing "
+        "(data.test_share)"
+    ]
+
+
+# A table of labels
+
+
+def write_table(folder, *rows, header="file,class"):
+    (folder / "labels.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+
+
+def test_a_table_gives_images_their_classes_wherever_they_lie(tmp_path):
+    colours = make_tree(tmp_path, {"a": 6, "b/deep": 6, "__other": 1})
+    colours |= paint(tmp_path / f"{DECOMPOSED}.png", 300)
+    rows = [f"a/0{n}.png,{'cat' if n % 2 else 'dog'},x" for n in range(6)]
+    rows += [f"b/deep/0{n}.png,{'cat' if n % 2 else DECOMPOSED},x" for n in range(6)]
+    rows += [f'{COMPOSED}.png,"dog",x']
+    write_table(tmp_path, *reversed(rows[1:]), header="file,class,who")
+    (tmp_path / "notes.txt").touch()
+    dataset = load(tmp_path, labels="labels.csv")
+    assert dataset.classes == [COMPOSED, "cat", "dog"]
+    parts = found(dataset, colours, tmp_path)
+    by_class = {
+        name: sorted(parts["train"][name] + parts["test"][name]) for name in dataset.classes
+    }
+    assert by_class == {
+        COMPOSED: ["b/deep/00.png", "b/deep/02.png", "b/deep/04.png"],
+        "cat": [f"{folder}/0{n}.png" for folder in ("a", "b/deep") for n in (1, 3, 5)],
+        "dog": ["a/02.png", "a/04.png", f"{DECOMPOSED}.png"],
+    }
+    assert {part: len(labels) for part, labels in dataset.labels.items()} == {
+        "train": 9,
+        "test": 3,
+    }
+    assert dataset.ignored == ["__other/00.png", "a/00.png", "notes.txt"]
+
+
+def test_a_table_of_images_in_folders_of_parts_keeps_the_parts(tmp_path):
+    colours = make_tree(tmp_path, {"Train/x": 4, "valid": 2, "test": 2})
+    files = [path.relative_to(tmp_path).as_posix() for path in colours.values()]
+    write_table(tmp_path, *(f"{file},{'cat' if '0.png' in file else 'dog'}" for file in files[:6]))
+    dataset = load(tmp_path, labels="labels.csv")
+    parts = found(dataset, colours, tmp_path)
+    assert list(parts) == ["train", "val", "test"]
+    assert parts["val"] == {"cat": ["valid/00.png"], "dog": ["valid/01.png"]}
+    assert dataset.ignored == ["test/00.png", "test/01.png"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["a/00.png,cat", "a/9.png,cat"], "TABLE, line 3: FOLDER has no image 'a/9.png'"),
+        (["a/00.png,cat", "a/00.png,dog"], "TABLE, line 3: 'a/00.png' is in an earlier line too"),
+        (["a/00.png,"], "TABLE, line 2: the class is ''; a class has a name"),
+        (["a/00.png"], "TABLE, line 2 has 1 values, the first line has 2; write a value"),
+        (["a/00.png,cat", "a/01.png,cat"], "FOLDER holds one class, at least two are needed"),
+        (None, "TABLE is missing; write a CSV file with the line file,class"),
+    ],
+)
+def test_a_table_that_does_not_fit_the_images_is_an_error(tmp_path, rows, message):
+    make_tree(tmp_path, {"a": 3})
+    if rows is not None:
+        write_table(tmp_path, *rows)
+    said = error_of(tmp_path, labels="labels.csv")
+    table = str(tmp_path / "labels.csv")
+    assert said.replace(table, "TABLE").replace(str(tmp_path), "FOLDER").startswith(message)

@@ -58,7 +58,7 @@ ROOMS = {  # room: the rooms that it may import
 # read to stop or to warn before the work, not to compute
 CHECKED_EARLY = {"adapt": keys_of("freeze")}
 # for the command line; they may import any room
-TOOLS = {"predict", "export", "profiles", "summary", "compare", "mistakes"}
+TOOLS = {"predict", "export", "profiles", "summary", "compare", "mistakes", "own_images"}
 MODULES = sorted(path.relative_to(ROOT) for path in PACKAGE.rglob("*.py"))
 
 

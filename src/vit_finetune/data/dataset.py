@@ -54,7 +54,7 @@ class Dataset:
             files=column("files"),
             same=same_pixels(column("hashes")),
             groups=column("groups"),
-            sizes=column("sizes") if (Path(folder) / "train_sizes.npy").is_file() else {},
+            sizes=column("sizes") if description["fitted"] else {},
         )
 
     @property
@@ -112,6 +112,7 @@ def write_dataset(folder: Path, name: str, source: Source, threads: int) -> list
         "counts": class_counts(labels, source.classes),
         "image_shape": list(source.image_shape),
         "fit": source.fit,
+        "fitted": (folder / "train_sizes.npy").is_file(),
         "broken": unreadable,
         "ignored": list(source.ignored),
         "channel_mean": mean,

@@ -55,11 +55,13 @@ class Listing:
     """The image files of a folder by part and class.
 
     Attributes:
+        has_parts: whether each part has a folder.
         depth: number of folders in a file's path down to the one of its class.
         ignored: files that belong to no class.
     """
 
     by_part: Mapping[str, FilesOfClasses]
+    has_parts: bool
     depth: int
     ignored: list[Path]
 
@@ -94,7 +96,7 @@ def read_layout(data: Data) -> Layout:
         drawn = _draw_test(labels["train"], keys["train"], groups["train"], data.test_share)
         for columns in (files, labels, groups):
             _split_off(columns, drawn)
-        if len(listing.by_part) > 1:
+        if listing.has_parts:
             notes.append(
                 f"{folder} has no test folder: {len(files['test'])} images of the training folder "
                 "are for testing (data.test_share)"
@@ -175,8 +177,8 @@ def _list_class_folders(folder: Path) -> Listing:
     _require_known_classes(folder, roots, by_part)
     for root in roots.values():
         _refuse_classes_below_a_class(root)
-    depth = 1 if roots["train"] == folder else 2
-    return Listing(by_part, depth, sorted(ignored))
+    has_parts = roots["train"] != folder
+    return Listing(by_part, has_parts, depth=1 + has_parts, ignored=sorted(ignored))
 
 
 def _list_table(folder: Path, table: str) -> Listing:
@@ -212,7 +214,8 @@ def _list_table(folder: Path, table: str) -> Listing:
     }
     _require_known_classes(folder, dict.fromkeys(by_part, path), by_part)
     without = [name for name in (*images, *others) if name not in class_of and name != table]
-    return Listing(by_part, int(has_parts), sorted(folder / name for name in without))
+    ignored = sorted(folder / name for name in without)
+    return Listing(by_part, has_parts, depth=int(has_parts), ignored=ignored)
 
 
 def some(names: Sequence[str]) -> str:

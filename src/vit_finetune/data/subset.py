@@ -87,7 +87,7 @@ def write_subset(folder: Path, dataset: Dataset, splits: Mapping[str, Split]) ->
         )
         if dataset.padded:
             write_split(folder, name, content=dataset.content(part)[indices])
-    kept = ("name", "classes", "image_shape", "fit")
+    kept = ("name", "classes", "image_shape", "fit", "fitted")
     description = {key: dataset.description[key] for key in kept}
     description["corrections"] = {name: split.corrections for name, split in splits.items()}
     write_json(folder / "dataset.json", description)

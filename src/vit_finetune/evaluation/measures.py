@@ -112,8 +112,8 @@ def classification_summary(
 def per_class(labels: Array, predicted: Array, classes: Sequence[str]) -> list[Row]:
     """class, precision, recall, f1 and support (its test images), a row for each class.
 
-    A class that was never predicted has precision 0; one without test images has support 0 and
-    recall 0.
+    A class that was never predicted has precision 0; one without test images has support 0, and
+    None for recall and f1.
     """
     precision, recall, f1, support = sk.precision_recall_fscore_support(
         labels, predicted, labels=np.arange(len(classes)), zero_division=0
@@ -122,8 +122,8 @@ def per_class(labels: Array, predicted: Array, classes: Sequence[str]) -> list[R
         {
             "class": name,
             "precision": plain(precision[k]),
-            "recall": plain(recall[k]),
-            "f1": plain(f1[k]),
+            "recall": plain(recall[k]) if support[k] else None,
+            "f1": plain(f1[k]) if support[k] else None,
             "support": int(support[k]),
         }
         for k, name in enumerate(classes)
