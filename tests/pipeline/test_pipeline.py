@@ -24,7 +24,7 @@ from vit_finetune.comparison.runs import flatten
 from vit_finetune.params import KEYS
 
 AFTER_EMBED = ["train", "evaluate", "attention", "report"]
-AFTER_ADAPT = ["embed", "train", "evaluate", "attention", "review", "report"]
+AFTER_ADAPT = ["embed", "review", *AFTER_EMBED]
 AFTER_SUBSET = ["subset", "adapt", *AFTER_ADAPT]
 # The probe of the tiny random backbone is never beaten: adaptation leaves it as it was, training
 # ends with the probe.
@@ -51,7 +51,7 @@ RERUNS = {
     "model.image_size": (48, AFTER_SUBSET[1:]),
     "model.crop_pct": (0.8, AFTER_SUBSET[1:]),
     "model.precision": ("bfloat16", AFTER_SUBSET[1:]),
-    "embed.flip": (False, ["adapt", "embed", "train", "evaluate", "review", "report"]),
+    "embed.flip": (False, ["adapt", "embed", "review", "train", "evaluate", "report"]),
     "adapt.epochs": (2, ADAPTED_ALIKE),
     "adapt.min_steps": (7, ADAPTED_ALIKE),
     "adapt.batch_size": (30, ADAPTED_ALIKE),
