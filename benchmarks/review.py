@@ -14,6 +14,7 @@ import argparse
 import csv
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -240,7 +241,7 @@ def use(images: suspects.Images, test_features: Path, table: Table) -> None:
     before = np.mean(right["before"], axis=0)
     for method, by_seed in right.items():
         accuracy = np.mean(by_seed, axis=0)  # of each test image
-        values = {"hits": int(np.sum(by_seed)), "wrong": np.size(by_seed)}
+        values = {"hits": round(len(answers) * accuracy.mean()), "wrong": len(answers)}
         if method != "before":
             gain = mean(accuracy - before)
             values["value"] = f"{gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"
@@ -266,42 +267,121 @@ def altered(image: NDArray[np.uint8]) -> dict[str, NDArray[np.uint8]]:
     }
 
 
-def altered_copies(images: suspects.Images, run: Path, table: Table) -> None:
+class Extended:
+    """The images to train on and to test with the adapted model, and others beside them."""
+
+    def __init__(self, images: suspects.Images, run: Path) -> None:
+        import torch
+
+        from vit_finetune.activations.manifest import Manifest
+        from vit_finetune.model.saved import load_model
+
+        manifest = Manifest.read(run / "data/embedded")
+        self.model = manifest.split_model(load_model(run / "models/adapted"), torch.device("cpu"))
+        self.centre = images.features[images.tested :].mean(axis=0)
+        rows = images.rows_of(2)
+        self.pixels = images.pixels[2]
+        self.features = images.features[rows.start :]
+        vectors = neighbours.directions(self.features, self.centre)
+        nearest = neighbours.nearest_images(vectors, range(len(vectors)), neighbours.NEAREST)
+        self.typical = neighbours.typical_distance(nearest)
+
+    def embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        import torch
+
+        return self.model.predict_features(torch.from_numpy(pixels)).numpy()
+
+    def pairs(
+        self,
+        tested: tuple[NDArray[np.uint8], NDArray[np.float32]],
+        trained: tuple[NDArray[np.uint8], NDArray[np.float32]],
+    ) -> set[tuple[int, int]]:
+        """Rows of near-copies, (test, train), among images and features of both."""
+        features = np.concatenate([tested[1], trained[1]])
+        vectors = neighbours.directions(features, self.centre)
+        count = len(tested[0])
+        among = range(count, len(vectors))
+        nearest = neighbours.nearest_images(vectors, among, neighbours.NEAREST)
+        found = neighbours.find_copies([tested[0], trained[0]], [nearest], self.typical, COPIES)
+        leaks = found.first < count
+        first = found.first[leaks].tolist()
+        return set(zip(first, (found.second[leaks] - count).tolist(), strict=True))
+
+
+def altered_copies(extended: Extended, table: Table) -> None:
     """Altered copies of 100 images to train on, put into the test part."""
-    if table.has("altered copies", "JPEG", 0):
-        return
-    import torch
-
-    from vit_finetune.activations.manifest import Manifest
-    from vit_finetune.model.saved import load_model
-
-    manifest = Manifest.read(run / "data/embedded")
-    model = manifest.split_model(load_model(run / "models/adapted"), torch.device("cpu"))
-    train = images.rows_of(2)
-    chosen = np.random.default_rng(0).choice(len(train), 100, replace=False) + train.start
+    chosen = np.random.default_rng(0).choice(len(extended.pixels), 100, replace=False)
     copies: dict[str, list[NDArray[np.uint8]]] = {}
     for row in chosen:
-        for name, copy in altered(images.image(int(row))).items():
+        for name, copy in altered(np.asarray(extended.pixels[row])).items():
             copies.setdefault(name, []).append(copy)
-    centre = images.features[images.tested :].mean(axis=0)
-    rows = []
-    vectors = neighbours.directions(images.features[train], centre)
-    among = range(len(vectors))
-    typical = neighbours.typical_distance(
-        neighbours.nearest_images(vectors, among, neighbours.NEAREST)
-    )
+    true = set(enumerate(chosen.tolist()))
     for name, pictures in copies.items():
+        if table.has("altered copies", name, 0):
+            continue
         stacked = np.stack(pictures)
-        features = model.predict_features(torch.from_numpy(stacked)).numpy()
-        vectors = neighbours.directions(np.concatenate([features, images.features[train]]), centre)
-        among = range(len(stacked), len(vectors))
-        nearest = neighbours.nearest_images(vectors, among, neighbours.NEAREST)
-        found = neighbours.find_copies([stacked, images.pixels[2]], [nearest], typical, COPIES)
-        pairs = set(zip(found.first.tolist(), found.second.tolist(), strict=True))
-        true = {(place, int(row) - train.start + len(stacked)) for place, row in enumerate(chosen)}
-        values = {"listed": len(pairs), "hits": len(pairs & true), "wrong": len(true)}
-        rows.append(row_of("altered copies", name, 0, "stage", **values))
-    table.add(rows)
+        found = extended.pairs(
+            (stacked, extended.embed(stacked)), (extended.pixels, extended.features)
+        )
+        values = {"listed": len(found), "hits": len(found & true), "wrong": len(true)}
+        table.add([row_of("altered copies", name, 0, "stage", **values)])
+
+
+def all_pairs(images: suspects.Images, extended: Extended, truth: Path, table: Table) -> None:
+    """Every pair of ciFAIR, the training images of all pairs added to those to train on."""
+    from torchvision.datasets import CIFAR10
+
+    if table.has("ciFAIR", "all pairs", 0):
+        return
+    with (truth / "cifair_duplicates.csv").open() as file:
+        listed = [(int(r["TestID"]), int(r["TrainID"])) for r in csv.DictReader(file)]
+    partners = sorted({train for _, train in listed})
+    added = CIFAR10(os.environ["VIT_DATA_DIR"], train=True).data[partners]
+    trained = (
+        np.concatenate([extended.pixels, added]),
+        np.concatenate([extended.features, extended.embed(added)]),
+    )
+    tested = (images.pixels[0], images.features[: images.tested])
+    place = {train: len(extended.pixels) + row for row, train in enumerate(partners)}
+    true = {(test, place[train]) for test, train in listed}
+    found = extended.pairs(tested, trained)
+    values = {"listed": len(found), "hits": len(found & true), "wrong": len(true)}
+    table.add([row_of("ciFAIR", "all pairs", 0, "stage", **values)])
+
+
+def frames(extended: Extended, table: Table) -> None:
+    """40 random textures as subjects with random labels, ten noisy frames of each: the test score
+    split at random, without what is listed, and split by subject."""
+    if table.has("subjects", "40 of ten frames", 0):
+        return
+    rng = np.random.default_rng(0)
+    textures = rng.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+    large = textures.repeat(4, axis=1).repeat(4, axis=2).repeat(10, axis=0).astype(np.float32)
+    pixels = np.clip(large + rng.normal(0, 20, large.shape), 0, 255).astype(np.uint8)
+    subject = np.arange(400) // 10
+    label = rng.integers(0, 2, 40)[subject]
+    features = extended.embed(pixels)
+
+    def accuracy(method: str, train: NDArray[np.bool_], test: NDArray[np.bool_]) -> Row:
+        fitted = labels.unit_features(features, features)
+        model = LogisticRegression(max_iter=500).fit(fitted[train], label[train])
+        hits = int((model.predict(fitted[test]) == label[test]).sum())
+        values = {"listed": int(train.sum()), "hits": hits, "wrong": int(test.sum())}
+        return row_of("subjects", "40 of ten frames", 0, method, **values)
+
+    test = np.zeros(400, dtype=bool)
+    test[rng.permutation(400)[:100]] = True
+    found = extended.pairs((pixels[test], features[test]), (pixels[~test], features[~test]))
+    stays = ~test
+    stays[np.flatnonzero(~test)[sorted({train for _, train in found})]] = False
+    by_subject = subject < 10
+    table.add(
+        [
+            accuracy("split at random", ~test, test),
+            accuracy("split at random, listed ones dropped", stays, test),
+            accuracy("split by subject", ~by_subject, by_subject),
+        ]
+    )
 
 
 def main() -> None:
@@ -321,7 +401,10 @@ def main() -> None:
     near_copies(images, indices, options.truth, table)
     use(images, options.test_features, table)
     test_labels(images, read_csv(options.run / "plots/predictions.csv"), options.truth, table)
-    altered_copies(images, options.run, table)
+    extended = Extended(images, options.run)
+    altered_copies(extended, table)
+    all_pairs(images, extended, options.truth, table)
+    frames(extended, table)
 
 
 if __name__ == "__main__":

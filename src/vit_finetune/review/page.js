@@ -1,10 +1,12 @@
 "use strict";
 
 // Decisions on suspects, as the rows of data/corrections.csv. They are kept in the browser until
-// the file is saved. Uses `cards` of pages/cards.js.
+// the file is saved. Uses `suspects` of pages/suspects.js.
 
 const earlier = JSON.parse(document.getElementById("earlier").textContent);
 const storageKey = `review ${earlier.name}`;
+/** @type {any[]} */
+const suspects = [...document.querySelectorAll(".card")];
 /** @type {any[]} */
 const classOptions = [...document.querySelectorAll("#classes option")];
 const classNames = new Set(classOptions.map((option) => option.value));
@@ -40,7 +42,7 @@ function csvLine(values) {
 function correctionsText() {
   const rows = earlier.rows.filter((row) => row.data !== earlier.name || !isDecided(row.file));
   const shown = new Set();
-  for (const card of cards) {
+  for (const card of suspects) {
     const file = card.dataset.file;
     if (isDecided(file) && !shown.has(file)) {
       shown.add(file);
@@ -54,12 +56,12 @@ function correctionsText() {
 
 /** Whether there is a decision on a file of this page. */
 function isDecided(file) {
-  return decisions.has(file) && cards.some((card) => card.dataset.file === file);
+  return decisions.has(file) && suspects.some((card) => card.dataset.file === file);
 }
 
 function showDecisions() {
   let count = 0;
-  for (const card of cards) {
+  for (const card of suspects) {
     const decision = decisions.get(card.dataset.file);
     card.toggleAttribute("data-decided", decision !== undefined);
     for (const button of card.querySelectorAll("button")) {
@@ -71,7 +73,7 @@ function showDecisions() {
     }
     count += decision === undefined ? 0 : 1;
   }
-  document.getElementById("decided").textContent = `${count} of ${cards.length} decided`;
+  document.getElementById("decided").textContent = `${count} of ${suspects.length} decided`;
   /** @type {any} */ (document.getElementById("text")).value = correctionsText();
 }
 
@@ -96,7 +98,7 @@ function decide(card, action) {
 function decideByKey(event) {
   const action = { k: "keep", r: "relabel", d: "drop" }[event.key.toLowerCase()];
   const withModifier = event.altKey || event.ctrlKey || event.metaKey;
-  if (action !== undefined && !withModifier && cards.includes(event.target)) {
+  if (action !== undefined && !withModifier && suspects.includes(event.target)) {
     event.preventDefault();
     decide(event.target, action);
   }
@@ -121,7 +123,7 @@ function save() {
   URL.revokeObjectURL(link.href);
 }
 
-for (const card of cards) {
+for (const card of suspects) {
   const input = card.querySelector("input");
   input.addEventListener("input", () => changeLabel(card, input));
   for (const button of card.querySelectorAll("button")) {
