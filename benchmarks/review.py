@@ -300,10 +300,12 @@ class Extended:
         features = np.concatenate([tested[1], trained[1]])
         vectors = neighbours.directions(features, self.centre)
         count = len(tested[0])
-        among = range(count, len(vectors))
-        nearest = neighbours.nearest_images(vectors, among, neighbours.NEAREST)
-        found = neighbours.find_copies([tested[0], trained[0]], [nearest], self.typical, COPIES)
-        leaks = found.first < count
+        nearest = [
+            neighbours.nearest_images(vectors, among, neighbours.NEAREST)
+            for among in (range(count), range(count, len(vectors)))
+        ]
+        found = neighbours.find_copies([tested[0], trained[0]], nearest, self.typical, COPIES)
+        leaks = (found.first < count) & (found.second >= count)
         first = found.first[leaks].tolist()
         return set(zip(first, (found.second[leaks] - count).tolist(), strict=True))
 

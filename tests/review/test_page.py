@@ -183,7 +183,7 @@ def test_ten_thousand_suspects_are_a_page_below_30_mb_with_the_first_of_each_kin
     cards = text.count('<figure class="card"')
     assert cards == 3 * page.MOST
     assert len(text) / cards * page.MOST * len(suspects.KINDS) < 30e6
-    assert "wrong label: the 200 with the highest score of 5,000" in text
+    assert "wrong label: the 150 with the highest score of 5,000" in text
 
 
 def test_file_names_and_classes_are_text_and_never_markup():

@@ -1,7 +1,7 @@
 "use strict";
 
 // Decisions on suspects, as the rows of data/corrections.csv. They are kept in the browser until
-// the file is saved. Uses `suspects` of pages/suspects.js.
+// the file is saved. The filter and the arrow keys are those of pages/cards.js.
 
 const earlier = JSON.parse(document.getElementById("earlier").textContent);
 const storageKey = `review ${earlier.name}`;

@@ -10,7 +10,7 @@ from vit_finetune.pages.images import thumbnail
 from vit_finetune.pages.render import render
 from vit_finetune.review.suspects import COPIES, PARTS, WRONG_LABEL, Images, Review, Suspect
 
-MOST = 200  # suspects of each kind: the page stays below 30 MB
+MOST = 150  # suspects of each kind: the page stays below 30 MB
 NEIGHBOURS = 3
 LARGE = 128  # pixels of the longest side of a suspect
 SMALL = 64  # and of a neighbour
