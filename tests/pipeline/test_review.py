@@ -44,6 +44,7 @@ def correct(project, *rows):
         writer.writerows(rows)
 
 
+@pytest.mark.slow
 def test_an_image_that_is_kept_is_no_longer_listed_and_nothing_is_trained_again(finished, tmp_path):
     project = finished.copy(tmp_path / "p")
     before = suspects(project)
