@@ -19,13 +19,14 @@ import sklearn
 from PIL import Image
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.browser import chromium
+
 from vit_finetune.core.files import write_csv
 from vit_finetune.prediction.predictor import Predictor
 
+ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = [
     Path(sklearn.__file__).parent / "datasets/images/china.jpg",
     Path(sklearn.__file__).parent / "datasets/images/flower.jpg",
@@ -128,7 +129,8 @@ def main() -> None:
         rows = [as_row(*answers) for answers in zip(files, ours, pages, strict=True)]
     write_csv(ROOT / "benchmarks/browser.csv", rows)
     same = sum(row["predict"] == row["page"] for row in rows)
-    print(f"{same:,} of {len(rows):,} images: the same class; page of {args.page.stat().st_size:,} bytes")
+    print(f"{same:,} of {len(rows):,} images: the same class")
+    print(f"{args.page}: {args.page.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from dvc.utils.serialize import dumps_yaml
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 from vit_finetune.core.files import read_csv
-from vit_finetune.intervals import mean
+from vit_finetune.intervals import mean, wilson
 from vit_finetune.params import KEYS, Params, read_yaml
 from vit_finetune.report.headline import gain, map_rows
 from vit_finetune.verdict import in_words, verdict
@@ -330,6 +330,42 @@ def frontier_table() -> str:
     return markdown_table(header, rows)
 
 
+def browser_table() -> str:
+    """benchmarks/browser.csv: a row for each kind of images."""
+    rows = []
+    table = read_csv(ROOT / "benchmarks/browser.csv")
+    for name, group in itertools.groupby(table, key=lambda row: row["images"]):
+        lines = list(group)
+        same = [line for line in lines if line["predict"] == line["page"]]
+        low, high = wilson(len(same), len(lines))
+        differences = [
+            abs(float(line["predict_probability"]) - float(line["page_probability"]))
+            for line in same
+        ]
+        seconds = [float(line["seconds"]) for line in lines]
+        rows.append(
+            [
+                name,
+                f"{len(lines):,}",
+                f"{len(same) / len(lines):.4f} [{low:.4f}, {high:.4f}]",
+                f"{np.mean(differences):.3f}",
+                f"{max(differences):.3f}",
+                f"{np.median(seconds):.2f}",
+                f"{np.quantile(seconds, 0.95):.2f}",
+            ]
+        )
+    header = [
+        "images",
+        "number",
+        "same class as `predict`",
+        "difference in probability, mean",
+        "largest",
+        "seconds an image, median",
+        "95 % are below",
+    ]
+    return markdown_table(header, rows)
+
+
 TABLES = {  # name of the markers in a document -> what stands between them
     "parameters": parameter_table,
     "outputs": output_table,
@@ -340,6 +376,7 @@ TABLES = {  # name of the markers in a document -> what stands between them
     "small data": small_data_table,
     "cost": cost_table,
     "frontier": frontier_table,
+    "browser": browser_table,
 }
 
 

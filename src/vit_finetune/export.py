@@ -1,5 +1,5 @@
-"""`python -m vit_finetune.export FILE`: the trained model for other programs, FILE.onnx, or as a page
-that classifies images in a browser, FILE.html (`pip install onnx onnxscript`)."""
+"""`python -m vit_finetune.export FILE`: the trained model for other programs, FILE.onnx, or as a
+page that classifies images in a browser, FILE.html (`pip install onnx onnxscript`)."""
 
 import argparse
 import json
@@ -69,28 +69,37 @@ def export(folder: Path, target: Path, with_preprocessing: bool, opset: int = OP
     )
 
 
-def export_page(folder: Path, target: Path, runtime: Path) -> str:
+def export_page(folder: Path, target: Path, runtime: Path | None) -> str:
     """Write the model of a folder as one HTML file that classifies images, with all it needs.
 
     Args:
-        runtime: the package of ONNX Runtime Web.
+        runtime: the package of ONNX Runtime Web; None for the kept one, which is fetched at first.
 
     Returns:
         How to use the file.
 
     Raises:
-        UserError: no trained model, or one too large for a page; another package; or onnx and
-            onnxscript are not installed.
+        UserError: no trained model, or one too large for a page; no package, or another one; or
+            onnx and onnxscript are not installed.
     """
     config = trained_config(folder)
-    parts = read_runtime(runtime)
     model = exportable_model(folder)
+    parts = read_runtime(runtime or fetched_runtime())
     preprocess = preprocessing(model, None)
     example = torch.zeros(2, 3, *preprocess.input_size)
     graph = to_onnx(model, example, "pixels", "logits", OPSET)
     write_text(target, classifier_page(graph, metadata(config, preprocess), parts))
     size = readable_size(target.stat().st_size)
     return f"{target}, {size}: open it in a browser, on any device; it needs no network"
+
+
+def fetched_runtime() -> Path:
+    """The package of ONNX Runtime Web in the user's cache folder."""
+    runtime = kept_runtime()
+    if not runtime.exists():
+        print(f"export: fetches {PACKAGE} with npm, and keeps it as {runtime}", flush=True)
+        fetch_runtime(runtime)
+    return runtime
 
 
 def exportable_model(folder: Path) -> Any:
@@ -222,13 +231,7 @@ def run(args: argparse.Namespace) -> str:
         raise UserError(f"{args.target} must end in .onnx or .html")
     if args.with_preprocessing or args.opset != OPSET:
         raise UserError("--with-preprocessing and --opset are for FILE.onnx")
-    if args.runtime is not None:
-        return export_page(args.model, args.target, args.runtime)
-    runtime = kept_runtime()
-    if not runtime.exists():
-        print(f"export: fetches {PACKAGE} with npm, and keeps it as {runtime}", flush=True)
-        fetch_runtime(runtime)
-    return export_page(args.model, args.target, runtime)
+    return export_page(args.model, args.target, args.runtime)
 
 
 def main() -> None:

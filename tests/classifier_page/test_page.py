@@ -13,13 +13,14 @@ from vit_finetune.classifier_page import page as module
 from vit_finetune.classifier_page.page import classifier_page
 from vit_finetune.classifier_page.runtime import Runtime, read_runtime
 from vit_finetune.core.errors import UserError
-from vit_finetune.data.image_files import READING
-from vit_finetune.export import export_page
+from vit_finetune.data.image_files import READING, fit_image, open_image
+from vit_finetune.export import export_page, main
 from vit_finetune.model.build import preprocessing
 from vit_finetune.model.saved import load_model, save_model
 from vit_finetune.prediction.predictor import Predictor
 
 CLASSES = ["<b>cat</b>", "dog", "owl", "a very long name of a class that is no word"]
+FOR_ONNX = "--with-preprocessing and --opset are for FILE.onnx"
 CARDS = """
 return [...document.querySelectorAll(".card")].map((card) => ({
   name: card.querySelector("p").textContent,
@@ -44,28 +45,33 @@ return event.defaultPrevented;
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model_folder, tmp_path_factory):
-    """The folder of a model of four classes whose answers differ from image to image."""
-    folder = tmp_path_factory.mktemp("finetuned")
-    network = load_model(tiny_model_folder, num_classes=len(CLASSES))
-    generator = torch.Generator().manual_seed(3)
-    torch.nn.init.normal_(network.head.weight, std=0.5, generator=generator)
-    seen = {"classes": CLASSES, "image_shape": [8, 8, 3], "fit": "crop", "reading": READING}
-    save_model(network, folder, preprocessing(network, None), seen)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Images of several sizes, 0.png to 7.png; the last one is damaged."""
+    """Images of several sizes and colours, 0.png to 7.png; the last one is damaged."""
     folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for number, size in enumerate([(8, 8), (8, 8), (40, 90), (300, 20), (64, 64), (9, 7), (1, 1)]):
-        pixels = rng.integers(256, size=(*size, 3), dtype=np.uint8)
-        pixels[: size[0] // 2] //= number + 1
-        Image.fromarray(pixels).save(folder / f"{number}.png")
+        pixels = rng.integers(256, size=(*size, 3)) * rng.uniform(size=(1, 1, 3))
+        pixels[: size[0] // 2] += rng.uniform(0, 255, size=3)
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{number}.png")
     (folder / "7.png").write_bytes((folder / "0.png").read_bytes()[:60])
     return sorted(folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model_folder, images, tmp_path_factory):
+    """The folder of a model of random weights, except that its head tells the images apart."""
+    folder = tmp_path_factory.mktemp("finetuned")
+    network = load_model(tiny_model_folder, num_classes=len(CLASSES))
+    torch.nn.init.normal_(network.head.weight, generator=torch.Generator().manual_seed(0))
+    preprocess = preprocessing(network, None)
+    fitted = [fit_image(open_image(file), (8, 8), "crop") for file in images[:-1]]
+    with torch.no_grad():
+        logits = network(preprocess(torch.from_numpy(np.stack(fitted))))
+        network.head.weight /= logits.std(dim=0)[:, None]
+        network.head.bias -= (logits / logits.std(dim=0)).mean(dim=0)
+    seen = {"classes": CLASSES, "image_shape": [8, 8, 3], "fit": "crop", "reading": READING}
+    save_model(network, folder, preprocess, seen)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -105,14 +111,12 @@ def test_images_get_the_class_and_probability_of_predict(opened, model, images):
     wait_for(opened, "8 images classified")
     *cards, damaged = opened.execute_script(CARDS)
     expected = answers(model, images[:-1])
-    # the images tell the classes apart, else the comparison would show nothing
-    assert len(set(expected.argmax(axis=1))) > 1
-    assert np.ptp(expected, axis=0).max() > 0.2
+    assert len(set(expected.argmax(axis=1))) > 2  # else the comparison would show little
     for card, file, probabilities in zip(cards, images, expected, strict=False):
         order = probabilities.argsort()[::-1][:3]
         assert card["name"] == file.name
         assert card["classes"] == [CLASSES[k] for k in order]
-        np.testing.assert_allclose(card["probabilities"], probabilities[order], atol=0.01)
+        np.testing.assert_allclose(card["probabilities"], probabilities[order], atol=0.03)
         assert card["shown"] == [f"{100 * value:.1f} %" for value in card["probabilities"]]
     assert damaged["name"] == "7.png"
     assert damaged["text"].startswith("Not classified: ")
@@ -183,6 +187,37 @@ def test_a_model_too_large_for_a_browser_is_refused_in_one_line(monkeypatch):
     monkeypatch.setattr(module, "LARGEST", 10)
     facts = {"classes": ["cat"], "fit": "crop", **READING}
     large = onnx.ModelProto(producer_name="a name of some length")
-    message = "would take 4. bytes of the page, and a browser reads at most 10 bytes; name a FILE.onnx"
+    message = "would take 4. bytes of the page, and a browser reads at most 10 bytes; name a FILE"
     with pytest.raises(UserError, match=message):
         classifier_page(large, facts, Runtime("", b""))
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (["page.htm"], "page.htm must end in .onnx or .html"),
+        (["page.html", "--opset", "20"], FOR_ONNX),
+        (
+            ["page.html", "--with-preprocessing"],
+            FOR_ONNX,
+        ),
+        (["page.html", "--runtime", "other.tgz"], "other.tgz is not onnxruntime-web@"),
+        (["page.html", "--runtime", "no.tgz"], "No such file or directory: 'no.tgz'"),
+        (["page.html"], "npm, which fetches onnxruntime-web@"),
+        (["page.html", "--model", "nowhere"], "nowhere does not hold a trained model"),
+    ],
+)
+def test_without_what_a_page_needs_there_is_one_line_and_no_page(
+    model, tmp_path, monkeypatch, capfd, options, error
+):
+    pytest.importorskip("onnxscript")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "other.tgz").write_bytes(b"other")
+    monkeypatch.setattr("sys.argv", ["export", "--model", str(model), *options])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert error in end.value.code
+    assert "\n" not in end.value.code
+    assert [path.name for path in tmp_path.iterdir()] == ["other.tgz"]

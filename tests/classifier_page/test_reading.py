@@ -22,6 +22,7 @@ CONFIG = {
     "mean": (0.4, 0.5, 0.6),
     "std": (0.1, 0.2, 0.3),
 }
+SIZES = [(9, 9), (8, 6), (1, 1), (40, 41), (37, 8), (8, 61), (5, 90), (90, 5), (1, 70), (100, 1)]
 # the pixels of an image as RGBA in base64; what `make` makes of it comes back as a list
 IN_PAGE = """
 const [rgba, height, width, changes, make] = arguments;
@@ -57,9 +58,7 @@ def encode(data):
 
 def in_page(opened, image, changes, make):
     rgba = np.dstack([image, np.full(image.shape[:2], 255, np.uint8)])
-    return opened.execute_script(
-        IN_PAGE, encode(rgba.tobytes()), *image.shape[:2], changes, make
-    )
+    return opened.execute_script(IN_PAGE, encode(rgba.tobytes()), *image.shape[:2], changes, make)
 
 
 def noise(height, width):
@@ -68,9 +67,8 @@ def noise(height, width):
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
 def test_an_image_is_fitted_to_the_bit_as_pillow_does(opened, fit):
-    sizes = [(9, 9), (8, 6), (1, 1), (40, 41), (37, 8), (8, 61), (5, 90), (90, 5), (1, 70), (100, 1)]
     for size in [(8, 6), (16, 16), (7, 13)]:
-        for height, width in sizes:
+        for height, width in SIZES:
             image = noise(height, width)
             found = in_page(opened, image, {"fit": fit, "image_size": size}, "fit")
             pixels = np.array(found).reshape(*size, 4)[..., :3]

@@ -1,13 +1,16 @@
 """ONNX Runtime Web: fetched once, checked, and one line where it cannot be had."""
 
-import os
 import sys
-from pathlib import Path
 
 import pytest
 
 from vit_finetune.classifier_page import runtime as module
-from vit_finetune.classifier_page.runtime import fetch_runtime, kept_runtime, read_runtime, with_global
+from vit_finetune.classifier_page.runtime import (
+    fetch_runtime,
+    kept_runtime,
+    read_runtime,
+    with_global,
+)
 from vit_finetune.core.errors import UserError
 
 WAY_OUT = (
@@ -56,7 +59,7 @@ def test_a_package_of_another_hash_is_not_kept(npm, tmp_path):
 
 def test_a_named_file_that_is_another_is_refused(tmp_path):
     (tmp_path / "other.tgz").write_bytes(b"other")
-    with pytest.raises(UserError, match="other.tgz is not onnxruntime-web"):
+    with pytest.raises(UserError, match=r"other\.tgz is not onnxruntime-web"):
         read_runtime(tmp_path / "other.tgz")
 
 

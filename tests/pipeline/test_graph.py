@@ -43,6 +43,7 @@ ROOMS = {  # room: the rooms that it may import
     "attention": {"core", "intervals", "pages", "style", "verdict", "model"},
     "report": {"core", "params", "intervals", "pages", "style", "verdict"},
     "prediction": {"core", "data", "model", "pages", "style", "attention"},
+    "classifier_page": {"core", "pages"},
     "comparison": {
         "command_line",
         "core",

@@ -6,6 +6,8 @@
 
 /** @type {any} */
 const facts = JSON.parse(byId("facts").textContent);
+/** @type {any} */
+const page = globalThis; // has `ort` once the runtime is loaded
 const SHOWN = 3; // classes of an image
 const THUMBNAIL = 256; // pixels of its longer side
 const STRIP = 4_000_000; // pixels that a canvas holds at once: phones limit it
@@ -245,7 +247,7 @@ async function unpack(id) {
 
 /** The session of ONNX Runtime that runs the model. */
 async function startModel() {
-  const { ort } = window;
+  const { ort } = page;
   ort.env.wasm.numThreads = 1; // more would need headers of a server
   ort.env.wasm.wasmBinary = await unpack("wasm");
   return await ort.InferenceSession.create(await unpack("model"));
@@ -254,7 +256,8 @@ async function startModel() {
 /** The probability of each class. */
 async function classify(session, image) {
   const [height, width] = facts.preprocessing.crop.slice(2);
-  const pixels = new window.ort.Tensor("float32", modelInput(fitImage(image)), [1, 3, height, width]);
+  const input = modelInput(fitImage(image));
+  const pixels = new page.ort.Tensor("float32", input, [1, 3, height, width]);
   const { logits } = await session.run({ pixels });
   return softmax([...logits.data]);
 }

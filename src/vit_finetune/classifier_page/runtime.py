@@ -18,12 +18,12 @@ VERSION = "1.30.0"
 PACKAGE = f"onnxruntime-web@{VERSION}"
 FILE_NAME = f"onnxruntime-web-{VERSION}.tgz"
 # `npm view onnxruntime-web@1.30.0 dist.integrity`
-SHA512 = (
-    "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
-)
+SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 MODULE = "package/dist/ort.wasm.bundle.min.mjs"
 WASM = "package/dist/ort-wasm-simd-threaded.wasm"
-TO_NAME_IT = f"`npm pack {PACKAGE}` writes the file, also on another machine; name it: --runtime FILE"
+TO_NAME_IT = (
+    f"`npm pack {PACKAGE}` writes the file, also on another machine; name it: --runtime FILE"
+)
 
 
 @dataclass(frozen=True)
