@@ -86,6 +86,19 @@ def test_with_its_preprocessing_it_gives_the_probabilities_of_predict_in_every_o
     assert onnx.TensorProto.DOUBLE not in types_of(graph)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [8, 50])
+def test_the_preprocessing_in_the_graph_gives_the_same_levels(save, tmp_path, size):
+    preprocess = Predictor(save(), "cpu").preprocess
+    images = np.random.default_rng(0).integers(256, size=(2, size, size, 3), dtype=np.uint8)
+    graph = export.to_onnx(
+        preprocess.eval(), torch.from_numpy(images), "images", "pixels", export.OPSET
+    )
+    (pixels,) = session_of(graph.SerializeToString()).run(None, {"images": images})
+    expected = preprocess(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(pixels, expected, rtol=0, atol=1e-6)  # a level is 0.008
+
+
 def types_of(model):
     """The types of all tensors of a graph."""
     graph = onnx.shape_inference.infer_shapes(model).graph

@@ -38,7 +38,8 @@ def export(folder: Path, target: Path, with_preprocessing: bool, opset: int = OP
         How to use the file.
 
     Raises:
-        UserError: no trained model, or onnx and onnxscript are not installed.
+        UserError: no trained model, onnx and onnxscript are not installed, or the exporter cannot
+            write the model with this opset.
     """
     config = trained_config(folder)
     classes = config["label_names"]
