@@ -332,6 +332,7 @@ def frontier_table() -> str:
 
 def browser_table() -> str:
     """benchmarks/browser.csv: a row for each kind of images."""
+    names = {"test": "test images", "photograph": "photographs"}
     rows = []
     table = read_csv(ROOT / "benchmarks/browser.csv")
     for name, group in itertools.groupby(table, key=lambda row: row["images"]):
@@ -345,7 +346,7 @@ def browser_table() -> str:
         seconds = [float(line["seconds"]) for line in lines]
         rows.append(
             [
-                name,
+                names[name],
                 f"{len(lines):,}",
                 f"{len(same) / len(lines):.4f} [{low:.4f}, {high:.4f}]",
                 f"{np.mean(differences):.3f}",
