@@ -27,7 +27,7 @@ CHARTS = {  # picture of the page -> template, table
     "attention_curves": ("attention_curves", "attention_curves"),
     "attention_shape": ("attention_blocks", "attention_blocks"),
 }
-STAGES = ("download", "subset", "adapt", "embed", "train", "evaluate", "attention")
+STAGES = ("download", "subset", "adapt", "embed", "review", "train", "evaluate", "attention")
 
 
 def main(stage: Stage) -> None:

@@ -46,6 +46,7 @@ ROOMS = {  # room: the rooms that it may import
     "review": {"core", "data", "pages", "style"},
     "report": {"core", "params", "intervals", "pages", "style", "verdict"},
     "prediction": {"core", "data", "model", "pages", "style", "attention"},
+    "classifier_page": {"core", "pages"},
     "comparison": {
         "command_line",
         "core",
