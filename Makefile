@@ -16,16 +16,16 @@ help:
 	@echo "make lint    ruff and mypy for Python, deno for JavaScript and CSS"
 	@echo "make lock    pin every package anew in requirements.lock"
 
-# The environment is complete when its stamp is newer than the lock.
+# The environment is complete when its stamp is newer than the locks and pyproject.toml, which names the commands.
 setup: .venv/.complete
-.venv/.complete: requirements.lock requirements-uv.lock
+.venv/.complete: requirements.lock requirements-uv.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.lock
 	@echo "installing the packages of requirements.lock; on Linux several GB, which takes a few minutes"
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
-	$(BIN)/python -c 'import pathlib, vl_convert; pathlib.Path(".dvc/plots/vega.js").write_text(vl_convert.javascript_bundle(vl_version="5.21"))'
+	$(BIN)/python tools/plots_page.py
 	touch $@
 
 repro: setup
