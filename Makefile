@@ -9,7 +9,7 @@ PROFILE ?= demo
 help:
 	@echo "make repro   set up, run the default pipeline on CIFAR-10, print the results"
 	@echo "make demo    set up, run it on data and weights that are already here (PROFILE=name for another overlay)"
-	@echo "make open    show the report and the page of attention in a browser"
+	@echo "make open    show the report and the attention page of the newest run, demo or default, in a browser"
 	@echo "make clean   remove what interrupted runs and tools left; results and DVC's cache stay"
 	@echo "make test    set up, run the quick tests of every room"
 	@echo "make test-all  the quick tests, then the slow ones"
@@ -37,8 +37,7 @@ demo: setup
 	$(RUN) python -m vit_finetune.profiles $(PROFILE)
 
 open: setup
-	$(BIN)/python -m webbrowser -t "file://$(CURDIR)/report.html"
-	$(BIN)/python -m webbrowser -t "file://$(CURDIR)/attention/index.html"
+	$(BIN)/python -m vit_finetune.open
 
 clean:
 	rm -rf .checkpoints .run dvc_plots dvclive .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,5 +1,5 @@
-"""`python -m vit_finetune.export FILE.onnx`: the trained model for other programs (`pip install
-onnx onnxscript`)."""
+"""`vit-finetune export FILE.onnx`: the trained model for other programs (`pip install onnx
+onnxscript`)."""
 
 import argparse
 import json
@@ -114,7 +114,7 @@ def write_onnx(graph: Any, facts: dict[str, Any], target: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m vit_finetune.export", description=__doc__)
+    parser = argparse.ArgumentParser(prog="vit-finetune export", description=__doc__)
     parser.add_argument("target", type=Path, metavar="FILE.onnx")
     parser.add_argument(
         "--model", type=Path, default=Path("models/finetuned"), help="(%(default)s)"

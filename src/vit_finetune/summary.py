@@ -1,6 +1,6 @@
-"""`python -m vit_finetune.summary`: the headline numbers of the run in the work tree, and where to
-look."""
+"""`vit-finetune summary`: the headline numbers of the run in the work tree, and where to look."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -17,9 +17,9 @@ WHERE = [
     ("report", "report.html"),
     ("attention", "attention/index.html"),
     ("plots", "dvc plots show"),
-    ("mistakes, a page", "python -m vit_finetune.mistakes mistakes.html"),
+    ("mistakes, a page", "vit-finetune mistakes mistakes.html"),
     ("what changed", "dvc params diff, dvc metrics diff, dvc plots diff"),
-    ("image by image", "python -m vit_finetune.compare HEAD"),
+    ("image by image", "vit-finetune compare HEAD"),
 ]
 
 
@@ -74,5 +74,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="vit-finetune summary", description=__doc__).parse_args()
     with readable_errors("summary"):
         main()

@@ -65,6 +65,12 @@ def fit(model, settings, *, checkpoint=None, stop_after=None):
     return history, copy_of_weights(model), epochs
 
 
+def remove_head(model):
+    """As before a first training; any other head is taken for one that was kept."""
+    torch.nn.init.zeros_(model.head.weight)
+    torch.nn.init.zeros_(model.head.bias)
+
+
 def head_of_first_epoch(trainer):
     """The head's weight with which epoch 1 starts."""
 
@@ -185,20 +191,26 @@ def test_frozen_parameters_keep_their_bits_and_all_others_move(tiny_vit, blocks,
     assert moved == {name for name, p in tiny_vit.named_parameters() if p.requires_grad}
 
 
-@pytest.mark.parametrize("head_init", ["probe", "zeros"])
-def test_training_starts_from_the_head_that_head_init_names(tiny_vit, head_init):
-    settings = plain_settings(head_init=head_init, probe_c=0.02)
+@pytest.mark.parametrize("head_init", ["probe", "zeros", "kept"])
+def test_training_starts_from_the_head_that_head_init_names_or_that_was_kept(tiny_vit, head_init):
+    kept = tiny_vit.head.weight.detach().clone()
+    if head_init != "kept":
+        remove_head(tiny_vit)
+    settings = plain_settings(head_init=head_init.replace("kept", "probe"), probe_c=0.02)
     trainer = Trainer(split_at(tiny_vit, 1), data_of(tiny_vit), settings, name="train", seed=0)
     features = features_of(trainer)
     head = head_of_first_epoch(trainer)
     if head_init == "zeros":
         assert head.abs().max() == 0
+    elif head_init == "kept":
+        torch.testing.assert_close(head, kept, rtol=0, atol=1e-6)
     else:
         probe = fit_probe(features.train, trainer.data.labels, 0.02, "none", seed=0)
         torch.testing.assert_close(head, probe.weight, rtol=0, atol=1e-6)
 
 
 def test_epoch_0_is_the_probe_and_is_kept_where_training_makes_it_worse(tiny_vit):
+    remove_head(tiny_vit)
     before = copy_of_weights(tiny_vit)
     settings = plain_settings(epochs=2, lr=0.01, head_init="probe", probe_c="auto")
     trainer = Trainer(split_at(tiny_vit, 1), data_of(tiny_vit), settings, name="train", seed=0)

@@ -59,7 +59,7 @@ def test_the_card_gives_the_numbers_of_the_training(tiny_vit):
         "3 classes: cat, dog, owl.",
         "| images | 7 for training, 3 for validation |",
         "| validation accuracy | 0.7500 (n = 3) |",
-        "| of the probe before training | 0.2500, C = 0.5 |",
+        "| before training | 0.2500 (a probe, C = 0.5) |",
         "| best epoch | 1 of 1 |",
         f"| parameters | 99 trained from stored activations, {total - 99:,} frozen before that |",
         "| activations | features, stored as float16, computed in bfloat16 |",
@@ -74,7 +74,7 @@ def test_the_card_gives_the_numbers_of_the_training(tiny_vit):
 def test_a_linear_probe_is_called_one(tiny_vit):
     text = card_of(tiny_vit, replace(HISTORY, best_epoch=0))
     assert "| validation accuracy | 0.2500 (n = 3) |" in text
-    assert "| best epoch | none: a linear probe was best, training did not help |" in text
+    assert "| best epoch | none: the start was best, training did not help |" in text
     assert "trained from stored activations" not in text
 
 

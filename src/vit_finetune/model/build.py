@@ -3,15 +3,17 @@
 import difflib
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import timm
 import torch
 from timm.data import resolve_model_data_config
+from torch import Tensor
 
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.experiment_copies import require_whole
-from vit_finetune.model.families import token_layout
+from vit_finetune.model.families import family_of, token_layout
 from vit_finetune.model.preprocessing import Preprocessing
 from vit_finetune.model.torchvision import torchvision_model
 
@@ -54,6 +56,27 @@ def build_model(name: str, *, pretrained: bool, image_size: int | None, seed: in
         raise UserError(f"model.name is {name!r}: {error}; use {WORKS}") from None
     _require_whole_patches(model.patch_embed, name)
     return model.eval()
+
+
+def known_classes(model: Any) -> list[str]:
+    """The classes that the weights of a model were trained on; none if they do not say."""
+    return list(model.pretrained_cfg.get("label_names") or [])
+
+
+def kept_head(name: str, backbone: Any, classes: Sequence[str]) -> dict[str, Tensor] | None:
+    """The head that came with the weights of a model, as `weight` (K, D) and `bias` (K,).
+
+    Args:
+        name: of a folder or a model of the hub, from which `build_model` made the backbone.
+        classes: of the K rows. If the weights were trained on other ones, there is no such head.
+    """
+    known = known_classes(backbone)
+    if not known or set(known) != set(classes):
+        return None
+    model = timm.create_model(name, pretrained=True)
+    head = model.get_submodule(family_of(model).heads[0])
+    rows = [known.index(label) for label in classes]
+    return {key: tensor[rows] for key, tensor in head.state_dict().items()}
 
 
 def _require_whole_patches(patches: Any, name: str) -> None:

@@ -26,9 +26,14 @@ def headline(metrics: Metrics) -> list[tuple[str, str]]:
     ]
 
 
+def start(train: Mapping[str, Any]) -> str:
+    """The head that training starts from."""
+    return "kept head" if "head" in train else "linear probe"
+
+
 def gain(train: Mapping[str, Any]) -> str:
-    """Accuracies on the validation images: of a linear probe, and what each step made of it."""
-    steps = [f"{train['pretrained_probe_accuracy']:.4f} linear probe"]
+    """Accuracies on the validation images: of the start, and what each step made of it."""
+    steps = [f"{train['pretrained_probe_accuracy']:.4f} {start(train)}"]
     if train["parameters_adapted"]:
         steps.append(f"{train['probe_accuracy']:.4f} adapted")
     if train["best_epoch"]:
@@ -45,7 +50,7 @@ def outcome(train: Mapping[str, Any]) -> str:
     if train["best_epoch"]:
         parts.append(f"{trained} trained, best epoch {train['best_epoch']}, {train['epochs']} done")
     else:
-        parts.append(f"a linear probe of {trained}; training did not help")
+        parts.append(f"a {start(train)} of {trained}; training did not help")
     return "; ".join(parts)
 
 

@@ -11,7 +11,7 @@ from vit_finetune.core.errors import UserError
 from vit_finetune.intervals import wilson
 from vit_finetune.pages.render import render
 from vit_finetune.params import KEYS, Params
-from vit_finetune.report.headline import collect_warnings, headline, map_rows
+from vit_finetune.report.headline import collect_warnings, headline, map_rows, start
 from vit_finetune.verdict import verdict
 
 NAMES = {
@@ -26,8 +26,8 @@ MISTAKES = {
     "confused_pairs": "The classes that are mixed up most often.",
 }
 BROWSE = (
-    "In the project, python -m vit_finetune.mistakes mistakes.html shows every wrong test image, "
-    "and python -m vit_finetune.compare RUN what changed since another run, image by image."
+    "In the project, vit-finetune mistakes mistakes.html shows every wrong test image, "
+    "and vit-finetune compare RUN what changed since another run, image by image."
 )
 TEST = {
     "confusion": "Rows are the true class; the shade is the fraction of that class.",
@@ -163,7 +163,7 @@ def page_title(params: Params, train: Mapping[str, Any]) -> str:
     if params.report.title:
         return params.report.title
     data = NAMES[params.data.name]
-    if train["best_epoch"] or train["parameters_adapted"]:
+    if train["best_epoch"] or train["parameters_adapted"] or "head" in train:
         return f"A Vision Transformer fine-tuned on {data}"
     return f"A linear probe of a Vision Transformer on {data}"
 
@@ -197,9 +197,10 @@ def image_warnings(subset: Mapping[str, Any]) -> list[str]:
 def validation_rows(train: Mapping[str, Any], images: int) -> Rows:
     """What adaptation and training add to a linear probe, on the same validation images."""
     rows = [["model", f"validation accuracy (n = {images:,})", "95 % interval"]]
-    models = [("linear probe of the backbone as it was", "pretrained_probe_accuracy")]
+    head = start(train)
+    models = [(f"{head} of the backbone as it was", "pretrained_probe_accuracy")]
     if train["parameters_adapted"]:
-        models.append(("linear probe of the adapted backbone", "probe_accuracy"))
+        models.append((f"{head} of the adapted backbone", "probe_accuracy"))
     if train["best_epoch"]:
         models.append(("trained", "val_accuracy"))
     for name, key in models:

@@ -34,7 +34,7 @@ class Probe:
         weight: (K, D).
         bias: (K,).
         c: inverse L2 strength on features of unit variance (scikit-learn's C), (1,); 0 for a head
-            of zeros.
+            of zeros and for a kept one.
     """
 
     weight: Tensor

@@ -132,7 +132,7 @@ class Trainer:
         return patience is not None and history.epochs - history.best_epoch >= patience
 
     def _start(self, features: Features) -> History:
-        """Epoch 0 is the probe."""
+        """Epoch 0 is the probe, or the head that the model was kept with."""
         model = self.split_model.model
         probe = self._fit_probe(features.train)
         train_accuracy, train_loss = score(probe.logits(features.train), self.data.labels)
@@ -150,11 +150,15 @@ class Trainer:
         return history
 
     def _fit_probe(self, features: Tensor) -> Probe:
-        """`fit_probe` in the first process, for all."""
+        """`fit_probe` in the first process, for all; nothing is fitted where the model has a head
+        that is not zeros."""
         classes, width = self.split_model.model.head.weight.shape
         probe = Probe.zeros(classes, width)
         if self.settings.head_init == "zeros":
             return probe
+        head = self.split_model.model.head
+        if head.weight.any():  # it was kept from an earlier run
+            return Probe(head.weight.detach().cpu(), head.bias.detach().cpu(), probe.c)
         if self.ranks.is_first:
             probe = fit_probe(
                 features,
