@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, ModelCard
 from huggingface_hub.errors import HTTPError
 
+from vit_finetune.comparison.runs import STAGES
 from vit_finetune.core.errors import UserError, readable_errors
 from vit_finetune.core.files import read_json
 from vit_finetune.model.saved import trained_config
@@ -55,11 +56,11 @@ def publish(name: str, private: bool) -> str:
         UserError: there is no trained model, its run is not finished, or the hub refuses.
     """
     trained_config(MODEL)
-    changed = outdated(read_status())
+    changed = [stage for stage in outdated(read_status()) if stage in STAGES]
     if changed:
         raise UserError(
             f"the test accuracy may be that of another model: {', '.join(changed)} changed since "
-            "their run; run dvc repro first"
+            "the run; run dvc repro first"
         )
     evaluation = read_json("metrics/evaluation.json")
     files: dict[str, bytes | str] = {path.name: str(path) for path in sorted(MODEL.iterdir())}

@@ -85,17 +85,27 @@ def test_the_front_matter_names_licence_and_source_where_they_are_known(tiny_vit
         "tag": "in1k",
     }
     front = yaml.safe_load(card_of(tiny_vit).split("---")[1])
+    (described,) = front.pop("model-index")
     assert front == {
         "license": "apache-2.0",
         "base_model": "timm/vit.in1k",
+        "datasets": ["uoft-cs/cifar10"],
         "library_name": "timm",
+        "metrics": ["accuracy"],
         "pipeline_tag": "image-classification",
     }
-    tiny_vit.pretrained_cfg = {"architecture": "vit"}
-    assert set(yaml.safe_load(card_of(tiny_vit).split("---")[1])) == {
-        "library_name",
-        "pipeline_tag",
+    (result,) = described["results"]
+    assert result["dataset"] == {
+        "name": "cifar10",
+        "type": "uoft-cs/cifar10",
+        "split": "validation",
     }
+    (metric,) = result["metrics"]
+    assert (metric["type"], metric["name"]) == ("accuracy", "validation accuracy, n = 3")
+    assert metric["value"] == 0.75
+    tiny_vit.pretrained_cfg = {"architecture": "vit"}
+    front = yaml.safe_load(card_of(tiny_vit).split("---")[1])
+    assert not {"license", "base_model"} & set(front)
     assert "| licence of the pretrained weights | not stated by their source |" in card_of(tiny_vit)
 
 
