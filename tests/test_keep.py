@@ -1,7 +1,6 @@
 """A trained model is kept whole, under a name of its own, or not at all."""
 
 import filecmp
-import os
 import stat
 from pathlib import Path
 
@@ -14,6 +13,10 @@ from vit_finetune.model.build import preprocessing
 from vit_finetune.model.saved import save_model
 
 FILES = ["README.md", "config.json", "model.safetensors", "validation.csv"]
+
+
+def names_in(folder):
+    return sorted(path.name for path in Path(folder).iterdir())
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def trained(tiny_vit, tmp_path, monkeypatch):
 def test_every_file_is_copied_and_may_be_written(trained):
     says = keep(trained, "birds-2")
     target = Path("pretrained/birds-2")
-    assert sorted(os.listdir(target)) == FILES
+    assert names_in(target) == FILES
     assert filecmp.cmpfiles(trained, target, FILES, shallow=False)[0] == FILES
     assert all(file.stat().st_mode & stat.S_IWUSR for file in target.iterdir())
     assert "3 classes" in says
@@ -47,20 +50,22 @@ def test_a_name_that_is_taken_stays_as_it_is(trained):
     (trained / "README.md").unlink()
     with pytest.raises(UserError, match="pretrained/birds exists; choose another name, or delete"):
         keep(trained, "birds")
-    assert sorted(os.listdir("pretrained/birds")) == FILES
+    assert names_in("pretrained/birds") == FILES
 
 
 def test_without_a_trained_model_or_outside_of_a_project_nothing_is_written(trained):
     with pytest.raises(UserError, match="pretrained does not hold a trained model; run dvc repro"):
         keep(Path("pretrained"), "birds")
-    assert os.listdir("pretrained") == []
-    os.rmdir("pretrained")
+    assert names_in("pretrained") == []
+    Path("pretrained").rmdir()
     with pytest.raises(UserError, match="no folder pretrained here; type it in the root of the "):
         keep(trained, "birds")
-    assert os.listdir() == ["models"]
+    assert names_in(".") == ["models"]
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/tmp/x", ".hidden", "a b", "-x", "é", "a."])
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a/b", "/tmp/x", ".hidden", "a b", "-x", "é", "a."]
+)
 def test_a_name_that_is_no_plain_name_is_refused(name, capsys):
     with pytest.raises(SystemExit):
         make_parser().parse_args(["--", name])

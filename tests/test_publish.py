@@ -6,6 +6,7 @@ import json
 import pytest
 import yaml
 
+from tests.documents import template
 from tests.hub import TOKEN, running_hub
 from tests.project import ROOT
 from vit_finetune.params import read_yaml
@@ -55,6 +56,20 @@ print(model.pretrained_cfg["label_names"], model(pixels).tolist())
 """
 
 
+# A run can start from it, with its head.
+START = """
+import sys
+sys.path.insert(0, "src")
+from safetensors.torch import load_file
+from vit_finetune.model.build import build_model, kept_head
+name = sys.argv[1]
+backbone = build_model(name, pretrained=True, image_size=None, seed=0)
+head = kept_head(name, backbone, [str(digit) for digit in range(10)])
+saved = load_file("models/finetuned/model.safetensors")
+print(bool((head["weight"] == saved["head.weight"]).all()))
+"""
+
+
 def test_the_card_has_the_test_accuracy_with_its_interval_and_loads_the_model_from_the_hub():
     card = card_with_test_accuracy(CARD, EVALUATION, "ada/birds")
     _, front, body = card.split("---\n", 2)
@@ -95,7 +110,10 @@ def environment(hub, tmp_path):
 
 @pytest.mark.slow
 def test_timm_loads_from_the_hub_what_was_published(finished, hub, environment):
-    done = finished.run("python", "-c", PUBLISH, "ada/digits", "--private", env=environment)
+    here = {"hf auth login": "true", "OWNER/NAME": "ada/digits --private"}
+    here["vit-finetune"] = "PYTHONPATH=src python -m vit_finetune"
+    lines = template("vit-finetune publish", here)
+    done = finished.run("sh", "-ec", "\n".join(lines), env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == (
         f"publish: {hub.address}/ada/digits/commit/{'c' * 40}; timm loads it as hf_hub:ada/digits"
@@ -112,6 +130,9 @@ def test_timm_loads_from_the_hub_what_was_published(finished, hub, environment):
     there = finished.run("python", "-c", LOGITS, "hf_hub:ada/digits", env=environment)
     assert there.returncode == 0, there.stderr
     assert there.stdout == here.stdout != ""
+
+    started = finished.run("python", "-c", START, "hf_hub:ada/digits", env=environment)
+    assert started.stdout.splitlines()[-1] == "True", started.stderr
 
     # a second time it is replaced
     again = finished.run("python", "-c", PUBLISH, "ada/digits", env=environment)

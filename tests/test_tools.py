@@ -40,7 +40,7 @@ def test_its_help_says_what_each_tool_is_for(arguments):
     assert max(map(len, done.stdout.splitlines())) <= 100
 
 
-@pytest.mark.parametrize("name", ["params", "profiles", "summary", "keep"])
+@pytest.mark.parametrize("name", ["params", "profiles", "summary", "open"])
 def test_a_tool_is_started_as_its_module_and_is_called_by_its_name(name):
     tool = start("vit_finetune", name, "--help")
     module = start(f"vit_finetune.{name}", "--help")
@@ -55,13 +55,13 @@ def test_every_parser_is_called_by_the_name_of_its_tool():
         assert f'prog="vit-finetune {name}"' in source
 
 
-def test_arguments_and_the_exit_status_are_those_of_the_tool(tmp_path):
-    done = start("vit_finetune", "keep", "no name", "--model", str(tmp_path))
+def test_arguments_and_the_exit_status_are_those_of_the_tool():
+    done = start("vit_finetune", "profiles", "a", "b")
     assert done.returncode == 2
-    assert done.stderr.endswith(
-        "error: argument NAME: 'no name' is not a name of letters, digits, - and _, such as "
-        "birds-2\n"
-    )
+    assert done.stderr.endswith("vit-finetune profiles: error: unrecognized arguments: b\n")
+    done = start("vit_finetune", "profiles", "absent")
+    assert done.returncode == 1
+    assert done.stderr.startswith("profile: there is no profiles/absent.yaml; known profiles: demo")
 
 
 def test_a_name_that_is_no_tool_is_answered_with_those_there_are():

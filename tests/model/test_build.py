@@ -50,6 +50,11 @@ def test_a_name_that_timm_does_not_know_is_answered_with_those_it_knows(name, me
     assert re.search(message, refusal(name))
 
 
+def test_a_model_of_the_hub_that_cannot_be_loaded_is_refused_with_the_reason():
+    message = refusal("hf_hub:nobody/nothing")
+    assert message.startswith("model.name is 'hf_hub:nobody/nothing', which could not be loaded: ")
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [

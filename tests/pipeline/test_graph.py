@@ -57,7 +57,18 @@ ROOMS = {  # room: the rooms that it may import
 # read to stop or to warn before the work, not to compute
 CHECKED_EARLY = {"adapt": keys_of("freeze")}
 # for the command line; they may import any room
-TOOLS = {"predict", "export", "profiles", "summary", "compare", "mistakes"}
+TOOLS = {
+    "__main__",
+    "predict",
+    "export",
+    "keep",
+    "publish",
+    "profiles",
+    "summary",
+    "open",
+    "compare",
+    "mistakes",
+}
 MODULES = sorted(path.relative_to(ROOT) for path in PACKAGE.rglob("*.py"))
 
 
@@ -114,6 +125,8 @@ def test_stages_and_tools_that_need_no_tensors_never_import_torch():
         "vit_finetune.profiles",
         "vit_finetune.summary",
         "vit_finetune.mistakes",
+        "vit_finetune.open",
+        "vit_finetune.__main__",
     ]
     script = "import importlib, sys; sys.path.insert(0, 'src')\n" + "\n".join(
         f"importlib.import_module({name!r}); assert 'torch' not in sys.modules, {name!r}"

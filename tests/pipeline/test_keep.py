@@ -78,6 +78,7 @@ def test_for_other_classes_the_head_is_not_used_and_that_is_said(kept, tmp_path)
         "adapt: the head of local-dir:pretrained/first is not used: it knows 10 other classes, "
         "such as 0, 1, 2, three; a linear probe is the start"
     ) in done.stdout
-    assert json.loads((project.folder / "models/adapted/adapted.json").read_text())[
-        "kept_head"
-    ] is False
+    assert (
+        json.loads((project.folder / "models/adapted/adapted.json").read_text())["kept_head"]
+        is False
+    )

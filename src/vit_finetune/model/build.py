@@ -18,7 +18,8 @@ from vit_finetune.model.preprocessing import Preprocessing
 from vit_finetune.model.torchvision import torchvision_model
 
 TORCHVISION = "torchvision/"  # how the names of torchvision's models begin
-LOCAL = "local-dir:"  # and those of models in a folder
+LOCAL = "local-dir:"  # those of models in a folder
+HUB = "hf_hub:"  # and those of models on the Hugging Face hub
 WORKS = (
     "vit_*, deit_*, deit3_*, vit_*_reg*, vit_*_dinov2, vit_*_dinov3, vit_*_clip_*, vit_*_siglip_*, "
     "eva02_*, beit_*, beitv2_* of timm, or torchvision/vit_*"
@@ -108,6 +109,8 @@ def _building_failed(
         return UserError(f"model.name is {name!r}: {reason}")
     if name.startswith(LOCAL):
         return UserError(f"model.name is {name!r}, but that folder has no usable model: {reason}")
+    if name.startswith(HUB):
+        return UserError(f"model.name is {name!r}, which could not be loaded: {reason}")
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         close = difflib.get_close_matches(architecture, timm.list_models("*vit*"), n=3)
