@@ -88,7 +88,7 @@ class Subset(Schema):
     )
     val_size: Size = Field(
         default=1000,
-        description="validation images: early stop and best epoch are chosen on them; "
+        description="validation images, which decide between start and end of a training; "
         "`all` of data/images/val/",
     )
     test_size: Size = Field(default="all", description="test images, or `all`")
@@ -219,12 +219,8 @@ class Training(Schema):
     probe_c: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
         default="auto",
         description="inverse L2 strength of that regression (scikit-learn's C) on features of "
-        "unit variance; `auto`: chosen on the validation images",
-    )
-    patience: int | None = Field(
-        default=None,
-        ge=1,
-        description="stop after so many epochs without a better validation accuracy; `null`: never",
+        "unit variance; `auto`: cross-validated for the probe that training is compared with, and "
+        "0.001 for the head that it starts from",
     )
 
 

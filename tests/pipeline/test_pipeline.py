@@ -69,7 +69,6 @@ RERUNS = {
     "adapt.mixup": (0.0, ADAPTED_ALIKE),
     "adapt.head_init": ("zeros", ADAPTED_ALIKE),
     "adapt.probe_c": (10.0, ADAPTED_ALIKE),
-    "adapt.patience": (1, ADAPTED_ALIKE),
     "adapt.parameters": ("norms", ADAPTED_ALIKE),
     "embed.storage": ("float32", AFTER_ADAPT),
     "embed.batch_size": (7, ["embed", "report"]),  # the same activations, bit for bit
@@ -94,7 +93,6 @@ RERUNS = {
     "train.mixup": (0.0, TRAINED_ALIKE),
     "train.head_init": ("zeros", AFTER_EMBED),
     "train.probe_c": (10.0, AFTER_EMBED),
-    "train.patience": (2, ["train", "report"]),  # two epochs end before it does
     "evaluate.calibration_bins": (5, ["evaluate", "report"]),
     "evaluate.mistakes": (8, ["evaluate", "report"]),
     "attention.gallery": (6, ATTENTION_ALONE),
@@ -423,7 +421,7 @@ def test_outputs_are_what_the_contract_says(finished):
     train, history = metrics_of(finished, "train"), rows_of(finished, "history")
     columns = "epoch train_loss train_accuracy lr val_loss val_accuracy"
     assert set(history[0]) == set(columns.split())
-    assert float(history[train["best_epoch"]]["val_accuracy"]) == train["val_accuracy"]
+    assert float(history[train["kept_epoch"]]["val_accuracy"]) == train["val_accuracy"]
     assert [row["block"] for row in rows_of(finished, "attention_blocks")] == ["0", "1", "2"]
     assert metrics_of(finished, "attention")["selfcheck_max_rel_err"] <= 1e-5
     assert not list(folder.rglob("*.partial"))
@@ -450,7 +448,7 @@ def test_the_saved_model_run_by_timm_alone_gives_the_predictions(finished):
 
 
 def test_the_saved_model_is_as_confident_of_validation_images_as_its_record_says(finished):
-    """So its weights hold the temperature, and its predictions are those of the best epoch."""
+    """So its weights hold the temperature, and its predictions are those of the kept epoch."""
     with (finished.folder / "models/finetuned/validation.csv").open() as file:
         rows = list(csv.DictReader(file))
     probabilities, _ = probabilities_by_timm(finished, "val")

@@ -116,7 +116,7 @@ def test_every_value_of_an_overlay_arrives_as_it_is(project, monkeypatch):
         "seed": 3,
         "freeze.parameters": ["blocks.*.attn.*", "!*.bias", *VALUES],
         "train.lr": 1e-05,
-        "train.patience": None,
+        "runtime.threads": None,
         "train.grad_clip": 1.0,
         "embed.flip": False,
     }

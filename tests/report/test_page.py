@@ -40,7 +40,7 @@ MAPS = [
 def metrics():
     return {
         "subset": {"images": {"train": 90, "val": 30, "test": 60}, "problems": 3},
-        "train": {"val_accuracy": 0.8, "probe_accuracy": 0.7, "best_epoch": 1, "epochs": "2 of 2"}
+        "train": {"val_accuracy": 0.8, "probe_accuracy": 0.7, "kept_epoch": 1, "epochs": "2 of 2"}
         | {"parameters_adapted": 9, "parameters_trained": 1234567}
         | {"pretrained_probe_accuracy": 0.6},
         "evaluation": {
@@ -110,7 +110,7 @@ def test_probes_and_trained_model_are_rows_with_their_interval(metrics):
 
 
 def test_a_model_that_is_a_linear_probe_is_not_called_fine_tuned(metrics):
-    probe = metrics["train"] | {"best_epoch": 0, "parameters_adapted": 0}
+    probe = metrics["train"] | {"kept_epoch": 0, "parameters_adapted": 0}
     text = page(metrics | {"train": probe})
     assert "<h1>A linear probe of a Vision Transformer on CIFAR-10</h1>" in text
     assert "fine-tuned" not in text

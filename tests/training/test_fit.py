@@ -1,8 +1,10 @@
 """A whole training: its start, its epochs, the epoch that is kept, and an interruption."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.stats import binomtest
 
 from tests.training.examples import (
     copy_of_weights,
@@ -19,12 +21,12 @@ from vit_finetune.core.errors import UserError
 from vit_finetune.core.ranks import Ranks
 from vit_finetune.model.saved import load_model
 from vit_finetune.training.data import TrainingData
-from vit_finetune.training.history import History
-from vit_finetune.training.probe import fit_probe
+from vit_finetune.training.history import History, is_clearly_better
+from vit_finetune.training.probe import START, fit_probe
 from vit_finetune.training.trainer import Trainer, learning_rate, possible_settings
 
 # Each epoch differs from the next in what is drawn; the rate is so high that the last epoch is not
-# the best one, and the probe is easily beaten.
+# the best one.
 RANDOM = plain_settings(
     epochs=5,
     lr=0.1,
@@ -98,8 +100,6 @@ def test_training_stopped_after_any_epoch_goes_on_to_the_same_weights_and_histor
     """Also after the last epoch, when its checkpoint was written and the process ended before the
     model was."""
     whole, weights, _ = fit(load_model(tiny_model_folder, 3), RANDOM)
-    # so the weights of the last epoch would be the wrong ones
-    assert 0 < whole.best_epoch < whole.epochs == 5
     checkpoint = tmp_path / "c" / "last.pt"
     model = load_model(tiny_model_folder, 3)
     with pytest.raises(Stopped):
@@ -107,52 +107,62 @@ def test_training_stopped_after_any_epoch_goes_on_to_the_same_weights_and_histor
     model = load_model(tiny_model_folder, 3)
     resumed, resumed_weights, epochs = fit(model, RANDOM, checkpoint=checkpoint)
     assert epochs == list(range(stop_after + 1, 6))
-    assert (resumed.rows, resumed.best_epoch) == (whole.rows, whole.best_epoch)
+    assert (resumed.rows, resumed.keeps_start) == (whole.rows, whole.keeps_start)
     assert_same_weights(resumed_weights, weights)
 
 
-def test_a_run_stopped_after_patience_ran_out_trains_no_further_epoch_and_ends_with_the_same_model(
-    tiny_model_folder, tmp_path
-):
-    settings = RANDOM.model_copy(update={"epochs": 50, "patience": 1})
-    whole, weights, epochs = fit(load_model(tiny_model_folder, 3), settings)
-    assert epochs[-1] == whole.best_epoch + 1 < 50
-    checkpoint = tmp_path / "last.pt"
-    model = load_model(tiny_model_folder, 3)
-    with pytest.raises(Stopped):
-        fit(model, settings, checkpoint=checkpoint, stop_after=epochs[-1])
-    model = load_model(tiny_model_folder, 3)
-    resumed, resumed_weights, trained_again = fit(model, settings, checkpoint=checkpoint)
-    assert trained_again == []
-    assert resumed.rows == whole.rows
-    assert_same_weights(resumed_weights, weights)
+# What is kept
 
 
-# The epoch that is kept
+def test_the_model_ends_with_the_weights_of_the_last_epoch(tiny_vit):
+    weights = {}
 
+    def after_epoch(history):
+        weights[history.epochs] = copy_of_weights(tiny_vit)
 
-def test_the_model_ends_with_the_weights_of_the_best_epoch(tiny_vit):
-    settings = plain_settings(lr=1.0, epochs=6, grad_clip=None)  # wild enough to get worse
-    history, weights, _ = fit(tiny_vit, settings)
+    trainer = Trainer(split_at(tiny_vit, 1), data_of(tiny_vit), RANDOM, name="train", seed=3)
+    history = trainer.fit(features_of(trainer), after_epoch=after_epoch)
     accuracies = [row["val_accuracy"] for row in history.rows]
-    assert history.best["val_accuracy"] == max(accuracies) > accuracies[-1]
-    assert all(torch.equal(weights[name], value) for name, value in history.best_state.items())
-    val, labels = make_data(24, seed=1)
-    assert (tiny_vit(val).argmax(1) == labels).double().mean().item() == max(accuracies)
+    assert accuracies[-1] < max(accuracies)  # a choice of the best epoch would take another
+    assert history.kept_epoch == 5
+    assert_same_weights(copy_of_weights(tiny_vit), weights[5])
 
 
-def test_the_best_epoch_has_the_highest_accuracy_then_the_lowest_loss_then_is_the_first(tiny_vit):
-    history = History()
-    for accuracy, loss in ((0.5, 1.0), (0.8, 0.9), (0.8, 0.7), (0.8, 0.7), (0.7, 0.1)):
-        history.add({"val_accuracy": accuracy, "val_loss": loss}, tiny_vit)
-    assert history.best_epoch == 2
-    assert [row["epoch"] for row in history.rows] == [0, 1, 2, 3, 4]
+@pytest.mark.parametrize(
+    ("gained", "lost", "is_better"),
+    # exact McNemar, one-sided: 1/32, 1/16, .0327, .0592
+    [(5, 0, True), (4, 0, False), (15, 5, True), (14, 5, True), (13, 6, False), (0, 9, False)],
+)
+def test_better_is_clear_where_the_exact_mcnemar_test_says_so(gained, lost, is_better):
+    right = torch.tensor([True] * gained + [False] * lost + [True] * 30)
+    other = torch.tensor([False] * gained + [True] * lost + [True] * 30)
+    p_value = binomtest(gained, gained + lost, alternative="greater").pvalue
+    assert (p_value < 0.05) == is_better
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        assert is_clearly_better(right, other, np.ones(len(right)), rng) == is_better
 
 
-def test_patience_stops_after_so_many_epochs_without_a_better_one(tiny_vit):
-    settings = plain_settings(lr=1e-9, epochs=50, patience=2)
-    history, _, _ = fit(tiny_vit, settings)
-    assert history.epochs == history.best_epoch + 2
+def test_equal_predictions_are_not_better():
+    right = torch.tensor([True, False, True])
+    assert not is_clearly_better(right, right, np.ones(3), np.random.default_rng(0))
+
+
+def test_balanced_counts_an_image_by_how_rare_its_class_is(tiny_vit):
+    """The start alone is right on ten rare images, the end alone on twelve common ones."""
+    start = torch.tensor([False] * 12 + [True] * 78 + [True] * 10)
+    last = torch.tensor([True] * 90 + [False] * 10)
+    labels = torch.tensor([0] * 90 + [1] * 10)
+    found = {}
+    for class_weights in ("none", "balanced"):
+        settings = plain_settings(class_weights=class_weights)
+        data = TrainingData(
+            [torch.zeros(2, 32)], torch.tensor([0, 1]), torch.zeros(100, 32), labels
+        )
+        trainer = Trainer(split_at(tiny_vit, 0), data, settings, name="train", seed=0)
+        history = History(start_right=start, last_right=last)
+        found[class_weights] = trainer._start_is_clearly_better(history)
+    assert found == {"none": False, "balanced": True}
 
 
 def test_the_validation_loss_counts_every_image_the_same_even_with_class_weights(tiny_vit):
@@ -162,7 +172,7 @@ def test_the_validation_loss_counts_every_image_the_same_even_with_class_weights
     history = fit_trainer(make_trainer(split_at(tiny_vit, 0), [stored], labels, settings))
     with torch.no_grad():
         expected = F.cross_entropy(tiny_vit.head(stored), labels).item()
-    assert history.best["val_loss"] == pytest.approx(expected, rel=1e-5)
+    assert history.kept["val_loss"] == pytest.approx(expected, rel=1e-5)
 
 
 # What is trained
@@ -191,22 +201,29 @@ def test_frozen_parameters_keep_their_bits_and_all_others_move(tiny_vit, blocks,
     assert moved == {name for name, p in tiny_vit.named_parameters() if p.requires_grad}
 
 
-@pytest.mark.parametrize("head_init", ["probe", "zeros", "kept"])
-def test_training_starts_from_the_head_that_head_init_names_or_that_was_kept(tiny_vit, head_init):
-    kept = tiny_vit.head.weight.detach().clone()
-    if head_init != "kept":
-        remove_head(tiny_vit)
-    settings = plain_settings(head_init=head_init.replace("kept", "probe"), probe_c=0.02)
+@pytest.mark.parametrize(
+    ("head_init", "c", "start"),
+    [("probe", 0.02, 0.02), ("probe", "auto", START), ("zeros", "auto", None)],
+)
+def test_training_starts_from_the_head_that_head_init_names(tiny_vit, head_init, c, start):
+    remove_head(tiny_vit)
+    settings = plain_settings(head_init=head_init, probe_c=c)
     trainer = Trainer(split_at(tiny_vit, 1), data_of(tiny_vit), settings, name="train", seed=0)
     features = features_of(trainer)
     head = head_of_first_epoch(trainer)
     if head_init == "zeros":
         assert head.abs().max() == 0
-    elif head_init == "kept":
-        torch.testing.assert_close(head, kept, rtol=0, atol=1e-6)
     else:
-        probe = fit_probe(features.train, trainer.data.labels, 0.02, "none", seed=0)
+        probe = fit_probe(features.train, trainer.data.labels, start, "none", seed=0)
         torch.testing.assert_close(head, probe.weight, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("head_init", "is_kept"), [("probe", True), ("zeros", False)])
+def test_training_starts_from_a_head_that_the_model_has(tiny_vit, head_init, is_kept):
+    kept = tiny_vit.head.weight.detach().clone()
+    settings = plain_settings(head_init=head_init, probe_c="auto")
+    trainer = Trainer(split_at(tiny_vit, 1), data_of(tiny_vit), settings, name="train", seed=0)
+    assert torch.equal(head_of_first_epoch(trainer), kept) == is_kept
 
 
 def test_epoch_0_is_the_probe_and_is_kept_where_training_makes_it_worse(tiny_vit):
@@ -221,7 +238,7 @@ def test_epoch_0_is_the_probe_and_is_kept_where_training_makes_it_worse(tiny_vit
     is_right = probe.logits(features.val).argmax(1) == trainer.data.val_labels
     assert history.rows[0]["val_accuracy"] == is_right.double().mean().item()
     assert history.probe_c == pytest.approx(probe.c.item())
-    assert history.best_epoch == 0
+    assert history.kept_epoch == 0
     blocks = [name for name in before if "head" not in name]
     after = copy_of_weights(tiny_vit)
     assert_same_weights(

@@ -20,7 +20,7 @@ from vit_finetune.training.temperature import Calibration, Quality
 
 ROW = {"train_loss": 0.5, "train_accuracy": 0.9, "lr": 0.1, "val_loss": 0.25}
 HISTORY = History(
-    [ROW | {"epoch": e, "val_accuracy": a} for e, a in enumerate((0.25, 0.75))], 1, {}, 0.5
+    [ROW | {"epoch": e, "val_accuracy": a} for e, a in enumerate((0.25, 0.75))], probe_c=0.5
 )
 DATASET = {
     "name": "cifar10",
@@ -60,7 +60,7 @@ def test_the_card_gives_the_numbers_of_the_training(tiny_vit):
         "| images | 7 for training, 3 for validation |",
         "| validation accuracy | 0.7500 (n = 3) |",
         "| before training | 0.2500 (a probe, C = 0.5) |",
-        "| best epoch | 1 of 1 |",
+        "| epochs of training | 1 |",
         f"| parameters | 99 trained from stored activations, {total - 99:,} frozen before that |",
         "| activations | features, stored as float16, computed in bfloat16 |",
         "| temperature | 0.5812 |",
@@ -72,9 +72,9 @@ def test_the_card_gives_the_numbers_of_the_training(tiny_vit):
 
 
 def test_a_linear_probe_is_called_one(tiny_vit):
-    text = card_of(tiny_vit, replace(HISTORY, best_epoch=0))
+    text = card_of(tiny_vit, replace(HISTORY, keeps_start=True))
     assert "| validation accuracy | 0.2500 (n = 3) |" in text
-    assert "| best epoch | none: the start was best, training did not help |" in text
+    assert "| epochs of training | none: the start was better, training did not help |" in text
     assert "trained from stored activations" not in text
 
 

@@ -22,8 +22,8 @@ ROWS = [
     }
     for epoch, accuracy in enumerate((0.25, 0.75, 0.5))
 ]
-ADAPTED = Adapted(precision="float32", parameters_adapted=77, best_epoch=1, probe_accuracy=0.2)
-HISTORY = History(ROWS, best_epoch=1, probe_c=0.5)
+ADAPTED = Adapted(precision="float32", parameters_adapted=77, kept_epoch=1, probe_accuracy=0.2)
+HISTORY = History(ROWS, probe_c=0.5)
 
 
 def test_the_history_is_rounded_to_six_digits():
@@ -32,13 +32,13 @@ def test_the_history_is_rounded_to_six_digits():
     assert list(first) == list(ROWS[0])
 
 
-def test_the_metrics_are_those_of_the_best_epoch_and_say_how_many_epochs_are_done(tiny_vit):
+def test_the_metrics_are_those_of_the_last_epoch_and_say_how_many_epochs_are_done(tiny_vit):
     freeze(tiny_vit, 0)
     assert results.training_metrics(HISTORY, 8, tiny_vit, ADAPTED, []) == {
-        "val_accuracy": 0.75,
+        "val_accuracy": 0.5,
         "probe_accuracy": 0.25,
         "pretrained_probe_accuracy": 0.2,
-        "best_epoch": 1,
+        "kept_epoch": 2,
         "epochs": "2 of 8",
         "parameters_adapted": 77,
         "parameters_trained": 3 * 32 + 3,
@@ -46,9 +46,9 @@ def test_the_metrics_are_those_of_the_best_epoch_and_say_how_many_epochs_are_don
     }
 
 
-def test_where_the_probe_is_best_only_the_head_was_trained(tiny_vit):
+def test_where_the_probe_is_kept_only_the_head_was_trained(tiny_vit):
     freeze(tiny_vit, 1)
-    history = History(ROWS, best_epoch=0)
+    history = History(ROWS, keeps_start=True)
     adapted = Adapted("float32", 0, 0, probe_accuracy=None)  # adapt.epochs is 0
     metrics = results.training_metrics(history, 8, tiny_vit, adapted, [])
     assert metrics["parameters_trained"] == 3 * 32 + 3
@@ -73,7 +73,7 @@ def test_the_bar_counts_epochs_that_an_earlier_run_trained_as_done(monkeypatch):
     with results.epoch_bar("train", 4, print) as show:
         show(HISTORY)  # the start and two epochs, which came from a checkpoint
         assert "2/4" in shown.getvalue()
-        show(History([*ROWS, ROWS[0]], best_epoch=1))
+        show(History([*ROWS, ROWS[0]]))
     last = shown.getvalue().split("\r")[-1]
     assert "3/4" in last
     assert "val_accuracy=0.250" in last
@@ -95,7 +95,7 @@ def test_off_a_terminal_each_epoch_is_a_line():
     [
         ((0.5, 0.9, 0.8), (1.0, 0.5, 0.6), []),
         (
-            (0.5, 0.75, 0.7),
+            (0.5, 0.7, 0.75),
             (1.0, 0.5, 0.6),
             ["the best validation accuracy, 0.750, is not above the fraction of the"],
         ),
@@ -114,7 +114,7 @@ def test_off_a_terminal_each_epoch_is_a_line():
         (
             (0.6, 0.5, 0.5),
             (0.5, 0.6, 0.7),
-            ["the best validation accuracy, 0.600", "the validation loss rose"],
+            ["the best validation accuracy, 0.500", "the validation loss rose"],
         ),
     ],
 )
@@ -125,10 +125,7 @@ def test_a_training_that_did_not_work_is_named_with_the_key_to_change(accuracies
         start,
         *({"val_accuracy": a, "val_loss": b} for a, b in zip(accuracies, losses, strict=True)),
     ]
-    best = accuracies.index(max(accuracies)) + 1
-    found = results.training_warnings(
-        History(rows, best_epoch=best), torch.tensor([0, 0, 0, 1] * 10)
-    )
+    found = results.training_warnings(History(rows), torch.tensor([0, 0, 0, 1] * 10))
     assert len(found) == len(warnings)
     for warning, start in zip(found, warnings, strict=True):
         assert warning.startswith(start)

@@ -17,7 +17,7 @@ class Adapted:
     Attributes:
         precision: of the products, `float32` or `bfloat16`; every later stage uses the same.
         parameters_adapted: how many; 0 if the backbone is still the pretrained one.
-        best_epoch: 0 if the backbone is still the pretrained one.
+        kept_epoch: of the adaptation; 0 if the backbone is still the pretrained one.
         probe_accuracy: of a linear probe of the pretrained backbone, on the validation images; None
             if nothing was to be adapted (`adapt.epochs` is 0).
         kept_head: whether the model starts with a head of its own (`build.kept_head`), whose
@@ -26,7 +26,7 @@ class Adapted:
 
     precision: str
     parameters_adapted: int
-    best_epoch: int
+    kept_epoch: int
     probe_accuracy: float | None
     kept_head: bool = False
 

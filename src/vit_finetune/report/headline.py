@@ -36,7 +36,7 @@ def gain(train: Mapping[str, Any]) -> str:
     steps = [f"{train['pretrained_probe_accuracy']:.4f} {start(train)}"]
     if train["parameters_adapted"]:
         steps.append(f"{train['probe_accuracy']:.4f} adapted")
-    if train["best_epoch"]:
+    if train["kept_epoch"]:
         steps.append(f"{train['val_accuracy']:.4f} trained")
     return " → ".join(steps)
 
@@ -47,8 +47,8 @@ def outcome(train: Mapping[str, Any]) -> str:
     if train["parameters_adapted"]:
         parts.append(f"{train['parameters_adapted']:,} parameters adapted, then frozen")
     trained = f"{train['parameters_trained']:,} parameters"
-    if train["best_epoch"]:
-        parts.append(f"{trained} trained, best epoch {train['best_epoch']}, {train['epochs']} done")
+    if train["kept_epoch"]:
+        parts.append(f"{trained} trained in {train['kept_epoch']} epochs")
     else:
         parts.append(f"a {start(train)} of {trained}; training did not help")
     return "; ".join(parts)

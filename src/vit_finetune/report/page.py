@@ -56,7 +56,7 @@ TRAINING = {
     ),
     "training": (
         "What follows the frozen layers. Epoch 0 is a linear probe of clean images; the training "
-        "accuracies after it are of augmented ones. The dotted line is the best epoch."
+        "accuracies after it are of augmented ones."
     ),
     "samples": "Some of the training images.",
     "class_balance": "How many images of each class each split has.",
@@ -163,7 +163,7 @@ def page_title(params: Params, train: Mapping[str, Any]) -> str:
     if params.report.title:
         return params.report.title
     data = NAMES[params.data.name]
-    if train["best_epoch"] or train["parameters_adapted"] or "head" in train:
+    if train["kept_epoch"] or train["parameters_adapted"] or "head" in train:
         return f"A Vision Transformer fine-tuned on {data}"
     return f"A linear probe of a Vision Transformer on {data}"
 
@@ -201,7 +201,7 @@ def validation_rows(train: Mapping[str, Any], images: int) -> Rows:
     models = [(f"{head} of the backbone as it was", "pretrained_probe_accuracy")]
     if train["parameters_adapted"]:
         models.append((f"{head} of the adapted backbone", "probe_accuracy"))
-    if train["best_epoch"]:
+    if train["kept_epoch"]:
         models.append(("trained", "val_accuracy"))
     for name, key in models:
         low, high = wilson(round(train[key] * images), images)

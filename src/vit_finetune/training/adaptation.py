@@ -60,7 +60,7 @@ def adopt(
     precision: str,
     kept_head: bool = False,
 ) -> Adapted:
-    """Give the backbone the weights of the best epoch, unless that is epoch 0, the untouched one.
+    """Give the backbone the adapted weights, unless the untouched one was clearly better.
 
     Args:
         history: of the adaptation; without rows if there was none.
@@ -70,8 +70,8 @@ def adopt(
     if history.rows:
         probe_accuracy = round(history.rows[0]["val_accuracy"], 6)
     parameters = 0
-    if history.best_epoch > 0:
+    if history.kept_epoch > 0:
         parameters, _ = count_parameters(model)
         adapted = model.cpu().state_dict()
         backbone.load_state_dict({name: adapted[name] for name in backbone.state_dict()})
-    return Adapted(precision, parameters, history.best_epoch, probe_accuracy, kept_head)
+    return Adapted(precision, parameters, history.kept_epoch, probe_accuracy, kept_head)

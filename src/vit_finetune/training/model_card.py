@@ -26,8 +26,7 @@ TEXT = """---
 |---|---|
 {rows}
 
-The best epoch was chosen on the validation images, so their accuracy is slightly optimistic. The accuracy on test
-images is in `metrics/evaluation.json` of the run. The temperature was fitted on the validation images as well. It is
+The accuracy on test images is in `metrics/evaluation.json` of the run. The temperature was fitted on the validation images as well. It is
 part of the weights: a softmax of the logits gives calibrated probabilities. `validation.csv` holds the confidence of
 each validation image, and whether its prediction is right.
 
@@ -112,24 +111,22 @@ def _facts(
 ) -> dict[str, str]:
     trained, frozen = count_parameters(model)
     val_images = len(data.val_labels)
-    best = history.best
+    kept = history.kept
     start = history.rows[0]
     head = f"a probe, C = {history.probe_c:g}" if history.probe_c else "no probe was fitted"
     licence = model.pretrained_cfg.get("license")  # type: ignore[union-attr,operator]
-    if history.best_epoch:
-        outcome = f"{history.best_epoch} of {history.epochs}"
+    if history.kept_epoch:
+        outcome = f"{history.epochs}"
         parameters = f"{trained:,} trained from stored activations, {frozen:,} frozen before that"
     else:
-        outcome = "none: the start was best, training did not help"
+        outcome = "none: the start was better, training did not help"
         parameters = f"{trained + frozen:,}; the head is that of the start"
     return {
         "images": f"{len(data.labels):,} for training, {val_images:,} for validation",
-        "validation accuracy": f"{best['val_accuracy']:.4f} (n = {val_images:,})",
+        "validation accuracy": f"{kept['val_accuracy']:.4f} (n = {val_images:,})",
         "before training": f"{start['val_accuracy']:.4f} ({head})",
-        "best epoch": outcome,
-        "loss of that epoch": (
-            f"training {best['train_loss']:.4f}, validation {best['val_loss']:.4f}"
-        ),
+        "epochs of training": outcome,
+        "loss": (f"training {kept['train_loss']:.4f}, validation {kept['val_loss']:.4f}"),
         "parameters": parameters,
         "activations": (
             f"{manifest.boundary}, stored as {manifest.storage}, computed in {manifest.precision}"

@@ -1,7 +1,7 @@
 """A linear probe: a logistic regression on frozen features.
 
-It is the accuracy that training must not fall below, and the head that training starts from (LP-FT,
-Kumar et al., arXiv:2202.10054).
+Its accuracy is what training must not fall below. Training itself starts from a probe, too (LP-FT,
+Kumar et al., arXiv:2202.10054), but from one that is regularised more strongly.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_sample_weight
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 Array = NDArray[np.float64]
@@ -22,6 +23,9 @@ ClassWeights = Literal["none", "balanced"]
 
 # C from 1e-5 to 100, on features of unit variance, the strongest regularisation first
 STRENGTHS = tuple(10.0 ** (half / 2) for half in range(-10, 5))
+# C of the head that training starts from: a head that fits every training image has large weights,
+# which training would shrink at the cost of the blocks (docs/benchmarks.md).
+START = 1e-3
 FOLDS = 3  # of the cross-validation
 PATIENCE = 2  # no further C is tried after so many that are worse than the best
 
@@ -49,6 +53,15 @@ class Probe:
             c=torch.zeros(1, dtype=torch.float64),
         )
 
+    @classmethod
+    def of(cls, head: nn.Linear) -> "Probe":
+        """The head of a model."""
+        return cls(
+            weight=head.weight.detach().cpu().clone(),
+            bias=head.bias.detach().cpu().clone(),
+            c=torch.zeros(1, dtype=torch.float64),
+        )
+
     def logits(self, features: Tensor) -> Tensor:
         """(N, D) -> (N, K)."""
         return F.linear(features, self.weight, self.bias)
@@ -59,6 +72,8 @@ class Probe:
         head.bias.data.copy_(self.bias)
 
 
+# The matrices are small: threads of a product would mostly wait for each other.
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def fit_probe(
     features: Tensor,
     labels: Tensor,
@@ -160,10 +175,3 @@ def _one_row_per_class(weight: Array, bias: Array) -> tuple[Array, Array]:
 def _as_tensor(array: Array) -> Tensor:
     # contiguous, since processes share memory in the order in which it lies
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
-
-
-def score(logits: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Accuracy and mean cross-entropy (nats) of logits (N, K)."""
-    accuracy = (logits.argmax(1) == labels).double().mean().item()
-    loss = F.cross_entropy(logits, labels).item()
-    return accuracy, loss

@@ -72,7 +72,7 @@ def history_rows(history: History) -> list[dict[str, float]]:
 def training_metrics(
     history: History, epochs: int, model: Any, adapted: Adapted, warnings: Sequence[str]
 ) -> dict[str, Any]:
-    """metrics/train.json after an epoch: the best epoch so far, beside the probes before it.
+    """metrics/train.json after an epoch, beside the probes before it.
 
     Args:
         epochs: that the settings ask for.
@@ -84,13 +84,13 @@ def training_metrics(
     if pretrained_probe_accuracy is None:  # nothing was adapted: it is the same probe
         pretrained_probe_accuracy = probe_accuracy
     trained, _ = count_parameters(model)
-    if history.best_epoch == 0:
+    if history.kept_epoch == 0:
         trained = sum(parameter.numel() for parameter in model.head.parameters())
     metrics = {
-        "val_accuracy": round(history.best["val_accuracy"], 6),
+        "val_accuracy": round(history.kept["val_accuracy"], 6),
         "probe_accuracy": probe_accuracy,
         "pretrained_probe_accuracy": pretrained_probe_accuracy,
-        "best_epoch": history.best_epoch,
+        "kept_epoch": history.kept_epoch,
         "epochs": f"{history.epochs} of {epochs}",  # a text, since DVC shows no lists
         "parameters_adapted": adapted.parameters_adapted,
         "parameters_trained": trained,
@@ -112,7 +112,7 @@ def training_warnings(history: History, val_labels: Tensor) -> list[str]:
             f"one of {images} validation images is worth {100 / images:.1f} points of accuracy: "
             "they cannot tell which epoch is best. Take more, or merge val/ into train/"
         )
-    accuracy = history.best["val_accuracy"]
+    accuracy = history.kept["val_accuracy"]
     largest = int(val_labels.bincount().max()) / images
     if accuracy <= largest:
         warnings.append(
