@@ -90,7 +90,7 @@ def _front_matter(
         dataset_name=dataset["name"],
         dataset_split="validation",
         metric_type="accuracy",
-        metric_value=round(history.best["val_accuracy"], 6),
+        metric_value=round(history.kept["val_accuracy"], 6),
         metric_name=f"validation accuracy, n = {len(data.val_labels):,}",
     )
     card = ModelCardData(
