@@ -79,6 +79,7 @@ def main(stage: Stage) -> None:
         save_model(backbone if head is None else model.cpu(), folder, preprocess)
         adapted.write(folder)
     write_history(history)
+    stage.record_versions()
     if params.adapt.epochs and not adapted.parameters_adapted:
         probe_accuracy = history.rows[0]["val_accuracy"]
         last_accuracy = history.rows[-1]["val_accuracy"]

@@ -25,7 +25,12 @@ def trained(tiny_vit, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("pretrained").mkdir()
     folder = Path("models/finetuned")
-    seen = {"classes": ["cat", "dog", "owl"], "image_shape": [8, 8, 3], "fit": "crop"}
+    seen = {
+        "classes": ["cat", "dog", "owl"],
+        "image_shape": [8, 8, 3],
+        "fit": "crop",
+        "reading": {},
+    }
     save_model(tiny_vit, folder, preprocessing(tiny_vit, None), seen)
     for name in ("README.md", "validation.csv"):
         (folder / name).write_text("text")

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.data import loaded
 from tests.data.broken import BROKEN_FILES
 from vit_finetune.core.errors import UserError
 from vit_finetune.data import folder as folder_module
-from vit_finetune.data.folder import load_folder
+from vit_finetune.data.folder import FolderSource
+from vit_finetune.params import Data
 
 
 @pytest.fixture(autouse=True)
@@ -44,15 +46,11 @@ def paint(path, number):
     return {colour: path}
 
 
-def load(folder, **options):
-    settings = {
-        "into": Path(tempfile.mkdtemp()),
-        "image_size": 8,
-        "fit": "crop",
-        "test_share": 0.25,
-        "broken": "error",
-    }
-    return load_folder(folder, **settings | options)
+def load(folder, threads=2, **options):
+    data = Data(
+        name="folder", folder=str(folder), **{"image_size": 8, "test_share": 0.25} | options
+    )
+    return loaded.load(FolderSource(data, threads), threads=threads)
 
 
 def error_of(folder, **options):
@@ -314,22 +312,19 @@ def test_images_of_a_class_may_lie_in_folders_below_it(tmp_path):
     ]
 
 
-def test_the_progress_bar_moves_on_only_as_files_are_read(tmp_path, monkeypatch):
-    make_tree(tmp_path, {"cat": 10, "dog": 10})
-    read, asked = [], []
+def test_files_are_read_only_a_few_ahead_of_what_is_asked_for(tmp_path, monkeypatch):
+    make_tree(tmp_path, {"cat": 100, "dog": 100})
+    read = []
     original = folder_module.open_image
     monkeypatch.setattr(
         folder_module, "open_image", lambda path: (original(path), read.append(path))[0]
     )
-
-    def bar(paths):
-        for path in paths:
-            asked.append(len(read))
-            yield path
-
-    load(tmp_path, threads=1, bar=bar)
-    assert len(asked) == len(set(read)) == 20
-    assert all(done >= number for number, done in enumerate(asked))
+    data = Data(name="folder", folder=str(tmp_path), image_size=8)
+    images = FolderSource(data, 1).images("train")
+    for _ in range(50):
+        next(images)
+    assert len(read) <= 50 + 3 * folder_module.TOGETHER
+    assert len([*images]) == 110
 
 
 # The range of 16-bit images

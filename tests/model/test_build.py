@@ -169,7 +169,12 @@ def test_every_architecture_of_timm_is_built_or_refused_in_one_line(monkeypatch)
 
 
 def test_a_kept_model_brings_its_head_for_the_same_classes_in_whatever_order(tiny_vit, tmp_path):
-    seen = {"classes": ["cat", "dog", "owl"], "image_shape": [8, 8, 3], "fit": "crop"}
+    seen = {
+        "classes": ["cat", "dog", "owl"],
+        "image_shape": [8, 8, 3],
+        "fit": "crop",
+        "reading": {},
+    }
     save_model(tiny_vit, tmp_path / "kept", preprocessing(tiny_vit, None), seen)
     name = f"local-dir:{tmp_path / 'kept'}"
     backbone = build_model(name, pretrained=True, image_size=None, seed=0)

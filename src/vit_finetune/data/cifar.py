@@ -16,19 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.files import new_file, new_folder
+from vit_finetune.core.locks import file_lock
 from vit_finetune.core.progress import progress
-from vit_finetune.data.dataset import Dataset
+from vit_finetune.data.source import ArraySource, Source
 
 FOLDER_VARIABLE = "VIT_DATA_DIR"
 PATIENCE, TRIES, PAUSE = 30.0, 4, 1.0  # seconds without a byte, attempts, seconds between them
 NOT_PUBLISHED = "what came is not the published archive (cut off, or a page that a proxy made)"
 
 
-def load_cifar(name: str) -> Dataset:
+def open_cifar(name: str) -> Source:
     """CIFAR-10 or CIFAR-100 with its fine labels (Krizhevsky 2009), every original file checked by
     its published md5.
 
@@ -46,8 +47,9 @@ def load_cifar(name: str) -> Dataset:
         root = Path(named).expanduser()
         if not root.is_dir():
             raise UserError(
-                f"{FOLDER_VARIABLE} is {named!r}, which is not a folder; it must hold {source.base_folder}/ or "
-                f"{source.filename} (unset it to download them; `make demo` needs neither)"
+                f"{FOLDER_VARIABLE} is {named!r}, which is not a folder; it must hold "
+                f"{source.base_folder}/ or {source.filename} (unset it to download them; "
+                "`make demo` needs neither)"
             )
         if root.name == source.base_folder:
             root = root.parent
@@ -62,15 +64,16 @@ def load_cifar(name: str) -> Dataset:
     return _read_cifar(source, root)
 
 
-def _read_cifar(source: Any, root: Path) -> Dataset:
+def _read_cifar(source: Any, root: Path) -> Source:
     broken = _broken_file(source, root)
     if broken:
         raise UserError(
-            f"{broken}; {FOLDER_VARIABLE} must name a folder with {source.base_folder}/ or {source.filename} "
-            "as its author published them (unset it to download them; `make demo` needs neither)"
+            f"{broken}; {FOLDER_VARIABLE} must name a folder with {source.base_folder}/ or "
+            f"{source.filename} as its author published them (unset it to download them; "
+            "`make demo` needs neither)"
         )
     parts = {"train": source(root, train=True), "test": source(root, train=False)}
-    return Dataset(
+    return ArraySource(
         classes=list(parts["train"].classes),
         images={split: np.ascontiguousarray(part.data) for split, part in parts.items()},
         labels={split: np.array(part.targets, dtype=np.int64) for split, part in parts.items()},
@@ -86,7 +89,10 @@ def _broken_file(source: Any, root: Path) -> str | None:
             return f"{folder / name} is missing"
         found = _md5(folder / name)
         if found != md5:
-            return f"{folder / name} has md5 {found}, not the published {md5}: it is damaged or another file"
+            return (
+                f"{folder / name} has md5 {found}, not the published {md5}: it is damaged or "
+                "another file"
+            )
     return None
 
 
@@ -111,8 +117,9 @@ def _download(source: Any, root: Path) -> None:
     except (UserError, OSError, http.client.HTTPException) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"could not download {source.url}: {reason}. Either set {FOLDER_VARIABLE} to a folder that holds "
-            f"{source.filename} or {source.base_folder}/, or run `make demo`, which downloads nothing"
+            f"could not download {source.url}: {reason}. Either set {FOLDER_VARIABLE} to a folder "
+            f"that holds {source.filename} or {source.base_folder}/, or run `make demo`, which "
+            "downloads nothing"
         ) from None
 
 
@@ -122,7 +129,7 @@ def _alone(root: Path) -> Iterator[None]:
     goes with it."""
     path = root.with_name(root.name + ".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, fallback_to_soft=False)
+    lock = file_lock(path, "name a cache folder on a local disk in XDG_CACHE_HOME")
     try:
         lock.acquire(blocking=False)
     except Timeout:
@@ -178,7 +185,8 @@ def _extract(source: Any, archive: Path, target: Path) -> None:
     found = _md5(archive)
     if found != source.tgz_md5:
         raise UserError(
-            f"{archive} has md5 {found}, not the published {source.tgz_md5}: it is truncated, damaged or another file"
+            f"{archive} has md5 {found}, not the published {source.tgz_md5}: it is truncated, "
+            "damaged or another file"
         )
     try:
         with tarfile.open(archive) as tar, new_folder(target / source.base_folder) as folder:

@@ -25,49 +25,59 @@ def stratified(
         UserError: size is less than one per class or more than there is; names the key it came
             from.
     """
-    everything = np.arange(len(labels))
-    counts = np.unique(labels, return_counts=True)[1]
-    classes = len(counts)
+    classes = len(np.unique(labels))
     if not classes <= size <= len(labels):
         raise UserError(
-            f"{key} is {size}: there are {len(labels)} images to take from, of {classes} classes; use {classes} to "
-            f"{len(labels)}"
+            f"{key} is {size}: there are {len(labels)} images to take from, of {classes} classes; "
+            f"use {classes} to {len(labels)}"
         )
-    # scikit-learn wants every class on both sides
-    if size > len(labels) - classes or counts.min() < 2:
-        rng = np.random.default_rng(seed)
-        shuffled = rng.permutation(len(labels))
-        by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-        # so each class has its share
-        evenly = (np.arange(size) * len(labels) + rng.integers(len(labels))) // size
-        chosen = by_class[evenly]
-    else:
-        chosen = train_test_split(everything, train_size=size, stratify=labels, random_state=seed)[
-            0
-        ]
-    inside = _with_every_class(labels, np.isin(everything, chosen), seed)
+    inside = np.zeros(len(labels), dtype=bool)
+    inside[_in_proportion(labels, size, seed)] = True
+    inside = _with_every_class(labels, inside, seed, least=1)
     if keep:
         inside = ~_with_every_class(labels, ~inside, seed, least=2)
     return np.flatnonzero(inside), np.flatnonzero(~inside)
 
 
+def _in_proportion(labels: NDArray[Any], size: int, seed: int) -> Indices:
+    """Indices (size,) with the classes in proportion; a small class may be absent."""
+    counts = np.unique(labels, return_counts=True)[1]
+    everything = np.arange(len(labels))
+    # scikit-learn wants every class on both sides
+    if size <= len(labels) - len(counts) and counts.min() >= 2:
+        chosen, _ = train_test_split(
+            everything, train_size=size, stratify=labels, random_state=seed
+        )
+        return chosen
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    # at equal distances, so that each class has its share
+    evenly = (np.arange(size) * len(labels) + rng.integers(len(labels))) // size
+    return by_class[evenly]
+
+
 def _with_every_class(
-    labels: NDArray[Any], inside: NDArray[np.bool_], seed: int, least: int = 1
+    labels: NDArray[Any], inside: NDArray[np.bool_], seed: int, least: int
 ) -> NDArray[np.bool_]:
-    """A mask (N,) with as many images and every class that has `least`: of one that is absent an
-    image comes in, and of the one that has most beyond its share, and keeps another, an image goes
-    out."""
+    """A mask (N,) with as many images as `inside` in which no class is absent that has `least`
+    images.
+
+    An image of an absent class takes the place of one of the class that has most beyond its share.
+    """
     names, label, there = np.unique(labels, return_inverse=True, return_counts=True)
-    inside, rng, share = inside.copy(), np.random.default_rng(seed), there * inside.mean()
+    share = there * inside.mean()
+    rng = np.random.default_rng(seed)
+    inside = inside.copy()
     for absent in np.setdiff1d(np.flatnonzero(there >= least), label[inside]):
         count = np.bincount(label[inside], minlength=len(names))
-        if count.max(initial=0) < 2:
+        if count.max(initial=0) < 2:  # no class has an image to give
             break
         most = np.argmax(np.where(count > 1, count - share, -np.inf))
-        goes, comes = (
-            rng.choice(np.flatnonzero(of)) for of in (inside & (label == most), label == absent)
-        )
-        inside[goes], inside[comes] = False, True
+        goes = rng.choice(np.flatnonzero(inside & (label == most)))
+        comes = rng.choice(np.flatnonzero(label == absent))
+        inside[goes] = False
+        inside[comes] = True
     return inside
 
 
@@ -93,30 +103,35 @@ def train_val_test(
         UserError: a size is out of range, or `all` validation images of a data set that has none of
             its own.
     """
-
-    def take(
-        part: str, of: NDArray[Any], size: int | str, *, keep: bool = False
-    ) -> tuple[Indices, Indices]:
-        return stratified(
-            of, len(of) if size == "all" else int(size), seed, f"subset.{part}_size", keep=keep
-        )
-
+    train_labels = labels["train"]
     if "val" in labels:
-        val, pool = take("val", labels["val"], val_size)[0], np.arange(len(labels["train"]))
-    elif val_size == "all":
+        val, _ = _take(labels["val"], val_size, seed, "subset.val_size")
+        pool = np.arange(len(train_labels))
+    else:
+        val, pool = _val_from_train(train_labels, val_size, seed)
+    of_pool, _ = _take(train_labels[pool], train_size, seed, "subset.train_size")
+    test, _ = _take(labels["test"], test_size, seed, "subset.test_size")
+    return {"train": pool[of_pool], "val": val, "test": test}
+
+
+def _take(labels: NDArray[Any], size: int | str, seed: int, key: str) -> tuple[Indices, Indices]:
+    return stratified(labels, len(labels) if size == "all" else int(size), seed, key)
+
+
+def _val_from_train(labels: NDArray[Any], size: int | str, seed: int) -> tuple[Indices, Indices]:
+    """Indices of validation images, and of those that are left to train on."""
+    if size == "all":
         raise UserError(
             "subset.val_size is all: the data set has no validation images of its own, use a number"
         )
-    else:
-        classes, count = len(np.unique(labels["train"])), len(labels["train"])
-        if int(val_size) > count - classes:
-            raise UserError(
-                f"subset.val_size is {val_size}: of the {count} images that are not for testing, of {classes} classes, "
-                f"training needs one of each class; use {classes} to {count - classes}"
-            )
-        val, pool = take("val", labels["train"], val_size, keep=True)
-    train = pool[take("train", labels["train"][pool], train_size)[0]]
-    return {"train": train, "val": val, "test": take("test", labels["test"], test_size)[0]}
+    classes = len(np.unique(labels))
+    if int(size) > len(labels) - classes:
+        raise UserError(
+            f"subset.val_size is {size}: of the {len(labels)} images that are not for testing, of "
+            f"{classes} classes, training needs one of each class; use {classes} to "
+            f"{len(labels) - classes}"
+        )
+    return stratified(labels, int(size), seed, "subset.val_size", keep=True)
 
 
 def require_every_class(
@@ -128,12 +143,14 @@ def require_every_class(
         part: the labels among which the split was drawn.
     """
     there = np.bincount(part, minlength=len(classes))
-    if absent := [
+    absent = [
         f"{name} ({there[k]} to take from)" for k, name in enumerate(classes) if k not in labels
-    ]:
+    ]
+    if absent:
         raise UserError(
-            f"no image of {', '.join(absent)} is in {split}, and each class needs one in train, val and test: add "
-            "images of it, remove the class, or take fewer for validation (subset.val_size)"
+            f"no image of {', '.join(absent)} is in {split}, and each class needs one in train, "
+            "val and test: add images of it, remove the class, or take fewer for validation "
+            "(subset.val_size)"
         )
 
 
@@ -153,26 +170,33 @@ def without_leaks(
     Args:
         chosen, labels: as `train_val_test` returns and takes them.
         same: for each part a number (N,) of each image, equal for equal pixels
-            (`checks.same_pixels`).
+            (`dataset.same_pixels`).
     """
-    rng, numbers, chosen = np.random.default_rng(seed), same["train"], dict(chosen)
-    leaks, dropped = np.isin(numbers, same["test"]), 0
+    rng = np.random.default_rng(seed)
+    chosen = dict(chosen)
+    numbers = same["train"]
+    leaks = np.isin(numbers, same["test"])
+    from_train = ["train"]
     if "val" in labels:
         leaks |= np.isin(numbers, same["val"])
-        order = ["train"]
     else:
-        order = ["val", "train"]
-    for split in order:
-        if split == "train" and "val" in order:
+        from_train = ["val", "train"]
+    dropped = 0
+    for split in from_train:
+        if split == "train" and "val" not in labels:
             leaks = leaks | np.isin(numbers, numbers[chosen["val"]])
         spare = ~leaks
-        spare[np.concatenate([chosen[name] for name in order])] = False
-        leaked = leaks[chosen[split]]
-        out, kept = chosen[split][leaked], [chosen[split][~leaked]]
-        for label, count in zip(*np.unique(labels["train"][out], return_counts=True), strict=True):
-            there = np.flatnonzero(spare & (labels["train"] == label))
-            kept.append(rng.choice(there, min(count, len(there)), replace=False))
-        chosen[split], dropped = np.sort(np.concatenate(kept)), dropped + len(out)
+        for name in from_train:
+            spare[chosen[name]] = False
+        leaked = chosen[split][leaks[chosen[split]]]
+        kept = [chosen[split][~leaks[chosen[split]]]]
+        for label, count in zip(
+            *np.unique(labels["train"][leaked], return_counts=True), strict=True
+        ):
+            others = np.flatnonzero(spare & (labels["train"] == label))
+            kept.append(rng.choice(others, min(count, len(others)), replace=False))
+        chosen[split] = np.sort(np.concatenate(kept))
+        dropped += len(leaked)
     return chosen, dropped
 
 
@@ -187,11 +211,16 @@ def handle_leaks(
     clean, dropped = without_leaks(chosen, labels, same, seed)
     if not dropped:
         return chosen
-    said = f"{dropped} images to train or validate on have the pixels of a test or validation image"
-    if mode == "error":
-        raise UserError(f"{said}; remove them from the training part, or set subset.leaks to drop")
-    drawn = sum(map(len, clean.values())) - sum(map(len, chosen.values())) + dropped
-    print(
-        f"subset: {said}: {f'dropped, {drawn} others drawn' if mode == 'drop' else 'kept'} (subset.leaks)"
+    found = (
+        f"{dropped} images to train or validate on have the pixels of a test or validation image"
     )
-    return clean if mode == "drop" else chosen
+    if mode == "error":
+        raise UserError(f"{found}; remove them from the training part, or set subset.leaks to drop")
+    if mode == "keep":
+        print(f"subset: {found}: kept (subset.leaks)")
+        return chosen
+    before = sum(len(indices) for indices in chosen.values())
+    after = sum(len(indices) for indices in clean.values())
+    drawn = after - before + dropped
+    print(f"subset: {found}: dropped, {drawn} others drawn (subset.leaks)")
+    return clean

@@ -12,7 +12,6 @@ from timm.data import resolve_model_data_config
 from torch import Tensor
 
 from vit_finetune.core.errors import UserError
-from vit_finetune.core.experiment_copies import require_whole
 from vit_finetune.model.families import family_of, token_layout
 from vit_finetune.model.preprocessing import Preprocessing
 from vit_finetune.model.torchvision import torchvision_model
@@ -36,8 +35,6 @@ def build_model(name: str, *, pretrained: bool, image_size: int | None, seed: in
         UserError: no such model or weights, weights that cannot be loaded, an image size that the
             patches do not divide, or a model that no family knows.
     """
-    if name.startswith(LOCAL):
-        require_whole(name.removeprefix(LOCAL))
     options = {} if image_size is None else {"img_size": image_size}
     # the hub's library warns in several lines at each retry
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
