@@ -7,7 +7,7 @@ RUN := $(BIN)/python -m vit_finetune.core.environment
 PROFILE ?= demo
 
 help:
-	@echo "make repro   set up, run the default pipeline on CIFAR-10, print the results"
+	@echo "make repro   set up, run the pipeline of params.yaml, print the results (DATA=folder of your own images)"
 	@echo "make demo    set up, run it on data and weights that are already here (PROFILE=name for another overlay)"
 	@echo "make open    show the report and the attention page of the newest run, demo or default, in a browser"
 	@echo "make clean   remove what interrupted runs and tools left; results and DVC's cache stay"
@@ -29,8 +29,12 @@ setup: .venv/.complete
 	touch $@
 
 repro: setup
+ifdef DATA
+	$(RUN) python -m vit_finetune.own_images "$(DATA)"
+else
 	$(BIN)/python -m vit_finetune.params
 	$(RUN) dvc repro
+endif
 	$(BIN)/python -m vit_finetune.summary
 
 demo: setup

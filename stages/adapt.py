@@ -32,6 +32,9 @@ def main(stage: Stage) -> None:
         seed=params.seed,
     )
     preprocess = preprocessing(backbone, options.crop_pct)
+    other_size = adaptation.other_size(dataset, preprocess.input_size)
+    if other_size:
+        stage.say(other_size)
     head = find_head(stage, backbone, dataset["classes"])
     model = adaptation.with_head(backbone, len(dataset["classes"]), head)
     for warning in adaptation.check_later_stages(model, params):

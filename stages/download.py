@@ -4,7 +4,7 @@ each part)"""
 from vit_finetune.core.files import new_folder
 from vit_finetune.core.processors import available_threads
 from vit_finetune.data.dataset import write_dataset
-from vit_finetune.data.sources import open_source
+from vit_finetune.data.sources import name_of, open_source
 from vit_finetune.stage import Stage
 
 
@@ -15,7 +15,7 @@ def main(stage: Stage) -> None:
     source = open_source(data, threads)
     with new_folder("data/raw") as folder:
         stage.require_disk(folder, source.size)
-        sentences = write_dataset(folder, data.name, source, threads)
+        sentences = write_dataset(folder, name_of(data), source, threads)
     stage.record_versions()
     for sentence in sentences:
         stage.say(sentence)

@@ -7,6 +7,7 @@ from importlib.metadata import version
 TOOLS = {  # each is the module of that name
     "A run": {
         "params": "check params.yaml without running anything",
+        "own_images": "run the pipeline on a folder of images",
         "profiles": "run the pipeline with profiles/NAME.yaml, in a copy of the project",
         "summary": "the headline numbers of the run in the work tree",
         "open": "the report and the attention page of the newest run, in a browser",
@@ -37,7 +38,7 @@ def help_text() -> str:
     lines = ["usage: vit-finetune TOOL ...", ""]
     for title, tools in TOOLS.items():
         lines.append(f"{title}:")
-        lines += [f"  {name:<10}{purpose}" for name, purpose in tools.items()]
+        lines += [f"  {name:<12}{purpose}" for name, purpose in tools.items()]
         lines.append("")
     return "\n".join([*lines, EXAMPLES])
 

@@ -104,8 +104,7 @@ def test_a_file_that_a_spreadsheet_saved_is_read(path, newline):
         ),
         (
             [("pets", "dog", " wild/1.png", "drop", "", "")],
-            "FILE, line 2 has 6 values; there must be 5: data,file,action,label,note "
-            '(a value with a comma is written in "")',
+            'FILE, line 2 has 6 values, the first line has 5; write a value with a comma in ""',
         ),
     ],
 )
@@ -115,9 +114,12 @@ def test_a_mistake_is_one_line_that_names_the_place_and_what_is_allowed(path, ro
 
 
 def test_a_missing_file_another_header_and_another_encoding_are_one_line_each(path):
-    assert re.match("FILE is missing; restore it, or write", error_of(path))
+    assert re.match("FILE is missing; write a CSV file with the line", error_of(path))
     path.write_text("file;action\n")
-    assert re.match("the first line of FILE is not data,file,action,label,note", error_of(path))
+    assert error_of(path) == (
+        "the first line of FILE is 'file;action'; it must name the columns "
+        "data,file,action,label,note"
+    )
     write(path, ("pets", "café.png", "drop", "", ""), encoding="latin-1")
     assert re.match("FILE is no CSV file in UTF-8", error_of(path))
     path.write_text(",".join(COLUMNS) + '\npets,"cat/1.png,drop,,\n')

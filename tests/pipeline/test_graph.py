@@ -71,6 +71,7 @@ TOOLS = {
     "open",
     "compare",
     "mistakes",
+    "own_images",
 }
 MODULES = sorted(path.relative_to(ROOT) for path in PACKAGE.rglob("*.py"))
 

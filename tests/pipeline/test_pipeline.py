@@ -41,6 +41,8 @@ RERUNS = {
     "data.fit": ("pad", DOWNLOADED_ALIKE),
     "data.test_share": (0.5, DOWNLOADED_ALIKE),
     "data.broken": ("skip", DOWNLOADED_ALIKE),
+    "data.labels": ("labels.csv", DOWNLOADED_ALIKE),
+    "data.group": ("folder", DOWNLOADED_ALIKE),
     "subset.train_size": (70, AFTER_SUBSET),
     "subset.val_size": (40, AFTER_SUBSET),
     "subset.test_size": (50, AFTER_SUBSET),

@@ -5,19 +5,29 @@ a model.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vit_finetune.data.dataset import Dataset
+from vit_finetune.data.image_files import image_type
 
 COLUMNS = ("problem", "part", "class", "file", "detail")
 # a class is rare with a tenth of the images of the largest; an image small at half of the side
 RARE, SMALL = 10, 2
+# a shortcut is right for more than this fraction, and above a half by so many standard errors
+SHORTCUT, SURE = 0.75, 3
+FEW = 8  # images of a class, which tell nothing of it
+STEPS = 4  # in which a size is told from its double
 TWO_PARTS = "in two parts"
 TWO_CLASSES = "in two classes"
 TWICE = "twice in a part"
-REMEDIES = {TWO_CLASSES: "; those of one part stay under both labels, so remove the wrong one"}
+REMEDIES = {
+    TWO_CLASSES: "; those of one part stay under both labels, so remove the wrong one",
+    "class of copies": "; is the folder inside itself?",
+    "shortcut": "; a model may learn that instead of what the images show",
+}
 
 
 class Problem(NamedTuple):
@@ -48,8 +58,13 @@ class Place(NamedTuple):
 def find_problems(dataset: Dataset) -> list[Problem]:
     """All problems, those of a kind together."""
     description = dataset.description
-    problems = [*copies(dataset), *rare_classes(description["counts"]["train"])]
-    problems += small_images(dataset)
+    problems = [
+        *classes_of_copies(dataset),
+        *copies(dataset),
+        *shortcuts(dataset),
+        *rare_classes(description["counts"]["train"]),
+        *small_images(dataset),
+    ]
     for entry in description["broken"]:
         file, _, reason = entry.partition(" (")
         problems.append(Problem("unreadable", file=file, detail=reason.removesuffix(")")))
@@ -69,6 +84,21 @@ def in_words(problems: Iterable[Problem], table: str) -> Iterator[str]:
         detail = f" ({first.detail})" if first.detail else ""
         remedy = REMEDIES.get(kind, "")
         yield f"{kind}: {len(found)}, the first: {place}{detail}{remedy}; all in {table}"
+
+
+def classes_of_copies(dataset: Dataset) -> Iterator[Problem]:
+    """For each class all of whose training images are in other classes of that part too, as in an
+    archive that holds itself."""
+    labels = dataset.labels["train"]
+    same = dataset.same["train"]
+    pairs = np.unique(np.stack([same, labels]), axis=1)
+    classes_of_image = np.bincount(pairs[0])
+    in_others = classes_of_image[same] > 1
+    for k, name in enumerate(dataset.classes):
+        of_class = labels == k
+        if of_class.any() and in_others[of_class].all():
+            detail = f"all of its {of_class.sum()} images are in other classes too"
+            yield Problem("class of copies", "train", name, detail=detail)
 
 
 def copies(dataset: Dataset) -> Iterator[Problem]:
@@ -105,6 +135,65 @@ def _problems_of_copy(dataset: Dataset, place: Place, others: Sequence[Place]) -
             first = found[0]
             of_part = "" if first.part == place.part else f"{first.part} "
             yield _of_image(kind, dataset, place, f"{of_part}{dataset.file(*first)}")
+
+
+def shortcuts(dataset: Dataset) -> Iterator[Problem]:
+    """For each class that the type, the size or the shape of the files tells from the others, in
+    the training part: a model may learn that instead of what the images show.
+
+    The shape counts only where images are padded or squashed, since a crop hides it.
+    """
+    if not dataset.sizes:
+        return
+    height, width = dataset.sizes["train"].T
+    properties = {
+        "type": np.array([image_type(file) for file in dataset.files["train"].tolist()]),
+        "size": np.rint(STEPS * np.log2(np.minimum(height, width))),
+    }
+    if dataset.description["fit"] != "crop":
+        properties["shape"] = np.rint(STEPS * np.log2(width / height))
+    labels = dataset.labels["train"]
+    for k, name in enumerate(dataset.classes):
+        is_class = labels == k
+        if is_class.sum() < FEW:
+            continue
+        for what, values in properties.items():
+            right, error = told_apart(values, is_class)
+            if right > SHORTCUT and right - SURE * error > 0.5:
+                detail = (
+                    f"the {what} of the file alone tells it from the others: {right:.0%} right, "
+                    "50% by chance"
+                )
+                yield Problem("shortcut", "train", name, detail=detail)
+
+
+def told_apart(values: NDArray[Any], is_class: NDArray[np.bool_]) -> tuple[float, float]:
+    """How well a property of images (N,) tells those of a class from the others: the fraction that
+    is right, both sides counting the same, and its standard error.
+
+    Each half of the images, every second one, is told by how frequent its values are in the other
+    half.
+    """
+    value = np.unique(values, return_inverse=True)[1].ravel()
+    half = np.zeros(len(values), dtype=np.intp)
+    for side in (is_class, ~is_class):
+        half[side] = np.arange(side.sum()) % 2
+    right = np.zeros(len(values), dtype=bool)
+    for h in (0, 1):
+        known = half != h
+        shares = [
+            np.bincount(value[known & side], minlength=value.max() + 1)
+            / max(1, (known & side).sum())
+            for side in (is_class, ~is_class)
+        ]
+        said = (shares[0] > shares[1])[value]
+        right[half == h] = (said == is_class)[half == h]
+    rates = [right[side].mean() for side in (is_class, ~is_class)]
+    variances = [
+        rate * (1 - rate) / side.sum()
+        for rate, side in zip(rates, (is_class, ~is_class), strict=True)
+    ]
+    return float(np.mean(rates)), float(np.sqrt(np.sum(variances)) / 2)
 
 
 def rare_classes(counts: Mapping[str, int]) -> Iterator[Problem]:

@@ -1,12 +1,16 @@
 """Corrections of labels, written by the user: data/corrections.csv, a row for each image."""
 
-import csv
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from vit_finetune.core.arrays import decode_names
 from vit_finetune.core.errors import UserError
+from vit_finetune.data.tables import normal, read_table
 
 CORRECTIONS = "data/corrections.csv"
 COLUMNS = ("data", "file", "action", "label", "note")
@@ -57,13 +61,13 @@ def read_corrections(
     rows: dict[str, Correction] = {}
     of_others = 0
     known_files: set[str] | None = None
-    for place, row in _read_rows(path):
+    for place, row in read_table(path, COLUMNS):
         if row["data"] != data_name:
             of_others += 1
             continue
         if known_files is None:
             known_files = set(files)
-        correction = Correction(row["file"], row["action"], row["label"])
+        correction = Correction(row["file"], row["action"], normal(row["label"]))
         _check(place, correction, classes)
         if correction.file not in known_files:
             raise UserError(
@@ -76,33 +80,6 @@ def read_corrections(
             )
         rows[correction.file] = correction
     return Corrections(list(rows.values()), of_others)
-
-
-def _read_rows(path: str | Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Each row with its place in the file, in words."""
-    header = ",".join(COLUMNS)
-    try:
-        # spreadsheets put a byte order mark before the header
-        with Path(path).open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            if tuple(next(reader, ())) != COLUMNS:
-                raise UserError(f"the first line of {path} is not {header}; restore it")
-            for values in reader:
-                if not values:
-                    continue
-                place = f"{path}, line {reader.line_num}"
-                if len(values) != len(COLUMNS):
-                    raise UserError(
-                        f"{place} has {len(values)} values; there must be {len(COLUMNS)}: "
-                        f'{header} (a value with a comma is written in "")'
-                    )
-                yield place, dict(zip(COLUMNS, values, strict=True))
-    except FileNotFoundError:
-        raise UserError(
-            f"{path} is missing; restore it, or write a file with the line {header}"
-        ) from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is no CSV file in UTF-8 ({error}); save it as that") from None
 
 
 def _check(place: str, row: Correction, classes: Sequence[str]) -> None:
@@ -121,3 +98,32 @@ def _check(place: str, row: Correction, classes: Sequence[str]) -> None:
         close = difflib.get_close_matches(row.label, classes, n=1)
         hint = f"did you mean {close[0]}?" if close else f"classes: {', '.join(classes[:10])}"
         raise UserError(f"{place}: the label {row.label!r} is no class; {hint}")
+
+
+def correct(
+    rows: Sequence[Correction],
+    classes: Sequence[str],
+    labels: Mapping[str, NDArray[np.int64]],
+    files: Mapping[str, NDArray[np.bytes_]],
+) -> tuple[dict[str, NDArray[np.int64]], dict[str, NDArray[np.bool_]]]:
+    """The corrected labels (N,) of each part, and a mask (N,) of the images to drop.
+
+    Args:
+        labels, files: of each part, (N,), as the data came; names as `encode_names` returns them.
+    """
+    by_file = {row.file: row for row in rows}
+    corrected = {}
+    dropped = {}
+    for part in labels:
+        corrected[part] = np.array(labels[part])
+        dropped[part] = np.zeros(len(labels[part]), dtype=bool)
+        if not by_file:
+            continue
+        for index, file in enumerate(decode_names(files[part])):
+            row = by_file.get(file)
+            if row is None:
+                continue
+            if row.action == "relabel":
+                corrected[part][index] = classes.index(row.label)
+            dropped[part][index] = row.action == "drop"
+    return corrected, dropped

@@ -29,6 +29,8 @@ class Dataset:
         description: dataset.json.
         labels, files: of each part, (N,); names are as `encode_names` returns them.
         same: a number for each image (N,); equal numbers, in one part or in two, are equal pixels.
+        groups: a number for each image (N,); equal numbers, in one part or in two, are one group
+            (`data.group`). Without groups each image has its own number.
         sizes: height and width of each file's image, (N, 2); empty where the images were no files.
     """
 
@@ -36,6 +38,7 @@ class Dataset:
     labels: dict[str, NDArray[np.int64]]
     files: dict[str, NDArray[np.bytes_]]
     same: dict[str, NDArray[np.intp]]
+    groups: dict[str, NDArray[np.int64]]
     sizes: dict[str, NDArray[np.int32]]
 
     @classmethod
@@ -45,14 +48,27 @@ class Dataset:
         def column(name: str) -> dict[str, NDArray[Any]]:
             return {part: read_split(folder, part, name)[0] for part in description["counts"]}
 
-        sizes = column("sizes") if description["name"] == "folder" else {}
         return cls(
-            description, column("labels"), column("files"), same_pixels(column("hashes")), sizes
+            description=description,
+            labels=column("labels"),
+            files=column("files"),
+            same=same_pixels(column("hashes")),
+            groups=column("groups"),
+            sizes=column("sizes") if description["fitted"] else {},
         )
+
+    @property
+    def name(self) -> str:
+        return str(self.description["name"])
 
     @property
     def classes(self) -> list[str]:
         return list(self.description["classes"])
+
+    def file_names(self) -> Iterator[str]:
+        """The names of all images, as a person can read them."""
+        for files in self.files.values():
+            yield from decode_names(files)
 
     @property
     def padded(self) -> bool:
@@ -78,7 +94,7 @@ def write_dataset(folder: Path, name: str, source: Source, threads: int) -> list
         threads: that compute side by side.
 
     Returns:
-        A sentence for each kind of file that is left out.
+        Sentences for the user, such as how many files are left out.
 
     Raises:
         UserError: the source is no data set to work with.
@@ -96,6 +112,7 @@ def write_dataset(folder: Path, name: str, source: Source, threads: int) -> list
         "counts": class_counts(labels, source.classes),
         "image_shape": list(source.image_shape),
         "fit": source.fit,
+        "fitted": (folder / "train_sizes.npy").is_file(),
         "broken": unreadable,
         "ignored": list(source.ignored),
         "channel_mean": mean,
@@ -103,9 +120,11 @@ def write_dataset(folder: Path, name: str, source: Source, threads: int) -> list
         "md5": dict(source.checksums),
     }
     write_json(folder / "dataset.json", description)
-    return _left_out(unreadable, "cannot be read as images") + _left_out(
-        source.ignored, "are no images of a class"
-    )
+    return [
+        *source.notes,
+        *_left_out(unreadable, "cannot be read as images"),
+        *_left_out(source.ignored, "are no images of a class"),
+    ]
 
 
 def _write_part(
@@ -118,7 +137,7 @@ def _write_part(
     read = np.zeros(len(files), dtype=bool)
     sized = False
     with _new_images(folder, part, source.image_shape) as append:
-        images = progress(source.images(part), f"{part} images", "image", len(files))
+        images = progress(source.read(part), f"{part} images", "image", len(files))
         for row, image in enumerate(images):
             if isinstance(image, Unreadable):
                 name = decode_names(files[row : row + 1])[0]
@@ -130,7 +149,9 @@ def _write_part(
             if image.size:
                 sized = True
                 sizes[row] = image.size
-    write_split(folder, part, labels=labels[read], files=files[read])
+    write_split(
+        folder, part, labels=labels[read], files=files[read], groups=source.groups[part][read]
+    )
     if sized:
         write_split(folder, part, sizes=sizes[read])
     return labels[read]

@@ -36,32 +36,34 @@ class FolderSource(Source):
         self._side = data.image_size
         self._threads = threads
         self._largest: int | None = None  # of the values of 16-bit images that were read
-        layout = read_layout(self._folder, data.test_share)
+        layout = read_layout(data)
         self._labels = layout.labels
         self.classes = layout.classes
         self.files = layout.files
         self.image_shape = (data.image_size, data.image_size, 3)
         self.fit = data.fit
+        self.groups = layout.groups
         self.ignored = layout.ignored
+        self.notes = layout.notes
 
-    def images(self, part: str) -> Iterator[Image | Unreadable]:
+    def read(self, part: str) -> Iterator[Image | Unreadable]:
         """Decoded side by side, a few in memory at a time."""
         files = self.files[part]
         labels = self._labels[part]
 
-        def read(start: int) -> list[tuple[Image | Unreadable, int | None]]:
+        def decode(start: int) -> list[tuple[Image | Unreadable, int | None]]:
             rows = range(start, min(start + TOGETHER, len(files)))
-            return [self._read(files[row], int(labels[row])) for row in rows]
+            return [self._decode(files[row], int(labels[row])) for row in rows]
 
         starts = range(0, len(files), TOGETHER)
         for image, largest in itertools.chain.from_iterable(
-            ordered_map(read, starts, self._threads)
+            ordered_map(decode, starts, self._threads)
         ):
             if largest is not None:
                 self._largest = max(largest, self._largest or 0)
             yield image
 
-    def _read(self, file: bytes, label: int) -> tuple[Image | Unreadable, int | None]:
+    def _decode(self, file: bytes, label: int) -> tuple[Image | Unreadable, int | None]:
         """An image, or why it is none; and its largest value if it has 16 bits."""
         try:
             image = open_image(f"{self._folder}/{os.fsdecode(file)}")
@@ -74,7 +76,7 @@ class FolderSource(Source):
         self, labels: Mapping[str, NDArray[np.int64]], unreadable: Sequence[str]
     ) -> None:
         """UserError if there are unreadable files and `broken` is not `skip`, 16-bit images that
-        use a small part of their range, or classes with too few images."""
+        use a small part of their range, or classes with too few images to train on."""
         if unreadable and not self._skip_unreadable:
             raise UserError(
                 f"{len(unreadable)} of {self.count} files in {self._folder} cannot be read as "
@@ -89,21 +91,22 @@ class FolderSource(Source):
         self._require_enough(labels)
 
     def _require_enough(self, labels: Mapping[str, NDArray[np.int64]]) -> None:
-        """Every class needs an image of each part, and one more to validate with where there is no
-        such part."""
-        counts = {
-            part: np.bincount(of_part, minlength=len(self.classes))
-            for part, of_part in labels.items()
-        }
-        needed = {part: 2 if part == "train" and "val" not in labels else 1 for part in labels}
-        few = []
-        for k, name in enumerate(self.classes):
-            if any(counts[part][k] < needed[part] for part in labels):
-                found = ", ".join(f"{part} {counts[part][k]}" for part in labels)
-                few.append(f"{name} ({found})")
+        """Every class needs an image to train on, and one more to validate with where there is no
+        such part. Given parts need an image."""
+        for part, of_part in labels.items():
+            if not len(of_part):
+                raise UserError(
+                    f"{self._folder}: {part} has no images; add some, or remove its folder"
+                )
+        needed = 1 if "val" in labels else 2
+        counts = np.bincount(labels["train"], minlength=len(self.classes))
+        few = [
+            f"{name} ({count})"
+            for name, count in zip(self.classes, counts, strict=True)
+            if count < needed
+        ]
         if few:
-            least = ", ".join(f"{part} {count}" for part, count in needed.items())
             raise UserError(
-                f"{self._folder}: classes with too few images: {some(few)}; each needs at least "
-                f"{least}; add images or remove the folder"
+                f"{self._folder}: classes with too few training images: {some(few)}; each needs at "
+                f"least {needed}; add images or remove the folder"
             )

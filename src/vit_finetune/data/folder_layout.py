@@ -1,16 +1,21 @@
-"""Which files of a folder are images of which class and part."""
+"""Which files of a folder are images of which class, part and group."""
 
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vit_finetune.core.arrays import encode_names
 from vit_finetune.core.errors import UserError
+from vit_finetune.data.groups import draw_groups, group_of, numbered
 from vit_finetune.data.image_files import image_names, named_as_image
+from vit_finetune.data.tables import normal, read_table
+from vit_finetune.params import Data
 
 PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -20,7 +25,7 @@ PARTS = {
 NAMED = 5  # files or classes in one message
 INNER = "__"  # what folders begin with that programs keep beside images, like __MACOSX
 
-FilesOfClasses = dict[str, NDArray[np.bytes_]]  # {class: names of its files, in order}
+FilesOfClasses = dict[str, NDArray[np.bytes_]]  # {class: its files}
 
 
 @dataclass(frozen=True)
@@ -32,25 +37,129 @@ class Layout:
         files: of each part, the names of the image files relative to the folder, as `encode_names`
             returns them.
         labels: of each part, the index of the class of each file.
+        groups: of each part, a number for each file; equal numbers are one group.
         ignored: files that belong to no class, readable.
+        notes: sentences for the user.
     """
 
     classes: list[str]
     files: dict[str, NDArray[np.bytes_]]
     labels: dict[str, NDArray[np.int64]]
+    groups: dict[str, NDArray[np.int64]]
     ignored: list[str]
+    notes: list[str]
 
 
-def read_layout(folder: Path, test_share: float) -> Layout:
+@dataclass(frozen=True)
+class Listing:
+    """The image files of a folder by part and class.
+
+    Attributes:
+        has_parts: whether each part has a folder.
+        depth: number of folders in a file's path down to the one of its class.
+        ignored: files that belong to no class.
+    """
+
+    by_part: Mapping[str, FilesOfClasses]
+    has_parts: bool
+    depth: int
+    ignored: list[Path]
+
+
+def read_layout(data: Data) -> Layout:
     """Images of `<class>/...`, or of `train/<class>/...`, with `val/` and `test/` beside it where
-    they are given.
+    they are given; or those that a table gives a class.
 
-    Without a test part, `test_share` of every class is for testing, chosen by a hash of the file's
-    path: it depends on no seed, and an image that is added moves one other at most.
+    Without a test part, about `test_share` of every class is for testing, in whole groups. They are
+    chosen by a hash of the group's name, which without groups is the file's path. So the choice
+    depends on no seed, and an image that is added moves one other at most.
 
     Raises:
-        UserError: folders that are neither classes nor parts, or fewer than two classes.
+        UserError: folders that are neither classes nor parts, a table that does not fit the files,
+            or fewer than two classes.
     """
+    folder = Path(data.folder)
+    listing = _list_table(folder, data.labels) if data.labels else _list_class_folders(folder)
+    classes = sorted(listing.by_part["train"])
+    files = {}
+    labels = {}
+    for part, by_class in listing.by_part.items():
+        of_classes = [by_class.get(name, encode_names([])) for name in classes]
+        files[part] = np.concatenate(of_classes)
+        labels[part] = np.repeat(np.arange(len(classes)), [len(names) for names in of_classes])
+    notes: list[str] = []
+    keys = files
+    if data.group:
+        keys, notes = _group_names(files, data.group, listing.depth)
+    groups = numbered(keys)
+    if "test" not in files:
+        drawn = _draw_test(labels["train"], keys["train"], groups["train"], data.test_share)
+        for columns in (files, labels, groups):
+            _split_off(columns, drawn)
+        if listing.has_parts:
+            notes.append(
+                f"{folder} has no test folder: {len(files['test'])} images of the training folder "
+                "are for testing (data.test_share)"
+            )
+    ignored = [_readable(path, folder) for path in sorted(listing.ignored)]
+    return Layout(classes, files, labels, groups, ignored, notes)
+
+
+def _split_off(columns: dict[str, NDArray[Any]], drawn: NDArray[np.bool_]) -> None:
+    """Move the drawn rows of `train` to `test`."""
+    whole = columns["train"]
+    columns["train"] = whole[~drawn]
+    columns["test"] = whole[drawn]
+
+
+def _group_names(
+    files: Mapping[str, NDArray[np.bytes_]], group: str, depth: int
+) -> tuple[dict[str, NDArray[np.bytes_]], list[str]]:
+    """Of each part the name of the group of each file, the file's own where it has none; and what
+    to say of these.
+
+    Raises:
+        UserError: no file has a group.
+    """
+    names = {}
+    alone: list[str] = []
+    count = 0
+    for part, of_part in files.items():
+        found = []
+        for encoded in of_part:
+            file = os.fsdecode(encoded)
+            below_class = file.split("/", depth)[depth]
+            name = group_of(file, below_class, group)
+            if name is None:
+                alone.append(file)
+            found.append(file if name is None else name)
+        names[part] = encode_names(found)
+        count += len(found)
+    if not alone:
+        return names, []
+    sentence = f"data.group is {group!r}: {len(alone)} of {count} files have no group"
+    if len(alone) == count:
+        raise UserError(f"{sentence}, such as {alone[0]!a}; correct it, or set it to null")
+    return names, [f"{sentence} and are groups of their own, such as {alone[0]!a}"]
+
+
+def _draw_test(
+    labels: NDArray[np.int64],
+    names: NDArray[np.bytes_],
+    groups: NDArray[np.int64],
+    share: float,
+) -> NDArray[np.bool_]:
+    """A mask (N,) of the images for testing; the groups whose names have the lowest hashes come
+    first."""
+    numbers, first = np.unique(groups, return_index=True)
+    hashes = np.fromiter(
+        (hashlib.sha256(names[row]).digest() for row in first), dtype="S32", count=len(first)
+    )
+    return draw_groups(labels, groups, numbers[hashes.argsort()].tolist(), share)
+
+
+def _list_class_folders(folder: Path) -> Listing:
+    """Files in a folder for each class; names of classes are the same if Unicode calls them so."""
     roots = _part_folders(folder)
     by_part: dict[str, FilesOfClasses] = {}
     ignored = set(_loose(folder))
@@ -60,22 +169,53 @@ def read_layout(folder: Path, test_share: float) -> Layout:
         for of_class in _folders(root):
             images, others = image_names(of_class)
             below = of_class.relative_to(folder).as_posix()
-            by_part[part][of_class.name] = encode_names(f"{below}/{name}" for name in images)
+            files = encode_names(f"{below}/{name}" for name in images)
+            name = normal(of_class.name)
+            known = by_part[part].get(name, encode_names([]))
+            by_part[part][name] = np.concatenate([known, files])
             ignored.update(of_class / name for name in others)
     _require_known_classes(folder, roots, by_part)
-    classes = sorted(by_part["train"])
-    files = {}
-    labels = {}
-    for part, by_class in by_part.items():
-        of_classes = [by_class.get(name, encode_names([])) for name in classes]
-        files[part] = np.concatenate(of_classes)
-        labels[part] = np.repeat(np.arange(len(classes)), [len(names) for names in of_classes])
-    if "test" not in files:
-        drawn = _drawn(files["train"], labels["train"], test_share)
-        files["test"], files["train"] = files["train"][drawn], files["train"][~drawn]
-        labels["test"], labels["train"] = labels["train"][drawn], labels["train"][~drawn]
-    readable = [_readable(path, folder) for path in sorted(ignored)]
-    return Layout(classes, files, labels, readable)
+    for root in roots.values():
+        _refuse_classes_below_a_class(root)
+    has_parts = roots["train"] != folder
+    return Listing(by_part, has_parts, depth=1 + has_parts, ignored=sorted(ignored))
+
+
+def _list_table(folder: Path, table: str) -> Listing:
+    """Files to which a CSV file in the folder gives a class.
+
+    If all of them lie in folders that have the names of parts, these are the parts.
+    """
+    path = folder / table
+    images, others = image_names(folder)
+    file_of = {normal(_printable(name)): name for name in images}
+    class_of: dict[str, str] = {}
+    for place, row in read_table(path, ("file", "class")):
+        file = file_of.get(normal(row["file"]))
+        if file is None:
+            raise UserError(f"{place}: {folder} has no image {row['file']!r}")
+        if file in class_of:
+            raise UserError(f"{place}: {row['file']!r} is in an earlier line too; remove one")
+        if not row["class"] or not row["class"].isprintable():
+            raise UserError(f"{place}: the class is {row['class']!a}; a class has a name")
+        class_of[file] = normal(row["class"])
+    tops = {file.partition("/")[0].lower() for file in class_of}
+    has_parts = "train" in {PARTS.get(top) for top in tops} and tops <= set(PARTS)
+    found: dict[str, dict[str, list[str]]] = {"train": {}}
+    if has_parts:
+        found = {part: {} for part in ("train", "val", "test") if part in map(PARTS.get, tops)}
+    for file in images:
+        if file in class_of:
+            part = PARTS[file.partition("/")[0].lower()] if has_parts else "train"
+            found[part].setdefault(class_of[file], []).append(file)
+    by_part = {
+        part: {name: encode_names(files) for name, files in by_class.items()}
+        for part, by_class in found.items()
+    }
+    _require_known_classes(folder, dict.fromkeys(by_part, path), by_part)
+    without = [name for name in (*images, *others) if name not in class_of and name != table]
+    ignored = sorted(folder / name for name in without)
+    return Listing(by_part, has_parts, depth=int(has_parts), ignored=ignored)
 
 
 def some(names: Sequence[str]) -> str:
@@ -92,7 +232,7 @@ def _require_known_classes(
         raise UserError(
             f"{folder} holds {'one class' if classes else 'no class'}, at least two are needed; "
             f"put images in {folder}/<class>/, or in {folder}/train/<class>/ and "
-            f"{folder}/test/<class>/"
+            f"{folder}/test/<class>/{_inner_folder(roots['train'])}"
         )
     for part, by_class in by_part.items():
         root = roots[part]
@@ -106,18 +246,27 @@ def _require_known_classes(
             raise UserError(f"{root} has classes that {folder}/train has not: {some(unknown)}")
 
 
-def _drawn(files: NDArray[np.bytes_], labels: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
-    """A mask (N,): of each class the share of the files whose hashes are the lowest, and at least
-    one."""
-    hashes = np.fromiter(
-        (hashlib.sha256(name).digest() for name in files), dtype="S32", count=len(files)
-    )
-    drawn = np.zeros(len(files), dtype=bool)
-    for label in np.unique(labels):
-        of_class = np.flatnonzero(labels == label)
-        lowest_first = of_class[hashes[of_class].argsort()]
-        drawn[lowest_first[: max(1, round(share * len(of_class)))]] = True
-    return drawn
+def _inner_folder(root: Path) -> str:
+    """The way out where the only folder of a folder seems to hold the classes."""
+    for path in _folders(root):
+        if len(_folders(path)) >= 2:
+            return f"; if {path} holds them, set data.folder to it"
+    return ""
+
+
+def _refuse_classes_below_a_class(root: Path) -> None:
+    """UserError if a class folder holds folders with the names of the other classes, as an archive
+    does that holds itself."""
+    folders = {normal(path.name): path for path in _folders(root)}
+    for name, path in folders.items():
+        others = set(folders) - {name}
+        inner = {normal(below.name) for below in _folders(path)} & others
+        if len(inner) >= min(2, len(folders) - 1) > 0:
+            raise UserError(
+                f"{path} holds folders with the names of other classes "
+                f"({some(sorted(inner))}): it is no class, but may be a copy of {root}; move it "
+                "elsewhere, or set data.folder to it"
+            )
 
 
 def _part_folders(folder: Path) -> dict[str, Path]:
@@ -169,5 +318,8 @@ def _shown(folder: Path) -> list[Path]:
 
 
 def _readable(path: Path, folder: Path) -> str:
-    name = path.relative_to(folder).as_posix() + ("/" if path.is_dir() else "")
+    return _printable(path.relative_to(folder).as_posix() + ("/" if path.is_dir() else ""))
+
+
+def _printable(name: str) -> str:
     return name if name.isprintable() else ascii(name)

@@ -193,5 +193,11 @@ def named_as_image(path: str | Path) -> bool:
     )
 
 
+def image_type(name: bytes) -> str:
+    """The format that a file's name stands for: JPEG for .jpg and .jpeg."""
+    ending = os.path.splitext(name)[1].decode(errors="replace")
+    return Image.registered_extensions().get(ending.lower(), ending)
+
+
 def _stop(error: OSError) -> None:
     raise error

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_finetune.core.arrays import encode_names
+from vit_finetune.data.groups import numbered
 
 
 class Image(NamedTuple):
@@ -41,15 +42,20 @@ class Source(ABC):
         fit: how images are brought to `image_shape`.
         checksums: md5 of each original file; empty where the data come with a package or are the
             user's.
+        groups: of each part, a number for each of `files`; equal numbers are one group, which must
+            stay in one part.
         ignored: files among the user's images that belong to no class.
+        notes: sentences for the user.
     """
 
     classes: list[str]
     image_shape: tuple[int, int, int]
     files: dict[str, NDArray[np.bytes_]]
+    groups: dict[str, NDArray[np.int64]]
     fit: str = "crop"
     checksums: Mapping[str, str] = {}
     ignored: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
     @property
     def count(self) -> int:
@@ -63,7 +69,7 @@ class Source(ABC):
         return self.count * height * width * channels
 
     @abstractmethod
-    def images(self, part: str) -> Iterator[Image | Unreadable]:
+    def read(self, part: str) -> Iterator[Image | Unreadable]:
         """An image, or why it is none, for each of `files[part]`, in that order."""
 
     @abstractmethod
@@ -96,12 +102,13 @@ class ArraySource(Source):
             part: encode_names(f"{part}/{index}" for index in range(len(of_part)))
             for part, of_part in labels.items()
         }
+        self.groups = numbered(self.files)  # each image is its own
         self.checksums = checksums or {}
-        self._images = images
-        self._labels = labels
+        self.images = images
+        self.labels = labels
 
-    def images(self, part: str) -> Iterator[Image | Unreadable]:
-        for pixels, label in zip(self._images[part], self._labels[part], strict=True):
+    def read(self, part: str) -> Iterator[Image | Unreadable]:
+        for pixels, label in zip(self.images[part], self.labels[part], strict=True):
             yield Image(pixels, int(label))
 
     def require_usable(

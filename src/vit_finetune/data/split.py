@@ -8,8 +8,13 @@ from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 
 from vit_finetune.core.errors import UserError
+from vit_finetune.data.groups import draw_groups
 
 Indices = NDArray[np.intp]
+Size = int | float | str  # a number, a share, `all` or `auto`
+
+VAL_SHARE = 0.15  # what `auto` takes for validation
+MOST_VAL = 1000  # and at most
 
 
 def stratified(
@@ -84,20 +89,27 @@ def _with_every_class(
 def train_val_test(
     labels: Mapping[str, NDArray[Any]],
     *,
-    train_size: int | str,
-    val_size: int | str,
-    test_size: int | str,
+    train_size: Size,
+    val_size: Size,
+    test_size: Size,
     seed: int,
+    groups: Mapping[str, NDArray[np.int64]] | None = None,
 ) -> dict[str, Indices]:
     """Indices of train, val and test, each into its own part, or of val into the training part,
     disjoint from train.
 
-    `"all"` takes every image: of the training part, all that validation leaves. Without a part of
-    its own the validation images depend on the seed and their number alone, so runs with more or
-    fewer training images are compared on the same ones.
+    A size is a number, a share of the images to take from, `all` of them, or `auto`: 15 % of the
+    training images for validation and at most 1,000; all where the data set has validation images
+    of its own, and all for training and testing. To train on there are all training images that
+    validation leaves.
+
+    Without a part of its own the validation images depend on the seed and their number alone, so
+    runs with more or fewer training images are compared on the same ones.
 
     Args:
         labels: of the parts `train` and `test`, and of `val` where the data set has it.
+        groups: of each part, equal numbers are one group. Validation images that come from the
+            training part are whole groups, about as many as wanted.
 
     Raises:
         UserError: a size is out of range, or `all` validation images of a data set that has none of
@@ -105,59 +117,82 @@ def train_val_test(
     """
     train_labels = labels["train"]
     if "val" in labels:
-        val, _ = _take(labels["val"], val_size, seed, "subset.val_size")
+        val = _take(labels["val"], val_size, seed, "subset.val_size")
         pool = np.arange(len(train_labels))
     else:
-        val, pool = _val_from_train(train_labels, val_size, seed)
-    of_pool, _ = _take(train_labels[pool], train_size, seed, "subset.train_size")
-    test, _ = _take(labels["test"], test_size, seed, "subset.test_size")
-    return {"train": pool[of_pool], "val": val, "test": test}
+        of_train = None if groups is None else groups["train"]
+        val, pool = _val_from_train(train_labels, val_size, seed, of_train)
+    train = pool[_take(train_labels[pool], train_size, seed, "subset.train_size")]
+    test = _take(labels["test"], test_size, seed, "subset.test_size")
+    return {"train": train, "val": val, "test": test}
 
 
-def _take(labels: NDArray[Any], size: int | str, seed: int, key: str) -> tuple[Indices, Indices]:
-    return stratified(labels, len(labels) if size == "all" else int(size), seed, key)
+def _take(labels: NDArray[Any], size: Size, seed: int, key: str) -> Indices:
+    count = len(labels) if size == "auto" else _number(size, len(labels))
+    return stratified(labels, count, seed, key)[0]
 
 
-def _val_from_train(labels: NDArray[Any], size: int | str, seed: int) -> tuple[Indices, Indices]:
+def _number(size: Size, available: int) -> int:
+    """The number of images that a size stands for, `auto` apart."""
+    if size == "all":
+        return available
+    if isinstance(size, float):
+        return max(1, round(size * available))
+    return int(size)
+
+
+def _val_from_train(
+    labels: NDArray[Any], size: Size, seed: int, groups: NDArray[np.int64] | None
+) -> tuple[Indices, Indices]:
     """Indices of validation images, and of those that are left to train on."""
     if size == "all":
         raise UserError(
-            "subset.val_size is all: the data set has no validation images of its own, use a number"
+            "subset.val_size is all: the data set has no validation images of its own, use a "
+            "number or auto"
         )
     classes = len(np.unique(labels))
-    if int(size) > len(labels) - classes:
+    most = len(labels) - classes
+    if size == "auto":
+        count = max(classes, min(MOST_VAL, round(VAL_SHARE * len(labels))))
+    else:
+        count = _number(size, len(labels))
+    if count > most:
         raise UserError(
             f"subset.val_size is {size}: of the {len(labels)} images that are not for testing, of "
-            f"{classes} classes, training needs one of each class; use {classes} to "
-            f"{len(labels) - classes}"
+            f"{classes} classes, training needs one of each class; use {classes} to {most}"
         )
-    return stratified(labels, int(size), seed, "subset.val_size", keep=True)
+    if groups is None or len(np.unique(groups)) == len(groups):
+        return stratified(labels, count, seed, "subset.val_size", keep=True)
+    order = np.random.default_rng(seed).permutation(np.unique(groups)).tolist()
+    drawn = draw_groups(labels, groups, order, count / len(labels))
+    if not drawn.any():
+        raise UserError(
+            "data.group leaves no image for validation: of each class one group is for training, "
+            "so some class needs two; add images of more groups, or a val folder"
+        )
+    return np.flatnonzero(drawn), np.flatnonzero(~drawn)
 
 
-def require_every_class(
-    split: str, labels: NDArray[Any], classes: Sequence[str], part: NDArray[Any]
-) -> None:
-    """UserError unless a split has an image of every class.
+def absent_classes(labels: NDArray[Any], classes: Sequence[str]) -> list[str]:
+    """Names of the classes of which there is no label."""
+    there = np.bincount(labels, minlength=len(classes))
+    return [name for name, count in zip(classes, there, strict=True) if count == 0]
 
-    Args:
-        part: the labels among which the split was drawn.
-    """
-    there = np.bincount(part, minlength=len(classes))
-    absent = [
-        f"{name} ({there[k]} to take from)" for k, name in enumerate(classes) if k not in labels
-    ]
+
+def require_every_class(labels: NDArray[Any], classes: Sequence[str]) -> None:
+    """UserError unless there is an image of every class to train on."""
+    absent = absent_classes(labels, classes)
     if absent:
         raise UserError(
-            f"no image of {', '.join(absent)} is in {split}, and each class needs one in train, "
-            "val and test: add images of it, remove the class, or take fewer for validation "
-            "(subset.val_size)"
+            f"no image of {', '.join(absent)} is left to train on: add images, remove the class, "
+            "or take fewer for validation (subset.val_size)"
         )
 
 
 def without_leaks(
     chosen: Mapping[str, Indices],
     labels: Mapping[str, NDArray[Any]],
-    same: Mapping[str, NDArray[Any]],
+    keys: Sequence[Mapping[str, NDArray[Any]]],
     seed: int,
 ) -> tuple[dict[str, Indices], int]:
     """Splits in which no image to train on is also a test or validation image, and how many were
@@ -169,27 +204,36 @@ def without_leaks(
 
     Args:
         chosen, labels: as `train_val_test` returns and takes them.
-        same: for each part a number (N,) of each image, equal for equal pixels
-            (`dataset.same_pixels`).
+        keys: what makes two images one, each a number (N,) for each image of each part: equal
+            pixels (`Dataset.same`) and the group (`Dataset.groups`).
     """
+
+    def found_in(part: str, rows: Indices | slice) -> NDArray[np.bool_]:
+        """A mask over the training part: images that are one with some of a part."""
+        found = np.zeros(len(labels["train"]), dtype=bool)
+        for numbers in keys:
+            found |= np.isin(numbers["train"], numbers[part][rows])
+        return found
+
     rng = np.random.default_rng(seed)
     chosen = dict(chosen)
-    numbers = same["train"]
-    leaks = np.isin(numbers, same["test"])
-    from_train = ["train"]
+    everything = slice(None)
+    leaks = found_in("test", everything)
     if "val" in labels:
-        leaks |= np.isin(numbers, same["val"])
+        leaks |= found_in("val", everything)
+        from_train = ["train"]
     else:
         from_train = ["val", "train"]
     dropped = 0
     for split in from_train:
         if split == "train" and "val" not in labels:
-            leaks = leaks | np.isin(numbers, numbers[chosen["val"]])
+            leaks |= found_in("train", chosen["val"])
         spare = ~leaks
         for name in from_train:
             spare[chosen[name]] = False
-        leaked = chosen[split][leaks[chosen[split]]]
-        kept = [chosen[split][~leaks[chosen[split]]]]
+        is_leak = leaks[chosen[split]]
+        leaked = chosen[split][is_leak]
+        kept = [chosen[split][~is_leak]]
         for label, count in zip(
             *np.unique(labels["train"][leaked], return_counts=True), strict=True
         ):
@@ -204,23 +248,23 @@ def handle_leaks(
     mode: str,
     chosen: dict[str, Indices],
     labels: Mapping[str, NDArray[Any]],
-    same: Mapping[str, NDArray[Any]],
+    keys: Sequence[Mapping[str, NDArray[Any]]],
     seed: int,
-) -> dict[str, Indices]:
-    """The splits after `subset.leaks`: `drop`, `error` (UserError if there is a leak) or `keep`."""
-    clean, dropped = without_leaks(chosen, labels, same, seed)
+) -> tuple[dict[str, Indices], str]:
+    """The splits after `subset.leaks`: `drop`, `error` (UserError if there is a leak) or `keep`.
+    With them a sentence for the user, which is empty if there is no leak."""
+    clean, dropped = without_leaks(chosen, labels, keys, seed)
     if not dropped:
-        return chosen
+        return chosen, ""
     found = (
-        f"{dropped} images to train or validate on have the pixels of a test or validation image"
+        f"{dropped} images to train or validate on have the pixels or the group of a test or "
+        "validation image"
     )
     if mode == "error":
         raise UserError(f"{found}; remove them from the training part, or set subset.leaks to drop")
     if mode == "keep":
-        print(f"subset: {found}: kept (subset.leaks)")
-        return chosen
+        return chosen, f"{found}: kept (subset.leaks)"
     before = sum(len(indices) for indices in chosen.values())
     after = sum(len(indices) for indices in clean.values())
     drawn = after - before + dropped
-    print(f"subset: {found}: dropped, {drawn} others drawn (subset.leaks)")
-    return clean
+    return clean, f"{found}: dropped, {drawn} others drawn (subset.leaks)"

@@ -15,15 +15,32 @@ def headline(metrics: Metrics) -> list[tuple[str, str]]:
     return [
         (
             "test accuracy, 95 % interval",
-            f"{test['accuracy']:.4f}  [{low:.4f}, {high:.4f}], n = {test['n']:,}",
+            f"{test['accuracy']:.4f}  [{low:.4f}, {high:.4f}], {test_images(test)}",
         ),
-        ("macro F1", f"{test['macro_f1']:.4f}"),
+        ("macro F1", macro_f1(test)),
         ("negative log-likelihood", f"{test['nll']:.4f}"),
         ("calibration error", f"{test['ece']:.4f}"),
         ("validation accuracy", gain(train)),
         ("the model", outcome(train)),
         ("attention self-check", f"largest relative error {error:.1e}, every block"),
     ]
+
+
+def test_images(test: Mapping[str, Any]) -> str:
+    """How many there are, in how many groups, and how many of them were corrected."""
+    words = f"n = {test['n']:,}"
+    if "groups" in test:
+        words += f" in {test['groups']:,} groups"
+    if "corrected" in test:
+        words += f", corrected by hand: {test['corrected']}"
+    return words
+
+
+def macro_f1(test: Mapping[str, Any]) -> str:
+    score = f"{test['macro_f1']:.4f}"
+    if "not_tested" in test:
+        return f"{score}, of the classes with test images; without: {test['not_tested']}"
+    return score
 
 
 def start(train: Mapping[str, Any]) -> str:

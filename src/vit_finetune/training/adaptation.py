@@ -6,6 +6,7 @@ Once it has adapted, it is frozen.
 """
 
 import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -51,6 +52,27 @@ def check_later_stages(model: nn.Module, params: Params) -> list[str]:
             "set adapt.epochs to 0"
         ]
     return []
+
+
+def other_size(dataset: Mapping[str, Any], input_size: Sequence[int]) -> str | None:
+    """What to say if images of the user are stored in another size than the model's input.
+
+    Args:
+        dataset: `image_shape`, and `fitted`: whether images of any size were brought to it.
+        input_size: height and width.
+    """
+    stored = dataset["image_shape"][0]
+    wanted = input_size[0]
+    if not dataset["fitted"] or stored == wanted:
+        return None
+    if stored < wanted:
+        effect = "they are enlarged, and detail that the files may have is lost"
+    else:
+        effect = "they are reduced, and what is stored beyond that has no use"
+    return (
+        f"images are stored with {stored} pixels (data.image_size), the model takes {wanted} "
+        f"(model.image_size): {effect}"
+    )
 
 
 def adopt(
