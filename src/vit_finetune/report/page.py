@@ -15,6 +15,7 @@ from vit_finetune.report.headline import (
     headline,
     map_rows,
     review_in_words,
+    start,
 )
 from vit_finetune.verdict import verdict
 
@@ -30,8 +31,8 @@ MISTAKES = {
     "confused_pairs": "The classes that are mixed up most often.",
 }
 BROWSE = (
-    "In the project, python -m vit_finetune.mistakes mistakes.html shows every wrong test image, "
-    "and python -m vit_finetune.compare RUN what changed since another run, image by image."
+    "In the project, vit-finetune mistakes mistakes.html shows every wrong test image, "
+    "and vit-finetune compare RUN what changed since another run, image by image."
 )
 TEST = {
     "confusion": "Rows are the true class; the shade is the fraction of that class.",
@@ -194,7 +195,7 @@ def page_title(params: Params, train: Mapping[str, Any]) -> str:
     if params.report.title:
         return params.report.title
     data = NAMES[params.data.name]
-    if train["kept_epoch"] or train["parameters_adapted"]:
+    if train["kept_epoch"] or train["parameters_adapted"] or "head" in train:
         return f"A Vision Transformer fine-tuned on {data}"
     return f"A linear probe of a Vision Transformer on {data}"
 
@@ -228,9 +229,10 @@ def image_warnings(subset: Mapping[str, Any]) -> list[str]:
 def validation_rows(train: Mapping[str, Any], images: int) -> Rows:
     """What adaptation and training add to a linear probe, on the same validation images."""
     rows = [["model", f"validation accuracy (n = {images:,})", "95 % interval"]]
-    models = [("linear probe of the backbone as it was", "pretrained_probe_accuracy")]
+    head = start(train)
+    models = [(f"{head} of the backbone as it was", "pretrained_probe_accuracy")]
     if train["parameters_adapted"]:
-        models.append(("linear probe of the adapted backbone", "probe_accuracy"))
+        models.append((f"{head} of the adapted backbone", "probe_accuracy"))
     if train["kept_epoch"]:
         models.append(("trained", "val_accuracy"))
     for name, key in models:
