@@ -7,7 +7,7 @@ from vit_finetune.core.files import read_csv, read_json, write_text
 from vit_finetune.report import page
 from vit_finetune.stage import Stage
 
-METRICS = ("subset", "train", "evaluation", "attention")
+METRICS = ("subset", "train", "evaluation", "attention", "review")
 IMAGES = (
     "samples",
     "mistakes",
@@ -15,6 +15,7 @@ IMAGES = (
     "attention_montage",
     "attention_classes",
     "attention_blocks",
+    "review",
 )
 CHARTS = {  # picture of the page -> template, table
     "adaptation": ("history", "adaptation"),
@@ -26,23 +27,14 @@ CHARTS = {  # picture of the page -> template, table
     "attention_curves": ("attention_curves", "attention_curves"),
     "attention_shape": ("attention_blocks", "attention_blocks"),
 }
-PACKAGES = (
-    "dvc",
-    "torch",
-    "torchvision",
-    "timm",
-    "numpy",
-    "scikit-learn",
-    "matplotlib",
-    "pillow",
-    "safetensors",
-)
+STAGES = ("download", "subset", "adapt", "embed", "review", "train", "evaluate", "attention")
 
 
 def main(stage: Stage) -> None:
     metrics = {name: read_json(f"metrics/{name}.json") for name in METRICS}
     maps = read_csv("plots/attention_maps.csv")
-    versions = page.locked_versions(Path("requirements.lock").read_text(encoding="utf-8"), PACKAGES)
+    recorded = {name: read_json(f"versions/{name}.json") for name in STAGES}
+    pins = page.pinned_versions(Path("requirements.lock").read_text(encoding="utf-8"))
 
     pictures = {}
     for name in IMAGES:
@@ -54,5 +46,5 @@ def main(stage: Stage) -> None:
     predictions = render.counted(read_csv("plots/predictions.csv"), ["actual", "predicted"])
     pictures["confusion"] = render.svg("confusion", predictions)
 
-    text = page.compose(stage.params, metrics, maps, pictures, versions)
+    text = page.compose(stage.params, metrics, maps, pictures, page.used_versions(recorded, pins))
     write_text("report.html", text)

@@ -22,7 +22,7 @@ from vit_finetune.core.ranks import Ranks
 from vit_finetune.model.saved import load_model
 from vit_finetune.training.data import TrainingData
 from vit_finetune.training.history import History, is_clearly_better
-from vit_finetune.training.probe import fit_probe
+from vit_finetune.training.probe import START, fit_probe
 from vit_finetune.training.trainer import Trainer, learning_rate, possible_settings
 
 # Each epoch differs from the next in what is drawn; the rate is so high that the last epoch is not
@@ -195,16 +195,19 @@ def test_frozen_parameters_keep_their_bits_and_all_others_move(tiny_vit, blocks,
     assert moved == {name for name, p in tiny_vit.named_parameters() if p.requires_grad}
 
 
-@pytest.mark.parametrize("head_init", ["probe", "zeros"])
-def test_training_starts_from_the_head_that_head_init_names(tiny_vit, head_init):
-    settings = plain_settings(head_init=head_init, probe_c=0.02)
+@pytest.mark.parametrize(
+    ("head_init", "c", "start"),
+    [("probe", 0.02, 0.02), ("probe", "auto", START), ("zeros", "auto", None)],
+)
+def test_training_starts_from_the_head_that_head_init_names(tiny_vit, head_init, c, start):
+    settings = plain_settings(head_init=head_init, probe_c=c)
     trainer = Trainer(split_at(tiny_vit, 1), data_of(tiny_vit), settings, name="train", seed=0)
     features = features_of(trainer)
     head = head_of_first_epoch(trainer)
     if head_init == "zeros":
         assert head.abs().max() == 0
     else:
-        probe = fit_probe(features.train, trainer.data.labels, 0.02, "none", seed=0)
+        probe = fit_probe(features.train, trainer.data.labels, start, "none", seed=0)
         torch.testing.assert_close(head, probe.weight, rtol=0, atol=1e-6)
 
 

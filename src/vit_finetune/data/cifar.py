@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.files import new_folder
+from vit_finetune.core.locks import file_lock
 from vit_finetune.core.progress import progress
 from vit_finetune.data.source import ArraySource
 
@@ -139,7 +140,7 @@ def _alone(root: Path) -> Iterator[None]:
     goes with it."""
     path = root.with_name(root.name + ".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, fallback_to_soft=False)
+    lock = file_lock(path, "name a cache folder on a local disk in XDG_CACHE_HOME")
     try:
         lock.acquire(blocking=False)
     except Timeout:

@@ -3,7 +3,6 @@ a line here, its name in params.py."""
 
 from pathlib import Path
 
-from vit_finetune.core.experiment_copies import require_whole
 from vit_finetune.data.cifar import load_cifar
 from vit_finetune.data.digits import load_digits
 from vit_finetune.data.folder import FolderSource
@@ -22,9 +21,6 @@ def open_source(data: Data, threads: int) -> Source:
             out.
     """
     if data.name == "folder":
-        require_whole(
-            data.folder, ", or set data.folder to the absolute path of a folder outside the project"
-        )
         return FolderSource(data, threads)
     if data.name == "digits":
         return load_digits()

@@ -1,7 +1,7 @@
 """A linear probe: a logistic regression on frozen features.
 
-It is the accuracy that training must not fall below, and the head that training starts from (LP-FT,
-Kumar et al., arXiv:2202.10054).
+Its accuracy is what training must not fall below. Training itself starts from a probe, too (LP-FT,
+Kumar et al., arXiv:2202.10054), but from one that is regularised more strongly.
 """
 
 from dataclasses import dataclass
@@ -23,6 +23,9 @@ ClassWeights = Literal["none", "balanced"]
 
 # C from 1e-5 to 100, on features of unit variance, the strongest regularisation first
 STRENGTHS = tuple(10.0 ** (half / 2) for half in range(-10, 5))
+# C of the head that training starts from: a head that fits every training image has large weights,
+# which training would shrink at the cost of the blocks (docs/benchmarks.md).
+START = 1e-3
 FOLDS = 3  # of the cross-validation
 PATIENCE = 2  # no further C is tried after so many that are worse than the best
 

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ from vit_finetune.training.history import (
     trainable_state,
 )
 from vit_finetune.training.loss import balanced_weights, changes_images, training_loss
-from vit_finetune.training.probe import Probe, fit_probe
+from vit_finetune.training.probe import START, Probe, fit_probe
 
 Gradients = tuple[Tensor | None, ...]  # of each trainable parameter
 
@@ -147,9 +147,10 @@ class Trainer:
         return is_clearly_better(history.start_right, history.last_right, weights, rng)
 
     def _start(self, features: Features) -> History:
-        """Epoch 0 is the probe."""
+        """Epoch 0 is the probe. Epoch 1 may start from another head, see `probe.START`."""
         model = self.split_model.model
-        probe = self._fit_probe(features.train)
+        c = self.settings.probe_c
+        probe = self._fit_probe(features.train, c)
         train = score(probe.logits(features.train), self.data.labels)
         val = score(probe.logits(features.val), self.data.val_labels)
         row = {
@@ -167,9 +168,11 @@ class Trainer:
             probe_c=round(probe.c.item(), 9),
         )
         history.add(row, val.right)
+        if c == "auto":
+            self._fit_probe(features.train, START).place(model.head)
         return history
 
-    def _fit_probe(self, features: Tensor) -> Probe:
+    def _fit_probe(self, features: Tensor, c: float | Literal["auto"]) -> Probe:
         """`fit_probe` in the first process, for all."""
         classes, width = self.split_model.model.head.weight.shape
         probe = Probe.zeros(classes, width)
@@ -179,7 +182,7 @@ class Trainer:
             probe = fit_probe(
                 features,
                 self.data.labels,
-                self.settings.probe_c,
+                c,
                 self.settings.class_weights,
                 self.seed,
             )
