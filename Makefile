@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
-RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
+RUN := $(BIN)/python -m vit_finetune.core.environment
 PROFILE ?= demo
 
 help:
@@ -38,14 +38,14 @@ endif
 	$(BIN)/python -m vit_finetune.summary
 
 demo: setup
-	$(RUN) python -m vit_finetune.profiles $(PROFILE)
+	$(BIN)/python -m vit_finetune.profiles $(PROFILE)
 
 open: setup
 	$(BIN)/python -m webbrowser -t "file://$(CURDIR)/report.html"
 	$(BIN)/python -m webbrowser -t "file://$(CURDIR)/attention/index.html"
 
 clean:
-	rm -rf .checkpoints .run dvc_plots dvclive .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .checkpoints .run .uv_cache dvc_plots dvclive .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src stages tests benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 TESTS := python -m pytest -n auto --maxprocesses 4 --dist worksteal

@@ -72,6 +72,7 @@ def main(stage: Stage) -> None:
         save_model(backbone, folder, preprocess)
         adapted.write(folder)
     write_history(history)
+    stage.record_versions()
     if params.adapt.epochs and not adapted.parameters_adapted:
         probe_accuracy = history.rows[0]["val_accuracy"]
         last_accuracy = history.rows[-1]["val_accuracy"]

@@ -1,12 +1,15 @@
 """evaluate: models/finetuned, test activations and labels -> metrics/evaluation.json, tables,
 pictures"""
 
+from pathlib import Path
+
 from vit_finetune.activations.files import map_activations
 from vit_finetune.activations.manifest import Manifest
 from vit_finetune.charts import render
 from vit_finetune.core.arrays import decode_names, read_split
 from vit_finetune.core.files import read_json, write_bytes, write_csv, write_json
 from vit_finetune.evaluation import figures, measures, predictions
+from vit_finetune.model.calibrated import read_validation
 from vit_finetune.model.saved import class_names, load_model
 from vit_finetune.stage import Stage
 from vit_finetune.style import font_warnings, png
@@ -36,7 +39,8 @@ def main(stage: Stage) -> None:
     corrections = read_json("data/subset/dataset.json")["corrections"]["test"]
     if corrections:
         summary["corrected"] = corrections
-    warnings = measures.find_warnings(labels, predicted, classes, groups)
+    _, validation_right = read_validation(Path("models/finetuned"))
+    warnings = measures.find_warnings(labels, predicted, classes, validation_right, groups)
     if warnings:
         summary["warning"] = "; ".join(warnings)
     write_json("metrics/evaluation.json", summary)
@@ -75,3 +79,4 @@ def main(stage: Stage) -> None:
         stage.warn(warning)
     cells = render.counted(rows, ["actual", "predicted"])
     write_bytes("plots/confusion.png", render.png("confusion", cells))
+    stage.record_versions()

@@ -36,3 +36,4 @@ def main(stage: Stage) -> None:
             "right are different classes, set embed.flip to false"
         )
     stage.say(f"to look at: {suspects.in_words(found.suspects)}; see review.html and {TABLE}")
+    stage.record_versions()

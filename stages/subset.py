@@ -49,6 +49,7 @@ def main(stage: Stage) -> None:
     (train_images,) = read_split("data/subset", "train", "images")
     samples = sample_grid(train_images, splits["train"].labels, raw.classes)
     write_bytes("plots/samples.png", png(samples))
+    stage.record_versions()
     for warning in font_warnings([samples]):
         stage.warn(warning)
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from sklearn.metrics import cohen_kappa_score
 
 from vit_finetune import intervals
 from vit_finetune.intervals import wilson
@@ -29,6 +30,27 @@ def test_wilson_has_the_ends_of_the_formula_within_zero_and_one(hits, n):
     low, high = wilson(hits, n)
     assert (low, high) == pytest.approx((centre - half, centre + half), abs=1e-12)
     assert 0 <= low <= p <= high <= 1
+
+
+def test_the_agreement_by_chance_is_that_of_kappa():
+    """Cohen (1960): kappa is the accuracy's way from the agreement by chance to 1."""
+    labels = np.array([0] * 36 + [1] * 3)
+    predicted = np.array([0] * 34 + [1] * 5)
+    chance = intervals.chance_agreement(labels, predicted)
+    accuracy = np.mean(labels == predicted)
+    assert (accuracy - chance) / (1 - chance) == pytest.approx(cohen_kappa_score(labels, predicted))
+
+
+@pytest.mark.parametrize(
+    ("found", "wrongly", "above"), [(3, 2, True), (2, 1, True), (1, 0, False), (0, 0, False)]
+)
+def test_a_model_that_finds_a_rare_class_is_above_chance(found, wrongly, above):
+    """As Fisher's exact test says, of 3 images among 39: it is better than naming the other 36."""
+    labels = np.array([0] * 36 + [1] * 3)
+    predicted = np.array([1] * wrongly + [0] * (36 - wrongly) + [1] * found + [0] * (3 - found))
+    counts = [[36 - wrongly, wrongly], [3 - found, found]]
+    assert (stats.fisher_exact(counts, alternative="greater").pvalue < 0.025) == above
+    assert intervals.above_chance(labels, predicted) == above
 
 
 def test_wilson_is_exact_at_no_and_all_hits():

@@ -384,6 +384,45 @@ def copies_table() -> str:
 
 
 METHODS = ("stage", "cleanlab", "highest loss")
+
+
+def browser_table() -> str:
+    """benchmarks/browser.csv: a row for each kind of images."""
+    names = {"test": "test images", "photograph": "photographs"}
+    rows = []
+    table = read_csv(ROOT / "benchmarks/browser.csv")
+    for name, group in itertools.groupby(table, key=lambda row: row["images"]):
+        lines = list(group)
+        same = [line for line in lines if line["predict"] == line["page"]]
+        low, high = wilson(len(same), len(lines))
+        differences = [
+            abs(float(line["predict_probability"]) - float(line["page_probability"]))
+            for line in same
+        ]
+        seconds = [float(line["seconds"]) for line in lines]
+        rows.append(
+            [
+                names[name],
+                f"{len(lines):,}",
+                f"{len(same) / len(lines):.4f} [{low:.4f}, {high:.4f}]",
+                f"{np.mean(differences):.3f}",
+                f"{max(differences):.3f}",
+                f"{np.median(seconds):.2f}",
+                f"{np.quantile(seconds, 0.95):.2f}",
+            ]
+        )
+    header = [
+        "images",
+        "number",
+        "same class as `predict`",
+        "difference in probability, mean",
+        "largest",
+        "seconds an image, median",
+        "95 % are below",
+    ]
+    return markdown_table(header, rows)
+
+
 TABLES = {  # name of the markers in a document -> what stands between them
     "parameters": parameter_table,
     "outputs": output_table,
@@ -396,6 +435,7 @@ TABLES = {  # name of the markers in a document -> what stands between them
     "frontier": frontier_table,
     "wrong labels": wrong_labels_table,
     "near-copies": copies_table,
+    "browser": browser_table,
 }
 
 

@@ -1,4 +1,4 @@
-"""95 % intervals of fractions, means, and sums of means."""
+"""95 % intervals of fractions, means, and sums of means; whether a model is above chance."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEVEL = 0.95
+SHUFFLES = 1000  # of a permutation test
 
 
 def wilson(hits: float, n: float) -> tuple[float, float]:
@@ -32,14 +33,35 @@ def wilson(hits: float, n: float) -> tuple[float, float]:
 def above_chance(
     labels: NDArray[Any], predicted: NDArray[Any], groups: NDArray[Any] | None = None
 ) -> bool:
-    """Whether predictions (N,) are right clearly more often than a constant guess of the most
-    frequent label (N,).
+    """Whether predictions (N,) agree with labels (N,) more often than by chance, by a permutation
+    test: with shuffled labels they rarely agree as often.
+
+    If one class is nearly all, a model that finds the rare ones is not much more accurate than one
+    that always names it. But with shuffled labels it would find none of them.
 
     Args:
-        groups: as of `fraction`.
+        groups: (N,), as of `fraction`. Images of a group must not count as independent, so the
+            interval of the accuracy must lie above chance as well.
     """
-    largest = np.unique(labels, return_counts=True)[1].max() / len(labels)
-    return fraction(labels == predicted, groups).low > largest
+    if groups is not None:
+        accuracy = fraction(labels == predicted, groups)
+        if accuracy.low <= chance_agreement(labels, predicted):
+            return False
+    rng = np.random.default_rng(0)  # the same predictions get the same answer
+    right = np.sum(labels == predicted)
+    as_often = 1  # the labels as they are count as one of the shuffles (Phipson & Smyth 2010)
+    for _ in range(SHUFFLES - 1):
+        as_often += int(np.sum(rng.permutation(labels) == predicted) >= right)
+    return as_often / SHUFFLES < (1 - LEVEL) / 2
+
+
+def chance_agreement(labels: NDArray[Any], predicted: NDArray[Any]) -> float:
+    """The accuracy that predictions of these frequencies have with shuffled labels, in the mean
+    (Cohen 1960)."""
+    chance = 0.0
+    for value in np.unique(labels):
+        chance += float(np.mean(labels == value) * np.mean(predicted == value))
+    return chance
 
 
 class Interval(NamedTuple):

@@ -21,6 +21,7 @@ from vit_finetune.core.errors import UserError, readable_errors
 
 MAX_SEED = 2**32 - 1  # the largest that numpy and scikit-learn take
 MAX_SHOWN = 200  # characters of a value or reason in a message
+LOCAL_WEIGHTS = "local-dir:"  # what `model.name` begins with where it names a folder
 DATASET_SIZES = {  # images to train on, test images, classes; those of a folder `download` counts
     "cifar10": (50_000, 10_000, 10),
     "cifar100": (50_000, 10_000, 100),
@@ -83,7 +84,7 @@ class Data(Schema):
     )
     labels: Text | None = Field(
         default=None,
-        description="a CSV file in that folder with the columns `file` and `class`, for images "
+        description="a CSV file in `data.folder` with the columns `file` and `class`, for images "
         "that are in no folders of classes; `null`: the folders are the classes",
     )
     group: Text | None = Field(
@@ -264,7 +265,8 @@ class Embed(Schema):
 
     flip: bool = Field(
         default=True,
-        description="also store the mirrored view of each training image, for augmentation",
+        description="`adapt` and `train` also see each training image mirrored; `false` where "
+        "a mirrored image belongs to another class: arrows, digits, letters, hands",
     )
     storage: Literal["auto", "float16", "bfloat16", "float32"] = Field(
         default="auto",
@@ -377,19 +379,14 @@ class Runtime(Schema):
         default=None,
         ge=1,
         le=1024,
-        description="CPU threads of a stage, all its processes together; `null`: one per core",
+        description="CPU threads that compute, in all processes of a stage together; `null`: one "
+        "for each processor that may be used (a CPU set or a container can limit them)",
     )
     processes: int = Field(
         default=1,
         ge=1,
         le=1024,
         description="that adapt, embed and train run side by side; with `cuda`, one for each GPU",
-    )
-    workers: int = Field(
-        default=0,
-        ge=0,
-        le=256,
-        description="processes that prepare image batches beside the model; 0: none",
     )
 
 
@@ -494,7 +491,7 @@ def broken_rules(params: Params) -> list[str]:
     model, which only the built one tells, are checked in `adapt`."""
     errors = []
     name = params.model.name
-    if name.startswith("local-dir:") and not name.startswith("local-dir:pretrained/"):
+    if name.startswith(LOCAL_WEIGHTS) and not name.startswith(f"{LOCAL_WEIGHTS}pretrained/"):
         errors.append(
             f"model.name is {name!r}: only below pretrained/ does a changed file rerun what it "
             "should; copy the folder there and use local-dir:pretrained/<folder>"

@@ -231,3 +231,13 @@ def test_the_distance_of_the_pretrained_model_is_that_of_the_fine_tuned_less_the
     assert len(texts(items, "title-text")) == 4
     heights = {item["shape"]: 150 - item["y"] for item in marks(items, "symbol")[-6:]}
     assert heights["square"] == pytest.approx(heights["circle"] * 4 / 5)
+
+
+def test_a_class_without_test_images_has_no_mark_at_zero():
+    rows = [
+        {"class": "tested", "precision": "0.5", "recall": "0.6", "f1": "0.5", "support": "9"},
+        {"class": "untested", "precision": "0.0", "recall": "", "f1": "", "support": "0"},
+    ]
+    drawn = render.svg("per_class", rows).decode()
+    assert ">tested<" in drawn
+    assert "untested" not in drawn

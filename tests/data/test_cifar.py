@@ -24,7 +24,7 @@ from tests.data.loaded import load
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.progress import QUIET_VARIABLE
 from vit_finetune.data import cifar as cifar_module
-from vit_finetune.data.cifar import FOLDER_VARIABLE, open_cifar
+from vit_finetune.data.cifar import FOLDER_VARIABLE
 from vit_finetune.data.dataset import channel_statistics
 
 BATCHES, ARCHIVE = "cifar-10-batches-py", "cifar-10-python.tar.gz"
@@ -32,7 +32,7 @@ BATCHES_100, ARCHIVE_100 = "cifar-100-python", "cifar-100-python.tar.gz"
 
 
 def load_cifar(name):
-    return load(open_cifar(name), name)
+    return load(cifar_module.load_cifar(name), name)
 
 
 def md5(path):

@@ -7,12 +7,12 @@ import pytest
 import sklearn.datasets
 
 from tests.data.loaded import load
-from vit_finetune.data.digits import open_digits
+from vit_finetune.data.digits import load_digits
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return load(open_digits(), "digits")
+    return load(load_digits(), "digits")
 
 
 def test_the_digits_are_rgb_bytes_with_integer_labels(digits):

@@ -320,7 +320,7 @@ def test_files_are_read_only_a_few_ahead_of_what_is_asked_for(tmp_path, monkeypa
         folder_module, "open_image", lambda path: (original(path), read.append(path))[0]
     )
     data = Data(name="folder", folder=str(tmp_path), image_size=8)
-    images = FolderSource(data, 1).images("train")
+    images = FolderSource(data, 1).read("train")
     for _ in range(50):
         next(images)
     assert len(read) <= 50 + 3 * folder_module.TOGETHER

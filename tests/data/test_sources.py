@@ -33,7 +33,7 @@ def test_digits_are_opened_by_their_name():
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_cifar_is_opened_by_its_name(monkeypatch, name):
-    monkeypatch.setattr(sources, "open_cifar", lambda name: f"opened {name}")
+    monkeypatch.setattr(sources, "load_cifar", lambda name: f"opened {name}")
     assert sources.open_source(section(name), 1) == f"opened {name}"
 
 

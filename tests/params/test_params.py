@@ -131,7 +131,7 @@ BAD_VALUES = [  # key, what stands after it in the file, how the value is shown,
     ("runtime.device", "cuda:0", "'cuda:0'", DEVICE),
     ("runtime.threads", "auto", "'auto'", f"{INTEGER} or be null"),
     ("runtime.processes", "0", "0", at_least(1)),
-    ("runtime.workers", "null", "null", INTEGER),
+    ("seed", "null", "null", INTEGER),
 ]
 for key, *rest in list(BAD_VALUES):
     if key.startswith("train.") and key != "train.epochs":
@@ -339,7 +339,7 @@ def test_params_yaml_is_the_schema_with_its_defaults_in_the_form_that_dvc_writes
 def test_parameters_cannot_be_changed_after_reading():
     params = read(TEXT)
     with pytest.raises(ValueError, match="frozen"):
-        params.runtime.workers = 4
+        params.runtime.threads = 4
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from ruamel.yaml import YAML
 from tests.graph import STAGES
 from tests.project import ROOT, Project, save_tiny_model, stages_run
 from vit_finetune.comparison.runs import flatten
+from vit_finetune.data.image_files import READING
 from vit_finetune.params import KEYS
 
 AFTER_EMBED = ["train", "evaluate", "attention", "report"]
@@ -109,7 +110,6 @@ RERUNS = {
     "runtime.device": ("cpu", []),
     "runtime.threads": (1, []),
     "runtime.processes": (2, []),
-    "runtime.workers": (1, []),
 }
 
 
@@ -203,19 +203,45 @@ def test_a_new_file_in_a_room_reruns_the_stages_that_name_the_room(project):
     assert project.repro() == ["evaluate"]
 
 
-@pytest.mark.slow
-def test_an_experiment_in_a_copy_refuses_to_train_on_fewer_classes(project):
-    write_photographs(project.folder / "data/images", classes=("cat", "dog", "emu", "horse"))
-    for name in ("cat", "dog", "emu"):  # horse is not tracked by DVC
-        added = project.run("dvc", "add", f"data/images/{name}")
-        assert added.returncode == 0, added.stderr
+def track(project, *paths):
+    added = project.run("dvc", "add", *paths)
+    assert added.returncode == 0, added.stderr
     project.git("add", "-A")
-    project.git("commit", "-qm", "images")
-    settings = [word for key, value in THREE_LINES.items() for word in ("-S", f"{key}={value}")]
-    done = project.run("dvc", "exp", "run", "--temp", "-n", "fewer", *settings)
+    project.git("commit", "-qm", "tracked")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["download", "train"])
+def test_an_experiment_in_a_copy_refuses_to_train_on_fewer_classes(project, stage):
+    """Also where an earlier run had the same images, so that DVC skips the stages that read them
+    and the first stage that runs is another one."""
+    write_photographs(project.folder / "data/images", classes=("cat", "dog", "emu"))
+    project.set(**THREE_LINES, **{"subset.test_size": "all"})
+    track(project, *(f"data/images/{name}" for name in ("cat", "dog", "emu")))
+    if stage == "train":
+        project.repro("train")
+    write_photographs(project.folder / "data/images", classes=("horse",))  # not tracked
+    done = project.run("dvc", "exp", "run", "--temp", "-n", "fewer", "-S", "train.lr=0.002")
     assert done.returncode != 0
-    assert "download: 20 files of data/images are not in the copy that DVC made" in done.stderr
+    assert stages_run(done.stdout) == [stage]
+    assert f"{stage}: 20 files of data/images are not in the copy that DVC makes" in done.stderr
     assert "such as horse/0.jpg" in done.stderr
+
+
+@pytest.mark.slow
+def test_an_experiment_in_a_copy_refuses_to_run_with_fewer_files_of_weights(project):
+    mine = project.folder / "pretrained/mine"
+    shutil.copytree(project.folder / "pretrained/tiny", mine)
+    project.git("add", "-f", "pretrained/mine")
+    project.git("commit", "-qm", "weights")
+    project.set(**{"model.name": "local-dir:pretrained/mine"})
+    project.repro("adapt")
+    (mine / "more.safetensors").write_bytes(b"weights")  # not tracked
+    done = project.run("dvc", "exp", "run", "--temp", "-n", "fewer", "-S", "train.lr=0.002")
+    assert done.returncode != 0
+    assert "adapt" not in stages_run(done.stdout)
+    assert "1 files of pretrained/mine are not in the copy that DVC makes" in done.stderr
+    assert "such as more.safetensors" in done.stderr
 
 
 @pytest.mark.slow
@@ -277,7 +303,7 @@ def test_download_imports_torch_only_where_it_has_cifar_to_read(finished, tmp_pa
 
 QUICK = "evaluate.calibration_bins"
 EVERY_KEY = "VIT_EVERY_KEY"  # set it to try all
-OTHERS = ("train.lr", "attention.discard_ratio", "subset.train_size", "runtime.workers")
+OTHERS = ("train.lr", "attention.discard_ratio", "subset.train_size", "runtime.threads")
 if os.environ.get(EVERY_KEY):
     OTHERS = tuple(key for key in RERUNS if key != QUICK)
 
@@ -434,9 +460,35 @@ def test_outputs_are_what_the_contract_says(finished):
         r"<td>train\.warmup[ *]*</td><td>0\.125</td>", report
     )  # as in params.yaml, not as the number that it becomes
     assert re.search(r"<td>train\.probe_c[ *]*</td><td>1\.0</td>", report)
-    for name in ("metrics", "plots", "data/raw", "models/finetuned"):
+    config = json.loads((folder / "models/finetuned/config.json").read_text())
+    read = json.loads(json.dumps(READING))
+    assert config["trained_on"] == {"image_size": [8, 8], "fit": "crop", **read}
+    assert {path.stem for path in (folder / "versions").iterdir()} == {*STAGES} - {"report"}
+    for name in ("metrics", "plots", "data/raw", "models/finetuned", "versions"):
         for path in (folder / name).rglob("*.*"):
             assert str(folder).encode() not in path.read_bytes(), path
+
+
+@pytest.mark.slow
+def test_the_report_says_which_stages_ran_with_other_versions_than_the_lock(project):
+    pinned = (project.folder / "requirements.lock").read_text()
+    report = project.folder / "report.html"
+    assert "All stages ran with the versions of requirements.lock." in report.read_text()
+    # another version of timm, found before the installed one
+    other = project.folder / "timm-9.9.9.dist-info"
+    other.mkdir()
+    (other / "METADATA").write_text("Name: timm\nVersion: 9.9.9\n")
+    assert project.repro() == []  # DVC does not see the installed libraries
+    assert project.repro("--force", "--single-item", "evaluate") == ["evaluate"]
+    assert project.repro() == ["report"]
+    numbers = re.findall(r"^timm==(\S+)", pinned, flags=re.MULTILINE)
+    assert f"timm 9.9.9 (evaluate) is {numbers[0]} there." in report.read_text()
+    # a library in the lock that no stage ran with
+    edited = re.sub(r"^numpy==\S+", "numpy==8.8.8", pinned, flags=re.MULTILINE)
+    (project.folder / "requirements.lock").write_text(edited)
+    assert project.repro() == ["report"]
+    assert "numpy 2" in report.read_text()
+    assert "(all stages) is 8.8.8 or 8.8.8 there" in report.read_text()
 
 
 def test_the_saved_model_run_by_timm_alone_gives_the_predictions(finished):
@@ -501,6 +553,10 @@ def within_mount(options):
 
 
 SMALL, READ_ONLY = within_mount("size=32k"), within_mount("ro")
+NO_SHARED_MEMORY = [
+    *("unshare", "-m", "sh", "-c"),
+    *('mount -t tmpfs -o size=4k tmpfs /dev/shm && exec "$@"', "sh"),
+]
 LITTLE_MEMORY = ["prlimit", "--as=6000000000"]
 
 
@@ -608,6 +664,19 @@ def test_a_stage_by_itself_fails_with_exit_status_one(project):
     assert result.stderr.splitlines() == [
         "train: params.yaml: train.lr is -1.0: it should be greater than 0",
     ]
+
+
+@pytest.mark.slow
+def test_a_stage_of_one_or_more_processes_needs_no_shared_memory(project):
+    if subprocess.run([*NO_SHARED_MEMORY, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this machine does not let a user mount a file system")
+    before = project.outputs()
+    for processes in (1, 2):
+        project.set(**{"runtime.processes": processes, "runtime.threads": processes})
+        command = ("dvc", "repro", "--force", "--single-item", "embed")
+        done = project.run(*NO_SHARED_MEMORY, *command, real=True)
+        assert done.returncode == 0, done.stderr
+        assert project.outputs() == before
 
 
 @pytest.mark.slow

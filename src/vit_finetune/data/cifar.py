@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.files import new_folder
+from vit_finetune.core.locks import file_lock
 from vit_finetune.core.progress import progress
-from vit_finetune.data.source import ArraySource, Source
+from vit_finetune.data.source import ArraySource
 
 FOLDER_VARIABLE = "VIT_DATA_DIR"
 PATIENCE = 30.0  # seconds without a byte
@@ -32,7 +33,7 @@ PASSING = {429, 500, 502, 503, 504, NOTHING_LEFT}  # answers of HTTP that may be
 NOT_PUBLISHED = "what came is not the published archive (cut off, or a page that a proxy made)"
 
 
-def open_cifar(name: str) -> Source:
+def load_cifar(name: str) -> ArraySource:
     """CIFAR-10 or CIFAR-100 with its fine labels (Krizhevsky 2009), every original file checked by
     its published md5.
 
@@ -67,7 +68,7 @@ def open_cifar(name: str) -> Source:
     return _read_cifar(source, root)
 
 
-def _read_cifar(source: Any, root: Path) -> Source:
+def _read_cifar(source: Any, root: Path) -> ArraySource:
     broken = _broken_file(source, root)
     if broken:
         raise UserError(
@@ -139,7 +140,7 @@ def _alone(root: Path) -> Iterator[None]:
     goes with it."""
     path = root.with_name(root.name + ".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, fallback_to_soft=False)
+    lock = file_lock(path, "name a cache folder on a local disk in XDG_CACHE_HOME")
     try:
         lock.acquire(blocking=False)
     except Timeout:

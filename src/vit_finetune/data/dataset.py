@@ -137,7 +137,7 @@ def _write_part(
     read = np.zeros(len(files), dtype=bool)
     sized = False
     with _new_images(folder, part, source.image_shape) as append:
-        images = progress(source.images(part), f"{part} images", "image", len(files))
+        images = progress(source.read(part), f"{part} images", "image", len(files))
         for row, image in enumerate(images):
             if isinstance(image, Unreadable):
                 name = decode_names(files[row : row + 1])[0]

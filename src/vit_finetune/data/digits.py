@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from vit_finetune.data.source import ArraySource, Source
+from vit_finetune.data.source import ArraySource
 
 
-def open_digits() -> Source:
+def load_digits() -> ArraySource:
     """scikit-learn's handwritten digits (UCI, Alpaydin & Kaynak 1998): 8x8 grey images in 17
     levels.
 

@@ -46,24 +46,24 @@ class FolderSource(Source):
         self.ignored = layout.ignored
         self.notes = layout.notes
 
-    def images(self, part: str) -> Iterator[Image | Unreadable]:
+    def read(self, part: str) -> Iterator[Image | Unreadable]:
         """Decoded side by side, a few in memory at a time."""
         files = self.files[part]
         labels = self._labels[part]
 
-        def read(start: int) -> list[tuple[Image | Unreadable, int | None]]:
+        def decode(start: int) -> list[tuple[Image | Unreadable, int | None]]:
             rows = range(start, min(start + TOGETHER, len(files)))
-            return [self._read(files[row], int(labels[row])) for row in rows]
+            return [self._decode(files[row], int(labels[row])) for row in rows]
 
         starts = range(0, len(files), TOGETHER)
         for image, largest in itertools.chain.from_iterable(
-            ordered_map(read, starts, self._threads)
+            ordered_map(decode, starts, self._threads)
         ):
             if largest is not None:
                 self._largest = max(largest, self._largest or 0)
             yield image
 
-    def _read(self, file: bytes, label: int) -> tuple[Image | Unreadable, int | None]:
+    def _decode(self, file: bytes, label: int) -> tuple[Image | Unreadable, int | None]:
         """An image, or why it is none; and its largest value if it has 16 bits."""
         try:
             image = open_image(f"{self._folder}/{os.fsdecode(file)}")

@@ -69,7 +69,7 @@ class Source(ABC):
         return self.count * height * width * channels
 
     @abstractmethod
-    def images(self, part: str) -> Iterator[Image | Unreadable]:
+    def read(self, part: str) -> Iterator[Image | Unreadable]:
         """An image, or why it is none, for each of `files[part]`, in that order."""
 
     @abstractmethod
@@ -104,11 +104,11 @@ class ArraySource(Source):
         }
         self.groups = numbered(self.files)  # each image is its own
         self.checksums = checksums or {}
-        self._images = images
-        self._labels = labels
+        self.images = images
+        self.labels = labels
 
-    def images(self, part: str) -> Iterator[Image | Unreadable]:
-        for pixels, label in zip(self._images[part], self._labels[part], strict=True):
+    def read(self, part: str) -> Iterator[Image | Unreadable]:
+        for pixels, label in zip(self.images[part], self.labels[part], strict=True):
             yield Image(pixels, int(label))
 
     def require_usable(

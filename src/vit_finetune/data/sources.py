@@ -3,9 +3,8 @@ a line here, its name in params.py."""
 
 from pathlib import Path
 
-from vit_finetune.core.experiment_copies import require_whole
-from vit_finetune.data.cifar import open_cifar
-from vit_finetune.data.digits import open_digits
+from vit_finetune.data.cifar import load_cifar
+from vit_finetune.data.digits import load_digits
 from vit_finetune.data.folder import FolderSource
 from vit_finetune.data.source import Source
 from vit_finetune.params import Data
@@ -22,13 +21,10 @@ def open_source(data: Data, threads: int) -> Source:
             out.
     """
     if data.name == "folder":
-        require_whole(
-            data.folder, ", or set data.folder to the absolute path of a folder outside the project"
-        )
         return FolderSource(data, threads)
     if data.name == "digits":
-        return open_digits()
-    return open_cifar(data.name)
+        return load_digits()
+    return load_cifar(data.name)
 
 
 def name_of(data: Data) -> str:

@@ -12,6 +12,7 @@ from vit_finetune.core.arrays import copy_rows, read_split, write_split
 from vit_finetune.core.files import write_json
 from vit_finetune.data.corrections import Correction, correct
 from vit_finetune.data.dataset import RAW, Dataset
+from vit_finetune.data.image_files import READING
 from vit_finetune.data.split import Indices
 
 
@@ -90,4 +91,5 @@ def write_subset(folder: Path, dataset: Dataset, splits: Mapping[str, Split]) ->
     kept = ("name", "classes", "image_shape", "fit", "fitted")
     description = {key: dataset.description[key] for key in kept}
     description["corrections"] = {name: split.corrections for name, split in splits.items()}
+    description["reading"] = READING
     write_json(folder / "dataset.json", description)

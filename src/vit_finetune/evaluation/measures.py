@@ -19,10 +19,15 @@ from vit_finetune.calibration import (
     expected_calibration_error,
     negative_log_likelihood,
 )
-from vit_finetune.intervals import above_chance, fraction
+from vit_finetune.intervals import above_chance, chance_agreement, fraction, wilson
 
 Array = npt.NDArray[Any]
 Row = dict[str, Any]
+
+FAR = 0.1  # difference of two accuracies that deserves a warning
+FEWEST = 5  # test images of a class, to say that it is never predicted
+RARE = 0.1  # of the largest class
+SHOWN = 5  # names of classes in a warning
 
 ANSWERED = (100, 99, 95, 90, 80, 70, 60, 50)  # percent of the images
 
@@ -55,21 +60,67 @@ def _of(groups: Array | None, chosen: Array) -> Array | None:
 
 
 def find_warnings(
-    labels: Array, predicted: Array, classes: Sequence[str], groups: Array | None = None
+    labels: Array,
+    predicted: Array,
+    classes: Sequence[str],
+    validation_right: Array,
+    groups: Array | None = None,
 ) -> list[str]:
-    """What suggests that the model did not learn, each with the key of params.yaml that is the
-    likely cause."""
+    """Sentences on what was seen that suggests that the model did not learn, or not what the test
+    images ask for.
+
+    Args:
+        validation_right: whether each validation image (M,) was predicted right.
+        groups: of the test images (N,), as of `intervals.fraction`.
+    """
+    warnings = []
     if len(np.unique(predicted)) == 1:
-        name = classes[predicted[0]]
-        return [f"every test image is predicted as {name}: try a tenth of train.lr"]
+        warnings.append(f"every test image is predicted as {classes[predicted[0]]}")
+    else:
+        warnings += _no_better_than_chance(labels, predicted, groups)
+        warnings += _never_predicted(labels, predicted, classes)
+    return warnings + _far_below_validation(labels == predicted, validation_right)
+
+
+def _no_better_than_chance(labels: Array, predicted: Array, groups: Array | None) -> list[str]:
     if above_chance(labels, predicted, groups):
         return []
-    accuracy = int((labels == predicted).sum()) / len(labels)
-    largest = np.bincount(labels).max() / len(labels)
+    accuracy = np.mean(labels == predicted)
+    chance = chance_agreement(labels, predicted)
     return [
-        f"the test accuracy, {accuracy:.3f}, is not clearly above the fraction of the largest "
-        f"class, {largest:.3f}: try another train.lr, or more images"
+        f"the test accuracy, {accuracy:.3f}, is not clearly above {chance:.3f}, which predictions "
+        "of the same frequencies have by chance"
     ]
+
+
+def _far_below_validation(right: Array, validation_right: Array) -> list[str]:
+    """Whether each test image, and each validation image, was predicted right -> a sentence if the
+    intervals do not touch and the accuracies are FAR apart."""
+    accuracy = np.mean(right)
+    validation = np.mean(validation_right)
+    _, high = wilson(int(right.sum()), len(right))
+    low, _ = wilson(int(validation_right.sum()), len(validation_right))
+    if high >= low or validation - accuracy < FAR:
+        return []
+    return [
+        f"the test accuracy, {accuracy:.3f} (n = {len(right):,}), is far below that of the "
+        f"validation images, {validation:.3f} (n = {len(validation_right):,}): the test images are "
+        "of another kind, or validation images are nearly copies of training images"
+    ]
+
+
+def _never_predicted(labels: Array, predicted: Array, classes: Sequence[str]) -> list[str]:
+    """Classes of FEWEST test images or more that no image is predicted as, by their names."""
+    counts = np.bincount(labels, minlength=len(classes))
+    missed = [k for k in range(len(classes)) if counts[k] >= FEWEST and k not in predicted]
+    if not missed:
+        return []
+    shown = ", ".join(f"{classes[k]} ({counts[k]} test images)" for k in missed[:SHOWN])
+    more = f" and {len(missed) - SHOWN} more" if len(missed) > SHOWN else ""
+    advice = ""
+    if counts[missed].max() < counts.max() * RARE:
+        advice = "; rare classes count more with train.class_weights: balanced"
+    return [f"never predicted: {shown}{more}{advice}"]
 
 
 def classification_summary(

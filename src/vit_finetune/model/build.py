@@ -10,7 +10,6 @@ import torch
 from timm.data import resolve_model_data_config
 
 from vit_finetune.core.errors import UserError
-from vit_finetune.core.experiment_copies import require_whole
 from vit_finetune.model.families import token_layout
 from vit_finetune.model.hub import WAYS_ON, require_weights
 from vit_finetune.model.preprocessing import Preprocessing
@@ -34,8 +33,6 @@ def build_model(name: str, *, pretrained: bool, image_size: int | None, seed: in
         UserError: no such model or weights, weights that cannot be loaded, an image size that the
             patches do not divide, or a model that no family knows.
     """
-    if name.startswith(LOCAL):
-        require_whole(name.removeprefix(LOCAL))
     if pretrained and not name.startswith((LOCAL, TORCHVISION)):
         require_weights(name)
     options = {} if image_size is None else {"img_size": image_size}
