@@ -298,6 +298,24 @@ class Freeze(Schema):
     )
 
 
+class Review(Schema):
+    """Which images are listed as suspects."""
+
+    wrong_labels: float = Field(
+        default=0.35,
+        gt=0,
+        lt=1,
+        description="the smallest probability that a label is wrong at which it is listed",
+    )
+    copies: float = Field(
+        default=0.77,
+        ge=0,
+        le=1,
+        description="the smallest score at which two images are listed as near-copies: 1 minus "
+        "the geometric mean of the distances of features and of pixels; 1: only copies",
+    )
+
+
 class Evaluate(Schema):
     """The test of the trained model."""
 
@@ -384,6 +402,7 @@ class Params(Schema):
     adapt: Adapt = Adapt(min_steps=100, layer_decay=0.75, warmup=0.1)
     embed: Embed = Embed()
     freeze: Freeze = Freeze()
+    review: Review = Review()
     train: Training = Training()
     evaluate: Evaluate = Evaluate()
     attention: Attention = Attention()

@@ -10,13 +10,14 @@ from vit_finetune.core.environment import complete_environment
 from vit_finetune.core.errors import UserError, readable_errors
 from vit_finetune.core.files import read_json
 from vit_finetune.params import read_params
-from vit_finetune.report.headline import collect_warnings, headline, table
+from vit_finetune.report.headline import collect_warnings, headline, review_in_words, table
 
-METRICS = ("train", "evaluation", "attention")
+METRICS = ("train", "evaluation", "attention", "review")
 WHERE = [
     ("metrics", "dvc metrics show"),
     ("report", "report.html"),
     ("attention", "attention/index.html"),
+    ("images to look at", "review.html"),
     ("plots", "dvc plots show"),
     ("mistakes, a page", "vit-finetune mistakes mistakes.html"),
     ("what changed", "dvc params diff, dvc metrics diff, dvc plots diff"),
@@ -94,7 +95,7 @@ def summarise(metrics: dict[str, dict[str, Any]], where: list[tuple[str, str]]) 
     """
     lines = ["", table(headline(metrics))]
     lines += [f"warning: {warning}" for warning in collect_warnings(metrics)]
-    lines += ["", table(where)]
+    lines += ["", table(where), "", review_in_words(metrics["review"])]
     return "\n".join(lines)
 
 

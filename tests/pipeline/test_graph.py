@@ -43,8 +43,10 @@ ROOMS = {  # room: the rooms that it may import
     "training": {"core", "params", "calibration", "model", "activations"},
     "evaluation": {"core", "calibration", "intervals", "style", "model", "activations"},
     "attention": {"core", "intervals", "pages", "style", "verdict", "model"},
+    "review": {"core", "data", "pages", "style"},
     "report": {"core", "params", "intervals", "pages", "style", "verdict"},
     "prediction": {"core", "data", "model", "pages", "style", "attention"},
+    "classifier_page": {"core", "pages"},
     "comparison": {
         "command_line",
         "core",
@@ -175,6 +177,7 @@ def test_stages_and_tools_that_need_no_tensors_never_import_torch():
     names = [
         "stages.__main__",
         "stages.subset",
+        "stages.review",
         "stages.report",
         "vit_finetune.profiles",
         "vit_finetune.summary",

@@ -25,7 +25,7 @@ from vit_finetune.data.image_files import READING
 from vit_finetune.params import KEYS
 
 AFTER_EMBED = ["train", "evaluate", "attention", "report"]
-AFTER_ADAPT = ["embed", *AFTER_EMBED]
+AFTER_ADAPT = ["embed", "review", *AFTER_EMBED]
 AFTER_SUBSET = ["subset", "adapt", *AFTER_ADAPT]
 # The probe of the tiny random backbone is never beaten: adaptation leaves it as it was, training
 # ends with the probe.
@@ -52,7 +52,7 @@ RERUNS = {
     "model.image_size": (48, AFTER_SUBSET[1:]),
     "model.crop_pct": (0.8, AFTER_SUBSET[1:]),
     "model.precision": ("bfloat16", AFTER_SUBSET[1:]),
-    "embed.flip": (False, ["adapt", "embed", "train", "evaluate", "report"]),
+    "embed.flip": (False, ["adapt", "embed", "review", "train", "evaluate", "report"]),
     "adapt.epochs": (2, ADAPTED_ALIKE),
     "adapt.min_steps": (7, ADAPTED_ALIKE),
     "adapt.batch_size": (30, ADAPTED_ALIKE),
@@ -103,6 +103,8 @@ RERUNS = {
     "attention.fusion": ("max", ATTENTION_ALONE),
     "attention.discard_ratio": (0.5, ATTENTION_ALONE),
     "attention.batch_size": (3, ATTENTION_ALONE),
+    "review.wrong_labels": (0.9, ["review", "report"]),
+    "review.copies": (0.5, ["review", "report"]),
     "report.title": ("Mine", ["report"]),
     "report.author": ("Me", ["report"]),
     "runtime.device": ("cpu", []),

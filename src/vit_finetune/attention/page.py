@@ -4,9 +4,7 @@ Letters: L blocks, H heads, T tokens (prefix tokens, then the patches row by row
 grid, K classes, P pairs of classes.
 """
 
-import base64
 import io
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vit_finetune.attention.kept import Kept
-from vit_finetune.pages.render import data_uri, render
+from vit_finetune.pages.render import data_uri, pack, render
 
 MATRICES = "attention"  # the view of the matrices themselves, beside those of the methods
 TOP_LEVEL = 255  # of an attention value: 8 bits
@@ -181,8 +179,8 @@ def _describe(record: Record, methods: Iterable[str]) -> dict[str, Any]:
         "label": int(record.label),
         "predicted": int(record.predicted),
         "probabilities": [round(float(p), 6) for p in record.probabilities],
-        "scale": _pack((scale.view(np.uint32) >> 16).astype("<u2")),
-        "levels": _pack(levels),
+        "scale": pack((scale.view(np.uint32) >> 16).astype("<u2").tobytes()),
+        "levels": pack(levels.tobytes()),
         "maps": maps,
         "file": record.file,
         "content": record.content,
@@ -195,12 +193,7 @@ def _describe_maps(maps: Floats) -> dict[str, Any]:
     high = maps.max(axis=(1, 2))
     span = np.where(high > low, high - low, 1)[:, None, None]
     levels = np.rint(255 * (maps - low[:, None, None]) / span).astype(np.uint8)
-    return {"low": low.tolist(), "high": high.tolist(), "levels": _pack(levels)}
-
-
-def _pack(array: NDArray[Any]) -> str:
-    """Zlib, then base64: what `DecompressionStream("deflate")` reads back."""
-    return base64.b64encode(zlib.compress(array.tobytes(), 9)).decode("ascii")
+    return {"low": low.tolist(), "high": high.tolist(), "levels": pack(levels.tobytes())}
 
 
 def _png(image: Bytes) -> str:

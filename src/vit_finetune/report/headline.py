@@ -77,6 +77,15 @@ def collect_warnings(metrics: Metrics) -> list[str]:
     return [stage["warning"] for stage in stages if "warning" in stage]
 
 
+def review_in_words(review: Mapping[str, Any]) -> str:
+    """What there is to correct, from metrics/review.json."""
+    return (
+        f"Probably wrong labels: {review['wrong_labels']:,}. "
+        f"Near-copies of other images: {review['near_copies']:,}. "
+        "review.html shows them and writes corrections."
+    )
+
+
 def interval(row: Mapping[str, Any], column: str, sign: str = "") -> str:
     """A number of a table with its interval: 0.12 [0.05, 0.19]; with the sign "+": +0.12 ..."""
     mean = float(row[column])

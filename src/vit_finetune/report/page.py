@@ -10,7 +10,13 @@ from typing import Any, NamedTuple
 from vit_finetune.intervals import wilson
 from vit_finetune.pages.render import render
 from vit_finetune.params import KEYS, Params
-from vit_finetune.report.headline import collect_warnings, headline, map_rows, start
+from vit_finetune.report.headline import (
+    collect_warnings,
+    headline,
+    map_rows,
+    review_in_words,
+    start,
+)
 from vit_finetune.verdict import verdict
 
 NAMES = {
@@ -49,6 +55,7 @@ ATTENTION = {
         "How wide, how far and where the attention of each block goes, mean of the heads."
     ),
 }
+REVIEW = {"review": "The first of each kind."}
 TRAINING = {
     "adaptation": (
         "The whole backbone, before it was frozen. Epoch 0 is a linear probe of it as it was."
@@ -135,8 +142,8 @@ def compose(
         params: of the run; settings that differ from the shipped ones are marked.
         metrics: {"train": metrics/train.json, ...}.
         maps: rows of plots/attention_maps.csv.
-        pictures: PNG or SVG for each name in MISTAKES, TEST, ATTENTION and TRAINING; "adaptation"
-            only where the backbone was adapted.
+        pictures: PNG or SVG for each name in MISTAKES, TEST, ATTENTION, REVIEW and TRAINING;
+            "adaptation" only where the backbone was adapted.
         versions: of the libraries that each stage ran with.
     """
     training_figures = dict(TRAINING)
@@ -151,6 +158,11 @@ def compose(
             figures=ATTENTION,
         ),
         Section(title="Test results", figures=TEST),
+        Section(
+            title="Images to look at",
+            paragraphs=[review_in_words(metrics["review"])],
+            figures=REVIEW,
+        ),
         Section(
             title="Training and data",
             paragraphs=image_warnings(metrics["subset"]),
