@@ -119,6 +119,7 @@ def test_dvc_fills_a_template_from_a_table_and_leaves_no_anchor(name):
 
 
 EXTREMES = {
+    "review": [{"kind": kind, "part": "train"} for kind in ("copy", "outlier", "outlier")],
     "history": history([0.0, 1.0, 0.5], [3, 2, 1]),
     "per_class": [{"class": c, "precision": v, "recall": v} for c, v in (("a", 0.0), ("b", 1.0))],
     "reliability": [
