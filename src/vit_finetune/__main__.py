@@ -18,7 +18,7 @@ TOOLS = {  # each is the module of that name
     },
     "The trained model": {
         "predict": "classify image files, draw what speaks for a class",
-        "export": "write the model for other programs",
+        "export": "write it as ONNX, or as an HTML page that classifies images",
         "keep": "copy it to pretrained/NAME, to start another run from",
         "publish": "put it on the Hugging Face hub",
     },

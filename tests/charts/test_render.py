@@ -119,8 +119,12 @@ def test_dvc_fills_a_template_from_a_table_and_leaves_no_anchor(name):
 
 
 EXTREMES = {
+    "review": [{"kind": kind, "part": "train"} for kind in ("copy", "outlier", "outlier")],
     "history": history([0.0, 1.0, 0.5], [3, 2, 1]),
-    "per_class": [{"class": c, "precision": v, "recall": v} for c, v in (("a", 0.0), ("b", 1.0))],
+    "per_class": [
+        {"class": name, "precision": value, "recall": value, "support": 1}
+        for name, value in (("a", 0.0), ("b", 1.0))
+    ],
     "reliability": [
         {"lower": v, "upper": v, "confidence": v, "accuracy": v, "count": 1} for v in (0.0, 1.0)
     ],
