@@ -5,13 +5,22 @@ No stage depends on this file in dvc.yaml: nothing here changes what a stage com
 
 import sys
 
-from vit_finetune.stage import Script, run
+try:
+    from vit_finetune.stage import Script, run
+except ModuleNotFoundError as error:
+    if str(error.name).startswith("vit_finetune"):
+        raise
+    sys.exit(
+        f"stages: {sys.executable} has no {error.name}: activate the environment "
+        "(. .venv/bin/activate), or run make repro"
+    )
 
 SCRIPTS = (
     Script("download", memory_key="data.image_size"),
     Script("subset"),
     Script("adapt", memory_key="adapt.batch_size", parallel=True),
     Script("embed", memory_key="embed.batch_size", parallel=True),
+    Script("review"),
     Script("train", memory_key="train.batch_size", parallel=True),
     Script("evaluate"),
     Script("attention", memory_key="attention.batch_size"),

@@ -204,8 +204,8 @@ def test_a_table_with_the_marks_of_a_merge_is_one_line(repository, compare):
     with pytest.raises(subprocess.CalledProcessError):
         repository.git("merge", "second")
     assert compare("first") == (
-        f"compare: {TABLE} of work tree has the marks of a merge that is not settled; take one "
-        "side (git checkout --ours or --theirs), or run dvc repro"
+        f"compare: {TABLE} of work tree has the marks of a merge that is not settled; settle "
+        "params.yaml, then: git checkout --ours dvc.lock metrics plots && dvc repro"
     )
 
 

@@ -330,6 +330,62 @@ def frontier_table() -> str:
     return markdown_table(header, rows)
 
 
+def total(rows: Sequence[Mapping[str, str]], column: str) -> int:
+    return sum(int(row[column]) for row in rows)
+
+
+def fraction_text(hits: int, count: int) -> str:
+    low, high = wilson(hits, count)
+    return f"{hits / count:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def wrong_labels_table() -> str:
+    """benchmarks/review.csv: exchanged and real wrong labels; hits of all seeds together."""
+    names = {"evenly": "exchanged evenly", "most like": "for the class most like it"}
+    table = [row for row in read_csv(ROOT / "benchmarks/review.csv") if row["method"] in METHODS]
+    rows = []
+    for (check, setting), group in itertools.groupby(
+        sorted(table, key=lambda row: (row["check"] != "planted", row["check"], row["setting"])),
+        key=lambda row: (row["check"], row["setting"]),
+    ):
+        by_method = {method: [] for method in METHODS}
+        for row in group:
+            by_method[row["method"]].append(row)
+        if check not in ("planted", "CIFAR-10N"):
+            continue
+        kind, _, share = setting.rpartition(" ")
+        label = f"{float(share):.0%}, {names[kind]}" if kind else "people's (CIFAR-10N), 9 %"
+        for method, of_method in by_method.items():
+            score = np.mean([float(row["value"]) for row in of_method])
+            cells = [label, method, f"{score:.3f}", "", "", ""]
+            if of_method[0]["listed"]:
+                hits = total(of_method, "hits")
+                listed = total(of_method, "listed")
+                wrong = total(of_method, "wrong")
+                cells[3] = fraction_text(hits, listed)
+                cells[4] = fraction_text(hits, wrong)
+                cells[5] = f"{2 * hits / (listed + wrong):.3f}"
+            rows.append(cells)
+            label = ""
+    header = ["wrong labels", "method", "average precision", "precision", "recall", "F1"]
+    return markdown_table(header, rows)
+
+
+def copies_table() -> str:
+    """benchmarks/review.csv: near-copies, and the use of what is listed."""
+    rows = []
+    for row in read_csv(ROOT / "benchmarks/review.csv"):
+        if row["check"] in ("ciFAIR", "altered copies", "subjects", "use", "test labels"):
+            check = f"{row['check']}, {row['setting']}"
+            found = fraction_text(int(row["hits"]), int(row["wrong"]))
+            rows.append([check, row["method"], found, row["wrong"], row["listed"], row["value"]])
+    header = ["check", "method", "fraction", "n", "listed", "difference from before"]
+    return markdown_table(header, rows)
+
+
+METHODS = ("stage", "cleanlab", "highest loss")
+
+
 def browser_table() -> str:
     """benchmarks/browser.csv: a row for each kind of images."""
     names = {"test": "test images", "photograph": "photographs"}
@@ -377,6 +433,8 @@ TABLES = {  # name of the markers in a document -> what stands between them
     "small data": small_data_table,
     "cost": cost_table,
     "frontier": frontier_table,
+    "wrong labels": wrong_labels_table,
+    "near-copies": copies_table,
     "browser": browser_table,
 }
 

@@ -1,4 +1,4 @@
-"""`python -m vit_finetune.compare A [B ...]`: runs on the same test images, image by image.
+"""`vit-finetune compare A [B ...]`: runs on the same test images, image by image.
 
 Each is a commit, branch, tag or experiment. A alone is compared with the work tree.
 """
@@ -22,6 +22,7 @@ from vit_finetune.comparison.paired import (
     tango_interval,
 )
 from vit_finetune.comparison.runs import STAGES, Run, read_run, read_work_tree
+from vit_finetune.core.environment import complete_environment
 from vit_finetune.core.errors import UserError, readable_errors
 from vit_finetune.core.files import write_text
 from vit_finetune.intervals import LEVEL
@@ -338,7 +339,7 @@ def run(args: argparse.Namespace) -> str:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m vit_finetune.compare", description=__doc__)
+    parser = argparse.ArgumentParser(prog="vit-finetune compare", description=__doc__)
     parser.add_argument(
         "runs", nargs="+", metavar="RUN", help="a commit, branch, tag or experiment"
     )
@@ -356,4 +357,5 @@ def make_parser() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     end_when_the_reader_leaves()
     with readable_errors("compare"):
+        complete_environment()
         print(run(make_parser().parse_intermixed_args()))

@@ -1,5 +1,5 @@
-"""`python -m vit_finetune.predict IMAGE...`: the trained model's predictions for files, folders, or
-standard input (`-`)."""
+"""`vit-finetune predict IMAGE...`: the trained model's predictions for files, folders, or standard
+input (`-`)."""
 
 import argparse
 import io
@@ -16,6 +16,7 @@ import torch
 
 from vit_finetune.attention.pixels import spotlight
 from vit_finetune.command_line import accuracy, at_least_one, end_when_the_reader_leaves, page_file
+from vit_finetune.core.environment import complete_environment
 from vit_finetune.core.errors import UserError, readable_errors
 from vit_finetune.core.files import write_bytes, write_text
 from vit_finetune.data.image_files import (
@@ -242,7 +243,7 @@ def run(args: argparse.Namespace) -> list[str]:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m vit_finetune.predict", description=__doc__)
+    parser = argparse.ArgumentParser(prog="vit-finetune predict", description=__doc__)
     parser.add_argument(
         "images", nargs="+", metavar="IMAGE", help="a file, a folder, or - for standard input"
     )
@@ -294,5 +295,6 @@ def make_parser() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     end_when_the_reader_leaves()
     with readable_errors("predict"):
+        complete_environment()
         unreadable = run(make_parser().parse_args())
         sys.exit("\n".join(f"predict: {line}" for line in unreadable) or 0)

@@ -11,6 +11,7 @@ import pytest
 
 from tests.project import ROOT
 from vit_finetune.evaluation import measures
+from vit_finetune.intervals import fraction
 
 
 def predictions(n=400, k=5, seed=0, sharpness=3.0):
@@ -89,8 +90,38 @@ def test_a_class_without_test_images_has_a_row_but_no_weight_in_macro_f1():
     labels, logits = np.array([0, 0, 1, 1]), 50 * np.eye(3)[[0, 0, 1, 2]]
     summary = measures.classification_summary(labels, logits, names(3), bins=5)
     row = measures.per_class(labels, logits.argmax(axis=1), names(3))[2]
-    assert row == {"class": "class 2", "precision": 0, "recall": 0, "f1": 0, "support": 0}
+    assert row == {"class": "class 2", "precision": 0, "recall": None, "f1": None, "support": 0}
+    assert summary["not_tested"] == "class 2"
     assert summary["macro_f1"] == pytest.approx((1 + 2 / 3) / 2, abs=1e-6)
+
+
+def test_every_interval_is_that_of_the_groups():
+    labels, probabilities = predictions(n=300)
+    predicted = probabilities.argmax(axis=1)
+    confidence = probabilities.max(axis=1)
+    groups = np.repeat(np.arange(30), 10)
+
+    def intervals_of(groups):
+        summary = measures.classification_summary(
+            labels, logits_of(probabilities), names(5), 4, groups
+        )
+        bins = measures.reliability(labels, probabilities, 4, groups)
+        answered = measures.selective(labels, predicted, confidence, groups)
+        return summary, [
+            summary["accuracy_ci95"],
+            *([row["accuracy_low"], row["accuracy_high"]] for row in (*bins, *answered)),
+        ]
+
+    alone, expected = intervals_of(None)
+    assert "groups" not in alone
+    summary, found = intervals_of(groups)
+    assert summary["groups"] == 30
+    right = labels == predicted
+    assert found[0] == pytest.approx(fraction(right, groups)[1:3], abs=1e-6)
+    half = confidence >= np.sort(confidence)[::-1][149]
+    assert found[-1] == pytest.approx(fraction(right[half], groups[half])[1:3], abs=1e-6)
+    assert all(a != b for a, b in zip(found, expected, strict=True))
+    assert intervals_of(np.arange(300)) == (alone, expected)
 
 
 @pytest.mark.parametrize(

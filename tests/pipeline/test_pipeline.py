@@ -25,7 +25,7 @@ from vit_finetune.data.image_files import READING
 from vit_finetune.params import KEYS
 
 AFTER_EMBED = ["train", "evaluate", "attention", "report"]
-AFTER_ADAPT = ["embed", *AFTER_EMBED]
+AFTER_ADAPT = ["embed", "review", *AFTER_EMBED]
 AFTER_SUBSET = ["subset", "adapt", *AFTER_ADAPT]
 # The probe of the tiny random backbone is never beaten: adaptation leaves it as it was, training
 # ends with the probe.
@@ -41,6 +41,8 @@ RERUNS = {
     "data.fit": ("pad", DOWNLOADED_ALIKE),
     "data.test_share": (0.5, DOWNLOADED_ALIKE),
     "data.broken": ("skip", DOWNLOADED_ALIKE),
+    "data.labels": ("labels.csv", DOWNLOADED_ALIKE),
+    "data.group": ("folder", DOWNLOADED_ALIKE),
     "subset.train_size": (70, AFTER_SUBSET),
     "subset.val_size": (40, AFTER_SUBSET),
     "subset.test_size": (50, AFTER_SUBSET),
@@ -50,7 +52,7 @@ RERUNS = {
     "model.image_size": (48, AFTER_SUBSET[1:]),
     "model.crop_pct": (0.8, AFTER_SUBSET[1:]),
     "model.precision": ("bfloat16", AFTER_SUBSET[1:]),
-    "embed.flip": (False, ["adapt", "embed", "train", "evaluate", "report"]),
+    "embed.flip": (False, ["adapt", "embed", "review", "train", "evaluate", "report"]),
     "adapt.epochs": (2, ADAPTED_ALIKE),
     "adapt.min_steps": (7, ADAPTED_ALIKE),
     "adapt.batch_size": (30, ADAPTED_ALIKE),
@@ -101,12 +103,13 @@ RERUNS = {
     "attention.fusion": ("max", ATTENTION_ALONE),
     "attention.discard_ratio": (0.5, ATTENTION_ALONE),
     "attention.batch_size": (3, ATTENTION_ALONE),
+    "review.wrong_labels": (0.9, ["review", "report"]),
+    "review.copies": (0.5, ["review", "report"]),
     "report.title": ("Mine", ["report"]),
     "report.author": ("Me", ["report"]),
     "runtime.device": ("cpu", []),
     "runtime.threads": (1, []),
     "runtime.processes": (2, []),
-    "runtime.workers": (1, []),
 }
 
 
@@ -200,19 +203,45 @@ def test_a_new_file_in_a_room_reruns_the_stages_that_name_the_room(project):
     assert project.repro() == ["evaluate"]
 
 
-@pytest.mark.slow
-def test_an_experiment_in_a_copy_refuses_to_train_on_fewer_classes(project):
-    write_photographs(project.folder / "data/images", classes=("cat", "dog", "emu", "horse"))
-    for name in ("cat", "dog", "emu"):  # horse is not tracked by DVC
-        added = project.run("dvc", "add", f"data/images/{name}")
-        assert added.returncode == 0, added.stderr
+def track(project, *paths):
+    added = project.run("dvc", "add", *paths)
+    assert added.returncode == 0, added.stderr
     project.git("add", "-A")
-    project.git("commit", "-qm", "images")
-    settings = [word for key, value in THREE_LINES.items() for word in ("-S", f"{key}={value}")]
-    done = project.run("dvc", "exp", "run", "--temp", "-n", "fewer", *settings)
+    project.git("commit", "-qm", "tracked")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["download", "train"])
+def test_an_experiment_in_a_copy_refuses_to_train_on_fewer_classes(project, stage):
+    """Also where an earlier run had the same images, so that DVC skips the stages that read them
+    and the first stage that runs is another one."""
+    write_photographs(project.folder / "data/images", classes=("cat", "dog", "emu"))
+    project.set(**THREE_LINES, **{"subset.test_size": "all"})
+    track(project, *(f"data/images/{name}" for name in ("cat", "dog", "emu")))
+    if stage == "train":
+        project.repro("train")
+    write_photographs(project.folder / "data/images", classes=("horse",))  # not tracked
+    done = project.run("dvc", "exp", "run", "--temp", "-n", "fewer", "-S", "train.lr=0.002")
     assert done.returncode != 0
-    assert "download: 20 files of data/images are not in the copy that DVC made" in done.stderr
+    assert stages_run(done.stdout) == [stage]
+    assert f"{stage}: 20 files of data/images are not in the copy that DVC makes" in done.stderr
     assert "such as horse/0.jpg" in done.stderr
+
+
+@pytest.mark.slow
+def test_an_experiment_in_a_copy_refuses_to_run_with_fewer_files_of_weights(project):
+    mine = project.folder / "pretrained/mine"
+    shutil.copytree(project.folder / "pretrained/tiny", mine)
+    project.git("add", "-f", "pretrained/mine")
+    project.git("commit", "-qm", "weights")
+    project.set(**{"model.name": "local-dir:pretrained/mine"})
+    project.repro("adapt")
+    (mine / "more.safetensors").write_bytes(b"weights")  # not tracked
+    done = project.run("dvc", "exp", "run", "--temp", "-n", "fewer", "-S", "train.lr=0.002")
+    assert done.returncode != 0
+    assert "adapt" not in stages_run(done.stdout)
+    assert "1 files of pretrained/mine are not in the copy that DVC makes" in done.stderr
+    assert "such as more.safetensors" in done.stderr
 
 
 @pytest.mark.slow
@@ -274,7 +303,7 @@ def test_download_imports_torch_only_where_it_has_cifar_to_read(finished, tmp_pa
 
 QUICK = "evaluate.calibration_bins"
 EVERY_KEY = "VIT_EVERY_KEY"  # set it to try all
-OTHERS = ("train.lr", "attention.discard_ratio", "subset.train_size", "runtime.workers")
+OTHERS = ("train.lr", "attention.discard_ratio", "subset.train_size", "runtime.threads")
 if os.environ.get(EVERY_KEY):
     OTHERS = tuple(key for key in RERUNS if key != QUICK)
 
@@ -524,6 +553,10 @@ def within_mount(options):
 
 
 SMALL, READ_ONLY = within_mount("size=32k"), within_mount("ro")
+NO_SHARED_MEMORY = [
+    *("unshare", "-m", "sh", "-c"),
+    *('mount -t tmpfs -o size=4k tmpfs /dev/shm && exec "$@"', "sh"),
+]
 LITTLE_MEMORY = ["prlimit", "--as=6000000000"]
 
 
@@ -631,6 +664,19 @@ def test_a_stage_by_itself_fails_with_exit_status_one(project):
     assert result.stderr.splitlines() == [
         "train: params.yaml: train.lr is -1.0: it should be greater than 0",
     ]
+
+
+@pytest.mark.slow
+def test_a_stage_of_one_or_more_processes_needs_no_shared_memory(project):
+    if subprocess.run([*NO_SHARED_MEMORY, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this machine does not let a user mount a file system")
+    before = project.outputs()
+    for processes in (1, 2):
+        project.set(**{"runtime.processes": processes, "runtime.threads": processes})
+        command = ("dvc", "repro", "--force", "--single-item", "embed")
+        done = project.run(*NO_SHARED_MEMORY, *command, real=True)
+        assert done.returncode == 0, done.stderr
+        assert project.outputs() == before
 
 
 @pytest.mark.slow

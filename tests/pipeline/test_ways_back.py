@@ -2,8 +2,9 @@
 
 import pytest
 
+from tests.documents import template
 from tests.pipeline.test_sharing import committed
-from tests.project import Project
+from tests.project import Project, stages_run
 
 
 @pytest.fixture
@@ -111,3 +112,26 @@ def test_any_experiment_can_be_applied_and_a_run_without_a_name_comes_back_from_
     succeed(experiments, "dvc", "repro")
     assert (folder / "doubled").read_text() == "18"
     assert (folder / "runs").stat().st_size == experiments_run + 1  # only the first time
+
+
+@pytest.mark.slow
+def test_the_runs_of_two_branches_are_merged_and_nothing_runs_again(finished, tmp_path):
+    project = committed(finished.copy(tmp_path / "p"))
+    for branch, rate in (("theirs", 0.002), ("mine", 0.003)):
+        project.git("switch", "-qc", branch, "master")
+        project.run("dvc", "checkout")
+        project.set(**{"train.lr": rate})
+        project.repro()
+        project.git("commit", "-qam", branch)
+        outputs = project.outputs()
+        if branch == "theirs":
+            theirs = outputs
+    assert theirs != outputs
+    merge, *after = template("git checkout --ours", {"BRANCH": "theirs"})
+    assert "CONFLICT (content): Merge conflict in dvc.lock" in project.run("sh", "-c", merge).stdout
+    project.git("checkout", "--theirs", "params.yaml")
+    done = project.run("sh", "-ec", "\n".join(after))
+    assert done.returncode == 0, done.stderr
+    assert stages_run(done.stdout) == []
+    assert project.outputs() == theirs
+    assert project.git("status", "--porcelain") == ""

@@ -50,6 +50,20 @@ def test_every_headline_number_is_that_of_the_metrics():
     }
 
 
+def test_groups_corrections_and_classes_without_test_images_stand_beside_the_numbers():
+    test = METRICS["evaluation"] | {
+        "groups": 400,
+        "corrected": "3 relabelled, 1 dropped",
+        "not_tested": "180, 270",
+    }
+    rows = dict(headline(METRICS | {"evaluation": test}))
+    assert rows["test accuracy, 95 % interval"] == (
+        "0.9032  [0.8971, 0.9090], n = 10,000 in 400 groups, corrected by hand: 3 relabelled, "
+        "1 dropped"
+    )
+    assert rows["macro F1"] == ("0.9027, of the classes with test images; without: 180, 270")
+
+
 def test_a_model_that_is_a_linear_probe_is_called_one():
     probe = {"kept_epoch": 0, "val_accuracy": 0.9, "parameters_trained": 99}
     train = METRICS["train"] | probe
@@ -61,6 +75,9 @@ def test_a_model_that_is_a_linear_probe_is_called_one():
     train |= {"parameters_adapted": 0, "probe_accuracy": 0.87}
     assert gain(train) == "0.8700 linear probe"
     assert outcome(train) == "a linear probe of 99 parameters; training did not help"
+    train["head"] = "kept"
+    assert gain(train) == "0.8700 kept head"
+    assert outcome(train) == "a kept head of 99 parameters; training did not help"
 
 
 def test_warnings_are_those_of_training_then_those_of_the_evaluation():

@@ -16,7 +16,7 @@ from vit_finetune.core.errors import UserError
 from vit_finetune.model.adapted import Adapted
 from vit_finetune.model.freezing import freeze
 from vit_finetune.params import check_params, read_yaml
-from vit_finetune.training.adaptation import adopt, check_later_stages, with_head
+from vit_finetune.training.adaptation import adopt, check_later_stages, other_size, with_head
 from vit_finetune.training.history import History
 
 
@@ -92,3 +92,24 @@ def test_training_everything_twice_is_named(tiny_vit):
     once = params(freeze__trainable_blocks="all", adapt__epochs=0)
     assert check_later_stages(tiny_vit, once) == []
     assert check_later_stages(tiny_vit, params()) == []
+
+
+@pytest.mark.parametrize(
+    ("stored", "wanted", "effect"),
+    [
+        (32, 224, "they are enlarged, and detail"),
+        (512, 224, "they are reduced, and"),
+        (64, 64, None),
+    ],
+)
+def test_images_of_the_user_in_another_size_than_the_models_are_said_with_both_keys(
+    stored, wanted, effect
+):
+    dataset = {"image_shape": [stored, stored, 3], "fitted": True}
+    sentence = other_size(dataset, (wanted, wanted))
+    if effect is None:
+        assert sentence is None
+    else:
+        start = f"images are stored with {stored} pixels (data.image_size), the model takes "
+        assert sentence.startswith(f"{start}{wanted} (model.image_size): {effect}")
+    assert other_size(dataset | {"fitted": False}, (wanted, wanted)) is None  # CIFAR's are 32

@@ -14,7 +14,7 @@ from PIL import Image, ImageFile, ImageOps
 PAD = (127, 127, 127)  # the colour of the bars that `pad` adds
 BACKGROUND = (255, 255, 255)  # under what is transparent
 DIVISOR = 257  # from 16 bits to 8
-# What a program needs to read an image as `open_image` and `fit_image` do, for files that record it.
+# How `open_image` and `fit_image` read an image, for files that record it.
 READING = {
     "exif_orientation": "applied",
     "transparency_over": BACKGROUND,
@@ -191,6 +191,12 @@ def named_as_image(path: str | Path) -> bool:
     return (
         Image.registered_extensions().get(os.path.splitext(path)[1].lower(), "PDF") not in NO_IMAGES
     )
+
+
+def image_type(name: bytes) -> str:
+    """The format that a file's name stands for: JPEG for .jpg and .jpeg."""
+    ending = os.path.splitext(name)[1].decode(errors="replace")
+    return Image.registered_extensions().get(ending.lower(), ending)
 
 
 def _stop(error: OSError) -> None:

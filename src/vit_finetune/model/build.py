@@ -3,20 +3,23 @@
 import difflib
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import timm
 import torch
 from timm.data import resolve_model_data_config
+from torch import Tensor
 
 from vit_finetune.core.errors import UserError
-from vit_finetune.core.experiment_copies import require_whole
-from vit_finetune.model.families import token_layout
+from vit_finetune.model.families import family_of, token_layout
+from vit_finetune.model.hub import WAYS_ON, require_weights
 from vit_finetune.model.preprocessing import Preprocessing
 from vit_finetune.model.torchvision import torchvision_model
 
 TORCHVISION = "torchvision/"  # how the names of torchvision's models begin
-LOCAL = "local-dir:"  # and those of models in a folder
+LOCAL = "local-dir:"  # those of models in a folder
+HUB = "hf_hub:"  # and those of models on the Hugging Face hub
 WORKS = (
     "vit_*, deit_*, deit3_*, vit_*_reg*, vit_*_dinov2, vit_*_dinov3, vit_*_clip_*, vit_*_siglip_*, "
     "eva02_*, beit_*, beitv2_* of timm, or torchvision/vit_*"
@@ -33,8 +36,8 @@ def build_model(name: str, *, pretrained: bool, image_size: int | None, seed: in
         UserError: no such model or weights, weights that cannot be loaded, an image size that the
             patches do not divide, or a model that no family knows.
     """
-    if name.startswith(LOCAL):
-        require_whole(name.removeprefix(LOCAL))
+    if pretrained and not name.startswith((LOCAL, TORCHVISION)):
+        require_weights(name)
     options = {} if image_size is None else {"img_size": image_size}
     # the hub's library warns in several lines at each retry
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
@@ -54,6 +57,27 @@ def build_model(name: str, *, pretrained: bool, image_size: int | None, seed: in
         raise UserError(f"model.name is {name!r}: {error}; use {WORKS}") from None
     _require_whole_patches(model.patch_embed, name)
     return model.eval()
+
+
+def known_classes(model: Any) -> list[str]:
+    """The classes that the weights of a model were trained on; none if they do not say."""
+    return list(model.pretrained_cfg.get("label_names") or [])
+
+
+def kept_head(name: str, backbone: Any, classes: Sequence[str]) -> dict[str, Tensor] | None:
+    """The head that came with the weights of a model, as `weight` (K, D) and `bias` (K,).
+
+    Args:
+        name: of a folder or a model of the hub, from which `build_model` made the backbone.
+        classes: of the K rows. If the weights were trained on other ones, there is no such head.
+    """
+    known = known_classes(backbone)
+    if not known or set(known) != set(classes):
+        return None
+    model = timm.create_model(name, pretrained=True)
+    head = model.get_submodule(family_of(model).heads[0])
+    rows = [known.index(label) for label in classes]
+    return {key: tensor[rows] for key, tensor in head.state_dict().items()}
 
 
 def _require_whole_patches(patches: Any, name: str) -> None:
@@ -85,6 +109,8 @@ def _building_failed(
         return UserError(f"model.name is {name!r}: {reason}")
     if name.startswith(LOCAL):
         return UserError(f"model.name is {name!r}, but that folder has no usable model: {reason}")
+    if name.startswith(HUB):
+        return UserError(f"model.name is {name!r}, which could not be loaded: {reason}")
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         close = difflib.get_close_matches(architecture, timm.list_models("*vit*"), n=3)
@@ -98,8 +124,8 @@ def _building_failed(
         )
     if pretrained:
         return UserError(
-            f"the weights of {name} could not be loaded: {reason} (they come from the Hugging Face "
-            "hub or its local cache, HF_HOME; `make demo` needs neither)"
+            f"the weights of {name} could not be loaded from the Hugging Face hub or its cache: "
+            f"{reason}; {WAYS_ON}"
         )
     return UserError(
         f"model.name {name!r} with model.image_size {image_size} cannot be built: {reason}"

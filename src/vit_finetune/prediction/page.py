@@ -1,14 +1,13 @@
 """The page of `predict --page`: each image beside what speaks for its class."""
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from vit_finetune.pages.cards import Card
+from vit_finetune.pages.images import jpeg
 from vit_finetune.pages.render import render
 from vit_finetune.prediction.promise import Promise
 
@@ -56,10 +55,3 @@ def predictions_page(
     return render(
         "prediction/page.html", cards=cards, method=method, against=against, promise=promise
     )
-
-
-def jpeg(image: Pixels) -> bytes:
-    """An image (H, W, 3) as a file."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="JPEG", quality=88)
-    return buffer.getvalue()
