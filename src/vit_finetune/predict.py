@@ -159,7 +159,7 @@ def accuracy_lines(actual: Sequence[str], predicted: Sequence[str]) -> list[str]
 
 def check_map_options(args: argparse.Namespace) -> None:
     """UserError if options of the map do not fit each other, or nothing is drawn."""
-    from vit_finetune.attention.maps import CLASS_AGNOSTIC, METHODS
+    from vit_finetune.attention.maps import METHODS
 
     if not (args.attention or args.page) and (args.label or args.against or args.map):
         raise UserError(
@@ -168,7 +168,7 @@ def check_map_options(args: argparse.Namespace) -> None:
         )
     if args.map and args.map not in METHODS:
         raise UserError(f"--map is {args.map}; use one of: {', '.join(METHODS)}")
-    if args.against and args.map in CLASS_AGNOSTIC:
+    if args.against and args.map and not METHODS[args.map].asks:
         raise UserError(
             f"--map is {args.map}, which knows no class, so there is nothing --against another to "
             "draw"

@@ -8,7 +8,6 @@ G_w).
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vit_finetune.attention import faithfulness
-from vit_finetune.attention.maps import METHODS, MapMaker, Maps, joined, readout_maps
+from vit_finetune.attention.maps import (
+    MapMaker,
+    Maps,
+    MapsOfDirection,
+    go_back,
+    joined,
+    readout_maps,
+)
 from vit_finetune.attention.pointing import quadrant_share
 from vit_finetune.attention.sample import Mosaics, Sample
 from vit_finetune.attention.sanity import randomised, rank_correlation
@@ -31,6 +37,7 @@ from vit_finetune.attention.walk import BlockAttention, Walk
 from vit_finetune.intervals import Interval, fraction, mean
 from vit_finetune.model.boundary import autocast, to_device
 from vit_finetune.model.families import family_of
+from vit_finetune.model.tokens import TokenLayout
 from vit_finetune.verdict import NOT_JUDGED, word_for
 
 Rng = np.random.Generator
@@ -124,16 +131,18 @@ class Shapes:
     """How wide, how far and where the attention of one batch goes, taken from its blocks, last
     block first."""
 
-    def __init__(self, maker: MapMaker) -> None:
-        self.layout, self.blocks = maker.layout, list[dict[str, Tensor]]()
+    def __init__(self, layout: TokenLayout, readout: Tensor) -> None:
+        self.layout = layout
+        self.readout = readout
+        self.blocks: list[dict[str, Tensor]] = []
 
-    def take(self, block: BlockAttention, readout: Tensor) -> None:
-        read = readout_maps(block.attn, self.layout, readout).mean(dim=1)
+    def pass_block(self, block: BlockAttention) -> None:
+        read = readout_maps(block.attn, self.layout, self.readout).mean(dim=1)
         self.blocks.append(
             {
                 "effective_patches": effective_patches(read),
                 "corner_share": corner_share(read),
-                "prefix_mass": prefix_mass(block.attn, self.layout, readout),
+                "prefix_mass": prefix_mass(block.attn, self.layout, self.readout),
                 "distance": attention_distance(block.attn, self.layout),
             }
         )
@@ -141,7 +150,7 @@ class Shapes:
     def stacked(self) -> dict[str, Tensor]:
         """By name, first block first: (B, L), `distance` (B, L, H)."""
         return {
-            name: torch.stack([one[name] for one in reversed(self.blocks)], dim=1)
+            name: torch.stack([one[name] for one in reversed(self.blocks)], dim=1).cpu()
             for name in self.blocks[0]
         }
 
@@ -153,26 +162,42 @@ def maps_and_shapes(maker: MapMaker, sample: Sample) -> tuple[Maps, dict[str, Te
     The shapes are `effective_patches`, `corner_share` and `prefix_mass`, (B, L), and `distance`,
     (B, L, H).
     """
-    maps, shapes, errors = [], [], []
+    maps = []
+    shapes = []
+    errors = []
     for pixels, classes in maker.batches(sample.pixels, sample.predicted):
-        walk, by_block = Walk(maker.model, pixels), Shapes(maker)
-        maps.append(
-            maker.maps_of(walk, classes, visit=partial(by_block.take, readout=maker.readout(walk)))
-        )
-        shapes.append(by_block.stacked())
+        walk = Walk(maker.model, pixels)
+        found = MapsOfDirection(maker.kinds, maker.readout(walk), maker.settings)
+        shape = Shapes(maker.layout, maker.readout(walk))
+        go_back(walk, [walk.direction(classes)], maker.kinds, [found, shape])
+        maps.append(maker.on_grid(found.values()))
+        shapes.append(shape.stacked())
         errors.append(walk.error)
     return joined(maps), joined(shapes), max(errors)
 
 
 def distances_of(maker: MapMaker, pixels: Tensor) -> tuple[Tensor, float]:
     """Attention distance of each image, (B, L, H), and the self-check's error."""
-    layout, parts, errors = maker.layout, [], []
+    parts = []
+    errors = []
     for (batch,) in maker.batches(pixels):
-        walk = Walk(maker.model, batch, gradients=False)
-        by_block = walk.each_block(lambda block: attention_distance(block.attn, layout))
-        parts.append(torch.stack(by_block[::-1], dim=1))
+        walk = Walk(maker.model, batch)
+        distances = Distances(maker.layout)
+        go_back(walk, [walk.direction(0)], [], [distances])
+        parts.append(torch.stack(distances.blocks[::-1], dim=1).cpu())
         errors.append(walk.error)
     return torch.cat(parts), max(errors)
+
+
+class Distances:
+    """The attention distance of each block of one batch, (B, H), last block first."""
+
+    def __init__(self, layout: TokenLayout) -> None:
+        self.layout = layout
+        self.blocks: list[Tensor] = []
+
+    def pass_block(self, block: BlockAttention) -> None:
+        self.blocks.append(attention_distance(block.attn, self.layout))
 
 
 def block_rows(shapes: Mapping[str, Tensor], before: Tensor) -> list[Row]:
@@ -207,7 +232,7 @@ def sanity_correlations(
         shuffled = randomised(maker.model, parts, torch.Generator().manual_seed(seed))
         others = replace(maker, model=shuffled).maps(pixels, targets)
         found[name] = per_method(
-            {m: rank_correlation(maps[m][:SANITY_IMAGES], others[m]) for m in METHODS}
+            {m: rank_correlation(maps[m][:SANITY_IMAGES], others[m]) for m in maps}
         )
     return found
 
@@ -287,7 +312,7 @@ def judge(
     metrics = {
         "images": len(sample.pixels),
         "selfcheck_max_rel_err": max(first_error, error),
-        "margin": max(row["minus_centre"] for row in rows if row["map"] in METHODS),
+        "margin": max(row["minus_centre"] for row in rows if row["map"] not in BASELINES),
     }
     blocks, distances = (
         block_rows(shapes, before),

@@ -178,11 +178,17 @@ function attentionRow() {
   };
 }
 
-/** The place of a pair of classes among the contrasts, -1 if they are not there. */
-function pairIndex(one, other) {
-  const first = Math.min(one, other);
-  const second = Math.max(one, other);
-  return data.pairs.findIndex((pair) => pair[0] === first && pair[1] === second);
+/** How the contrast of the chosen class and another is stored: its place among those of the
+ * predicted class, and its sign; null where none is stored. */
+function storedContrast(one, other) {
+  const { predicted, rivals } = record;
+  if (one === predicted && rivals.includes(other)) {
+    return { place: rivals.indexOf(other), sign: 1 };
+  }
+  if (other === predicted && rivals.includes(one)) {
+    return { place: rivals.indexOf(one), sign: -1 };
+  }
+  return null;
 }
 
 /** What is drawn of a method, as of attentionRow: its map of the chosen class, or what speaks for
@@ -204,9 +210,8 @@ function mapRow(view) {
 }
 
 function contrastRow(contrasts) {
-  const { values, step } = mapValues(contrasts, pairIndex(state.category, state.against));
-  // stored is what speaks for the class of the smaller number
-  const sign = state.category > state.against ? -1 : 1;
+  const { place, sign } = storedContrast(state.category, state.against);
+  const { values, step } = mapValues(contrasts, place);
   const signedValues = values.map((value) => sign * value);
   const sizes = values.map(Math.abs);
   const high = largest(onImage(sizes));
@@ -278,7 +283,7 @@ function paletteColour(fraction) {
 
 function layOutStage() {
   const [width, height] = record.size;
-  const [left, top, right, bottom] = record.box;
+  const [left, top, right, bottom] = data.box;
   const x = Math.min(0, left);
   const y = Math.min(0, top);
   const across = Math.max(width, right) - x;
@@ -304,8 +309,8 @@ function findRealPatches() {
   if (record.content === null) {
     return Array(rows * columns).fill(true);
   }
-  const [left, top, right, bottom] = record.box;
-  const [contentLeft, contentTop, contentRight, contentBottom] = record.content;
+  const [left, top, right, bottom] = data.box;
+  const [contentTop, contentLeft, contentBottom, contentRight] = record.content;
   return range(rows * columns).map((patch) => {
     const [row, column] = placeOf(prefix + patch);
     const x = left + (column + 0.5) / columns * (right - left);
@@ -399,7 +404,7 @@ function drawStage() {
 
 /** The part of the image under the grid, with each method's map of the chosen class. */
 function drawThumbnails() {
-  const [left, top, right, bottom] = record.box;
+  const [left, top, right, bottom] = data.box;
   const width = THUMBNAIL_SCALE * columns;
   const height = THUMBNAIL_SCALE * rows;
   for (const canvas of allOf("#views canvas")) {
@@ -599,7 +604,7 @@ function rankedClasses() {
 
 /** Offer the classes with which the chosen one can be compared. */
 function offerRivals() {
-  const rivals = rankedClasses().filter((k) => pairIndex(state.category, k) >= 0);
+  const rivals = rankedClasses().filter((k) => storedContrast(state.category, k) !== null);
   if (!rivals.includes(state.against)) {
     state.against = null;
   }
