@@ -12,7 +12,7 @@ from vit_finetune.model.saved import class_names, load_model
 from vit_finetune.stage import Stage
 from vit_finetune.style import font_warnings, png
 
-MOSAICS = 64
+MOSAICS, MOSAICS_3X3 = 64, 32
 
 
 def main(stage: Stage) -> None:
@@ -31,18 +31,12 @@ def main(stage: Stage) -> None:
 
     rng = np.random.default_rng(seed)
     judged = sample.draw_sample(test, preprocess, settings.sample, rng)
-    mosaics = sample.draw_mosaics(test, preprocess, min(len(judged.rows), MOSAICS), rng)
+    count = min(len(judged.rows), MOSAICS)
+    mosaics = sample.draw_mosaics(test, preprocess, count, rng)
+    mosaics_3x3 = sample.draw_mosaics(test, preprocess, min(count, MOSAICS_3X3), rng, side=3)
+    trial = sample.Trial(judged, mosaics, mosaics_3x3, test.above_chance)
     with stage.progress(range(judge.STEPS), "step", total=judge.STEPS) as bar:
-        judgement = judge.judge(
-            maker,
-            pretrained,
-            judged,
-            mosaics,
-            test.above_chance,
-            seed,
-            bar.update,
-            fast_precision,
-        )
+        judgement = judge.judge(maker, pretrained, trial, seed, bar.update, fast_precision)
 
     rows = sample.choose_gallery(test, settings.gallery, rng)
     shown = test.take(rows)
@@ -55,7 +49,7 @@ def main(stage: Stage) -> None:
     common = page.Common(
         classes=classes,
         prefix=maker.layout.prefix,
-        methods={kind.name: kind.description for kind in maker.kinds},
+        methods=page.methods_in_order(judgement.tables["attention_maps"]),
         kept=filled.on_page,
         grid=pixels.PixelGrid.of(test.images.shape[1:3], preprocess, maker.layout.grid),
     )

@@ -1,210 +1,110 @@
-"""What each token adds to a logit: the model as a linear map of its tokens, with fixed operators.
+"""The parts of a logit while the operators of the model are held fixed.
 
-For one image, a ViT is a chain of linear layers and of operators that depend on the image: the
-attention, the statistics of normalisation, the gates of activations. With these operators held
-fixed at their values for the image, the model is linear plus a constant, so its gradient times the
-tokens is an exact decomposition of the logit. The gradient that also goes through the operators
-says how they would change, and that part has no such sum. DAVE (Wróbel et al. 2026,
-arXiv:2602.06613) decomposes the gradient in this way, LibraGrad (Mehri et al. 2024,
-arXiv:2411.16760) derives the same rules from completeness.
-
-B images, T tokens, D width, C directions; see `walk`.
+With its operators fixed at their values for an image, a ViT is linear in its tokens, plus what the
+biases give (`operators`). So gradient times token decomposes the logit exactly. The ordinary
+gradient also says how the operators would change, and has no such sum. DAVE (Wróbel et al. 2026,
+arXiv:2602.06613) splits the gradient in this way; LibraGrad (Mehri et al. 2024, arXiv:2411.16760)
+derives such rules from completeness.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from timm.layers import DropPath, GluMlp, LayerScale, Mlp, RmsNorm, SwiGLU
 from torch import Tensor, nn
 from torch.autograd import grad
 
-from vit_finetune.attention.walk import Walk, token_gradients
-from vit_finetune.model.families import family_of
-
-# that are linear, or a constant, as they are in timm
-LINEAR = (nn.Linear, nn.Identity, nn.Dropout, DropPath, LayerScale)
-NORMS = (nn.LayerNorm, nn.RMSNorm, RmsNorm)
-
-
-class Operators:
-    """The operators of parts of a model, each fixed by its first call: later calls, on any input of
-    the same shape, use it again. Its methods are forward hooks."""
-
-    def __init__(self) -> None:
-        self.fixed: dict[nn.Module, Tensor] = {}
-
-    def hold(self, module: nn.Module, _args: Any, output: Tensor) -> Tensor:
-        """What the module gives, as a constant."""
-        return self.fixed.setdefault(module, output.detach())
-
-    def hold_gate(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """An activation a(x) as x times a constant, a(x) / x."""
-        x = args[0]
-        gate = torch.where(x == 0, 0.0, output / x)
-        return x * self.fixed.setdefault(module, gate.detach())
-
-    def hold_deviation(self, module: Any, args: tuple[Tensor, ...], _output: Tensor) -> Tensor:
-        """A normalisation with its standard deviation, or root mean square, as a constant."""
-        x = args[0]
-        if isinstance(module, nn.LayerNorm):
-            x = x - x.mean(dim=-1, keepdim=True)
-        scale = (x.square().mean(dim=-1, keepdim=True) + module.eps).rsqrt()
-        scaled = x * self.fixed.setdefault(module, scale.detach())
-        if module.weight is not None:
-            scaled = scaled * module.weight
-        bias = getattr(module, "bias", None)
-        return scaled if bias is None else scaled + bias
-
-    def hooks(self, part: nn.Module) -> dict[nn.Module, Any]:
-        """Which module of a part gets which hook."""
-        found: dict[nn.Module, Any] = {}
-        for name, module in part.named_modules():
-            if isinstance(module, NORMS):
-                found[module] = self.hold_deviation
-            if isinstance(module, Mlp):
-                found[module.act] = self.hold_gate
-            if isinstance(module, GluMlp | SwiGLU):
-                found[module.act] = self.hold
-            if name.endswith(("attn_drop", "attn.gate", "k_norm")):
-                found[module] = self.hold
-        return found
-
-
-@contextmanager
-def fixed_operators(*parts: nn.Module) -> Iterator[None]:
-    """Inside, these parts of a model are linear in their input, plus a constant.
-
-    Fixed by the first call are
-
-    - the matrix of attention, and the keys of attention pooling;
-    - the standard deviation in LayerNorm, the root mean square in RMSNorm (the mean is linear);
-    - of an activation a(x) the gate a(x) / x, as Phi(x) is that of GELU;
-    - of a product of two branches (SwiGLU, gated attention) the branch that is the gate.
-    """
-    operators = Operators()
-    with ExitStack() as hooks:
-        for part in parts:
-            for module, hook in operators.hooks(part).items():
-                hooks.callback(module.register_forward_hook(hook).remove)
-        yield
-
-
-def unknown_operators(model: nn.Module) -> list[str]:
-    """The kinds of layers of a model of which `fixed_operators` makes nothing linear."""
-    unknown = set()
-    for part in [model.get_submodule("blocks"), *around_blocks(model)]:
-        gates = {id(mlp.act) for mlp in part.modules() if isinstance(mlp, Mlp | GluMlp | SwiGLU)}
-        for module in part.modules():
-            known = isinstance(module, LINEAR + NORMS) or id(module) in gates
-            if not known and not [*module.children()]:
-                unknown.add(type(module).__name__)
-    return sorted(unknown)
-
-
-def around_blocks(model: nn.Module) -> list[nn.Module]:
-    """The parts of a model that are neither its blocks nor what makes tokens of an image."""
-    names = ("norm_pre", "norm", "fc_norm", "attn_pool", "head_drop", "head", "head_dist")
-    return [part for name, part in model.named_children() if name in names]
-
-
-def blank_tokens(walk: Walk) -> Tensor:
-    """The tokens before the first block without what the patches add, (B, T, D): prefix tokens,
-    and of each patch its position."""
-    model = walk.model
-    family = family_of(model)
-
-    def erase(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
-        return torch.zeros_like(output)
-
-    with token_gradients(model, False), fixed_operators(*around_blocks(model)):
-        family.tokens(model, walk.images)
-        hook = model.patch_embed.register_forward_hook(erase)
-        try:
-            return family.tokens(model, walk.images)
-        finally:
-            hook.remove()
-
-
-def effective_gradients(walk: Walk, directions: Sequence[Tensor]) -> list[Tensor]:
-    """The gradient of each direction's score with respect to the tokens before the first block,
-    with all operators held fixed, (B, T, D)."""
-    gradients, _ = _back(walk, directions, with_constants=False)
-    return gradients
-
-
-def _back(
-    walk: Walk, directions: Sequence[Tensor], with_constants: bool
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Those gradients, and of each direction the part of the score (B,) that comes from biases
-    inside the blocks and after them; of no biases unless it is asked for."""
-    constants = [torch.zeros_like(walk.logits[:, 0]) for _ in directions]
-    with token_gradients(walk.model):
-        with fixed_operators(*around_blocks(walk.model)):
-            handed = walk.head_gradients(directions)
-            if with_constants:
-                of_nothing = walk.head(torch.zeros_like(walk.outputs))
-                for c, weights in enumerate(directions):
-                    constants[c] = constants[c] + (weights * of_nothing.detach()).sum(dim=1)
-        for index, block in reversed([*enumerate(walk.blocks.values())]):
-            tokens = walk.tokens(index).detach().requires_grad_()
-            with fixed_operators(block):
-                output = walk.run_block(index, tokens)[0]
-                if with_constants:
-                    of_nothing = walk.run_block(index, torch.zeros_like(tokens))[0].detach()
-                    for c, gradient in enumerate(handed):
-                        constants[c] = constants[c] + (gradient * of_nothing).sum(dim=(1, 2))
-            handed = [grad(output, tokens, one, retain_graph=True)[0] for one in handed]
-    return handed, constants
-
-
-def evidence_of(walk: Walk, directions: Sequence[Tensor]) -> list[Tensor]:
-    """What the image at each patch adds to each direction's score, (B, T); 0 on prefix tokens."""
-    content = walk.tokens(0) - blank_tokens(walk)
-    gradients = effective_gradients(walk, directions)
-    return [(gradient * content).sum(dim=-1) for gradient in gradients]
+from vit_finetune.attention.operators import Operators
+from vit_finetune.attention.walk import encoder_blocks, explicit_attention, token_gradients
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Where a score comes from, (B,) each.
+    """Where the logit of one image comes from.
 
     Attributes:
         patches: from the image, through the patch embedding.
         positions: from the position embedding of the patches.
         prefix: from the prefix tokens, such as CLS.
-        constant: from the biases in the blocks and in the head.
+        biases: from those of the blocks and after them.
         score: what the model itself gives.
     """
 
-    patches: Tensor
-    positions: Tensor
-    prefix: Tensor
-    constant: Tensor
-    score: Tensor
+    patches: float
+    positions: float
+    prefix: float
+    biases: float
+    score: float
 
-    @property
-    def error(self) -> float:
-        """How far the parts are from adding up to the score: the largest difference, relative to
-        the largest sum of the parts' sizes."""
-        parts = torch.stack([self.patches, self.positions, self.prefix, self.constant])
-        size = parts.abs().sum(dim=0).maximum(self.score.abs()).amax()
-        return float((parts.sum(dim=0) - self.score).abs().amax() / size)
+    def sizes(self) -> dict[str, float]:
+        """The size of each part, by what the reader calls it."""
+        return {
+            "the image": abs(self.patches),
+            "positions of the patches": abs(self.positions),
+            "prefix tokens": abs(self.prefix),
+            "biases": abs(self.biases),
+        }
+
+    def error(self, patches: float) -> float:
+        """How far the parts are from adding up to the score, relative to the sum of their sizes.
+
+        Args:
+            patches: what a map says that the patches add together.
+        """
+        total = patches + self.positions + self.prefix + self.biases
+        return abs(total - self.score) / (sum(self.sizes().values()) or 1.0)
 
 
-def decompose(walk: Walk, weights: Tensor) -> Parts:
-    """The parts of the score of a direction, (B, K). Each is computed by itself, so that their sum
-    is a check."""
-    (gradient,), (constant,) = _back(walk, [weights], with_constants=True)
-    blank = blank_tokens(walk)
-    first_patch = blank.shape[1] - walk.model.patch_embed.num_patches
-    of_blank = (gradient * blank).sum(dim=-1)
+def decompose(model: nn.Module, image: Tensor, label: int) -> Parts:
+    """The parts of the logit of one image (3, h, w) for a class.
+
+    One pass with a graph over the whole model gives them. It shares the fixed operators with the
+    maps, which go back block by block (`Walk`), and nothing else, so each checks the other.
+    """
+    operators = Operators()
+    patches: Tensor | None = None
+    tokens: Tensor | None = None
+
+    def embedded(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        nonlocal patches
+        patches = output.detach().requires_grad_()
+        return patches
+
+    def given(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        nonlocal tokens
+        tokens = args[0]
+
+    part: Any = model
+    biases = [one for name, one in model.named_parameters() if is_added(name)]
+    with token_gradients(model), ExitStack() as stack:
+        for bias in biases:
+            bias.requires_grad_()
+        stack.enter_context(operators.watched(model))
+        for block in encoder_blocks(model).values():
+            stack.enter_context(explicit_attention(block.get_submodule("attn")))
+        stack.callback(part.patch_embed.register_forward_hook(embedded).remove)
+        stack.callback(part.blocks[0].register_forward_pre_hook(given).remove)
+        score = model(image[None])[0, label]
+        assert patches is not None
+        assert tokens is not None
+        with operators.fixed():
+            of_patches, of_tokens, *of_biases = grad(
+                score, [patches, tokens, *biases], allow_unused=True, materialize_grads=True
+            )
+    added = (of_tokens * tokens.detach())[0].sum(dim=-1)
+    prefix = len(added) - part.patch_embed.num_patches
+    from_patches = float((of_patches * patches.detach()).sum())
+    from_biases = [(one * bias).sum() for one, bias in zip(of_biases, biases, strict=True)]
     return Parts(
-        patches=(gradient * (walk.tokens(0) - blank)).sum(dim=(1, 2)),
-        positions=of_blank[:, first_patch:].sum(dim=1),
-        prefix=of_blank[:, :first_patch].sum(dim=1),
-        constant=constant,
-        score=(weights * walk.logits).sum(dim=1),
+        patches=from_patches,
+        positions=float(added[prefix:].sum()) - from_patches,
+        prefix=float(added[:prefix].sum()),
+        biases=sum(float(one.detach()) for one in from_biases),
+        score=float(score.detach()),
     )
+
+
+def is_added(name: str) -> bool:
+    """Whether a parameter is added to the tokens in a block or after it."""
+    inside = name.startswith(("blocks.", "norm.", "fc_norm.", "attn_pool.", "head"))
+    return inside and (name.endswith("bias") or name == "attn_pool.pos_embed")

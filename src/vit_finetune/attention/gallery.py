@@ -21,6 +21,7 @@ from vit_finetune.attention.maps import (
     MapMaker,
     Maps,
     MapsOfDirection,
+    asked_by,
     go_back,
     joined,
     readout_maps,
@@ -159,7 +160,7 @@ def fill_gallery(
     sizes = len(pixels), len(model.blocks), model.blocks[0].attn.num_heads, maker.layout.tokens
     gallery = Gallery([], kept_in_file(*sizes), kept_on_page(*sizes))
     for i, row in enumerate(rows):
-        walk = Walk(maker.model, pixels[i : i + 1])
+        walk = Walk(maker.model, pixels[i : i + 1], asked_by(maker.kinds))
         label = int(chosen.labels[i])
         predicted = int(chosen.predicted[i])
         rivals = rivals_of(walk.logits[0], predicted, label)
@@ -201,7 +202,7 @@ def maps_of_image(
     for number, group in enumerate(groups):
         blocks = BlocksOfImage(maker, walk, len(group), len(group) - 1 if number == 0 else 0)
         takers: list[Any] = [blocks, matrices] if number == 0 else [blocks]
-        go_back(walk, [walk.direction(k) for k in group], maker.kinds, takers)
+        go_back(walk, [walk.direction(k) for k in group], takers)
         for k, maps in zip(group, blocks.maps, strict=True):
             of_class[k] = maker.on_grid(maps.values())
         if blocks.contrasts:

@@ -18,18 +18,18 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from vit_finetune.attention.effective import evidence_of, unknown_operators
+from vit_finetune.attention.operators import unknown_operators
 from vit_finetune.attention.shape import read_rows
-from vit_finetune.attention.walk import EARLY, EVIDENCE, GRADIENT, BlockAttention, Walk
+from vit_finetune.attention.walk import EARLY, EFFECTIVE, GRADIENT, BlockAttention, Walk
 from vit_finetune.model.families import token_layout
 from vit_finetune.model.tokens import TokenLayout
 
 # that matrices and tokens of a batch may take: so many images go together, or one
 BATCH_BYTES = 2**28
-# (H, T, T) float32 of an image at once, of one block, about: attention, its gradients, its graph
-MATRICES = 6
-# (T, D) float32 of an image, about: two kept of each block, and the graph of one
-TOKENS_OF_BLOCK, GRAPH = 2, 24
+# (H, T, T) float32 of an image at once, of one block: attention, two gradients, two on the way
+MATRICES = 5
+# (T, D) float32 of an image that the graph keeps for each block, about: 10 to 18 in timm's families
+GRAPH = 18
 
 Fusion = Literal["mean", "max"]
 Maps = dict[str, Tensor]  # method -> (B, G_h, G_w)
@@ -64,8 +64,8 @@ class Map(ABC):
     Attributes:
         name: of the method.
         description: a sentence on what the map shows.
-        asks: what it needs of a block beside the attention: GRADIENT, EARLY or EVIDENCE. A map that
-            needs nothing knows no class.
+        asks: what it needs of a block beside the attention: GRADIENT, EARLY or EFFECTIVE. A map
+            that needs nothing knows no class.
         signed: whether its values below 0 speak against the class.
         values: (B, T), of the blocks up to now.
     """
@@ -192,12 +192,12 @@ class LeGrad(Map):
 
 
 class EffectiveGradient(Map):
-    """g x, summed over the width: x what the patch embedding gives to a token, g the gradient with
-    attention, norms and gates held fixed; see `effective`.
+    """g x, summed over the width: x what the patch embedding gives, g the gradient of the score for
+    it while attention, norms and gates are held fixed; see `operators`.
 
     Wróbel et al. 2026 (DAVE, arXiv:2602.06613) and Mehri et al. 2024 (LibraGrad,
-    arXiv:2411.16760), at patches, without the average over shifts of the image. The values and the
-    score's other parts add up to the score.
+    arXiv:2411.16760), at patches, without an average over shifts of the image. The values and the
+    score's other parts add up to the score (`effective`).
     """
 
     name = "effective gradient"
@@ -205,12 +205,12 @@ class EffectiveGradient(Map):
         "What each patch adds to the logit of a class, with attention, norms and gates of the "
         "image held fixed (after Wróbel et al. 2026). Values below 0 speak against the class."
     )
-    asks = frozenset([EVIDENCE])
+    asks = frozenset([EFFECTIVE])
     signed = True
 
     def pass_block(self, block: BlockAttention) -> None:
-        assert block.evidence is not None
-        self.values = block.evidence
+        if block.effective is not None:  # the first block has it, and comes last
+            self.values = block.effective
 
     @classmethod
     def obstacle(cls, model: nn.Module) -> str:
@@ -224,7 +224,7 @@ MAPS: tuple[type[Map], ...] = (
     GradientRollout,
     Relevance,
     LeGrad,
-    # EffectiveGradient,
+    EffectiveGradient,
 )
 METHODS = {one.name: one for one in MAPS}
 
@@ -359,8 +359,8 @@ class MapMaker:
         model: Any = self.model
         tokens = self.layout.tokens
         matrices = MATRICES * model.blocks[0].attn.num_heads * tokens**2
-        kept = (TOKENS_OF_BLOCK * len(model.blocks) + GRAPH) * tokens * model.embed_dim
-        return max(1, min(self.batch_size, BATCH_BYTES // (4 * (matrices + kept))))
+        graph = GRAPH * len(model.blocks) * tokens * model.embed_dim
+        return max(1, min(self.batch_size, BATCH_BYTES // (4 * (matrices + graph))))
 
     def batches(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """Tensors of the same images, batch by batch."""
@@ -391,7 +391,7 @@ class MapMaker:
         others = classes if against is None else against
         parts = []
         for batch, wanted, other in self.batches(pixels, classes, others):
-            walk = Walk(self.model, batch)
+            walk = Walk(self.model, batch, asked_by(kinds))
             found: MapsOfDirection | Contrast
             if against is None:
                 direction = walk.direction(wanted)
@@ -399,7 +399,7 @@ class MapMaker:
             else:
                 direction = walk.direction(wanted) - walk.direction(other)
                 found = Contrast(kinds, self.readout(walk), self.settings)
-            go_back(walk, [direction], kinds, [found])
+            go_back(walk, [direction], [found])
             parts.append(self.on_grid(found.values()))
         return joined(parts)
 
@@ -408,24 +408,22 @@ class MapMaker:
         return {name: self.layout.to_grid(one).cpu() for name, one in values.items()}
 
 
+def asked_by(kinds: Sequence[type[Map]]) -> frozenset[str]:
+    """What some kinds of maps need beside the attention."""
+    return frozenset[str]().union(*(kind.asks for kind in kinds))
+
+
 class TakesBlocks(Protocol):
     """What is shown one block after the other, last block first."""
 
     def pass_block(self, block: BlockAttention) -> None: ...
 
 
-def go_back(
-    walk: Walk,
-    directions: Sequence[Tensor],
-    kinds: Sequence[type[Map]],
-    takers: Sequence[TakesBlocks],
-) -> None:
-    """Show each block to the takers, with all that these kinds of maps ask for."""
-    asked = frozenset[str]().union(*(kind.asks for kind in kinds))
-    evidence = evidence_of(walk, directions) if EVIDENCE in asked else []
+def go_back(walk: Walk, directions: Sequence[Tensor], takers: Sequence[TakesBlocks]) -> None:
+    """Show each block to the takers, last block first."""
 
     def visit(block: BlockAttention) -> None:
         for taker in takers:
             taker.pass_block(block)
 
-    walk.each_block(visit, directions, asked, evidence)
+    walk.each_block(visit, directions)

@@ -17,6 +17,7 @@ from PIL import Image
 from vit_finetune.attention.gallery import Shown
 from vit_finetune.attention.judge import Judgement
 from vit_finetune.attention.kept import Kept
+from vit_finetune.attention.maps import METHODS
 from vit_finetune.attention.pixels import PixelGrid
 from vit_finetune.pages.render import data_uri, render
 from vit_finetune.verdict import error_chance, in_words
@@ -156,6 +157,11 @@ def _png(image: Bytes) -> str:
     return data_uri(buffer.getvalue())
 
 
+def methods_in_order(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Each method with its description, in the order of the rows of the maps."""
+    return {row["map"]: METHODS[row["map"]].description for row in rows if row["map"] in METHODS}
+
+
 def facts(judgement: Judgement) -> list[tuple[str, str]]:
     """Numbers of the page: the margins that the verdict rests on, and the proof of the capture."""
     found = []
@@ -174,6 +180,11 @@ def facts(judgement: Judgement) -> list[tuple[str, str]]:
         )
     error = judgement.metrics["selfcheck_max_rel_err"]
     found.append(("self-check of every block, largest relative error", f"{error:.1e}"))
+    if judgement.shares:
+        shares = [f"{name} {100 * share:.0f} %" for name, share in judgement.shares.items()]
+        found.append(("where the predicted class's logit comes from", ", ".join(shares)))
+        error = judgement.metrics["completeness_max_rel_err"]
+        found.append(("sum of these parts against the logit, relative error", f"{error:.1e}"))
     return found
 
 

@@ -71,12 +71,24 @@ class Sample:
 
 @dataclass(frozen=True)
 class Mosaics:
-    """Mosaics (M, 3, h, w) as the model takes them, the class that each is asked for and its
-    quadrant, (M,)."""
+    """Mosaics of side x side images (M, 3, h, w) as the model takes them, the class that each is
+    asked for and its cell, (M,)."""
 
     pixels: Tensor
     classes: Tensor
-    quadrants: Tensor
+    cells: Tensor
+    side: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What maps are judged on: images, mosaics of 2 x 2 and of 3 x 3 images, and whether the
+    accuracy of the model is above chance."""
+
+    sample: Sample
+    mosaics: Mosaics
+    mosaics_3x3: Mosaics
+    above_chance: bool
 
 
 def draw_sample(
@@ -90,13 +102,20 @@ def draw_sample(
 
 
 def draw_mosaics(
-    test: PredictedImages, preprocess: Preprocess, count: int, rng: np.random.Generator
+    test: PredictedImages,
+    preprocess: Preprocess,
+    count: int,
+    rng: np.random.Generator,
+    side: int = 2,
 ) -> Mosaics:
-    """`count` mosaics of four classes, each with the class that it is asked for."""
-    tiles, sources, quadrants = mosaics(test.images, test.labels, count, rng)
-    classes = test.labels[sources[np.arange(count), quadrants]]
+    """`count` mosaics of side x side classes, each with the class that it is asked for."""
+    tiles, sources, cells = mosaics(test.images, test.labels, count, rng, side)
+    classes = test.labels[sources[np.arange(count), cells]]
     return Mosaics(
-        preprocess(torch.from_numpy(tiles)), torch.from_numpy(classes), torch.from_numpy(quadrants)
+        preprocess(torch.from_numpy(tiles)),
+        torch.from_numpy(classes),
+        torch.from_numpy(cells),
+        side,
     )
 
 

@@ -5,10 +5,10 @@ query, column = key, after q/k-norm, rotary embedding and bias. A direction weig
 each image, (B, K): one-hot for a class, +1 and -1 for one class against another. Its score is the
 weighted sum of the logits.
 
-The pass forward uses the fast kernel, which makes no matrix, and keeps the tokens between the
-blocks. On the way back each block runs again with its attention computed step by step. Its matrix
-is read where the model itself has it: in front of the dropout of the attention. The self-check
-compares what this attention gives with what the kernel gave.
+The pass forward uses the fast kernel of attention, which makes no matrix. On the way back the
+attention of each block runs again, step by step, and its matrix is read where the model itself has
+it: in front of the dropout of the attention. The self-check compares what this attention gives with
+what the kernel gave.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.autograd import grad
 from torch.nn import functional as F
 
+from vit_finetune.attention.operators import Operators
 from vit_finetune.core.errors import UserError
 from vit_finetune.model.families import fused_attention
 
@@ -28,7 +29,7 @@ from vit_finetune.model.families import fused_attention
 TOLERANCE = 1e-4
 
 # gradients that a map may ask for, see `BlockAttention`
-GRADIENT, EARLY, EVIDENCE = "gradient", "early", "evidence"
+GRADIENT, EARLY, EFFECTIVE = "gradient", "early", "effective"
 
 
 def encoder_blocks(model: nn.Module) -> dict[str, nn.Module]:
@@ -51,8 +52,8 @@ class BlockAttention:
         attn: (B, H, T, T).
         gradient: (B, H, T, T), of the score with respect to `attn`.
         early: (B, H, T, T), the same for the score that the head makes of this block's own output.
-        evidence: (B, T), what each token before the first block adds to the score; the same for
-            every block. See `effective`.
+        effective: (B, T), of the first block alone: what each patch adds to the score while the
+            operators of the model are held fixed; 0 for prefix tokens. See `Operators`.
     """
 
     index: int
@@ -60,10 +61,10 @@ class BlockAttention:
     attn: Tensor
     gradient: Tensor | None = None
     early: Tensor | None = None
-    evidence: Tensor | None = None
+    effective: Tensor | None = None
 
     def _with(self, change: Callable[[str], Tensor]) -> "BlockAttention":
-        names = [n for n in (GRADIENT, EARLY, EVIDENCE) if getattr(self, n) is not None]
+        names = [n for n in (GRADIENT, EARLY, EFFECTIVE) if getattr(self, n) is not None]
         changed: dict[str, Any] = {name: change(name) for name in names}
         return replace(self, **changed)
 
@@ -77,21 +78,109 @@ class BlockAttention:
         return self._with(lambda name: -getattr(self, name))
 
 
+class Step:
+    """One block of the pass forward.
+
+    It is cut out of the graph of the model: `tokens` and `read` begin a graph of their own, and the
+    attention between `reads` and `read` has none.
+
+    Attributes:
+        tokens: (B, T, D), what the block gets.
+        reads: (B, T, D), what its attention gets.
+        read: (B, T, D), what its attention gives.
+        output: (B, T, D), what the block gives.
+    """
+
+    tokens: Tensor
+    reads: Tensor
+    read: Tensor
+    output: Tensor
+
+    def __init__(self, name: str, block: Any, differentiate: bool) -> None:
+        self.name = name
+        self.block = block
+        self.differentiate = differentiate
+        self.others: tuple[tuple[Any, ...], dict[str, Any]] = (), {}
+
+    def _begin(self, tensor: Tensor) -> Tensor:
+        return tensor.detach().requires_grad_(self.differentiate)
+
+    def listen(self, hooks: ExitStack, order: list[str]) -> None:
+        """Keep all this from the next pass forward. `order` gets the name of the block when its
+        attention has run."""
+
+        def begin(_module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> Any:
+            self.tokens = self._begin(args[0])
+            return (self.tokens, *args[1:]), kwargs
+
+        def attend(_module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> Any:
+            self.reads = args[0]
+            self.others = args[1:], kwargs
+            return (args[0].detach(), *args[1:]), kwargs
+
+        def attended(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+            order.append(self.name)
+            self.read = self._begin(output)
+            return self.read
+
+        def end(_module: nn.Module, _args: Any, output: Tensor) -> None:
+            self.output = output
+
+        attention = self.block.attn
+        hooks.callback(self.block.register_forward_pre_hook(begin, with_kwargs=True).remove)
+        hooks.callback(self.block.register_forward_hook(end).remove)
+        hooks.callback(attention.register_forward_pre_hook(attend, with_kwargs=True).remove)
+        hooks.callback(attention.register_forward_hook(attended).remove)
+
+    def attend_again(self, operators: Operators) -> "Explicit":
+        """Run the attention again, step by step, with a graph of its own."""
+        reads = self._begin(self.reads)
+        with operators.watched(self.block.attn), explicit_attention(self.block.attn) as seen:
+            others, options = self.others
+            read = self.block.attn(reads, *others, **options)
+        if not seen:
+            raise UserError(f"the attention of {self.name} computes no matrix that could be shown")
+        return Explicit(reads, seen[0], read)
+
+    def back(self, explicit: "Explicit", gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """From a gradient (B, T, D) for the block's output to those for its matrix (B, H, T, T) and
+        for its tokens (B, T, D)."""
+        of_read, of_tokens = grad(
+            self.output, (self.read, self.tokens), gradient, retain_graph=True
+        )
+        of_matrix, of_reads = grad(
+            explicit.read, (explicit.matrix, explicit.reads), of_read, retain_graph=True
+        )
+        (through_attention,) = grad(self.reads, self.tokens, of_reads, retain_graph=True)
+        return of_matrix, of_tokens + through_attention
+
+
+@dataclass(frozen=True)
+class Explicit:
+    """Attention step by step: what it gets (B, T, D), its matrix, what it gives (B, T, D)."""
+
+    reads: Tensor
+    matrix: Tensor
+    read: Tensor
+
+
 class Walk:
     """One forward pass, then the way back through the blocks.
 
-    What is kept between them grows with L T. On the way back, one block's graph and matrices are
-    added.
+    The pass keeps its graph as a training step does, but none of the attention: its memory grows
+    with L T. On the way back the matrices of one block at a time are added.
 
     Attributes:
-        logits: (B, K).
-        outputs: (B, T, D), of the last block.
         pooling: (B, H, queries, T), attention pooling only.
         error: the largest relative error of the self-checks up to now.
     """
 
-    def __init__(self, model: nn.Module, images: Tensor) -> None:
+    def __init__(self, model: nn.Module, images: Tensor, asked: frozenset[str]) -> None:
         """Of images (B, 3, h, w).
+
+        Args:
+            asked: which of GRADIENT, EARLY and EFFECTIVE `each_block` gives; if none, no graph is
+                kept.
 
         Raises:
             RuntimeError: the model is in training mode.
@@ -102,44 +191,47 @@ class Walk:
                 "a model in training mode gives random attention; call model.eval() before"
             )
         self.model: Any = model
-        self.images = images
-        self.blocks = encoder_blocks(model)
+        self.asked = asked
+        self.operators = Operators()
         self.pooling: Tensor | None = None
         self.error = 0.0
-        self._inputs: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-        self._reads: list[Tensor] = []  # what each block's attention gave, (B, T, D)
-        ran: list[str] = []
-        with torch.inference_mode(False), torch.no_grad(), ExitStack() as hooks:
+        blocks = encoder_blocks(model)
+        self.steps = [Step(name, block, bool(asked)) for name, block in blocks.items()]
+        order: list[str] = []
+        with token_gradients(model, bool(asked)), ExitStack() as hooks:
             hooks.enter_context(fused_attention(model))
-            for name, block in self.blocks.items():
-                self._listen(name, block, ran, hooks)
-            hooks.callback(block.register_forward_hook(self._keep_output).remove)
+            if EFFECTIVE in asked:
+                hooks.enter_context(self.operators.watched(model))
+            for step in self.steps:
+                step.listen(hooks, order)
+            self._listen_to_patches(hooks)
             if getattr(model, "attn_pool", None) is not None:
                 self._listen_to_pooling(self.model.attn_pool, hooks)
-            self.logits: Tensor = model(images)
-        if ran != [*self.blocks] or len(self._inputs) != len(ran):
+            self._logits: Tensor = model(images)
+        if order != [*blocks]:
             raise UserError(
                 f"the blocks of a {type(model).__name__} must attend once each, in their order, "
-                f"but these attended: {', '.join(ran) or 'none'}; use a model of timm without "
+                f"but these attended: {', '.join(order) or 'none'}; use a model of timm without "
                 "gradient checkpointing"
             )
 
-    def _listen(self, name: str, block: nn.Module, ran: list[str], hooks: ExitStack) -> None:
-        """Keep what a block is given, and what its attention gives."""
+    @property
+    def logits(self) -> Tensor:
+        """(B, K)."""
+        return self._logits.detach()
 
-        def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._inputs.append((args, kwargs))
+    def _listen_to_patches(self, hooks: ExitStack) -> None:
+        """Keep what the patch embedding gives, where a graph begins, and the tokens made of it."""
 
-        def after(_module: nn.Module, _args: Any, output: Tensor) -> None:
-            ran.append(name)
-            self._reads.append(output)
+        def embedded(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+            self._patches = output.detach().requires_grad_(bool(self.asked))
+            return self._patches
 
-        hooks.callback(block.register_forward_pre_hook(before, with_kwargs=True).remove)
-        attention = block.get_submodule("attn")
-        hooks.callback(attention.register_forward_hook(after).remove)
+        def given(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            self._given = args[0]
 
-    def _keep_output(self, _block: nn.Module, _args: Any, output: Tensor) -> None:
-        self.outputs = output
+        hooks.callback(self.model.patch_embed.register_forward_hook(embedded).remove)
+        hooks.callback(self.model.blocks[0].register_forward_pre_hook(given, prepend=True).remove)
 
     def _listen_to_pooling(self, pool: Any, hooks: ExitStack) -> None:
         """Make the matrix of timm's attention pooling from its queries and keys, and check it:
@@ -148,7 +240,7 @@ class Walk:
 
         def keep(name: str) -> Callable[..., None]:
             def hook(_module: nn.Module, _args: Any, output: Tensor) -> None:
-                seen[name] = output
+                seen[name] = output.detach()
 
             return hook
 
@@ -165,8 +257,9 @@ class Walk:
 
     def _check(self, name: str, found: Tensor, expected: Tensor) -> None:
         """Two ways to compute the same attention must agree."""
+        expected = expected.detach()
         largest = expected.abs().amax().clamp_min(torch.finfo(expected.dtype).tiny)
-        error = float((found - expected).abs().amax() / largest)
+        error = float((found.detach() - expected).abs().amax() / largest)
         if not error <= TOLERANCE:  # also if it is NaN
             raise UserError(
                 f"{name}: attention computed step by step differs from the model's own by "
@@ -181,53 +274,15 @@ class Walk:
         chosen = torch.as_tensor(classes, device=self.logits.device).expand(count)
         return F.one_hot(chosen, classes_of_model).to(self.logits)
 
-    def tokens(self, index: int) -> Tensor:
-        """What a block reads, (B, T, D)."""
-        args, _ = self._inputs[index]
-        tokens: Tensor = args[0]
-        return tokens
-
-    def run_block(self, index: int, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Run a block on tokens (B, T, D), its attention step by step.
-
-        Returns:
-            Its output (B, T, D), its matrix (B, H, T, T), and what its attention gave (B, T, D).
-        """
-        name = [*self.blocks][index]
-        args, kwargs = self._inputs[index]
-        with explicit_attention(self.blocks[name]) as seen:
-            output = self.blocks[name](tokens, *args[1:], **kwargs)
-        if "matrix" not in seen:
-            raise UserError(f"the attention of {name} computes no matrix that could be shown")
-        return output, seen["matrix"], seen["read"]
-
-    def head(self, tokens: Tensor) -> Tensor:
-        """Logits (B, K) that the head makes of a block's output (B, T, D)."""
-        logits: Tensor = self.model.forward_head(self.model.norm(tokens))
-        return logits
-
-    def head_gradients(self, directions: Sequence[Tensor]) -> list[Tensor]:
-        """The gradient of each direction's score with respect to the last block's output,
-        (B, T, D)."""
-        tokens = self.outputs.detach().requires_grad_()
-        logits = self.head(tokens)
-        return [grad(logits, tokens, weights, retain_graph=True)[0] for weights in directions]
-
     def each_block(
-        self,
-        visit: Callable[[BlockAttention], object],
-        directions: Sequence[Tensor],
-        asked: frozenset[str],
-        evidence: Sequence[Tensor] = (),
+        self, visit: Callable[[BlockAttention], object], directions: Sequence[Tensor]
     ) -> None:
         """Call `visit` for each block, last block first, and in it for each direction.
 
         Of matrices nothing stays but what `visit` keeps. The parameters' .grad stay as they are.
 
         Args:
-            directions: of (B, K) each; at least one, also if no gradient is asked for.
-            asked: which of GRADIENT and EARLY are wanted.
-            evidence: of each direction, (B, T), to be handed on to `visit`.
+            directions: of (B, K) each; at least one, also if no gradient was asked for.
 
         Raises:
             UserError: a block's attention has no matrix, or it is not the model's own.
@@ -236,46 +291,78 @@ class Walk:
             if weights.shape != self.logits.shape:
                 shape, wanted = tuple(weights.shape), tuple(self.logits.shape)
                 raise ValueError(f"a direction has the shape {shape}; use {wanted}")
-        differentiate = GRADIENT in asked or EARLY in asked
-        with token_gradients(self.model, differentiate):
-            handed = self.head_gradients(directions) if GRADIENT in asked else []
-            for index in reversed(range(len(self.blocks))):
-                tokens = self.tokens(index).detach().requires_grad_(differentiate)
-                output, matrix, read = self.run_block(index, tokens)
-                self._check([*self.blocks][index], read.detach(), self._reads[index])
-                attn = matrix.detach()
-                early_logits = self.head(output) if EARLY in asked else None
-                for c, weights in enumerate(directions):
-                    found: dict[str, Tensor] = {}
-                    if early_logits is not None:
-                        (found[EARLY],) = grad(early_logits, matrix, weights, retain_graph=True)
-                    if handed:
-                        found[GRADIENT], handed[c] = grad(
-                            output, (matrix, tokens), handed[c], retain_graph=True
-                        )
-                    if evidence:
-                        found[EVIDENCE] = evidence[c]
-                    visit(BlockAttention(index, c, attn, **found))
+        with token_gradients(self.model, bool(self.asked)):
+            handed = self._at_head(directions) if GRADIENT in self.asked else []
+            effective: list[Tensor] = []
+            if EFFECTIVE in self.asked:
+                with self.operators.fixed():
+                    effective = self._at_head(directions)
+            for index in reversed(range(len(self.steps))):
+                self._visit_block(index, visit, directions, handed, effective)
+
+    def _visit_block(
+        self,
+        index: int,
+        visit: Callable[[BlockAttention], object],
+        directions: Sequence[Tensor],
+        handed: list[Tensor],
+        effective: list[Tensor],
+    ) -> None:
+        """Visit one block. The gradients for its output, ordinary ones and those of fixed
+        operators, are replaced by those for its tokens; empty lists if they were not asked for."""
+        step = self.steps[index]
+        explicit = step.attend_again(self.operators)
+        self._check(step.name, explicit.read, step.read)
+        early_logits = self._early_logits(step)
+        for c, weights in enumerate(directions):
+            found: dict[str, Any] = {}
+            if effective:
+                with self.operators.fixed():
+                    effective[c] = step.back(explicit, effective[c])[1]
+                    if index == 0:
+                        found[EFFECTIVE] = self._at_patches(effective[c])
+            if handed:
+                found[GRADIENT], handed[c] = step.back(explicit, handed[c])
+            if early_logits is not None:
+                (of_read,) = grad(early_logits, step.read, weights, retain_graph=True)
+                found[EARLY] = grad(explicit.read, explicit.matrix, of_read, retain_graph=True)[0]
+            visit(BlockAttention(index, c, explicit.matrix.detach(), **found))
+
+    def _at_head(self, directions: Sequence[Tensor]) -> list[Tensor]:
+        """The gradient of each direction's score with respect to the last block's output,
+        (B, T, D)."""
+        last = self.steps[-1].output
+        return [grad(self._logits, last, one, retain_graph=True)[0] for one in directions]
+
+    def _early_logits(self, step: Step) -> Tensor | None:
+        """What the head makes of a block's own output, (B, K), if that was asked for."""
+        if EARLY not in self.asked:
+            return None
+        logits: Tensor = self.model.forward_head(self.model.norm(step.output))
+        return logits
+
+    def _at_patches(self, gradient: Tensor) -> Tensor:
+        """What each patch adds to the score: from the gradient for the tokens before the first
+        block (B, T, D) to (B, T), 0 for prefix tokens."""
+        (of_patches,) = grad(self._given, self._patches, gradient, retain_graph=True)
+        added = (of_patches * self._patches).sum(dim=-1).flatten(1).detach()
+        return F.pad(added, (gradient.shape[1] - added.shape[1], 0))
 
 
 @contextmanager
-def explicit_attention(block: Any) -> Iterator[dict[str, Tensor]]:
-    """Inside, the attention of a block is computed step by step. Gives its `matrix` and what it
-    `read`, the output of the attention."""
-    attention = block.attn
-    seen: dict[str, Tensor] = {}
+def explicit_attention(attention: Any) -> Iterator[list[Tensor]]:
+    """Inside, attention is computed step by step. Gives its matrix, in a list that is empty until
+    it runs."""
+    seen: list[Tensor] = []
 
-    def keep(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, _args: Any, output: Tensor) -> None:
-            seen[name] = output
-
-        return hook
+    def keep(_module: nn.Module, _args: Any, output: Tensor) -> None:
+        seen.append(output)
 
     with ExitStack() as restore:
-        restore.callback(setattr, attention, "fused_attn", attention.fused_attn)
-        attention.fused_attn = False
-        restore.callback(attention.attn_drop.register_forward_hook(keep("matrix")).remove)
-        restore.callback(attention.register_forward_hook(keep("read")).remove)
+        if hasattr(attention, "attn_drop"):
+            restore.callback(setattr, attention, "fused_attn", attention.fused_attn)
+            attention.fused_attn = False
+            restore.callback(attention.attn_drop.register_forward_hook(keep).remove)
         yield seen
 
 
