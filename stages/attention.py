@@ -38,7 +38,7 @@ def main(stage: Stage) -> None:
     with stage.progress(range(judge.STEPS), "step", total=judge.STEPS) as bar:
         judgement = judge.judge(maker, pretrained, trial, seed, bar.update, fast_precision)
 
-    rows = sample.choose_gallery(test, settings.gallery, rng)
+    rows = sample.choose_gallery(test, settings.gallery)
     shown = test.take(rows)
     shown_pixels = preprocess(torch.from_numpy(shown.images))
     filled = gallery.fill_gallery(maker, shown_pixels, rows, shown)

@@ -1,7 +1,7 @@
 """Pictures of attention: arrays in, a matplotlib Figure out."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -50,29 +50,25 @@ def heat_canvas(
 
 
 @style.styled
-def attention_montage(
-    images: Sequence[Shown], common: Common, verdicts: Mapping[str, str]
-) -> Figure:
+def attention_montage(images: Sequence[Shown], common: Common) -> Figure:
     """One row per image: the image, then the image in the spotlight of each map of its predicted
     class, each scaled for itself.
 
     A right prediction has a tick. A wrong one has a cross, is bold, and names the true class.
-
-    Args:
-        verdicts: of each map, in a word, against a centred Gaussian.
     """
-    maps = list(common.methods)
+    methods = common.methods
     tall = max(shown.image.shape[0] / shown.image.shape[1] for shown in images)
-    across = 1 + len(maps)
+    across = 1 + len(methods)
     wide = 0.18 * across  # cells, for about an inch of text
     height = 0.5 + len(images) * tall
     figure, canvas, _ = style.canvas(
         wide + across, height + 0.25, "What speaks for the predicted class, by each map"
     )
-    for column, name in enumerate(("image", *maps)):
+    canvas.text(wide + 0.47, 0.2, "image", ha="center")
+    for column, method in enumerate(methods, start=1):
         x = wide + column + 0.47
-        canvas.text(x, 0.2, name, ha="center")
-        canvas.text(x, 0.4, verdicts.get(name, ""), ha="center", fontsize=7, color=style.QUIET)
+        canvas.text(x, 0.2, method.name, ha="center")
+        canvas.text(x, 0.4, method.verdict, ha="center", fontsize=7, color=style.QUIET)
     for i, shown in enumerate(images):
         y = 0.5 + i * tall
         right = shown.label == shown.predicted
@@ -88,8 +84,8 @@ def attention_montage(
             color=style.BLUE if right else style.VERMILION,
         )
         style.place(canvas, shown.image, wide, y, tall)
-        for column, name in enumerate(maps, start=1):
-            of_map = painted(shown, map_of(shown, name, shown.predicted), common.grid)
+        for column, method in enumerate(methods, start=1):
+            of_map = painted(shown, map_of(shown, method.name, shown.predicted), common.grid)
             style.place(canvas, spotlight(shown.image, of_map), wide + column, y, tall)
     canvas.text(0, height + 0.2, MONTAGE_NOTE, fontsize=7, color=style.QUIET)
     return figure
@@ -203,12 +199,11 @@ def draw_all(
 ) -> dict[str, Figure]:
     """Every picture of the stage by the name of its file."""
     grid = common.grid
-    verdicts = {row["map"]: row["verdict"] for row in judgement.tables["attention_maps"]}
     first = images[opening(images, judgement)[0]]
     heads = np.stack([[painted(first, head, grid) for head in block] for block in first.heads])
     prediction = f"{common.classes[first.predicted]} {first.confidence:.2f}"
     return {
-        "attention_montage": attention_montage(images, common, verdicts),
+        "attention_montage": attention_montage(images, common),
         "attention_blocks": block_head_grid(
             first.image, heads, f"Every block and head: {prediction}"
         ),

@@ -8,7 +8,7 @@ import io
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,21 @@ Floats = NDArray[np.floating]
 Bytes = NDArray[np.uint8]
 
 
+class Method(NamedTuple):
+    """A way to make maps.
+
+    Attributes:
+        description: a sentence that says what it shows.
+        verdict: a word, against a centred Gaussian.
+        signed: whether values below 0 speak against the class.
+    """
+
+    name: str
+    description: str
+    verdict: str
+    signed: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class Common:
     """What all images of the page have in common.
@@ -36,14 +51,14 @@ class Common:
     Attributes:
         classes: names of the K classes.
         prefix: names of the tokens before the patches.
-        methods: each method, in the order of the views, with a sentence that says what it shows.
+        methods: in the order of the views.
         kept: which blocks and heads the images hold.
         grid: where the patches lie.
     """
 
     classes: Sequence[str]
     prefix: Sequence[str]
-    methods: Mapping[str, str]
+    methods: Sequence["Method"]
     kept: Kept
     grid: PixelGrid
 
@@ -81,9 +96,9 @@ def compose(
         "meanHeads": not kept.each_head,
         "classes": list(common.classes),
         "prefix": list(common.prefix),
-        "methods": dict(common.methods),
+        "methods": [method._asdict() for method in common.methods],
         "start": start,
-        "images": [_describe(one, common.methods) for one in images],
+        "images": [_describe(one, [method.name for method in common.methods]) for one in images],
     }
     return render(
         "attention/page.html",
@@ -157,9 +172,14 @@ def _png(image: Bytes) -> str:
     return data_uri(buffer.getvalue())
 
 
-def methods_in_order(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Each method with its description, in the order of the rows of the maps."""
-    return {row["map"]: METHODS[row["map"]].description for row in rows if row["map"] in METHODS}
+def methods_in_order(rows: Sequence[Mapping[str, Any]]) -> list[Method]:
+    """The methods in the order of the rows of the maps."""
+    found = []
+    for row in rows:
+        if row["verdict"]:
+            kind = METHODS[row["map"]]
+            found.append(Method(kind.name, kind.description, row["verdict"], kind.signed))
+    return found
 
 
 def facts(judgement: Judgement) -> list[tuple[str, str]]:
@@ -189,12 +209,14 @@ def facts(judgement: Judgement) -> list[tuple[str, str]]:
 
 
 def opening(images: Sequence[Shown], judgement: Judgement) -> tuple[int, str]:
-    """What the page opens on: the image that is right with most confidence, and the map that
-    deserves most trust."""
-    confidence = [one.confidence + (one.predicted == one.label) for one in images]
-    rows = [row for row in judgement.tables["attention_maps"] if row["verdict"]]
-    best = max(rows, key=lambda row: row["minus_centre_low"])["map"]
-    return int(np.argmax(confidence)), best
+    """What the page opens on: the most confident mistake, or without mistakes the least confident
+    image; and of the maps that know the class the first, which deserves most trust."""
+    order = [(one.predicted == one.label, -one.confidence) for one in images]
+    if all(right for right, _ in order):
+        order = [(right, -confidence) for right, confidence in order]
+    first = min(range(len(images)), key=lambda i: order[i])
+    names = [row["map"] for row in judgement.tables["attention_maps"] if row["verdict"]]
+    return first, next(name for name in names if METHODS[name].asks)
 
 
 def attention_page(images: Sequence[Shown], common: Common, judgement: Judgement) -> str:
