@@ -302,7 +302,7 @@ function layOutStage() {
     width: (right - left) / across,
     height: (bottom - top) / down,
   };
-  byId("main").style.setProperty("--stage", `${60 * across / down}vh`);
+  byId("main").style.setProperty("--shape", across / down);
   byId("stage").style.aspectRatio = `${across} / ${down}`;
   Object.assign(byId("image").style, {
     left: `${-100 * x / across}%`,
@@ -929,7 +929,7 @@ function methodChoice({ name, verdict }) {
     height: THUMBNAIL_SCALE * rows,
   });
   canvas.dataset.view = name;
-  const mark = element("small", {}, verdict === "better" ? "" : verdictWords(verdict));
+  const mark = element("small", {}, verdict === "better" ? "" : verdict);
   return { value: name, content: [canvas, name, mark] };
 }
 
