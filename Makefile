@@ -3,11 +3,11 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
-RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
+RUN := $(BIN)/python -m vit_finetune.core.environment
 PROFILE ?= demo
 
 help:
-	@echo "make repro   set up, run the default pipeline on CIFAR-10, print the results"
+	@echo "make repro   set up, run the pipeline of params.yaml, print the results (DATA=folder of your own images)"
 	@echo "make demo    set up, run it on data and weights that are already here (PROFILE=name for another overlay)"
 	@echo "make open    show the report and the page of attention in a browser"
 	@echo "make clean   remove what interrupted runs and tools left; results and DVC's cache stay"
@@ -29,19 +29,23 @@ setup: .venv/.complete
 	touch $@
 
 repro: setup
+ifdef DATA
+	$(RUN) python -m vit_finetune.own_images "$(DATA)"
+else
 	$(BIN)/python -m vit_finetune.params
 	$(RUN) dvc repro
+endif
 	$(BIN)/python -m vit_finetune.summary
 
 demo: setup
-	$(RUN) python -m vit_finetune.profiles $(PROFILE)
+	$(BIN)/python -m vit_finetune.profiles $(PROFILE)
 
 open: setup
 	$(BIN)/python -m webbrowser -t "file://$(CURDIR)/report.html"
 	$(BIN)/python -m webbrowser -t "file://$(CURDIR)/attention/index.html"
 
 clean:
-	rm -rf .checkpoints .run dvc_plots dvclive .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .checkpoints .run .uv_cache dvc_plots dvclive .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src stages tests benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 TESTS := python -m pytest -n auto --maxprocesses 4 --dist worksteal

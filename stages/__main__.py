@@ -5,7 +5,15 @@ No stage depends on this file in dvc.yaml: nothing here changes what a stage com
 
 import sys
 
-from vit_finetune.stage import Script, run
+try:
+    from vit_finetune.stage import Script, run
+except ModuleNotFoundError as error:
+    if str(error.name).startswith("vit_finetune"):
+        raise
+    sys.exit(
+        f"stages: {sys.executable} has no {error.name}: activate the environment "
+        "(. .venv/bin/activate), or run make repro"
+    )
 
 SCRIPTS = (
     Script("download", memory_key="data.image_size"),

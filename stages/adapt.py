@@ -1,6 +1,7 @@
 """adapt: data/subset, pretrained weights -> models/pretrained, models/adapted,
-plots/adaptation.csv"""
+data/pretrained_features, plots/adaptation.csv"""
 
+from vit_finetune.core.arrays import write_split
 from vit_finetune.core.device import resolve_precision
 from vit_finetune.core.files import new_folder, read_json, write_csv
 from vit_finetune.model.boundary import SplitModel, to_device
@@ -8,7 +9,7 @@ from vit_finetune.model.build import build_model, preprocessing
 from vit_finetune.model.freezing import freeze
 from vit_finetune.model.saved import save_model, weights_digest
 from vit_finetune.stage import Stage
-from vit_finetune.training import adaptation, results
+from vit_finetune.training import adaptation, features, results
 from vit_finetune.training.data import read_training_images
 from vit_finetune.training.trainer import Trainer, possible_settings
 
@@ -26,19 +27,44 @@ def main(stage: Stage) -> None:
         seed=params.seed,
     )
     preprocess = preprocessing(backbone, options.crop_pct)
+    other_size = adaptation.other_size(dataset, preprocess.input_size)
+    if other_size:
+        stage.say(other_size)
     model = adaptation.with_head(backbone, len(dataset["classes"]))
     for warning in adaptation.check_later_stages(model, params):
         stage.warn(warning)
 
+    freeze(model, "all", params.adapt.parameters)
+    model = to_device(model, device, precision)
+    split_model = SplitModel(model, "all", preprocess, device, precision)
+    data, images = read_training_images("data/subset", params.embed.flip)
+    checkpoint = stage.checkpoint(
+        params.seed,
+        params.adapt.model_dump(),
+        str(precision),
+        images,
+        len(data.views),
+        weights_digest(backbone),
+    )
+    pretrained = features.read_or_compute(
+        checkpoint / "features.pt", split_model, data, stage.ranks
+    )
     history = results.History()
     if params.adapt.epochs:
-        freeze(model, "all", params.adapt.parameters)
-        model = to_device(model, device, precision)
-        split_model = SplitModel(model, "all", preprocess, device, precision)
-        history = train(stage, split_model, weights_digest(backbone))
+        settings, warnings = possible_settings(params.adapt, split_model)
+        for warning in warnings:
+            stage.warn(warning)
+        trainer = Trainer(
+            split_model, data, settings, name=stage.name, seed=params.seed, ranks=stage.ranks
+        )
+        last = checkpoint / "last.pt"
+        history = results.fit_with_bar(trainer, pretrained, last, write_history, stage.say)
 
     if not stage.ranks.is_first:
         return
+    with new_folder("data/pretrained_features") as folder:
+        write_split(folder, "train", features=pretrained.train.numpy())
+        write_split(folder, "val", features=pretrained.val.numpy())
     with new_folder("models/pretrained") as folder:
         save_model(backbone, folder, preprocess)
     adapted = adaptation.adopt(backbone, model, history, str(precision).removeprefix("torch."))
@@ -46,33 +72,15 @@ def main(stage: Stage) -> None:
         save_model(backbone, folder, preprocess)
         adapted.write(folder)
     write_history(history)
+    stage.record_versions()
     if params.adapt.epochs and not adapted.parameters_adapted:
+        probe_accuracy = history.rows[0]["val_accuracy"]
+        last_accuracy = history.rows[-1]["val_accuracy"]
         stage.say(
-            "no epoch was better on the validation images than a probe of the pretrained backbone, "
-            f"{history.best['val_accuracy']:.4f}, which therefore stays as it was"
+            f"the backbone stays as it was: a linear probe of it has {probe_accuracy:.4f} on the "
+            f"validation images, clearly more than the last epoch's {last_accuracy:.4f}"
         )
     stage.forget_checkpoints()
-
-
-def train(stage: Stage, split_model: SplitModel, pretrained: str) -> results.History:
-    """Train the whole model; `pretrained` is the hash of the weights that it starts from."""
-    params = stage.params
-    data, images = read_training_images("data/subset", params.embed.flip)
-    settings, warnings = possible_settings(params.adapt, split_model)
-    for warning in warnings:
-        stage.warn(warning)
-    trainer = Trainer(
-        split_model, data, settings, name=stage.name, seed=params.seed, ranks=stage.ranks
-    )
-    checkpoint = stage.checkpoint(
-        params.seed,
-        params.adapt.model_dump(),
-        str(split_model.precision),
-        images,
-        len(data.views),
-        pretrained,
-    )
-    return results.fit_with_bar(trainer, checkpoint / "last.pt", write_history, stage.say)
 
 
 def write_history(history: results.History) -> None:

@@ -65,5 +65,6 @@ def main(stage: Stage) -> None:
     pictures = figures.draw_all(filled.images, judgement, means, common)
     for name, picture in pictures.items():
         write_bytes(f"plots/{name}.png", png(picture))
+    stage.record_versions()
     for warning in font_warnings(pictures.values()):
         stage.warn(warning)

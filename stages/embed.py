@@ -37,9 +37,10 @@ def main(stage: Stage) -> None:
     if stage.ranks.is_first:
         for message in prepare_files(folder, files):
             stage.say(message)
-    write_views(split_model, images, files, stage.params.runtime.workers, stage.ranks)
+    write_views(split_model, images, files, stage.ranks)
 
     if stage.ranks.is_first:
         manifest.write(folder)
         replace_folder("data/embedded", folder)
+        stage.record_versions()
         stage.forget_checkpoints()

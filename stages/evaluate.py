@@ -1,12 +1,15 @@
 """evaluate: models/finetuned, test activations and labels -> metrics/evaluation.json, tables,
 pictures"""
 
+from pathlib import Path
+
 from vit_finetune.activations.files import map_activations
 from vit_finetune.activations.manifest import Manifest
 from vit_finetune.charts import render
 from vit_finetune.core.arrays import decode_names, read_split
-from vit_finetune.core.files import write_bytes, write_csv, write_json
+from vit_finetune.core.files import read_json, write_bytes, write_csv, write_json
 from vit_finetune.evaluation import figures, measures, predictions
+from vit_finetune.model.calibrated import read_validation
 from vit_finetune.model.saved import class_names, load_model
 from vit_finetune.stage import Stage
 from vit_finetune.style import font_warnings, png
@@ -20,8 +23,8 @@ def main(stage: Stage) -> None:
     manifest = Manifest.read("data/embedded")
     split_model = manifest.split_model(load_model("models/finetuned"), stage.device())
     classes = class_names("models/finetuned")
-    images, labels, indices, names = read_split(
-        "data/subset", "test", "images", "labels", "indices", "files"
+    images, labels, indices, names, groups = read_split(
+        "data/subset", "test", "images", "labels", "indices", "files", "groups"
     )
     files = decode_names(names)
     stored = map_activations("data/embedded", manifest, "test")
@@ -31,9 +34,13 @@ def main(stage: Stage) -> None:
     confidence = probabilities.max(axis=1)
 
     summary = measures.classification_summary(
-        labels, logits.numpy(), classes, bins=settings.calibration_bins
+        labels, logits.numpy(), classes, settings.calibration_bins, groups
     )
-    warnings = measures.find_warnings(labels, predicted, classes)
+    corrections = read_json("data/subset/dataset.json")["corrections"]["test"]
+    if corrections:
+        summary["corrected"] = corrections
+    _, validation_right = read_validation(Path("models/finetuned"))
+    warnings = measures.find_warnings(labels, predicted, classes, validation_right)
     if warnings:
         summary["warning"] = "; ".join(warnings)
     write_json("metrics/evaluation.json", summary)
@@ -41,8 +48,8 @@ def main(stage: Stage) -> None:
         stage.warn(warning)
 
     class_rows = measures.per_class(labels, predicted, classes)
-    bins = measures.reliability(labels, probabilities, bins=settings.calibration_bins)
-    selective_rows = measures.selective(labels, predicted, confidence)
+    bins = measures.reliability(labels, probabilities, settings.calibration_bins, groups)
+    selective_rows = measures.selective(labels, predicted, confidence, groups)
     rows = predictions.prediction_rows(indices, files, labels, predicted, confidence, classes)
     write_csv("plots/predictions.csv", rows)
     write_csv("plots/per_class.csv", class_rows)
@@ -72,3 +79,4 @@ def main(stage: Stage) -> None:
         stage.warn(warning)
     cells = render.counted(rows, ["actual", "predicted"])
     write_bytes("plots/confusion.png", render.png("confusion", cells))
+    stage.record_versions()

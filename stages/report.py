@@ -26,23 +26,14 @@ CHARTS = {  # picture of the page -> template, table
     "attention_curves": ("attention_curves", "attention_curves"),
     "attention_shape": ("attention_blocks", "attention_blocks"),
 }
-PACKAGES = (
-    "dvc",
-    "torch",
-    "torchvision",
-    "timm",
-    "numpy",
-    "scikit-learn",
-    "matplotlib",
-    "pillow",
-    "safetensors",
-)
+STAGES = ("download", "subset", "adapt", "embed", "train", "evaluate", "attention")
 
 
 def main(stage: Stage) -> None:
     metrics = {name: read_json(f"metrics/{name}.json") for name in METRICS}
     maps = read_csv("plots/attention_maps.csv")
-    versions = page.locked_versions(Path("requirements.lock").read_text(encoding="utf-8"), PACKAGES)
+    recorded = {name: read_json(f"versions/{name}.json") for name in STAGES}
+    pins = page.pinned_versions(Path("requirements.lock").read_text(encoding="utf-8"))
 
     pictures = {}
     for name in IMAGES:
@@ -54,5 +45,5 @@ def main(stage: Stage) -> None:
     predictions = render.counted(read_csv("plots/predictions.csv"), ["actual", "predicted"])
     pictures["confusion"] = render.svg("confusion", predictions)
 
-    text = page.compose(stage.params, metrics, maps, pictures, versions)
+    text = page.compose(stage.params, metrics, maps, pictures, page.used_versions(recorded, pins))
     write_text("report.html", text)

@@ -1,13 +1,19 @@
-"""subset: data/raw -> data/subset (images, labels, files, indices of train, val and test),
-problems, class counts"""
+"""subset: data/raw, data/corrections.csv -> data/subset (images, labels, files, groups, indices of
+train, val and test), problems, class counts"""
 
 from vit_finetune.core.arrays import read_split
 from vit_finetune.core.files import new_folder, write_bytes, write_csv, write_json
-from vit_finetune.data.checks import COLUMNS, RawData, Tally, problems
-from vit_finetune.data.dataset import balance_rows, class_counts
+from vit_finetune.data.checks import COLUMNS, find_problems, in_words
+from vit_finetune.data.corrections import CORRECTIONS, Correction, read_corrections
+from vit_finetune.data.dataset import RAW, Dataset, balance_rows, class_counts
 from vit_finetune.data.figures import sample_grid
-from vit_finetune.data.split import handle_leaks, train_val_test
-from vit_finetune.data.subset import subset_size, write_subset
+from vit_finetune.data.split import (
+    absent_classes,
+    handle_leaks,
+    require_every_class,
+    train_val_test,
+)
+from vit_finetune.data.subset import Split, corrected_splits, subset_size, write_subset
 from vit_finetune.stage import Stage
 from vit_finetune.style import font_warnings, png
 
@@ -15,29 +21,72 @@ PROBLEMS = "plots/image_problems.csv"
 
 
 def main(stage: Stage) -> None:
-    settings = stage.params.subset
-    seed = stage.params.seed
-    raw = RawData.read("data/raw")
-    classes = raw.description["classes"]
+    raw = Dataset.read(RAW)
+    corrections = corrections_for(stage, raw)
 
-    tally = Tally()
-    write_csv(PROBLEMS, tally.of(problems(raw)), COLUMNS)
-    for line in tally.in_words(PROBLEMS):
+    problems = find_problems(raw)
+    write_csv(PROBLEMS, (problem.row() for problem in problems), COLUMNS)
+    for line in in_words(problems, PROBLEMS):
         stage.say(line)
 
-    sizes = settings.model_dump(exclude={"leaks"})
-    drawn = train_val_test(raw.labels, **sizes, seed=seed)
-    chosen = handle_leaks(settings.leaks, drawn, raw.labels, raw.same, seed)
+    splits = draw_splits(stage, raw, corrections)
     with new_folder("data/subset") as folder:
-        stage.require_disk(folder, subset_size(raw, chosen))
-        labels = write_subset(folder, raw, chosen)
+        stage.require_disk(folder, subset_size(raw, splits))
+        write_subset(folder, raw, splits)
 
-    counts = class_counts(labels, classes)
-    images = {split: len(indices) for split, indices in chosen.items()}
-    write_json("metrics/subset.json", {"images": images, "problems": sum(tally.counts.values())})
+    counts = class_counts({name: split.labels for name, split in splits.items()}, raw.classes)
+    numbers = {
+        "images": {name: len(split.indices) for name, split in splits.items()},
+        "problems": len(problems),
+    }
+    corrected = [
+        f"{name}: {split.corrections}" for name, split in splits.items() if split.corrections
+    ]
+    if corrected:
+        numbers["corrected"] = "; ".join(corrected)
+    write_json("metrics/subset.json", numbers)
     write_csv("plots/class_balance.csv", balance_rows(counts))
     (train_images,) = read_split("data/subset", "train", "images")
-    samples = sample_grid(train_images, labels["train"], classes)
+    samples = sample_grid(train_images, splits["train"].labels, raw.classes)
     write_bytes("plots/samples.png", png(samples))
+    stage.record_versions()
     for warning in font_warnings([samples]):
         stage.warn(warning)
+
+
+def corrections_for(stage: Stage, raw: Dataset) -> list[Correction]:
+    corrections = read_corrections(CORRECTIONS, raw.name, raw.classes, raw.file_names())
+    if corrections.of_others:
+        stage.say(
+            f"{corrections.of_others} rows of {CORRECTIONS} are for other data sets than "
+            f"{raw.name}: ignored"
+        )
+    return corrections.rows
+
+
+def draw_splits(stage: Stage, raw: Dataset, corrections: list[Correction]) -> dict[str, Split]:
+    """Drawn with the labels as they came, then corrected."""
+    settings = stage.params.subset
+    seed = stage.params.seed
+    drawn = train_val_test(
+        raw.labels,
+        train_size=settings.train_size,
+        val_size=settings.val_size,
+        test_size=settings.test_size,
+        seed=seed,
+        groups=raw.groups,
+    )
+    keys = [raw.same, raw.groups]
+    chosen, sentence = handle_leaks(settings.leaks, drawn, raw.labels, keys, seed)
+    if sentence:
+        stage.say(sentence)
+    splits = corrected_splits(raw, chosen, corrections)
+    for name, split in splits.items():
+        if split.corrections:
+            stage.say(f"{name}: {split.corrections} ({CORRECTIONS})")
+    require_every_class(splits["train"].labels, raw.classes)
+    for name in ("val", "test"):
+        absent = absent_classes(splits[name].labels, raw.classes)
+        if absent:
+            stage.warn(f"{name} has no image of {', '.join(absent)}")
+    return splits

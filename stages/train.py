@@ -7,8 +7,9 @@ from vit_finetune.model.adapted import Adapted
 from vit_finetune.model.freezing import freeze
 from vit_finetune.model.saved import load_model, save_model
 from vit_finetune.stage import Stage
-from vit_finetune.training import results, temperature
+from vit_finetune.training import features, results, temperature
 from vit_finetune.training.data import read_training_data
+from vit_finetune.training.mirrored import mirrored_warnings
 from vit_finetune.training.model_card import CARD, model_card
 from vit_finetune.training.trainer import Trainer, possible_settings
 
@@ -38,17 +39,23 @@ def main(stage: Stage) -> None:
         data.labels_digest(),
     )
 
+    stored = features.read_or_compute(checkpoint / "features.pt", split_model, data, stage.ranks)
+
     def write(history: results.History) -> None:
         """Replace the history and the metrics, so that both can be watched while training runs."""
         metrics = results.training_metrics(history, trainer.epochs, model, adapted, warnings)
         write_csv("plots/history.csv", results.history_rows(history))
         write_json("metrics/train.json", metrics)
 
-    history = results.fit_with_bar(trainer, checkpoint / "last.pt", write, stage.say)
+    if stage.ranks.is_first:
+        for warning in mirrored_warnings(split_model, data, stored):
+            stage.warn(warning)
+            warnings.append(warning)
+    history = results.fit_with_bar(trainer, stored, checkpoint / "last.pt", write, stage.say)
     stage.ranks.barrier()
     if not stage.ranks.is_first:
         return
-    for warning in results.training_warnings(history, data.val_labels):
+    for warning in results.training_warnings(history, data):
         stage.warn(warning)
         warnings.append(warning)
     write(history)
@@ -57,4 +64,5 @@ def main(stage: Stage) -> None:
         save_model(model.cpu(), folder, split_model.preprocess, dataset)
         write_text(folder / CARD, model_card(model, dataset, data, history, manifest, calibration))
         calibration.write_validation(folder)
+    stage.record_versions()
     stage.forget_checkpoints()

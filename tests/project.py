@@ -175,7 +175,7 @@ class Project:
 
     def outputs(self):
         """Bytes of every output, and of dvc.lock."""
-        folders = ("data", "models", "metrics", "plots", "attention")
+        folders = ("data", "models", "metrics", "plots", "attention", "versions")
         files = [
             path for name in folders for path in (self.folder / name).rglob("*") if path.is_file()
         ]

@@ -129,6 +129,22 @@ def test_only_images_that_both_have_are_compared_by_file_and_the_others_are_coun
     ]
 
 
+def test_stages_that_ran_with_other_libraries_are_named(repository, compared):
+    def lock(**versions):
+        stages = {}
+        for stage, md5 in versions.items():
+            stages[stage] = {"outs": [{"path": f"versions/{stage}.json", "md5": md5}]}
+        (repository.folder / LOCK).write_text(json.dumps({"stages": stages}))
+
+    lock(adapt="1", train="2")
+    repository.commit("one")
+    lock(adapt="1", train="3")
+    (warning,) = compared("one")["warnings"]
+    assert warning.startswith("train ran with other versions of libraries (dvc.lock); ")
+    lock(adapt="1", train="2")
+    assert compared("one")["warnings"] == []
+
+
 def test_three_runs_have_a_mean_a_spread_and_images_that_flip(repository, compare, compared):
     repository.record("third", FIRST[:19] + SECOND[19:], lr=0.1, epochs=2)
     result = compared("first", "second", "third")
@@ -188,8 +204,8 @@ def test_a_table_with_the_marks_of_a_merge_is_one_line(repository, compare):
     with pytest.raises(subprocess.CalledProcessError):
         repository.git("merge", "second")
     assert compare("first") == (
-        f"compare: {TABLE} of work tree has the marks of a merge that is not settled; take one "
-        "side (git checkout --ours or --theirs), or run dvc repro"
+        f"compare: {TABLE} of work tree has the marks of a merge that is not settled; settle "
+        "params.yaml, then: git checkout --ours dvc.lock metrics plots && dvc repro"
     )
 
 

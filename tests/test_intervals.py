@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from sklearn.metrics import cohen_kappa_score
 
 from vit_finetune import intervals
 from vit_finetune.intervals import wilson
@@ -31,6 +32,27 @@ def test_wilson_has_the_ends_of_the_formula_within_zero_and_one(hits, n):
     assert 0 <= low <= p <= high <= 1
 
 
+def test_the_agreement_by_chance_is_that_of_kappa():
+    """Cohen (1960): kappa is the accuracy's way from the agreement by chance to 1."""
+    labels = np.array([0] * 36 + [1] * 3)
+    predicted = np.array([0] * 34 + [1] * 5)
+    chance = intervals.chance_agreement(labels, predicted)
+    accuracy = np.mean(labels == predicted)
+    assert (accuracy - chance) / (1 - chance) == pytest.approx(cohen_kappa_score(labels, predicted))
+
+
+@pytest.mark.parametrize(
+    ("found", "wrongly", "above"), [(3, 2, True), (2, 1, True), (1, 0, False), (0, 0, False)]
+)
+def test_a_model_that_finds_a_rare_class_is_above_chance(found, wrongly, above):
+    """As Fisher's exact test says, of 3 images among 39: it is better than naming the other 36."""
+    labels = np.array([0] * 36 + [1] * 3)
+    predicted = np.array([1] * wrongly + [0] * (36 - wrongly) + [1] * found + [0] * (3 - found))
+    counts = [[36 - wrongly, wrongly], [3 - found, found]]
+    assert (stats.fisher_exact(counts, alternative="greater").pvalue < 0.025) == above
+    assert intervals.above_chance(labels, predicted) == above
+
+
 def test_wilson_is_exact_at_no_and_all_hits():
     assert wilson(0, 10)[0] == 0
     assert wilson(10, 10)[1] == 1
@@ -49,6 +71,73 @@ def test_wilson_holds_the_true_fraction_as_often_as_it_says(rng):
 def test_wilson_refuses_numbers_that_are_no_fraction(hits, n):
     with pytest.raises(ValueError, match="must "):
         wilson(hits, n)
+
+
+def test_wilson_is_that_of_scipy():
+    for hits, n in [(0, 7), (3, 9), (17, 17), (9_592, 10_000)]:
+        theirs = stats.binomtest(hits, n).proportion_ci(0.95, method="wilson")
+        assert wilson(hits, n) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
+# Fractions of images in groups
+
+
+def grouped_answers(rng, groups, size, spread):
+    """Right and wrong answers of groups, and the group of each.
+
+    The accuracies of the groups vary around 0.8. The spread is the correlation of two answers of a
+    group; 0: every answer is independent.
+    """
+    p = np.full(groups, 0.8)
+    if spread:
+        strength = 1 / spread - 1
+        p = rng.beta(0.8 * strength, 0.2 * strength, groups)
+    return (rng.random((groups, size)) < p[:, None]).ravel(), np.repeat(np.arange(groups), size)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.3, 0.9])
+@pytest.mark.parametrize("groups", [15, 60])
+def test_the_interval_of_grouped_images_holds_the_truth_as_often_as_it_says(rng, groups, spread):
+    held = 0
+    held_alone = 0
+    for _ in range(600):
+        right, group = grouped_answers(rng, groups, 10, spread)
+        interval = intervals.fraction(right, group)
+        held += interval.low <= 0.8 <= interval.high
+        alone = intervals.fraction(right)
+        held_alone += alone.low <= 0.8 <= alone.high
+    assert held / 600 > 0.92
+    if spread:
+        assert held_alone / 600 < 0.75  # which is why groups count
+
+
+def test_images_that_are_each_a_group_have_wilsons_interval(rng):
+    right = rng.random(200) < 0.9
+    assert intervals.fraction(right, rng.permutation(200)) == intervals.fraction(right)
+
+
+def test_copies_of_each_image_tell_no_more_than_the_images(rng):
+    right = rng.random(400) < 0.7
+    copies = intervals.fraction(np.repeat(right, 5), np.repeat(np.arange(400), 5))
+    once = intervals.fraction(right)
+    assert copies.n == 2000
+    assert copies[:3] == pytest.approx(once[:3], abs=0.001)
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_of_equal_answers_a_group_counts_as_one(value):
+    interval = intervals.fraction(np.full(40, value), np.repeat(np.arange(4), 10))
+    assert interval[1:3] == wilson(4 * value, 4)
+    alone = intervals.fraction(np.array([0, 1, 1, 1]), np.zeros(4))
+    assert alone[1:3] == wilson(0.75, 1)
+
+
+def test_above_chance_asks_the_interval_of_the_groups():
+    labels = np.repeat([0, 1], 40)
+    predicted = labels.copy()
+    predicted[[*range(20), *range(40, 50)]] ^= 1  # 50 of 80 are right
+    assert intervals.above_chance(labels, predicted)
+    assert not intervals.above_chance(labels, predicted, np.repeat(np.arange(8), 10))
 
 
 # Additional hours of sleep by one drug over the other (Student 1908); R's t.test gives the

@@ -1,7 +1,6 @@
-"""The trained model in use: predictions of files, folders and streams, overlays, ONNX."""
+"""The trained model in use: predictions of files, folders and streams, overlays."""
 
 import csv
-import importlib
 import io
 import json
 import re
@@ -21,10 +20,10 @@ from PIL import Image
 from tests.browser import chromium
 from tests.documents import template
 from tests.project import ROOT
-from tests.small_vits import build, pictures
 from vit_finetune.attention.figures import contrast
 from vit_finetune.attention.maps import MapMaker
 from vit_finetune.attention.pixels import spotlight
+from vit_finetune.data.image_files import READING
 from vit_finetune.model.build import preprocessing
 from vit_finetune.model.calibrated import write_validation
 from vit_finetune.model.saved import load_model, save_model
@@ -40,7 +39,7 @@ def model(tiny_model_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finetuned")
     network = load_model(tiny_model_folder, num_classes=len(CLASSES))
     torch.nn.init.normal_(network.head.weight, generator=torch.Generator().manual_seed(0))
-    seen = {"classes": CLASSES, "image_shape": [8, 8, 3], "fit": "crop"}
+    seen = {"classes": CLASSES, "image_shape": [8, 8, 3], "fit": "crop", "reading": READING}
     save_model(network, folder, preprocessing(network, None), seen)
     return folder
 
@@ -206,13 +205,11 @@ def test_a_device_that_is_not_there_is_named_by_its_option(model, images, call, 
     assert errors[0].startswith("predict: --device is mps, which this machine does not have")
 
 
-@pytest.mark.parametrize("module", ["predict", "export"])
-def test_a_folder_without_a_trained_model_is_one_line(tmp_path, module, call):
-    status, _, errors = call(module, "--model", tmp_path, tmp_path / "x")
+def test_a_folder_without_a_trained_model_is_one_line(tmp_path, call):
+    status, _, errors = call("predict", "--model", tmp_path, tmp_path / "x")
     assert status == 1
     (error,) = errors
-    assert error.startswith(f"{module}: {tmp_path} does not hold a trained model; run dvc repro, ")
-    assert not (tmp_path / "x").exists()
+    assert error.startswith(f"predict: {tmp_path} does not hold a trained model; run dvc repro, ")
 
 
 def test_an_image_of_another_size_is_seen_as_the_training_images_were(predictor, tmp_path):
@@ -544,67 +541,3 @@ def test_a_class_that_cannot_be_drawn_is_one_line(model, images, tmp_path, call,
     result = call("predict", "--model", model, "--attention", folder, *options, images)
     assert result == (1, [], [f"predict: {error}"])
     assert not folder.exists()
-
-
-@pytest.mark.slow
-def test_the_exported_model_gives_the_same_logits_for_any_number_of_images(model, tmp_path, call):
-    runtime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    status, _, errors = call("export", "--model", model, tmp_path / "m.onnx")
-    assert status == 0, errors
-    session = runtime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
-    network = load_model(model)
-    for batch in (1, 3):
-        pixels = torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-        with torch.no_grad():
-            expected = network(pixels).numpy()
-        (logits,) = session.run(None, {"pixels": pixels.numpy()})
-        np.testing.assert_allclose(logits, expected, atol=1e-5, rtol=1e-4)
-    facts = {
-        key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()
-    }
-    assert facts["classes"] == CLASSES
-    assert facts["preprocessing"] == json.loads(json.dumps(preprocessing(network, None).facts()))
-    # an image is brought to this before
-    assert (facts["fit"], facts["image_size"]) == ("crop", [8, 8])
-
-
-@pytest.mark.slow
-def test_the_model_exported_with_its_preprocessing_gives_the_probabilities_of_predict(
-    model, images, tmp_path, call
-):
-    runtime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    target = tmp_path / "m.onnx"
-    status, lines, errors = call("export", "--model", model, target, "--with-preprocessing")
-    assert status == 0, errors
-    assert "uint8 (B, H, W, 3), 8 x 8 pixels -> probabilities (B, 3)" in lines[-1]
-    session = runtime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
-    read = np.stack([np.asarray(Image.open(images / f"{number}.png")) for number in range(3)])
-    for batch in (read, read[:1]):
-        (probabilities,) = session.run(None, {"images": batch})
-        expected = Predictor(model, "cpu").probabilities(list(batch)).numpy()
-        np.testing.assert_allclose(probabilities, expected, atol=1e-5)
-
-
-@pytest.mark.slow
-def test_a_model_with_a_bias_in_its_attention_and_one_in_two_files_are_exported(
-    tmp_path, call, monkeypatch
-):
-    runtime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    network = build("beit_base_patch16_224", num_classes=3)
-    seen = {"classes": CLASSES, "image_shape": [8, 8, 3], "fit": "pad"}
-    (tmp_path / "beit").mkdir()
-    save_model(network, tmp_path / "beit", preprocessing(network, None), seen)
-    export = importlib.import_module("vit_finetune.export")
-    monkeypatch.setattr(export, "LARGEST", 1000)  # a model of 2 GB takes too long
-    export.export(tmp_path / "beit", tmp_path / "m.onnx", with_preprocessing=False)
-    assert {path.name for path in tmp_path.iterdir()} == {"beit", "m.onnx", "m.onnx.data"}
-    assert (tmp_path / "m.onnx").stat().st_size < (tmp_path / "m.onnx.data").stat().st_size
-    session = runtime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
-    pixels = pictures(network, 3)
-    with torch.no_grad():
-        expected = network(pixels).numpy()
-    (logits,) = session.run(None, {"pixels": pixels.numpy()})
-    np.testing.assert_allclose(logits, expected, atol=1e-4)

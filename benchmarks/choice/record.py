@@ -1,19 +1,17 @@
 """What a run logs: the logits of every epoch of `adapt`, and of every epoch of `train`.
 
-Both functions do what the stages do, in the folder of a run. `stages.adapt` itself keeps only the
-best epoch. Test images are predicted and logged; nothing here chooses by them.
+Both functions do what the stages do, in the folder of a run. Test images are predicted and logged;
+nothing here chooses by them.
 """
 
+import copy
 import dataclasses
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegressionCV
-from sklearn.model_selection import StratifiedKFold
+from rules import choose
 from torch.optim.swa_utils import AveragedModel
 
 from vit_finetune.activations.files import map_activations
@@ -22,6 +20,7 @@ from vit_finetune.activations.views import ImageView
 from vit_finetune.core.arrays import read_split
 from vit_finetune.core.device import resolve_precision
 from vit_finetune.core.files import new_folder, read_json
+from vit_finetune.core.ranks import ALONE
 from vit_finetune.model.boundary import SplitModel, to_device
 from vit_finetune.model.build import build_model, preprocessing
 from vit_finetune.model.freezing import freeze
@@ -29,37 +28,23 @@ from vit_finetune.model.saved import load_model, save_model
 from vit_finetune.params import Params
 from vit_finetune.training import adaptation
 from vit_finetune.training.data import TrainingData, read_training_data, read_training_images
-from vit_finetune.training.history import History
-from vit_finetune.training.probe import STRENGTHS, Probe, fit_probes, score
+from vit_finetune.training.features import Features
+from vit_finetune.training.history import History, score
+from vit_finetune.training.probe import STRENGTHS, Probe, fit_probe
 from vit_finetune.training.trainer import Trainer
 
-FOLDS = 5
-SPLITS = ("train", "val", "test")
 LOGGED = ("val", "test")
-WAYS = ("validation", "C = 0.001", "cross-validation", "C = 5/n")  # to choose a probe's strength
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Attributes:
-    changes: of the section `train` of params.yaml.
-    start: which of WAYS gives the head that training starts from.
-    """
-
-    changes: dict[str, Any] = field(default_factory=dict)
-    start: str = "C = 0.001"
-
+SPLITS = ("train", *LOGGED)
+# to choose a probe's strength
+WAYS = ("cross-validation", "validation accuracy", "validation loss", "C = 5/n")
 
 PLAIN = {"label_smoothing": 0.0, "mixup": 0.0}
-FAST = {**PLAIN, "lr": 0.001}
-
-RECIPES = {  # of a set, the first two say most about the choice of an epoch
-    "shipped": Recipe(),
-    "plain": Recipe(PLAIN),
-    "plain, lr 0.001": Recipe(FAST),
-    "plain, C by n": Recipe(PLAIN, start="C = 5/n"),
-    "plain, cross-validated C": Recipe(PLAIN, start="cross-validation"),
-    "shipped, C by n": Recipe(start="C = 5/n"),
+RECIPES: dict[str, dict[str, Any]] = {  # changes of the section `train` of params.yaml
+    "shipped": {},
+    "plain": PLAIN,
+    "plain, lr 0.001": {**PLAIN, "lr": 0.001},
+    "no token dropout": {"token_dropout": 0.0},
+    "half the steps": {"epochs": 4, "min_steps": 100},
 }
 
 
@@ -74,28 +59,18 @@ def read_labels() -> dict[str, torch.Tensor]:
 def fit_by_ways(
     features: dict[str, torch.Tensor], labels: dict[str, torch.Tensor], seed: int
 ) -> dict[str, Probe]:
-    """A linear probe for each of WAYS; the first two are those of the stages."""
+    """A linear probe for each of WAYS; the first is that of the stages."""
     train = features["train"], labels["train"]
-    val = features["val"], labels["val"]
-    best, start = fit_probes(train, val, "auto", "none")
-    cross_validated, _ = fit_probes(train, val, cross_validated_c(*train, seed), "none")
-    per_image, _ = fit_probes(train, val, 5 / len(labels["train"]), "none")
-    return dict(zip(WAYS, (best, start, cross_validated, per_image), strict=True))
-
-
-def cross_validated_c(features: torch.Tensor, labels: torch.Tensor, seed: int) -> float:
-    """The one of STRENGTHS with the lowest loss on the left-out training images."""
-    scaled = features.double().numpy()
-    scaled = (scaled - scaled.mean(axis=0)) / (scaled.std() or 1.0)
-    regression = LogisticRegressionCV(
-        Cs=STRENGTHS,
-        cv=StratifiedKFold(FOLDS, shuffle=True, random_state=seed),
-        scoring="neg_log_loss",
-        max_iter=1000,
-        l1_ratios=(0,),
-        use_legacy_attributes=False,
-    )
-    return float(regression.fit(scaled, labels.numpy()).C_)
+    probes = [fit_probe(*train, strength, "none", seed) for strength in STRENGTHS]
+    scores = [score(probe.logits(features["val"]), labels["val"]) for probe in probes]
+    most_accurate = max(range(len(probes)), key=lambda i: (scores[i].accuracy, -scores[i].loss))
+    lowest_loss = min(range(len(probes)), key=lambda i: scores[i].loss)
+    return {
+        "cross-validation": fit_probe(*train, "auto", "none", seed),
+        "validation accuracy": probes[most_accurate],
+        "validation loss": probes[lowest_loss],
+        "C = 5/n": fit_probe(*train, 5 / len(labels["train"]), "none", seed),
+    }
 
 
 def probe_logits(
@@ -115,9 +90,9 @@ def record_adapt(params: Params, device: torch.device) -> dict[str, np.ndarray]:
     Returns:
         val: logits of every epoch (E + 1, M, K); epoch 0 is the linear probe of the pretrained
             model.
-        val_head: of the head that training starts from, (M, K).
-        pretrained_val, pretrained_test, last_val, last_test: of the probes of the pretrained
-            model's features, and of those after the last epoch; see `probe_logits`.
+        pretrained_val, pretrained_test, best_val, best_test, last_val, last_test: of probes of the
+            pretrained model's features, of those after the epoch with the best validation accuracy,
+            and of those after the last epoch; see `probe_logits`.
     """
     classes = read_json("data/subset/dataset.json")["classes"]
     data, _ = read_training_images("data/subset", params.embed.flip)
@@ -136,40 +111,35 @@ def record_adapt(params: Params, device: torch.device) -> dict[str, np.ndarray]:
     )
     labels = read_labels()
 
-    def fit_on_features() -> tuple[dict[str, Probe], dict[str, torch.Tensor]]:
+    def probes_of_model(name: str) -> tuple[Features, dict[str, np.ndarray]]:
         features = {}
         for split in SPLITS:
             (images,) = read_split("data/subset", split, "images")
             features[split] = split_model.predict_features(ImageView(images, mirrored=False))
-        return fit_by_ways(features, labels, params.seed), features
+        probes = fit_by_ways(features, labels, params.seed)
+        return Features(features["train"], features["val"]), probe_logits(probes, features, name)
 
-    probes, features = fit_on_features()
-    logged = probe_logits(probes, features, "pretrained")
-    history = History()
-    val_logits = []
+    features, logged = probes_of_model("pretrained")
+    states = []
+    logits = [logged["pretrained_val"][0]]
 
-    def log_epoch(logits: torch.Tensor) -> None:
-        accuracy, loss = score(logits, labels["val"])
-        history.add({"val_accuracy": accuracy, "val_loss": loss}, model)
-        val_logits.append(logits.numpy())
+    def after_epoch(history: History) -> None:
+        states.append(copy.deepcopy(model.state_dict()))
+        if history.epochs:
+            logits.append(split_model.predict_logits(data.val).numpy())
 
-    probes["validation"].place(model.head)
-    log_epoch(probes["validation"].logits(features["val"]))
-    probes["C = 0.001"].place(model.head)
-    logged["val_head"] = probes["C = 0.001"].logits(features["val"]).numpy()
-    trainer = Trainer(split_model, data, params.adapt, name="adapt", seed=params.seed)
-    for epoch in range(1, trainer.epochs + 1):
-        trainer.run_epoch(epoch)
-        log_epoch(split_model.predict_logits(data.val))
-
-    logged |= probe_logits(*fit_on_features(), "last")
-    model.load_state_dict(history.best_state, strict=False)
-    name = str(precision).removeprefix("torch.")
-    adapted = adaptation.adopt(backbone, model, history, name)
+    trainer = Trainer(split_model, data, params.adapt, name="adapt", seed=params.seed, ranks=ALONE)
+    history = trainer.fit(features, after_epoch=after_epoch)
+    logged["val"] = np.stack(logits)
+    best = choose(logged["val"], labels["val"].numpy())["best accuracy"]
+    for name, epoch in {"best": best, "last": len(states) - 1}.items():
+        model.load_state_dict(states[epoch])
+        logged |= probes_of_model(name)[1]
+    model.load_state_dict(states[history.kept_epoch])
+    adapted = adaptation.adopt(backbone, model, history, str(precision).removeprefix("torch."))
     with new_folder("models/adapted") as folder:
         save_model(backbone, folder, preprocess)
         adapted.write(folder)
-    logged["val"] = np.stack(val_logits)
     return logged
 
 
@@ -181,16 +151,9 @@ class StoredRun:
         self.device = device
         self.manifest = Manifest.read("data/embedded")
         self.data: TrainingData = read_training_data("data/embedded", "data/subset", self.manifest)
-        self.views = {
-            "train": self.data.views[0],
-            "val": self.data.val,
-            "test": map_activations("data/embedded", self.manifest, "test"),
-        }
-        split_model = self.split_model()
-        self.features = {}
-        for split, view in self.views.items():
-            self.features[split] = split_model.predict_features(view)
-        self.probes = fit_by_ways(self.features, read_labels(), params.seed)
+        self.test = map_activations("data/embedded", self.manifest, "test")
+        predict = self.split_model().predict_features
+        self.features = Features(train=predict(self.data.views[0]), val=predict(self.data.val))
 
     def split_model(self) -> SplitModel:
         """The adapted model, split where `train` splits it."""
@@ -199,50 +162,35 @@ class StoredRun:
         freeze(model, self.params.freeze.trainable_blocks, self.params.freeze.parameters)
         return self.manifest.split_model(model, self.device)
 
-    def record_train(self, recipe: Recipe) -> dict[str, np.ndarray]:
+    def record_train(self, changes: dict[str, Any]) -> dict[str, np.ndarray]:
         """Train as the stage does.
 
         Returns:
             val, test: logits of every epoch, (E + 1, N, K); epoch 0 is the linear probe.
-            val_head: of the head that training starts from, (M, K).
-            quarter_val, quarter_test: of the mean of the weights after each of the last quarter of
+            average_val, average_test: of the mean of the weights after each of the last quarter of
                 epochs, (N, K).
-            ema_val, ema_test: of an exponential moving average of the weights over the steps.
         """
         split_model = self.split_model()
-        model = split_model.model
-        self.probes[recipe.start].place(model.head)
-        settings = self.params.train.model_copy(update=recipe.changes)
+        settings = self.params.train.model_copy(update=changes)
         trainer = Trainer(split_model, self.data, settings, name="train", seed=self.params.seed)
-        quarter = AveragedModel(model)
-        ema = AveragedModel(model, avg_fn=moving_average(trainer.steps))
-        ema.update_parameters(model)  # it begins with the start
-        trainer.optimizer.register_step_post_hook(lambda *_: ema.update_parameters(model))
+        average = AveragedModel(split_model.model)
+        logits: dict[str, list[np.ndarray]] = {"val": [], "test": []}
 
-        val_head = split_model.predict_logits(self.views["val"]).numpy()
-        logits = {}
-        for split in LOGGED:
-            logits[split] = [self.probes["validation"].logits(self.features[split]).numpy()]
-        for epoch in range(1, trainer.epochs + 1):
-            trainer.run_epoch(epoch)
-            if epoch > trainer.epochs - math.ceil(trainer.epochs / 4):
-                quarter.update_parameters(model)
-            for split in LOGGED:
-                logits[split].append(split_model.predict_logits(self.views[split]).numpy())
+        def log(model: SplitModel) -> dict[str, np.ndarray]:
+            return {
+                "val": model.predict_logits(self.data.val).numpy(),
+                "test": model.predict_logits(self.test).numpy(),
+            }
 
+        def after_epoch(history: History) -> None:
+            if history.epochs > trainer.epochs - math.ceil(trainer.epochs / 4):
+                average.update_parameters(split_model.model)
+            for split, values in log(split_model).items():
+                logits[split].append(values)
+
+        trainer.fit(self.features, after_epoch=after_epoch)
         logged = {split: np.stack(epochs) for split, epochs in logits.items()}
-        logged["val_head"] = val_head
-        for name, average in {"quarter": quarter, "ema": ema}.items():
-            averaged = dataclasses.replace(split_model, model=average.module)
-            for split in LOGGED:
-                logged[f"{name}_{split}"] = averaged.predict_logits(self.views[split]).numpy()
+        averaged = dataclasses.replace(split_model, model=average.module)
+        for split, values in log(averaged).items():
+            logged[f"average_{split}"] = values
         return logged
-
-
-def moving_average(steps: int) -> Callable[[Any, Any, Any], Any]:
-    """Forgets in a tenth of the steps. It starts as a plain mean, so that it forgets the start."""
-
-    def average(mean: torch.Tensor, value: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
-        return mean.lerp(value, max(10 / steps, 1 / (int(count) + 1)))
-
-    return average

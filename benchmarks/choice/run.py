@@ -10,10 +10,10 @@ trained with each of RECIPES. In the folder:
     logits/<set>-<seed>/<training>.npz   see record.py
     runs/<set>-<seed>/                   what is stored of each set and seed
 
-A row holds accuracies on validation and test images: `start` is the linear probe that competes with
-the epochs, `today` is what the pipeline keeps, `last` is the last epoch, and `head` is the head
-that training starts from. The test accuracies of `adapt` are those of linear probes of three
-models: the pretrained one, the one that the pipeline keeps, and the one after the last epoch.
+A row holds accuracies on validation and test images: `start` is the linear probe that training
+starts from, `kept` is what the pipeline keeps, `best` is the epoch with the best validation
+accuracy, and `last` is the last epoch. Those of `adapt` on test images are of linear probes of
+these models.
 
 CIFAR-10 is read as the pipeline reads it (VIT_DATA_DIR, or a download). After a change of the code,
 of params.yaml or of profiles/demo.yaml, take a new folder.
@@ -31,7 +31,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from in_process import ROOT, prepare, run_stages
-from record import RECIPES, WAYS, StoredRun, probe_logits, read_labels, record_adapt
+from record import RECIPES, StoredRun, read_labels, record_adapt
 from rules import choose
 from sets import SETS
 
@@ -60,31 +60,26 @@ def stored_run(threads):
     return StoredRun(params, set_up_torch(params.runtime.device, threads))
 
 
-def logits_of_test(training, logged, best):
-    """Of the start, of what the pipeline keeps and of the last epoch."""
-    if training != ADAPT:
-        return {
-            "start": logged["test"][0],
-            "today": logged["test"][best],
-            "last": logged["test"][-1],
-        }
-    way = WAYS.index("validation")  # adapt has logged linear probes
-    return {
-        "start": logged["pretrained_test"][way],
-        "today": logged["adapted_test"][way],
-        "last": logged["last_test"][way],
-    }
-
-
 def row_of(training, logged):
     val = logged["val"]
-    best = choose(val, logged["val_labels"])["today"]
-    val_logits = {"start": val[0], "head": logged["val_head"], "today": val[best], "last": val[-1]}
-    row = {"epochs": len(val) - 1, "best_epoch": best}
-    for key, logits in val_logits.items():
-        row[f"val_{key}"] = accuracy(logits, logged["val_labels"])
-    for key, logits in logits_of_test(training, logged, best).items():
-        row[f"test_{key}"] = accuracy(logits, logged["test_labels"])
+    chosen = choose(val, logged["val_labels"])
+    last = len(val) - 1
+    epochs = {
+        "start": 0,
+        "kept": chosen["kept"],
+        "best": chosen["best accuracy"],
+        "last": last,
+    }
+    row = {"epochs": last, "kept_epoch": epochs["kept"], "best_epoch": epochs["best"]}
+    for name, epoch in epochs.items():
+        row[f"val_{name}"] = accuracy(val[epoch], logged["val_labels"])
+    for name, epoch in epochs.items():
+        if training == ADAPT:
+            models = {0: "pretrained", last: "last"}
+            logits = logged[f"{models.get(epoch, 'best')}_test"][0]
+        else:
+            logits = logged["test"][epoch]
+        row[f"test_{name}"] = accuracy(logits, logged["test_labels"])
     return row
 
 
@@ -139,7 +134,6 @@ def record(log, name, seed, threads):
         run = stored_run(threads)
         if ADAPT in missing:
             missing.remove(ADAPT)
-            logged |= probe_logits(run.probes, run.features, "adapted")
             log.add(name, seed, ADAPT, logged, time.process_time() - start)
         for training in missing:
             start = time.process_time()

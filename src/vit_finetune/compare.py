@@ -21,7 +21,8 @@ from vit_finetune.comparison.paired import (
     smallest_difference,
     tango_interval,
 )
-from vit_finetune.comparison.runs import Run, read_run, read_work_tree
+from vit_finetune.comparison.runs import STAGES, Run, read_run, read_work_tree
+from vit_finetune.core.environment import complete_environment
 from vit_finetune.core.errors import UserError, readable_errors
 from vit_finetune.core.files import write_text
 from vit_finetune.intervals import LEVEL
@@ -77,7 +78,7 @@ def common_files(runs: Sequence[Run]) -> list[str]:
 
 
 def find_warnings(runs: Sequence[Run], files: Sequence[str]) -> list[str]:
-    """Where the runs have other images."""
+    """Where the runs have other images, or were computed with other libraries."""
     warnings = []
     for run in runs:
         left_out = len(run.predictions) - len(files)
@@ -90,12 +91,28 @@ def find_warnings(runs: Sequence[Run], files: Sequence[str]) -> list[str]:
             "data/raw differs between the runs (dvc.lock): images are matched by the names of "
             "their files"
         )
+    stages = other_libraries(runs)
+    if stages:
+        warnings.append(
+            f"{', '.join(stages)} ran with other versions of libraries (dvc.lock); the report of "
+            "each run names them"
+        )
     every_class = set.union(*(run.classes for run in runs))
     for run in runs:
         missing = sorted(every_class - run.classes)
         if missing:
             warnings.append(f"{run.name} has no test images of the classes {', '.join(missing)}")
     return warnings
+
+
+def other_libraries(runs: Sequence[Run]) -> list[str]:
+    """Stages of the predictions that did not record the same versions in every run."""
+    stages = []
+    for stage in STAGES:
+        recorded = {run.md5(f"versions/{stage}.json") for run in runs}
+        if len(recorded) > 1:
+            stages.append(stage)
+    return stages
 
 
 def right_answers(run: Run, files: Sequence[str]) -> list[bool]:
@@ -340,4 +357,5 @@ def make_parser() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     end_when_the_reader_leaves()
     with readable_errors("compare"):
+        complete_environment()
         print(run(make_parser().parse_intermixed_args()))

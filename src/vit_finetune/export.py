@@ -3,6 +3,8 @@ onnx onnxscript`)."""
 
 import argparse
 import json
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +14,35 @@ from torch import nn
 from vit_finetune.core.errors import UserError, readable_errors
 from vit_finetune.core.files import new_folder, write_bytes
 from vit_finetune.model.build import preprocessing
+from vit_finetune.model.preprocessing import Preprocessing
 from vit_finetune.model.saved import load_model, trained_config
 
 LARGEST = 2_000_000_000  # bytes of one ONNX file: protobuf's limit is 2 GiB
+OPSETS = range(17, 24)  # what the exporter can write; layer normalisation came with 17
+OPSET = 18  # the lowest that it writes without a conversion
 
 
-def export(folder: Path, target: Path, with_preprocessing: bool) -> str:
+def export(folder: Path, target: Path, with_preprocessing: bool, opset: int = OPSET) -> str:
     """Write the model of a folder as ONNX: `pixels` (B, 3, h, w), normalised -> `logits` (B, K).
 
-    The file's metadata holds, as JSON, the class names; `fit` and `image_size`, to which an image
-    is brought first; and the preprocessing that follows: input_size (h, w), interpolation,
-    crop_pct, crop_mode, mean and std.
+    The file's metadata hold what `metadata` returns, each value as JSON.
 
     Args:
         with_preprocessing: the preprocessing becomes part of the graph: `images`, uint8
             (B, H, W, 3) of `image_size` -> `probabilities` (B, K).
+        opset: version of ONNX's operators, one of OPSETS.
 
     Returns:
         How to use the file.
 
     Raises:
-        UserError: no trained model, or onnx and onnxscript are not installed.
+        UserError: no trained model, onnx and onnxscript are not installed, or the exporter cannot
+            write the model with this opset.
     """
     config = trained_config(folder)
     classes = config["label_names"]
-    source = config["trained_on"]
+    fit = config["trained_on"]["fit"]
+    rows, columns = config["trained_on"]["image_size"]
     model = load_model(folder)
     preprocess = preprocessing(model, None)
     require_onnx()
@@ -45,7 +51,7 @@ def export(folder: Path, target: Path, with_preprocessing: bool) -> str:
         if hasattr(module, "fused_attn"):
             module.fused_attn = False
     if with_preprocessing:
-        height, width = source["image_size"]
+        height, width = rows, columns
         model = nn.Sequential(preprocess, model, nn.Softmax(dim=1))
         example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
         given = "images"
@@ -57,15 +63,27 @@ def export(folder: Path, target: Path, with_preprocessing: bool) -> str:
         given = "pixels"
         result = "logits"
         kind = "float32 (B, 3, h, w), normalised as the metadata say"
-    graph = to_onnx(model.eval(), example, given, result)
-    facts = {"classes": classes, **source, "preprocessing": preprocess.facts()}
-    write_onnx(graph, facts, target)
-    rows, columns = source["image_size"]
+    graph = to_onnx(model.eval(), example, given, result, opset)
+    write_onnx(graph, metadata(config, preprocess), target)
     return (
-        f"{target}: {given}, {kind}, {height} x {width} pixels -> {result} (B, {len(classes)}). "
-        f"Bring an image to {rows} x {columns} pixels with fit {source['fit']} first; "
-        "class names and preprocessing are in the metadata"
+        f"{target}: {given}, {kind}, {height} x {width} pixels -> {result} (B, {len(classes)}), "
+        f"opset {opset}, IR version {graph.ir_version}. "
+        f"Bring an image to {rows} x {columns} pixels with fit {fit} first; "
+        "class names, and how to read and prepare an image, are in the metadata"
     )
+
+
+def metadata(config: Mapping[str, Any], preprocess: Preprocessing) -> dict[str, Any]:
+    """Class names, and everything that a program needs to make `pixels` of an image file: how it is
+    read, `image_size` and `fit`, by which it is brought to that size, and under `preprocessing` the
+    steps that follow (`Preprocessing.steps`).
+
+    Args:
+        config: config.json of a trained model.
+    """
+    source = config["trained_on"]
+    steps = preprocess.steps(*source["image_size"])
+    return {"classes": config["label_names"], **source, "preprocessing": steps}
 
 
 def require_onnx() -> None:
@@ -76,27 +94,45 @@ def require_onnx() -> None:
         raise UserError(f"{error.name} is not installed; pip install onnx onnxscript") from None
 
 
-def to_onnx(model: nn.Module, example: torch.Tensor, given: str, result: str) -> Any:
-    """The graph of a model (onnx.ModelProto), for any number of images.
+def to_onnx(model: nn.Module, example: torch.Tensor, given: str, result: str, opset: int) -> Any:
+    """The graph of a model (onnx.ModelProto), for any number of images, in the lowest version of
+    the file format that has its operators.
 
     Args:
         given: name of its input.
         result: name of its output.
+
+    Raises:
+        UserError: the exporter cannot convert the graph to this opset.
     """
-    program = torch.onnx.export(
-        model,
-        (example,),
-        input_names=[given],
-        output_names=[result],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        dynamo=True,
-        verbose=False,
-    )
+    import onnx
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+    logging.disable(logging.WARNING)  # the exporter tells how it converts to an opset below 18
+    try:
+        program = torch.onnx.export(
+            model,
+            (example,),
+            input_names=[given],
+            output_names=[result],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            opset_version=opset,
+            dynamo=True,
+            verbose=False,
+        )
+    finally:
+        logging.disable(logging.NOTSET)
     assert program is not None
-    return program.model_proto
+    ClearMetadataAndDocStringPass()(program.model)  # every node has a stack trace with paths
+    graph = program.model_proto
+    (operators,) = graph.opset_import
+    if operators.version != opset:
+        raise UserError(f"the model cannot be written with opset {opset}; take a higher --opset")
+    graph.ir_version = onnx.helper.find_min_ir_version_for([operators])
+    return graph
 
 
-def write_onnx(graph: Any, facts: dict[str, Any], target: Path) -> None:
+def write_onnx(graph: Any, facts: Mapping[str, Any], target: Path) -> None:
     """One file; from LARGEST bytes on two: the graph, and `<target>.data` with the weights."""
     import onnx
 
@@ -122,9 +158,18 @@ def main() -> None:
     parser.add_argument(
         "--with-preprocessing", action="store_true", help="uint8 images in, probabilities out"
     )
+    parser.add_argument(
+        "--opset",
+        type=int,
+        default=OPSET,
+        choices=OPSETS,
+        metavar="N",
+        help=f"version of ONNX's operators, {OPSETS[0]} to {OPSETS[-1]} (%(default)s)",
+    )
     args = parser.parse_args()
     with readable_errors("export"):
-        print(f"export: wrote {export(args.model, args.target, args.with_preprocessing)}")
+        wrote = export(args.model, args.target, args.with_preprocessing, args.opset)
+        print(f"export: wrote {wrote}")
 
 
 if __name__ == "__main__":

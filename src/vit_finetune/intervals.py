@@ -1,4 +1,4 @@
-"""95 % intervals of fractions, means, and sums of means."""
+"""95 % intervals of fractions, means, and sums of means; whether a model is above chance."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -7,26 +7,51 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEVEL = 0.95
+SHUFFLES = 1000  # of a permutation test
 
 
-def wilson(hits: int, n: int) -> tuple[float, float]:
+def wilson(hits: float, n: float) -> tuple[float, float]:
     """Interval of a fraction, hits / n (Wilson 1927). It stays inside [0, 1], and 0 or n hits do
-    not make it empty.
+    not make it empty. Of dependent observations, n is their effective number.
 
     Raises:
         ValueError: n is 0, or there are more hits than n.
     """
-    from scipy.stats import binomtest
+    from scipy.special import ndtri
 
-    interval = binomtest(hits, n).proportion_ci(LEVEL, method="wilson")
-    return float(interval.low), float(interval.high)
+    if not 0 <= hits <= n or n <= 0:
+        raise ValueError(f"{hits} hits of {n}: n must be above 0, and hits must be 0 to n")
+    z = float(ndtri((1 + LEVEL) / 2))
+    p = hits / n
+    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    low = 0.0 if hits == 0 else float(centre - half)
+    high = 1.0 if hits == n else float(centre + half)
+    return low, high
 
 
 def above_chance(labels: NDArray[Any], predicted: NDArray[Any]) -> bool:
-    """Whether predictions (N,) are right clearly more often than a constant guess of the most
-    frequent label (N,)."""
-    low, _ = wilson(int(np.sum(labels == predicted)), len(labels))
-    return low > np.unique(labels, return_counts=True)[1].max() / len(labels)
+    """Whether predictions (N,) agree with labels (N,) more often than by chance, by a permutation
+    test: with shuffled labels they rarely agree as often.
+
+    If one class is nearly all, a model that finds the rare ones is not much more accurate than one
+    that always names it. But with shuffled labels it would find none of them.
+    """
+    rng = np.random.default_rng(0)  # the same predictions get the same answer
+    right = np.sum(labels == predicted)
+    as_often = 1  # the labels as they are count as one of the shuffles (Phipson & Smyth 2010)
+    for _ in range(SHUFFLES - 1):
+        as_often += int(np.sum(rng.permutation(labels) == predicted) >= right)
+    return as_often / SHUFFLES < (1 - LEVEL) / 2
+
+
+def chance_agreement(labels: NDArray[Any], predicted: NDArray[Any]) -> float:
+    """The accuracy that predictions of these frequencies have with shuffled labels, in the mean
+    (Cohen 1960)."""
+    chance = 0.0
+    for value in np.unique(labels):
+        chance += float(np.mean(labels == value) * np.mean(predicted == value))
+    return chance
 
 
 class Interval(NamedTuple):
@@ -38,10 +63,44 @@ class Interval(NamedTuple):
     n: int
 
 
-def fraction(values: NDArray[Any]) -> Interval:
-    """Fraction of ones among values (n,) of 0 and 1, with Wilson's interval."""
-    low, high = wilson(int(np.sum(values)), len(values))
-    return Interval(float(np.mean(values)), low, high, len(values))
+def fraction(values: NDArray[Any], groups: NDArray[Any] | None = None) -> Interval:
+    """Fraction of ones among values (n,) of 0 and 1, with Wilson's interval.
+
+    Args:
+        groups: (n,); values with equal numbers may depend on each other. None: no two do.
+    """
+    hits = float(np.sum(values))
+    n = len(values)
+    size = float(n) if groups is None else effective_number(values, groups)
+    low, high = wilson(hits / n * size, size)
+    return Interval(hits / n, low, high, n)
+
+
+def effective_number(values: NDArray[Any], groups: NDArray[Any]) -> float:
+    """How many independent values of 0 and 1 tell as much of their fraction as these (n,), of which
+    those of a group (n,) may depend on each other.
+
+    The variance of the fraction is taken from the differences of the groups, and Student's t takes
+    the place of the normal distribution, because groups may be few (Korn and Graubard 1998). If all
+    values are equal, that tells nothing of how a group depends, and a group counts as one.
+    """
+    from scipy.special import ndtri, stdtrit
+
+    values = np.asarray(values, dtype=np.float64)
+    n = len(values)
+    group = np.unique(groups, return_inverse=True)[1].ravel()
+    count = int(group.max()) + 1
+    p = float(values.mean())
+    if count == n:
+        return float(n)
+    if count == 1 or p in (0, 1):
+        return float(count)
+    excess = np.bincount(group, weights=values - p)  # of each group, in values
+    variance = count / (count - 1) * float(np.sum(excess**2)) / n**2
+    independent = p * (1 - p) / n
+    effective = n * min(1.0, independent / variance) if variance else float(n)
+    upper = (1 + LEVEL) / 2
+    return effective * float(ndtri(upper) / stdtrit(count - 1, upper)) ** 2
 
 
 def mean(values: NDArray[Any]) -> Interval:

@@ -9,6 +9,7 @@ import math
 from vit_finetune.command_line import end_when_the_reader_leaves, page_file
 from vit_finetune.comparison.images import PageImages, add_page_options, page_images, thumbnail
 from vit_finetune.comparison.runs import Prediction, Run, read_run, read_work_tree
+from vit_finetune.core.environment import complete_environment
 from vit_finetune.core.errors import readable_errors
 from vit_finetune.core.files import write_text
 from vit_finetune.pages.cards import Card
@@ -101,4 +102,5 @@ def make_parser() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     end_when_the_reader_leaves()
     with readable_errors("mistakes"):
+        complete_environment()
         print(run(make_parser().parse_intermixed_args()))

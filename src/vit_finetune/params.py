@@ -21,6 +21,7 @@ from vit_finetune.core.errors import UserError, readable_errors
 
 MAX_SEED = 2**32 - 1  # the largest that numpy and scikit-learn take
 MAX_SHOWN = 200  # characters of a value or reason in a message
+LOCAL_WEIGHTS = "local-dir:"  # what `model.name` begins with where it names a folder
 DATASET_SIZES = {  # images to train on, test images, classes; those of a folder `download` counts
     "cifar10": (50_000, 10_000, 10),
     "cifar100": (50_000, 10_000, 100),
@@ -28,7 +29,11 @@ DATASET_SIZES = {  # images to train on, test images, classes; those of a folder
 }
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Size = Annotated[int, Field(ge=1, le=1_000_000_000)] | Literal["all"]
+Size = (
+    Annotated[int, Field(ge=1, le=1_000_000_000)]
+    | Annotated[float, Field(gt=0, lt=1)]
+    | Literal["all", "auto"]
+)
 Text = Annotated[str, Field(min_length=1)]
 Line = Annotated[str, Field(min_length=1, max_length=200)]
 Parameters = Literal["all", "norms", "biases"] | Annotated[list[Text], Field(min_length=1)]
@@ -77,6 +82,17 @@ class Data(Schema):
         description="a file of `folder` that cannot be read as an image is an `error`, "
         "or is named and left out (`skip`)",
     )
+    labels: Text | None = Field(
+        default=None,
+        description="a CSV file in `data.folder` with the columns `file` and `class`, for images "
+        "that are in no folders of classes; `null`: the folders are the classes",
+    )
+    group: Text | None = Field(
+        default=None,
+        description="which images of `folder` show one subject and stay in one part: `folder`, "
+        "those in one folder below the class; or a regular expression on the file's path, whose "
+        "parentheses match the subject's name; `null`: each image is its own",
+    )
 
 
 class Subset(Schema):
@@ -84,14 +100,19 @@ class Subset(Schema):
     training images."""
 
     train_size: Size = Field(
-        default=5000, description="training images, or `all` that validation leaves"
+        default=5000,
+        description="training images: a number, a share such as `0.5`, or `all` that validation "
+        "leaves (also `auto`)",
     )
     val_size: Size = Field(
         default=1000,
-        description="validation images: early stop and best epoch are chosen on them; "
-        "`all` of data/images/val/",
+        description="validation images, which decide between start and end of a training: a "
+        "number, a share, `all` of a given part, or `auto`: all of a given part, else 15 % of the "
+        "training images and at most 1,000",
     )
-    test_size: Size = Field(default="all", description="test images, or `all`")
+    test_size: Size = Field(
+        default="all", description="test images: a number, a share, or `all` (also `auto`)"
+    )
     leaks: Literal["drop", "error", "keep"] = Field(
         default="drop",
         description="training images with the pixels of a test or validation image: `drop` them "
@@ -219,12 +240,8 @@ class Training(Schema):
     probe_c: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
         default="auto",
         description="inverse L2 strength of that regression (scikit-learn's C) on features of "
-        "unit variance; `auto`: chosen on the validation images",
-    )
-    patience: int | None = Field(
-        default=None,
-        ge=1,
-        description="stop after so many epochs without a better validation accuracy; `null`: never",
+        "unit variance; `auto`: cross-validated for the probe that training is compared with, and "
+        "0.001 for the head that it starts from",
     )
 
 
@@ -248,7 +265,8 @@ class Embed(Schema):
 
     flip: bool = Field(
         default=True,
-        description="also store the mirrored view of each training image, for augmentation",
+        description="`adapt` and `train` also see each training image mirrored; `false` where "
+        "a mirrored image belongs to another class: arrows, digits, letters, hands",
     )
     storage: Literal["auto", "float16", "bfloat16", "float32"] = Field(
         default="auto",
@@ -343,19 +361,14 @@ class Runtime(Schema):
         default=None,
         ge=1,
         le=1024,
-        description="CPU threads of a stage, all its processes together; `null`: one per core",
+        description="CPU threads that compute, in all processes of a stage together; `null`: one "
+        "for each processor that may be used (a CPU set or a container can limit them)",
     )
     processes: int = Field(
         default=1,
         ge=1,
         le=1024,
         description="that adapt, embed and train run side by side; with `cuda`, one for each GPU",
-    )
-    workers: int = Field(
-        default=0,
-        ge=0,
-        le=256,
-        description="processes that prepare image batches beside the model; 0: none",
     )
 
 
@@ -459,7 +472,7 @@ def broken_rules(params: Params) -> list[str]:
     model, which only the built one tells, are checked in `adapt`."""
     errors = []
     name = params.model.name
-    if name.startswith("local-dir:") and not name.startswith("local-dir:pretrained/"):
+    if name.startswith(LOCAL_WEIGHTS) and not name.startswith(f"{LOCAL_WEIGHTS}pretrained/"):
         errors.append(
             f"model.name is {name!r}: only below pretrained/ does a changed file rerun what it "
             "should; copy the folder there and use local-dir:pretrained/<folder>"
@@ -481,12 +494,14 @@ def broken_rules(params: Params) -> list[str]:
             "freeze.parameters must be all where freeze.trainable_blocks is 0, which leaves the "
             "head alone"
         )
+    errors += _bad_names(params.data)
     if params.data.name in DATASET_SIZES:
         errors += _sizes_out_of_reach(params)
     return errors
 
 
 def _sizes_out_of_reach(params: Params) -> list[str]:
+    """Rules on sizes that are numbers; what a share or `auto` is, the stage `subset` computes."""
     data, subset = params.data.name, params.subset
     train_images, test_images, classes = DATASET_SIZES[data]
     if subset.val_size == "all":
@@ -494,30 +509,42 @@ def _sizes_out_of_reach(params: Params) -> list[str]:
     errors = []
     for key in ("train_size", "val_size", "test_size"):
         size = getattr(subset, key)
-        if size != "all" and size < classes:
+        if isinstance(size, int) and size < classes:
             errors.append(
                 f"subset.{key} is {size}: {data} has {classes} classes, so use at least {classes}"
             )
-    smallest_train = classes if subset.train_size == "all" else subset.train_size
-    if smallest_train + subset.val_size > train_images:
+    smallest_train = subset.train_size if isinstance(subset.train_size, int) else classes
+    smallest_val = subset.val_size if isinstance(subset.val_size, int) else classes
+    if smallest_train + smallest_val > train_images:
         errors.append(
             f"subset.train_size is {subset.train_size} and subset.val_size is {subset.val_size}: "
             f"together they may be at most the {train_images} training images of {data}"
         )
-    if subset.test_size == "all":
-        test_size = test_images
-    else:
-        test_size = subset.test_size
-        if test_size > test_images:
-            errors.append(
-                f"subset.test_size is {test_size}: {data} has {test_images} test images; use `all`"
-            )
+    test_size = subset.test_size if isinstance(subset.test_size, int) else test_images
+    if test_size > test_images:
+        errors.append(
+            f"subset.test_size is {test_size}: {data} has {test_images} test images; use `all`"
+        )
     for key in ("gallery", "sample"):
         count = getattr(params.attention, key)
         if count > test_size:
             errors.append(
                 f"attention.{key} is {count}: there are {test_size} test images (subset.test_size)"
             )
+    return errors
+
+
+def _bad_names(data: Data) -> list[str]:
+    errors = []
+    if data.labels is not None and (Path(data.labels).is_absolute() or ".." in data.labels):
+        errors.append(
+            f"data.labels is {_show(data.labels)}: it must be a file in data.folder, whose changes "
+            "DVC follows"
+        )
+    try:
+        re.compile(data.group or "")
+    except re.error as error:
+        errors.append(f"data.group is {_show(data.group)}, which is no regular expression: {error}")
     return errors
 
 

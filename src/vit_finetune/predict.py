@@ -16,6 +16,7 @@ import torch
 
 from vit_finetune.attention.pixels import spotlight
 from vit_finetune.command_line import accuracy, at_least_one, end_when_the_reader_leaves, page_file
+from vit_finetune.core.environment import complete_environment
 from vit_finetune.core.errors import UserError, readable_errors
 from vit_finetune.core.files import write_bytes, write_text
 from vit_finetune.data.image_files import (
@@ -294,5 +295,6 @@ def make_parser() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     end_when_the_reader_leaves()
     with readable_errors("predict"):
+        complete_environment()
         unreadable = run(make_parser().parse_args())
         sys.exit("\n".join(f"predict: {line}" for line in unreadable) or 0)

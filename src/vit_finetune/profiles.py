@@ -16,11 +16,19 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from vit_finetune.comparison.runs import cache_folder, experiments, flatten, git
+from vit_finetune.comparison.runs import (
+    cache_folder,
+    experiments,
+    flatten,
+    git,
+    require_repository,
+)
+from vit_finetune.core.environment import complete_environment
 from vit_finetune.core.errors import UserError, readable_errors
+from vit_finetune.core.experiment_copies import files_below, not_in_copies
 from vit_finetune.core.files import write_bytes, write_text
-from vit_finetune.params import check_params, read_yaml
-from vit_finetune.report.headline import collect_warnings
+from vit_finetune.params import Params, check_params, read_yaml
+from vit_finetune.stage import input_folders
 from vit_finetune.summary import METRICS, summarise
 
 PROFILES = Path("profiles")
@@ -38,8 +46,8 @@ def merge(values: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def read_overlay(name: str) -> dict[str, Any]:
-    """{"train.lr": 1, ...}, checked together with params.yaml (UserError)."""
+def read_overlay(name: str) -> tuple[dict[str, Any], Params]:
+    """{"train.lr": 1, ...}, and params.yaml with these values, checked (UserError)."""
     path = PROFILES / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml")))
@@ -47,8 +55,8 @@ def read_overlay(name: str) -> dict[str, Any]:
     overlay = read_yaml(path)
     if not isinstance(overlay, dict):
         raise UserError(f"{path} must hold sections of params.yaml with the keys that differ")
-    check_params(merge(read_yaml("params.yaml"), overlay), f"{path} over params.yaml")
-    return flatten(overlay)
+    params = check_params(merge(read_yaml("params.yaml"), overlay), f"{path} over params.yaml")
+    return flatten(overlay), params
 
 
 def overrides(overlay: dict[str, Any]) -> list[str]:
@@ -87,18 +95,40 @@ def _in_hydras_grammar(value: Any) -> str:
 
 def require_history() -> None:
     """DVC keeps an experiment with a commit of this folder, and needs a whole clone (UserError)."""
+    no_commit = (
+        "this folder is in no git commit, and DVC keeps a run beside one; "
+        "make one: git init && git add -A && git commit -m start"
+    )
+    require_repository(no_commit)
     tracked = git("ls-files", "--error-unmatch", "params.yaml").returncode == 0
     committed = git("rev-parse", "--verify", "HEAD").returncode == 0
     if not tracked or not committed:
-        raise UserError(
-            "this folder is in no git commit, and DVC keeps a run beside one; "
-            "make one: git init && git add -A && git commit -m start"
-        )
+        raise UserError(no_commit)
     if git("rev-parse", "--is-shallow-repository").stdout.strip() == "true":
         raise UserError(
             "this is a shallow clone, in which DVC cannot keep a run; git fetch --unshallow, then "
             "again"
         )
+
+
+def require_tracked(params: Params) -> None:
+    """UserError if a folder that the run reads has files that its copy would not have.
+
+    Every stage checks its copy as well (`vit_finetune.stage`). But no stage runs where DVC has the
+    results of a run on the same incomplete folder.
+    """
+    tracked = set(git("ls-files", "-z").stdout.split("\0"))
+    by_dvc = {Path(name).with_suffix("") for name in tracked if name.endswith(".dvc")}
+    for folder, otherwise in input_folders(params).items():
+        if Path(folder).is_absolute():
+            continue
+        missing = []
+        for name in sorted(files_below(Path(folder))):
+            path = Path(folder, name)
+            if path.as_posix() not in tracked and not by_dvc & {path, *path.parents}:
+                missing.append(name)
+        if missing:
+            raise not_in_copies(folder, missing, otherwise)
 
 
 def require_ascii_cache() -> None:
@@ -175,8 +205,10 @@ def fetch_results(name: str) -> dict[str, dict[str, Any]]:
 
 def run(name: str) -> None:
     """Run a profile, then print its headline numbers and where to look."""
-    arguments = overrides(read_overlay(name))
+    overlay, params = read_overlay(name)
+    arguments = overrides(overlay)
     require_history()
+    require_tracked(params)
     require_ascii_cache()
     require_free(name)
     if git("status", "--porcelain", "--untracked-files=no").stdout:
@@ -191,9 +223,10 @@ def run(name: str) -> None:
         ("image by image", f"python -m vit_finetune.compare OTHER-RUN {name}"),
         ("into the work tree", f"dvc exp apply {name}"),
     ]
-    print(summarise(metrics, collect_warnings(metrics), where))
+    print(summarise(metrics, where))
 
 
 if __name__ == "__main__":
     with readable_errors("profile"):
+        complete_environment()
         run(sys.argv[1] if len(sys.argv) > 1 else "demo")

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -17,12 +17,16 @@ from tqdm import tqdm
 
 from vit_finetune.core.checkpoints import checkpoint_folder, forget_checkpoints
 from vit_finetune.core.device import choose_wait_policy, set_up_torch
-from vit_finetune.core.errors import readable_errors
-from vit_finetune.core.files import require_disk
-from vit_finetune.core.process import RUN_FOLDER, end_with_dvc, only_one
+from vit_finetune.core.environment import complete_environment
+from vit_finetune.core.errors import UserError, readable_errors
+from vit_finetune.core.experiment_copies import require_whole
+from vit_finetune.core.files import require_disk, write_json
+from vit_finetune.core.process import DVC_VARIABLE, RUN_FOLDER, end_with_dvc, only_one
+from vit_finetune.core.processors import limit_threads
 from vit_finetune.core.progress import QUIET_VARIABLE, progress
 from vit_finetune.core.ranks import ALONE, Ranks, process_group, ranks_of_launcher, run_processes
-from vit_finetune.params import Params, read_params
+from vit_finetune.core.versions import released_versions
+from vit_finetune.params import LOCAL_WEIGHTS, Params, read_params
 
 if TYPE_CHECKING:
     import torch
@@ -47,8 +51,7 @@ class Stage:
     def device(self, wanted: str | None = None) -> "torch.device":
         """The device to compute on, `runtime.device` if no other is wanted. Sets up torch for it:
         threads, deterministic algorithms."""
-        runtime = self.params.runtime
-        return set_up_torch(wanted or runtime.device, runtime.threads, self.ranks)
+        return set_up_torch(wanted or self.params.runtime.device, None, self.ranks)
 
     def say(self, message: str) -> None:
         print(f"{self.name}: {message}", flush=True)
@@ -71,6 +74,13 @@ class Stage:
             inputs: plain values that stand for everything the work depends on, but the code.
         """
         return checkpoint_folder(self.name, *inputs)
+
+    def record_versions(self) -> None:
+        """Write which libraries the stage ran with, to a file that only `report` depends on.
+
+        DVC does not see the installed libraries: it reruns no stage because one changed.
+        """
+        write_json(f"versions/{self.name}.json", released_versions())
 
     def forget_checkpoints(self) -> None:
         forget_checkpoints(self.name)
@@ -99,24 +109,57 @@ def run(script: Script) -> NoReturn:
     start = time.monotonic()
     end_with_dvc()
     choose_wait_policy()
-    launched = ranks_of_launcher()
-    ranks = launched or ALONE
-    if not ranks.is_first and not script.parallel:
-        sys.exit(0)
+    with readable_errors(script.name):
+        complete_environment()
+        launched = ranks_of_launcher()
+        if launched and not launched.is_first and not script.parallel:
+            _leave_to_the_first(script, launched)
+    ranks = launched if launched and script.parallel else ALONE
     label = _label(script, ranks)
     try:
         with _messages(script, ranks), only_one(label):
             params = read_params()
-            processes = params.runtime.processes
-            if script.parallel and processes > 1 and not launched:
+            for folder, otherwise in input_folders(params).items():
+                require_whole(folder, otherwise)
+            processes = params.runtime.processes if script.parallel and not launched else 1
+            limit_threads(params.runtime.threads, max(processes, ranks.local_world_size))
+            if processes > 1:
                 MEETING.unlink(missing_ok=True)  # what an earlier run left
                 run_processes(processes, _run_rank, script, MEETING.resolve())
             else:
-                _compute(script, params, ranks if script.parallel else ALONE)
+                _compute(script, params, ranks)
     except KeyboardInterrupt:
         sys.exit(f"{label}: interrupted" if ranks.is_first else 130)
     print(f"{label}: {time.monotonic() - start:.1f} s")
     sys.exit(0)
+
+
+def _leave_to_the_first(script: Script, ranks: Ranks) -> NoReturn:
+    """End one of several processes of a stage that runs in one.
+
+    Raises:
+        UserError: DVC started it, and would find no outputs.
+    """
+    if DVC_VARIABLE in os.environ:
+        raise UserError(
+            f"RANK is {ranks.rank} in the environment, and process 0 alone runs this stage; "
+            "unset RANK WORLD_SIZE, which a launcher has left"
+        )
+    print(f"{script.name}: process {ranks.rank} has nothing to do, process 0 runs this stage alone")
+    sys.exit(0)
+
+
+def input_folders(params: Params) -> dict[str, str]:
+    """The folders of a user's own files that a run reads, each with another way than to track it
+    by which an experiment in a copy has it."""
+    folders = {}
+    if params.data.name == "folder":
+        folders[params.data.folder] = (
+            ", or set data.folder to the absolute path of a folder outside the project"
+        )
+    if params.model.name.startswith(LOCAL_WEIGHTS):
+        folders[params.model.name.removeprefix(LOCAL_WEIGHTS)] = ""
+    return folders
 
 
 def _run_rank(ranks: Ranks, script: Script, meeting: Path) -> None:
@@ -128,9 +171,12 @@ def _run_rank(ranks: Ranks, script: Script, meeting: Path) -> None:
 
 def _compute(script: Script, params: Params, ranks: Ranks, meeting: Path | None = None) -> None:
     module = importlib.import_module(f"stages.{script.name}")  # and with it torch, if it needs it
-    connected = process_group(ranks, meeting) if ranks.world_size > 1 else nullcontext()
-    with connected:
-        module.main(Stage(script.name, params, ranks))
+    stage = Stage(script.name, params, ranks)
+    if ranks.world_size == 1:
+        module.main(stage)
+        return
+    with process_group(ranks, script.name, meeting):
+        module.main(stage)
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def write(split_model, images, manifest, checkpoint, ranks=None):
     folder = checkpoint / "embedded"
     views = forward.activation_files(folder, checkpoint, manifest, BATCH)
     messages = forward.prepare_files(folder, views)
-    forward.write_views(split_model, images, views, workers=0, ranks=ranks or Ranks())
+    forward.write_views(split_model, images, views, ranks or Ranks())
     return {path.name: path.read_bytes() for path in folder.iterdir()}, messages
 
 

@@ -9,13 +9,13 @@ from importlib.metadata import version
 import pytest
 
 from tests.project import ROOT
-from vit_finetune.core import checkpoints
+from vit_finetune.core import versions
 from vit_finetune.core.checkpoints import (
     CHECKPOINTS,
-    LIBRARIES,
     checkpoint_folder,
     forget_checkpoints,
 )
+from vit_finetune.core.versions import LIBRARIES
 
 INPUTS = (0, {"lr": 0.1, "epochs": 2}, "digest")
 
@@ -70,9 +70,7 @@ def test_a_change_in_a_module_of_others_keeps_the_key(tmp_path, monkeypatch):
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_another_version_of_a_library_gives_another_key(monkeypatch, library):
     before = checkpoint_folder("train", *INPUTS)
-    monkeypatch.setattr(
-        checkpoints, "version", lambda name: version(name) + ".1" * (name == library)
-    )
+    monkeypatch.setattr(versions, "version", lambda name: version(name) + ".1" * (name == library))
     assert checkpoint_folder("train", *INPUTS) != before
 
 

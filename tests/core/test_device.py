@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 
+from vit_finetune.core import device as device_module
 from vit_finetune.core.device import resolve_precision, set_up_torch
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.ranks import Ranks
@@ -69,17 +70,20 @@ def test_the_threads_and_deterministic_algorithms_are_set(machine):
     set_up_torch("cpu", other)
     assert torch.get_num_threads() == other
     assert torch.are_deterministic_algorithms_enabled()
-    set_up_torch("cpu", None)
-    assert torch.get_num_threads() == other
 
 
-@pytest.mark.parametrize(("threads", "processes", "own"), [(4, 2, 2), (3, 2, 1), (1, 4, 1)])
-def test_the_processes_on_a_machine_share_its_threads_and_each_has_one_at_least(
-    machine, threads, processes, own
+def test_without_a_number_torch_takes_no_more_threads_than_the_limit_and_the_processors_allow(
+    machine, monkeypatch
 ):
     machine("cpu")
-    set_up_torch("cpu", threads, Ranks(local_world_size=processes))
-    assert torch.get_num_threads() == own
+    torch.set_num_threads(3)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(device_module, "processors", lambda: 2)
+    set_up_torch("cpu", None)
+    assert torch.get_num_threads() == 2
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    set_up_torch("cpu", None)
+    assert torch.get_num_threads() == 4
 
 
 def test_each_process_takes_a_gpu_of_its_own_and_more_processes_than_gpus_are_refused(
@@ -132,13 +136,11 @@ def test_auto_precision_of_this_machine_is_known():
 def test_waiting_threads_sleep_where_other_processes_keep_running(
     monkeypatch, running, given, policy
 ):
-    from vit_finetune.core import device
-
     samples = iter(running)
-    monkeypatch.setattr(device, "_others_are_running", lambda: next(samples))
+    monkeypatch.setattr(device_module, "_others_are_running", lambda: next(samples))
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     if given:
         monkeypatch.setenv("OMP_WAIT_POLICY", given)
-    device.choose_wait_policy()
+    device_module.choose_wait_policy()
     assert os.environ.get("OMP_WAIT_POLICY") == policy
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)

@@ -61,18 +61,6 @@ def test_a_lock_that_cannot_be_taken_for_another_reason_is_not_told_as_held(tmp_
         pass
 
 
-def test_where_the_system_has_no_locks_none_is_made_up(tmp_path, monkeypatch):
-    """A file that only exists would outlive a process that is killed."""
-
-    def flock(descriptor, operation):
-        raise OSError(38, os.strerror(38))
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fcntl.flock", flock)
-    with pytest.raises(OSError, match="not implemented"), only_one("train"):
-        pass
-
-
 def test_no_thread_watches_a_process_that_dvc_did_not_start(monkeypatch):
     monkeypatch.delenv("DVC_STAGE", raising=False)
     before = threading.active_count()

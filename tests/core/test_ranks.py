@@ -22,7 +22,7 @@ from tests.project import ROOT, stages_run
 from tests.training.examples import make_trainer, plain_settings, split_at
 from vit_finetune.core import ranks as ranks_module
 from vit_finetune.core.errors import UserError
-from vit_finetune.core.ranks import Ranks, process_group
+from vit_finetune.core.ranks import Ranks, process_group, ranks_of_launcher
 
 slow = pytest.mark.slow
 
@@ -128,7 +128,7 @@ def test_two_processes_gather_parts_of_any_length_in_order_and_take_the_values_o
     ended = end_of(
         folder,
         "import torch",
-        "with process_group(ranks, Path('meeting').resolve()):",
+        "with process_group(ranks, 'trial', Path('meeting').resolve()):",
         "    for parts in ([[[0, 1]], [[2, 3], [4, 5], [6, 7]]], [[[0, 1], [2, 3]], []]):",
         "        part = torch.tensor(parts[ranks.rank], dtype=torch.long).view(-1, 2)",
         "        assert ranks.all_gather(part).tolist() == parts[0] + parts[1]",
@@ -159,7 +159,7 @@ TO_GO_ON = "so all end; run it again to go on\n"
         (["raise UserError('no disk')"], "trial: no disk\n"),  # all of them
         pytest.param(  # while the other waits for it
             [
-                "with process_group(ranks, Path('meeting').resolve()):",
+                "with process_group(ranks, 'trial', Path('meeting').resolve()):",
                 "    if ranks.rank: os.kill(os.getpid(), signal.SIGKILL)",
                 "    ranks.barrier()",
             ],
@@ -331,6 +331,99 @@ def test_torchrun_on_one_machine_gives_the_same_bytes(single, tmp_path):
     assert project.outputs() == single.outputs()
 
 
+LAUNCHED = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+OF_FOUR = {"WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """A function that leaves these variables of a launcher in the environment, and no others."""
+
+    def leave(variables):
+        for name in (*LAUNCHED, *OF_FOUR):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return leave
+
+
+@pytest.mark.parametrize(
+    ("variables", "ranks"),
+    [
+        ({}, None),
+        ({"MASTER_ADDR": "host", "MASTER_PORT": "1"}, None),
+        (LAUNCHED, Ranks(1, 2)),
+        ({**LAUNCHED, **OF_FOUR}, Ranks(1, 4, 1, 2)),
+        ({**LAUNCHED, "RANK": "0", "WORLD_SIZE": "1"}, Ranks()),
+    ],
+)
+def test_a_launchers_variables_count_where_they_are_complete(launched, variables, ranks):
+    launched(variables)
+    assert ranks_of_launcher() == ranks
+
+
+def without(*names):
+    return {name: value for name, value in {**LAUNCHED, **OF_FOUR}.items() if name not in names}
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        (
+            {"RANK": "0"},
+            "^RANK in the .+ WORLD_SIZE, MASTER_ADDR, MASTER_PORT is not .+ unset RANK,",
+        ),
+        (without("RANK"), "but RANK is not set; unset WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE, or"),
+        (without("MASTER_PORT"), "but MASTER_PORT is not set"),
+        (without("LOCAL_WORLD_SIZE"), "but LOCAL_WORLD_SIZE is not set"),
+        (
+            {**LAUNCHED, "RANK": "gold"},
+            "^RANK is 'gold' in the environment, no whole number; unset it",
+        ),
+        ({**LAUNCHED, "WORLD_SIZE": "-2"}, "^WORLD_SIZE is '-2' in the"),
+        ({**LAUNCHED, "RANK": "2"}, "RANK is 2, WORLD_SIZE is 2: a rank is below .+ unset RANK"),
+        ({**LAUNCHED, **OF_FOUR, "LOCAL_RANK": "2"}, "LOCAL_RANK is 2, LOCAL_WORLD_SIZE is 2: a"),
+        ({**LAUNCHED, **OF_FOUR, "LOCAL_WORLD_SIZE": "5"}, "LOCAL_WORLD_SIZE is 5: a rank is"),
+    ],
+)
+def test_variables_that_no_launcher_sets_so_are_named_in_one_line(launched, variables, message):
+    launched(variables)
+    with pytest.raises(UserError, match=message) as caught:
+        ranks_of_launcher()
+    assert "\n" not in str(caught.value)
+
+
+@slow
+def test_who_waits_long_for_the_others_says_how_many_and_where(tmp_path):
+    script = (
+        "from vit_finetune.core import ranks\n"
+        "ranks.SILENCE = 0.2\n"
+        "with ranks.process_group(ranks.ranks_of_launcher(), 'train'): pass"
+    )
+    port = str(free_port())
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            **LAUNCHED,
+            "RANK": "0",
+            "MASTER_PORT": port,
+            "PYTHONPATH": str(ROOT / "src"),
+        },
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    said = process.stderr.readline()
+    process.kill()
+    process.communicate()
+    assert said == (
+        "train: process 0 of 2 (RANK, WORLD_SIZE) waits for 1 more at "
+        f"127.0.0.1:{port} (MASTER_ADDR, MASTER_PORT)\n"
+    )
+
+
 def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -382,7 +475,10 @@ def test_only_a_lost_connection_to_another_process_is_told_as_its_end(
     monkeypatch.setattr(ranks_module, "GRACE", 0)
     told = told or error
     try:
-        with pytest.raises(type(told)) as caught, process_group(Ranks(), tmp_path / "meeting"):
+        with (
+            pytest.raises(type(told)) as caught,
+            process_group(Ranks(), "trial", tmp_path / "meeting"),
+        ):
             raise error
         assert str(caught.value) == str(told)
     finally:

@@ -13,6 +13,7 @@ from tests.project import ROOT
 from vit_finetune.core.arrays import decode_names, read_split
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.files import read_csv, read_json, write_json
+from vit_finetune.data.corrections import CORRECTIONS
 from vit_finetune.params import read_params, read_yaml
 from vit_finetune.stage import Stage
 
@@ -27,6 +28,7 @@ def images(tmp_path, monkeypatch):
         for name in ("cat", "dog"):
             for number in range(count):
                 save(tmp_path / "data/images" / part / name / f"{number:02}.png", rng)
+    shutil.copy(ROOT / CORRECTIONS, tmp_path / CORRECTIONS)
     return tmp_path / "data/images"
 
 
@@ -127,7 +129,9 @@ def test_with_the_default_no_test_image_is_trained_on_and_others_are_drawn_inste
 
 def test_test_images_to_train_on_are_an_error_where_leaks_is_error(images):
     plant_leaks(images)
-    with pytest.raises(UserError, match="have the pixels of a test or validation image; remove"):
+    with pytest.raises(
+        UserError, match="have the pixels or the group of a test or validation image; remove"
+    ):
         run(leaks="error")
 
 
@@ -162,3 +166,80 @@ def test_padded_images_are_stored_with_the_box_that_is_no_bar(images):
     ):
         expected = (12, 0, 20, 32) if "cat" in name else (0, 0, 32, 32)
         assert (top, left, bottom, right) == expected
+
+
+def problems_of(rows, kind):
+    return {row["class"]: row["detail"] for row in rows if row["problem"] == kind}
+
+
+def test_a_class_that_the_type_of_its_files_tells_from_the_others_is_named(images):
+    rng = np.random.default_rng(3)
+    for number in range(40):
+        save(images / "train/owl" / f"{number}.jpg", rng)
+        save(images / "train/emu" / f"{number}.jpeg", rng)  # the same type by another name
+    save(images / "test/owl/0.jpg", rng)
+    shutil.copytree(images / "train/dog", images / "train/cow")
+    for path in (images / "train/cow").iterdir():
+        Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path)
+    detail = "the type of the file alone tells it from the others: {} right, 50% by chance"
+    # JPEG finds each of these two classes, and one of the four others
+    both = dict.fromkeys(("emu", "owl"), detail.format("88%"))
+    assert problems_of(run(), "shortcut") == both
+
+    shutil.rmtree(images / "train/emu")
+    assert problems_of(run(), "shortcut") == {"owl": detail.format("100%")}
+
+
+@pytest.mark.parametrize(
+    ("cat", "dog", "fit", "what"),
+    [
+        ((100, 30), (30, 100), "crop", None),
+        ((100, 30), (30, 100), "pad", "shape"),
+        ((100, 30), (30, 100), "squash", "shape"),
+        ((32, 32), (320, 320), "crop", "size"),
+    ],
+)
+def test_classes_that_size_or_shape_tell_apart_are_named_if_the_model_can_see_it(
+    images, cat, dog, fit, what
+):
+    rng = np.random.default_rng(4)
+    for name, size in (("cat", cat), ("dog", dog)):
+        for path in (images / "train" / name).iterdir():
+            save(path, rng, size)
+    found = problems_of(run(fit=fit), "shortcut")
+    if what is None:
+        assert found == {}
+    else:
+        assert set(found) == {"cat", "dog"}
+        for detail in found.values():
+            assert detail.startswith(f"the {what} of the file alone tells it from the others: 100%")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_files_of_any_type_and_size_are_no_shortcut(images, seed):
+    rng = np.random.default_rng(seed)
+    shutil.rmtree(images / "train")
+    for name in ("cat", "dog", "owl"):
+        save(images / "test" / name / "0.png", rng)
+        for number in range(30):
+            suffix = rng.choice(["jpg", "png", "bmp"])
+            width, height = rng.integers(20, 200, size=2)
+            save(images / "train" / name / f"{number}.{suffix}", rng, (width, height))
+    assert problems_of(run(fit="squash"), "shortcut") == {}
+
+
+def test_a_class_that_consists_of_copies_of_the_others_is_named_first(images, capsys):
+    for path in [*(images / "train").rglob("*.png")]:
+        (images / "train/all").mkdir(exist_ok=True)
+        shutil.copy(path, images / "train/all" / f"{path.parent.name} {path.name}")
+    shutil.copy(images / "test/cat/00.png", images / "train/dog/one more.png")
+    rows = run(leaks="keep")
+    assert problems_of(rows, "class of copies") == {
+        "all": "all of its 80 images are in other classes too",
+        "cat": "all of its 40 images are in other classes too",
+    }
+    first = next(line for line in capsys.readouterr().out.splitlines() if "class" in line)
+    assert first == (
+        "subset: class of copies: 2, the first: train all (all of its 80 images are in other "
+        "classes too); is the folder inside itself?; all in plots/image_problems.csv"
+    )

@@ -20,14 +20,19 @@ import pytest
 from filelock import FileLock
 from torchvision.datasets import CIFAR10, CIFAR100
 
+from tests.data.loaded import load
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.progress import QUIET_VARIABLE
 from vit_finetune.data import cifar as cifar_module
-from vit_finetune.data.cifar import FOLDER_VARIABLE, load_cifar
+from vit_finetune.data.cifar import FOLDER_VARIABLE
 from vit_finetune.data.dataset import channel_statistics
 
 BATCHES, ARCHIVE = "cifar-10-batches-py", "cifar-10-python.tar.gz"
 BATCHES_100, ARCHIVE_100 = "cifar-100-python", "cifar-100-python.tar.gz"
+
+
+def load_cifar(name):
+    return load(cifar_module.load_cifar(name), name)
 
 
 def md5(path):
@@ -409,8 +414,6 @@ OTHER = "what came is not the published archive (cut off, or a page that a proxy
     [
         (lambda request: send(request, b"<html>Please log in</html>"), OTHER),
         (lambda request: send(request, b""), OTHER),
-        (lambda request: send(request, b"\x1f\x8b half", length=1_000_000), OTHER),
-        (send_a_cut_chunk, "IncompleteRead("),
         (lambda request: request.wfile.write(b"SSH-2.0-OpenSSH\r\n"), "SSH-2.0-OpenSSH"),
         (
             lambda request: request.connection.close(),
@@ -429,6 +432,95 @@ def test_a_failed_download_is_one_line_and_leaves_no_file(server, cifar, tmp_pat
     way_out = f"Either set {FOLDER_VARIABLE} to a folder that holds {ARCHIVE} or {BATCHES}/, or run"
     assert way_out in message
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (
+            lambda request: send(request, b"\x1f\x8b half", length=1_000_000),
+            "it was cut off after 7 bytes",
+        ),
+        (send_a_cut_chunk, "IncompleteRead("),
+    ],
+)
+def test_a_download_that_is_cut_off_is_one_line_and_what_came_is_no_trouble_for_the_next_one(
+    server, originals, tmp_path, answer, reason
+):
+    server(answer)
+    assert reason in error_of_loading()
+    left = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert [path.name for path in left] == [f"{ARCHIVE}.partial"]
+    came = left[0].read_bytes()
+    asked = serve_from(server, (originals / ARCHIVE).read_bytes())
+    assert_is_the_stand_in(load_cifar("cifar10"), originals)
+    assert asked == [f"bytes={len(came)}-", None]
+    assert [path.name for path in (tmp_path / "cache/vit_finetune").iterdir()] == [BATCHES]
+
+
+def serve_from(server, body, most=None):
+    """Serve a file from the byte that is asked for, at most so many bytes in one answer. Returns
+    the ranges that were asked for so far."""
+    asked = []
+
+    def answer(request):
+        asked.append(request.headers["Range"])
+        first = int(asked[-1][len("bytes=") : -1]) if asked[-1] else 0
+        if first >= len(body):
+            send(request, b"", status=416)
+            return
+        request.send_response(206 if first else 200)
+        request.send_header("Content-Length", str(len(body) - first))
+        if first:
+            request.send_header("Content-Range", f"bytes {first}-{len(body) - 1}/{len(body)}")
+        request.end_headers()
+        request.wfile.write(body[first : None if most is None else first + most])
+
+    server(answer)
+    return asked
+
+
+def test_a_server_that_cuts_again_and_again_is_asked_on_as_long_as_something_comes(
+    server, originals
+):
+    body = (originals / ARCHIVE).read_bytes()
+    asked = serve_from(server, body, most=len(body) // 12)
+    assert_is_the_stand_in(load_cifar("cifar10"), originals)
+    assert len(asked) >= 12 > 2 * cifar_module.TRIES
+
+
+def test_a_killed_download_goes_on_from_where_it_was(server, originals, tmp_path):
+    body = (originals / ARCHIVE).read_bytes()
+    partial = tmp_path / "cache" / "vit_finetune" / f"{ARCHIVE}.partial"
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(body[:5000])
+    asked = serve_from(server, body)
+    assert_is_the_stand_in(load_cifar("cifar10"), originals)
+    assert asked == ["bytes=5000-"]
+
+
+@pytest.mark.parametrize("left", ["all of it", "more than all"])
+def test_a_download_that_was_killed_at_its_end_is_done_again(server, originals, tmp_path, left):
+    body = (originals / ARCHIVE).read_bytes()
+    partial = tmp_path / "cache" / "vit_finetune" / f"{ARCHIVE}.partial"
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(body if left == "all of it" else body + b"more")
+    asked = serve_from(server, body)
+    assert_is_the_stand_in(load_cifar("cifar10"), originals)
+    assert asked[-1] is None
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_server_that_is_busy_is_asked_again(server, originals, status):
+    answers = [status, status, 200]
+
+    def answer(request):
+        code = answers.pop(0)
+        send(request, (originals / ARCHIVE).read_bytes() if code == 200 else b"", status=code)
+
+    requests = server(answer)
+    assert_is_the_stand_in(load_cifar("cifar10"), originals)
+    assert len(requests) == 3
 
 
 @pytest.mark.parametrize(
@@ -560,8 +652,9 @@ def test_a_download_that_stalls_again_and_again_ends_with_an_error(
     requests = server(answer)
     assert "timed out. Either set" in error_of_loading()
     done.set()
-    assert len(requests) == cifar_module.TRIES
-    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+    assert len(requests) == cifar_module.TRIES + sent
+    left = [path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert left == [f"{ARCHIVE}.partial"] * sent
 
 
 @pytest.mark.parametrize("quiet", ["", "1"])

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import sklearn.datasets
 
+from tests.data.loaded import load
 from vit_finetune.data.digits import load_digits
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return load_digits()
+    return load(load_digits(), "digits")
 
 
 def test_the_digits_are_rgb_bytes_with_integer_labels(digits):

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.data import loaded
 from tests.data.broken import BROKEN_FILES
 from vit_finetune.core.errors import UserError
 from vit_finetune.data import folder as folder_module
-from vit_finetune.data.folder import load_folder
+from vit_finetune.data.folder import FolderSource
+from vit_finetune.params import Data
 
 
 @pytest.fixture(autouse=True)
@@ -44,15 +46,11 @@ def paint(path, number):
     return {colour: path}
 
 
-def load(folder, **options):
-    settings = {
-        "into": Path(tempfile.mkdtemp()),
-        "image_size": 8,
-        "fit": "crop",
-        "test_share": 0.25,
-        "broken": "error",
-    }
-    return load_folder(folder, **settings | options)
+def load(folder, threads=2, **options):
+    data = Data(
+        name="folder", folder=str(folder), **{"image_size": 8, "test_share": 0.25} | options
+    )
+    return loaded.load(FolderSource(data, threads), threads=threads)
 
 
 def error_of(folder, **options):
@@ -314,22 +312,19 @@ def test_images_of_a_class_may_lie_in_folders_below_it(tmp_path):
     ]
 
 
-def test_the_progress_bar_moves_on_only_as_files_are_read(tmp_path, monkeypatch):
-    make_tree(tmp_path, {"cat": 10, "dog": 10})
-    read, asked = [], []
+def test_files_are_read_only_a_few_ahead_of_what_is_asked_for(tmp_path, monkeypatch):
+    make_tree(tmp_path, {"cat": 100, "dog": 100})
+    read = []
     original = folder_module.open_image
     monkeypatch.setattr(
         folder_module, "open_image", lambda path: (original(path), read.append(path))[0]
     )
-
-    def bar(paths):
-        for path in paths:
-            asked.append(len(read))
-            yield path
-
-    load(tmp_path, threads=1, bar=bar)
-    assert len(asked) == len(set(read)) == 20
-    assert all(done >= number for number, done in enumerate(asked))
+    data = Data(name="folder", folder=str(tmp_path), image_size=8)
+    images = FolderSource(data, 1).read("train")
+    for _ in range(50):
+        next(images)
+    assert len(read) <= 50 + 3 * folder_module.TOGETHER
+    assert len([*images]) == 110
 
 
 # The range of 16-bit images
@@ -393,25 +388,28 @@ def test_unreadable_files_are_counted_and_five_are_named_with_the_reason_and_wha
     )
 
 
-@pytest.mark.parametrize(
-    ("cats", "classes"),
-    [(2, "dog (train 3, test 0)"), (0, "cat (train 3, test 0), dog (train 3, test 0)")],
-)
-def test_unreadable_files_do_not_count_as_images_of_their_class(tmp_path, cats, classes):
-    make_tree(tmp_path, {"train/cat": 3, "train/dog": 3, "test/cat": cats, "test/dog": 0})
-    (tmp_path / "test/dog/00.png").write_bytes(b"")
-    assert error_of(tmp_path, broken="skip") == few(tmp_path, classes)
+def test_unreadable_files_do_not_count_as_images_of_their_class(tmp_path):
+    make_tree(tmp_path, {"train/cat": 3, "train/dog": 1, "test/cat": 1, "test/dog": 1})
+    (tmp_path / "train/dog/01.png").write_bytes(b"")
+    assert error_of(tmp_path, broken="skip") == few(tmp_path, "dog (1)", 2)
+    make_tree(tmp_path, {"train/dog": 3})
+    for name in ("cat", "dog"):
+        (tmp_path / f"test/{name}/00.png").write_bytes(b"")
+    assert error_of(tmp_path, broken="skip") == no_images(tmp_path, "test")
 
 
 # Too few classes or images
 
 
-def few(folder, classes):
-    needed = "train 1, val 1, test 1" if "val" in classes else "train 2, test 1"
+def few(folder, classes, least):
     return (
-        f"{folder}: classes with too few images: {classes}; each needs at least {needed}; "
+        f"{folder}: classes with too few training images: {classes}; each needs at least {least}; "
         "add images or remove the folder"
     )
+
+
+def no_images(folder, part):
+    return f"{folder}: {part} has no images; add some, or remove its folder"
 
 
 def no_classes(folder, how_many):
@@ -444,38 +442,43 @@ def test_one_class_is_too_few(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("counts", "classes"),
+    ("counts", "classes", "least"),
     [
-        ({"cat": 3, "dog": 0}, "dog (train 0, test 0)"),
-        ({"cat": 2, "dog": 1, "ox": 3}, "cat (train 1, test 1), dog (train 0, test 1)"),
-        ({"train/cat": 2, "train/dog": 9}, "cat (train 1, test 1)"),
-        (
-            {"train/cat": 1, "train/dog": 2, "test/cat": 5, "test/dog": 1},
-            "cat (train 1, test 5)",
-        ),
-        ({"train/cat": 2, "train/dog": 2, "test/cat": 5}, "dog (train 2, test 0)"),
-        (
-            {"train/cat": 2, "train/dog": 2, "test": 0},
-            "cat (train 2, test 0), dog (train 2, test 0)",
-        ),
+        ({"cat": 3, "dog": 0}, "dog (0)", 2),
+        ({"cat": 2, "dog": 1, "ox": 3}, "cat (1), dog (1)", 2),
+        ({"train/cat": 2, "train/dog": 9}, "cat (1)", 2),
+        ({"train/cat": 1, "train/dog": 2, "test/cat": 5, "test/dog": 1}, "cat (1)", 2),
         (
             {"train/a": 1, "train/b": 0, "val/a": 1, "val/b": 1, "test/a": 1, "test/b": 1},
-            "b (train 0, val 1, test 1)",
+            "b (0)",
+            1,
         ),
-        (
-            {"train/a": 1, "train/b": 1, "validation/b": 1, "test/a": 1, "test/b": 1},
-            "a (train 1, val 0, test 1)",
-        ),
-        ({"train/a": 2, "train/b": 1, "val/a": 1, "val/b": 1}, "b (train 0, val 1, test 1)"),
         (
             dict.fromkeys("abcdefg", 1) | {"h": 3},
-            ", ".join(f"{name} (train 0, test 1)" for name in "abcde") + " and 2 more",
+            "a (1), b (1), c (1), d (1), e (1) and 2 more",
+            2,
         ),
     ],
 )
-def test_a_class_with_too_few_images_is_named_with_its_counts(tmp_path, counts, classes):
+def test_a_class_with_too_few_images_to_train_on_is_named_with_their_number(
+    tmp_path, counts, classes, least
+):
     make_tree(tmp_path, counts)
-    assert error_of(tmp_path) == few(tmp_path, classes)
+    assert error_of(tmp_path) == few(tmp_path, classes, least)
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_a_given_part_without_an_image_is_an_error(tmp_path, part):
+    make_tree(tmp_path, {"train/cat": 3, "train/dog": 3, f"{part}/cat": 0})
+    assert error_of(tmp_path) == no_images(tmp_path, part)
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_a_class_may_be_absent_from_a_given_part(tmp_path, part):
+    make_tree(tmp_path, {"train/cat": 4, "train/dog": 4, f"{part}/cat": 2})
+    dataset = load(tmp_path)
+    assert dataset.classes == ["cat", "dog"]
+    assert dataset.labels[part].tolist() == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -485,6 +488,7 @@ def test_a_class_with_too_few_images_is_named_with_its_counts(tmp_path, counts, 
         {"train/cat": 2, "train/dog": 2, "test/cat": 1, "test/dog": 1},
         {"train/cat": 1, "train/dog": 1, "val/cat": 1, "val/dog": 1, "test/cat": 1, "test/dog": 1},
         {"train/cat": 2, "train/dog": 2, "val/cat": 1, "val/dog": 1},
+        {"train/cat": 2, "train/dog": 1, "val/cat": 1, "val/dog": 1},
     ],
 )
 def test_the_fewest_images_that_are_allowed_are_enough(tmp_path, counts):
@@ -505,3 +509,123 @@ def test_classes_that_only_test_or_validation_has_are_named_with_their_folder(tm
         error_of(tmp_path)
         == f"{tmp_path / part} has classes that {tmp_path}/train has not: ant, dgo"
     )
+
+
+# Names and folders that mislead
+
+
+@pytest.mark.parametrize("part", ["", "train/"])
+@pytest.mark.parametrize("classes", [("cat", "dog"), ("cat", "dog", "emu")])
+def test_a_folder_that_holds_itself_is_named_as_the_cause(tmp_path, part, classes):
+    make_tree(tmp_path, {f"{part}{name}": 3 for name in classes})
+    make_tree(tmp_path, {f"{part}copy/{name}": 3 for name in classes})
+    root = f"{tmp_path}/{part}".rstrip("/")
+    assert error_of(tmp_path) == (
+        f"{root}/copy holds folders with the names of other classes ({', '.join(classes)}): it is "
+        f"no class, but may be a copy of {root}; move it elsewhere, or set data.folder to it"
+    )
+
+
+def test_folders_below_a_class_may_have_any_other_names(tmp_path):
+    make_tree(tmp_path, {"cat/dog": 3, "cat/may": 3, "dog": 4, "emu": 4})
+    assert load(tmp_path).classes == ["cat", "dog", "emu"]
+
+
+def test_a_folder_around_the_classes_is_named_as_the_way_out(tmp_path):
+    make_tree(tmp_path, {"photos/cat": 3, "photos/dog": 3})
+    assert error_of(tmp_path) == (
+        f"{no_classes(tmp_path, 'one')}; if {tmp_path}/photos holds them, set data.folder to it"
+    )
+
+
+COMPOSED, DECOMPOSED = "caf\xe9", "cafe\u0301"
+
+
+@pytest.mark.parametrize(("first", "second"), [("", ""), ("train/", "test/")])
+def test_names_of_classes_that_unicode_calls_the_same_are_one_class(tmp_path, first, second):
+    colours = make_tree(tmp_path, {f"{first}{DECOMPOSED}": 4, f"{first}dog": 4})
+    more = {f"{second}{COMPOSED}": 4} | ({f"{second}dog": 4} if second else {})
+    colours |= make_tree(tmp_path, more, start=len(colours))
+    dataset = load(tmp_path)
+    assert dataset.classes == [COMPOSED, "dog"]
+    parts = found(dataset, colours, tmp_path)
+    paths = sorted(path for part in parts.values() for path in part[COMPOSED])
+    assert len(paths) == 8
+    assert {path.removeprefix(first).removeprefix(second)[:-7] for path in paths} == {
+        COMPOSED,
+        DECOMPOSED,
+    }
+
+
+@pytest.mark.parametrize("given", [{"val/cat": 2, "val/dog": 2}, {}])
+def test_where_test_images_are_taken_from_a_given_training_part_this_is_said(tmp_path, given):
+    make_tree(tmp_path, {"train/cat": 8, "train/dog": 8, **given})
+    data = Data(name="folder", folder=str(tmp_path), image_size=8, test_share=0.25)
+    assert FolderSource(data, 1).notes == [
+        f"{tmp_path} has no test folder: 4 images of the training folder are for testing "
+        "(data.test_share)"
+    ]
+
+
+# A table of labels
+
+
+def write_table(folder, *rows, header="file,class"):
+    (folder / "labels.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+
+
+def test_a_table_gives_images_their_classes_wherever_they_lie(tmp_path):
+    colours = make_tree(tmp_path, {"a": 6, "b/deep": 6, "__other": 1})
+    colours |= paint(tmp_path / f"{DECOMPOSED}.png", 300)
+    rows = [f"a/0{n}.png,{'cat' if n % 2 else 'dog'},x" for n in range(6)]
+    rows += [f"b/deep/0{n}.png,{'cat' if n % 2 else DECOMPOSED},x" for n in range(6)]
+    rows += [f'{COMPOSED}.png,"dog",x']
+    write_table(tmp_path, *reversed(rows[1:]), header="file,class,who")
+    (tmp_path / "notes.txt").touch()
+    dataset = load(tmp_path, labels="labels.csv")
+    assert dataset.classes == [COMPOSED, "cat", "dog"]
+    parts = found(dataset, colours, tmp_path)
+    by_class = {
+        name: sorted(parts["train"][name] + parts["test"][name]) for name in dataset.classes
+    }
+    assert by_class == {
+        COMPOSED: ["b/deep/00.png", "b/deep/02.png", "b/deep/04.png"],
+        "cat": [f"{folder}/0{n}.png" for folder in ("a", "b/deep") for n in (1, 3, 5)],
+        "dog": ["a/02.png", "a/04.png", f"{DECOMPOSED}.png"],
+    }
+    assert {part: len(labels) for part, labels in dataset.labels.items()} == {
+        "train": 9,
+        "test": 3,
+    }
+    assert dataset.ignored == ["__other/00.png", "a/00.png", "notes.txt"]
+
+
+def test_a_table_of_images_in_folders_of_parts_keeps_the_parts(tmp_path):
+    colours = make_tree(tmp_path, {"Train/x": 4, "valid": 2, "test": 2})
+    files = [path.relative_to(tmp_path).as_posix() for path in colours.values()]
+    write_table(tmp_path, *(f"{file},{'cat' if '0.png' in file else 'dog'}" for file in files[:6]))
+    dataset = load(tmp_path, labels="labels.csv")
+    parts = found(dataset, colours, tmp_path)
+    assert list(parts) == ["train", "val", "test"]
+    assert parts["val"] == {"cat": ["valid/00.png"], "dog": ["valid/01.png"]}
+    assert dataset.ignored == ["test/00.png", "test/01.png"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["a/00.png,cat", "a/9.png,cat"], "TABLE, line 3: FOLDER has no image 'a/9.png'"),
+        (["a/00.png,cat", "a/00.png,dog"], "TABLE, line 3: 'a/00.png' is in an earlier line too"),
+        (["a/00.png,"], "TABLE, line 2: the class is ''; a class has a name"),
+        (["a/00.png"], "TABLE, line 2 has 1 values, the first line has 2; write a value"),
+        (["a/00.png,cat", "a/01.png,cat"], "FOLDER holds one class, at least two are needed"),
+        (None, "TABLE is missing; write a CSV file with the line file,class"),
+    ],
+)
+def test_a_table_that_does_not_fit_the_images_is_an_error(tmp_path, rows, message):
+    make_tree(tmp_path, {"a": 3})
+    if rows is not None:
+        write_table(tmp_path, *rows)
+    said = error_of(tmp_path, labels="labels.csv")
+    table = str(tmp_path / "labels.csv")
+    assert said.replace(table, "TABLE").replace(str(tmp_path), "FOLDER").startswith(message)

@@ -1,13 +1,13 @@
 """`data.name` chooses the source of the images; the other keys of `data` go to the source that
 reads them."""
 
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.data.loaded import load
 from vit_finetune.core.arrays import decode_names
 from vit_finetune.data import sources
 from vit_finetune.params import Data
@@ -25,14 +25,16 @@ def section(name):
     return Data(name=name, **SETTINGS)
 
 
-def test_digits_are_loaded_by_their_name():
-    assert sources.load_dataset(section("digits"), Path()).images["train"].shape == (901, 8, 8, 3)
+def test_digits_are_opened_by_their_name():
+    source = sources.open_source(section("digits"), 1)
+    assert source.image_shape == (8, 8, 3)
+    assert len(source.files["train"]) == 901
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_cifar_is_loaded_by_its_name(monkeypatch, name):
-    monkeypatch.setattr(sources, "load_cifar", lambda name: f"loaded {name}")
-    assert sources.load_dataset(section(name), Path()) == f"loaded {name}"
+def test_cifar_is_opened_by_its_name(monkeypatch, name):
+    monkeypatch.setattr(sources, "load_cifar", lambda name: f"opened {name}")
+    assert sources.open_source(section(name), 1) == f"opened {name}"
 
 
 def test_a_folder_is_read_from_data_images_with_the_settings_of_the_section(tmp_path, monkeypatch):
@@ -45,25 +47,19 @@ def test_a_folder_is_read_from_data_images_with_the_settings_of_the_section(tmp_
             image.paste("blue", (8, 0, 24, 16))
             image.save(tmp_path / "data" / "images" / name / f"{number}.png")
     (tmp_path / "data" / "images" / "cat" / "broken.png").write_bytes(b"")
-    shown = []
-
-    def bar(numbers):
-        shown.extend(numbers)
-        return numbers
-
-    dataset = sources.load_dataset(section("folder"), tmp_path, bar=bar)
+    dataset = load(sources.open_source(section("folder"), 1))
     assert dataset.classes == ["cat", "dog"]
     assert {part: labels.tolist().count(1) for part, labels in dataset.labels.items()} == {
         "train": 2,
         "test": 2,
     }
     assert np.array_equal(dataset.images["train"][0, 8, [0, 8]], [(255, 0, 0), (0, 0, 255)])
+    assert dataset.sizes["test"].tolist() == [[16, 32]] * len(dataset.labels["test"])
     assert len(dataset.broken) == 1
     for part, files in dataset.files.items():
         assert [name.partition("/")[0] for name in decode_names(files)] == [
             dataset.classes[k] for k in dataset.labels[part]
         ]
-    assert shown == list(range(9))
 
 
 def test_every_name_that_params_yaml_allows_is_tried_here():

@@ -167,7 +167,8 @@ def test_with_a_validation_part_no_split_depends_on_the_size_of_another():
 
 def test_all_validation_images_of_a_data_set_without_a_validation_part_is_an_error():
     message = (
-        "subset.val_size is all: the data set has no validation images of its own, use a number"
+        "subset.val_size is all: the data set has no validation images of its own, use a number "
+        "or auto"
     )
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         train_val_test(TWO, train_size=10, val_size="all", test_size=10, seed=0)
@@ -209,16 +210,62 @@ def test_sizes_out_of_range_are_errors_that_name_the_key_and_the_range(
         )
 
 
-def test_a_split_without_an_image_of_some_class_is_an_error_with_what_there_is_and_what_to_do():
-    classes, part = ["ant", "bee", "cat", "dog"], np.array([0, 1, 1, 2, 2, 2])
-    require_every_class("train", np.array([2, 1, 0, 0, 3]), classes, part)
+def test_a_class_without_an_image_to_train_on_is_an_error_with_what_to_do():
+    classes = ["ant", "bee", "cat", "dog"]
+    require_every_class(np.array([2, 1, 0, 0, 3]), classes)
     message = (
-        "no image of ant (1 to take from), dog (0 to take from) is in train, and each class needs "
-        "one in train, val and test: add images of it, remove the class, or take fewer for "
+        "no image of ant, dog is left to train on: add images, remove the class, or take fewer for "
         "validation (subset.val_size)"
     )
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
-        require_every_class("train", np.array([1, 2, 2]), classes, part)
+        require_every_class(np.array([1, 2, 2]), classes)
+
+
+@pytest.mark.parametrize(
+    ("labels", "sizes", "expected"),
+    [
+        (TWO, {}, (102, 18, 36)),
+        (THREE, {}, (120, 30, 36)),
+        (TWO, {"train_size": 0.5, "val_size": 0.1, "test_size": 0.25}, (54, 12, 9)),
+        (THREE, {"train_size": 0.5, "val_size": 0.2, "test_size": 0.25}, (60, 6, 9)),
+        ({"train": labels_of(2, 2, 2), "test": TEST}, {}, (3, 3, 36)),
+        ({"train": labels_of(4000, 4000), "test": labels_of(1, 1)}, {}, (7000, 1000, 2)),
+    ],
+)
+def test_auto_and_shares_stand_for_these_numbers(labels, sizes, expected):
+    auto = {"train_size": "auto", "val_size": "auto", "test_size": "auto"}
+    split = train_val_test(labels, **auto | sizes, seed=0)
+    assert tuple(len(indices) for indices in split.values()) == expected
+
+
+def test_validation_images_of_groups_are_whole_groups_in_about_the_wanted_number():
+    groups = np.repeat(np.arange(40), 10)
+    labels = np.repeat(np.arange(40) % 4, 10)
+    of_part = {"train": groups, "test": np.array([100])}
+    split = train_val_test(
+        {"train": labels, "test": np.array([0])},
+        train_size="all",
+        val_size=80,
+        test_size="all",
+        seed=1,
+        groups=of_part,
+    )
+    assert np.bincount(labels[split["val"]]).tolist() == [20] * 4
+    assert not set(groups[split["val"]]) & set(groups[split["train"]])
+    assert len(split["val"]) + len(split["train"]) == 400
+
+
+def test_one_group_in_each_class_leaves_none_for_validation_which_is_an_error():
+    labels = np.repeat([0, 1], 10)
+    with pytest.raises(UserError, match=r"^data\.group leaves no image for validation: "):
+        train_val_test(
+            {"train": labels, "test": labels},
+            train_size="all",
+            val_size="auto",
+            test_size="all",
+            seed=0,
+            groups={"train": labels, "test": labels + 2},
+        )
 
 
 @given(

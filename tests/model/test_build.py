@@ -1,7 +1,11 @@
 """A model is built by its name, or refused in one line that says why and what works."""
 
+import http.server
 import json
 import re
+import socket
+import threading
+import urllib.request
 
 import pytest
 import timm
@@ -9,6 +13,7 @@ import torch
 
 from tests.model.small import OURS, NoInitialisation
 from vit_finetune.core.errors import UserError
+from vit_finetune.model import hub
 from vit_finetune.model.build import WORKS, build_model
 from vit_finetune.model.families import FAMILIES
 from vit_finetune.model.saved import weights_digest
@@ -89,11 +94,63 @@ def test_weights_out_of_reach_name_the_hub_and_the_demo(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(
-        UserError, match=r"vit_tiny_patch16_224\.\S+ could not be loaded: .*make demo"
+        UserError,
+        match=r"could not be loaded .*HF_HOME.*local-dir.*pretrained to false.*make demo",
     ):
         build_model(
             "vit_tiny_patch16_224.augreg_in21k_ft_in1k", pretrained=True, image_size=None, seed=0
         )
+
+
+@pytest.mark.parametrize("tag", ["augreg_in21k_ft_in1k", "no_such_tag"])
+def test_a_hub_that_does_not_answer_is_an_error_at_once_unless_the_weights_are_in_its_cache(
+    monkeypatch, tmp_path, tag
+):
+    import huggingface_hub.constants
+
+    name = f"vit_tiny_patch16_224.{tag}"
+    asked = []
+
+    def create_model(*arguments, **options):
+        asked.append(arguments)
+        raise OSError("the hub was asked")
+
+    with socket.socket() as server:  # it accepts and never answers
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setenv("no_proxy", "*")
+        monkeypatch.setattr(urllib.request, "_opener", None)
+        monkeypatch.setattr(hub, "PATIENCE", 0.1)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+        monkeypatch.setattr(timm, "create_model", create_model)
+        if tag == "no_such_tag":
+            with pytest.raises(UserError, match="timm has no such weights"):
+                build_model(name, pretrained=True, image_size=None, seed=0)
+            return
+        with pytest.raises(UserError, match=rf"{endpoint} cannot be reached \(.*timed out\)"):
+            build_model(name, pretrained=True, image_size=None, seed=0)
+        assert asked == []
+        (tmp_path / f"models--timm--{name}/snapshots").mkdir(parents=True)
+        with pytest.raises(UserError, match="the hub was asked"):
+            build_model(name, pretrained=True, image_size=None, seed=0)
+        assert len(asked) == 1
+
+
+class Refusing(http.server.BaseHTTPRequestHandler):
+    def do_HEAD(self):
+        self.send_error(403)
+
+
+def test_any_answer_of_the_hub_will_do(monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(urllib.request, "_opener", None)
+    with http.server.HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.handle_request).start()
+        assert hub.unreachable(f"http://127.0.0.1:{server.server_port}") is None
+    assert "refused" in hub.unreachable("http://127.0.0.1:9")
 
 
 def test_a_local_folder_that_is_missing_or_of_another_architecture_is_refused(

@@ -1,5 +1,6 @@
 """The batched preprocessing is timm's own, which goes image by image through PIL."""
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -30,6 +31,45 @@ def test_batched_preprocessing_equals_timms_pil_transform(name, size, crop_pct):
     assert ((pixels - expected) * std * 255).abs().max() <= 0.001
 
 
+CONFIG = {
+    "input_size": (3, 32, 32),
+    "interpolation": "bicubic",
+    "crop_pct": 1.0,
+    "crop_mode": "center",
+    "mean": (0.0,) * 3,
+    "std": (1.0,) * 3,
+}
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize(
+    ("size", "target"), [(1024, 32), (1024, 224), (1000, 999), (224, 224), (8, 512)]
+)
+def test_levels_are_those_of_pillow_at_the_ends_of_the_sizes_that_are_allowed(
+    size, target, interpolation
+):
+    """Of black and white pixels, whose sums are the largest."""
+    rng = np.random.default_rng(0)
+    image = 255 * rng.integers(2, size=(size, size, 3)).astype(np.uint8)
+    config = CONFIG | {"input_size": (3, target, target), "interpolation": interpolation}
+    levels = Preprocessing(config)(torch.from_numpy(image)[None])[0] * 255
+    resampling = Image.Resampling[interpolation.upper()]
+    expected = np.asarray(Image.fromarray(image).resize((target, target), resampling))
+    assert np.array_equal(levels.permute(1, 2, 0).round().numpy(), expected)
+
+
+def test_the_steps_name_what_is_done_with_an_image_of_a_size():
+    steps = Preprocessing(CONFIG | {"crop_pct": 0.8}).steps(50, 60)
+    assert steps == {
+        "resize": (40, 48),
+        "interpolation": "bicubic",
+        "crop": (4, 8, 32, 32),
+        "divide_by": 255,
+        "mean": (0.0, 0.0, 0.0),
+        "std": (1.0, 1.0, 1.0),
+    }
+
+
 @pytest.mark.parametrize(
     ("key", "value", "known"),
     [
@@ -39,14 +79,6 @@ def test_batched_preprocessing_equals_timms_pil_transform(name, size, crop_pct):
     ],
 )
 def test_a_crop_or_interpolation_that_is_not_known_is_named_with_those_that_are(key, value, known):
-    config = {
-        "input_size": (3, 32, 32),
-        "interpolation": "bicubic",
-        "crop_pct": 0.9,
-        "crop_mode": "center",
-        "mean": (0.5,) * 3,
-        "std": (0.5,) * 3,
-    }
-    assert Preprocessing(config).input_size == (32, 32)
+    assert Preprocessing(CONFIG).input_size == (32, 32)
     with pytest.raises(UserError, match=f"the model wants {key} {value!r}; supported: {known}"):
-        Preprocessing({**config, key: value})
+        Preprocessing({**CONFIG, key: value})

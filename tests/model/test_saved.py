@@ -27,6 +27,7 @@ def test_a_saved_model_is_loaded_by_timm_alone_with_the_same_logits_names_and_pr
         "classes": ["ant", "bee", "cat"],
         "image_shape": [48, 40, 3],
         "fit": "pad",
+        "reading": {"pad_colour": [1, 2, 3]},
     }
     save_model(tiny_vit, tmp_path / "m", preprocess, dataset)
     alone = timm.create_model(f"local-dir:{tmp_path / 'm'}", pretrained=True).eval()
@@ -36,7 +37,11 @@ def test_a_saved_model_is_loaded_by_timm_alone_with_the_same_logits_names_and_pr
     assert not torch.allclose(random(pixels), tiny_vit(pixels))
     assert preprocessing(alone, None).facts() == preprocess.facts()
     assert class_names(tmp_path / "m") == ["ant", "bee", "cat"]
-    assert trained_config(tmp_path / "m")["trained_on"] == {"image_size": [48, 40], "fit": "pad"}
+    assert trained_config(tmp_path / "m")["trained_on"] == {
+        "image_size": [48, 40],
+        "fit": "pad",
+        "pad_colour": [1, 2, 3],
+    }
     assert str(tmp_path) not in (tmp_path / "m" / "config.json").read_text()
 
 
@@ -49,7 +54,7 @@ def test_timm_alone_gives_a_saved_distilled_model_the_logits_it_was_trained_with
     torch.nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(0))
     pixels = pictures(model)
     expected = split_model_of(model, 1).predict_logits(store(model, pixels, 1))
-    dataset = {"classes": ["a", "b", "c"], "image_shape": [8, 8, 3], "fit": "crop"}
+    dataset = {"classes": ["a", "b", "c"], "image_shape": [8, 8, 3], "fit": "crop", "reading": {}}
     save_model(model, tmp_path / "finetuned", preprocessing(model, None), dataset)
     alone = timm.create_model(f"local-dir:{tmp_path / 'finetuned'}", pretrained=True).eval()
     with torch.no_grad():

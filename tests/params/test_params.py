@@ -19,7 +19,8 @@ sys.path.insert(0, str(ROOT / "tools"))
 import reference
 
 INTEGER, NUMBER = "be a valid integer", "be a valid number"
-SIZE = "be a valid integer or be 'all'"
+BLOCKS = "be a valid integer or be 'all'"
+SIZES = "or be 'all' or 'auto'"
 WORDS = "be 'all', 'norms' or 'biases' or be a valid list"
 DEVICE = "be 'auto', 'cpu', 'cuda' or 'mps'"
 
@@ -49,11 +50,13 @@ BAD_VALUES = [  # key, what stands after it in the file, how the value is shown,
     ("data.test_share", "20%", "'20%'", NUMBER),
     ("data.broken", "true", "true", "be 'error' or 'skip'"),
     ("subset.leaks", "remove", "'remove'", "be 'drop', 'error' or 'keep'"),
-    ("subset.train_size", "0", "0", f"{at_least(1)} or be 'all'"),
-    ("subset.train_size", "5e3", "5000.0", SIZE),
-    ("subset.train_size", "ALL", "'ALL'", SIZE),
-    ("subset.val_size", "0.2", "0.2", SIZE),
-    ("subset.test_size", "10,000", "'10,000'", SIZE),
+    ("subset.train_size", "0", "0", f"{at_least(1)} or be greater than 0 {SIZES}"),
+    ("subset.train_size", "5e3", "5000.0", f"{INTEGER} or be less than 1 {SIZES}"),
+    ("subset.train_size", "ALL", "'ALL'", f"{INTEGER} or {NUMBER} {SIZES}"),
+    ("subset.val_size", "1.0", "1.0", f"{INTEGER} or be less than 1 {SIZES}"),
+    ("subset.test_size", "10,000", "'10,000'", f"{INTEGER} or {NUMBER} {SIZES}"),
+    ("data.labels", "3", "3", "be a valid string or be null"),
+    ("data.group", "''", "''", "have at least 1 character or be null"),
     ("model.name", "16", "16", "be a valid string"),
     (
         "model.name",
@@ -71,7 +74,7 @@ BAD_VALUES = [  # key, what stands after it in the file, how the value is shown,
     ("embed.storage", "int8", "'int8'", "be 'auto', 'float16', 'bfloat16' or 'float32'"),
     ("embed.batch_size", "4097", "4097", at_most(4096)),
     ("freeze.trainable_blocks", "-1", "-1", f"{at_least(0)} or be 'all'"),
-    ("freeze.trainable_blocks", "'2'", "'2'", SIZE),
+    ("freeze.trainable_blocks", "'2'", "'2'", BLOCKS),
     ("freeze.parameters", "norm", "'norm'", WORDS),
     ("freeze.parameters", "{norms: true}", "a block of keys", WORDS),
     (
@@ -115,7 +118,7 @@ BAD_VALUES = [  # key, what stands after it in the file, how the value is shown,
     ("train.mixup", "-1", "-1", at_least(0)),
     ("train.head_init", "random", "'random'", "be 'probe' or 'zeros'"),
     ("train.probe_c", "best", "'best'", "be a valid number or be 'auto'"),
-    ("train.patience", "0", "0", f"{at_least(1)} or be null"),
+    ("train.grad_clip", "0", "0", "be greater than 0 or be null"),
     ("evaluate.calibration_bins", "0", "0", at_least(1)),
     ("evaluate.mistakes", "101", "101", at_most(100)),
     ("attention.gallery", "1", "1", at_least(2)),
@@ -128,7 +131,7 @@ BAD_VALUES = [  # key, what stands after it in the file, how the value is shown,
     ("runtime.device", "cuda:0", "'cuda:0'", DEVICE),
     ("runtime.threads", "auto", "'auto'", f"{INTEGER} or be null"),
     ("runtime.processes", "0", "0", at_least(1)),
-    ("runtime.workers", "null", "null", INTEGER),
+    ("seed", "null", "null", INTEGER),
 ]
 for key, *rest in list(BAD_VALUES):
     if key.startswith("train.") and key != "train.epochs":
@@ -147,7 +150,7 @@ def test_every_key_has_a_bad_value_in_the_table():
     assert {key.partition("[")[0] for key, *_ in BAD_VALUES} == set(KEYS)
 
 
-DATA = "name, folder, image_size, fit, test_share, broken"
+DATA = "name, folder, image_size, fit, test_share, broken, labels, group"
 FREEZE = "trainable_blocks, parameters"
 
 
@@ -336,7 +339,7 @@ def test_params_yaml_is_the_schema_with_its_defaults_in_the_form_that_dvc_writes
 def test_parameters_cannot_be_changed_after_reading():
     params = read(TEXT)
     with pytest.raises(ValueError, match="frozen"):
-        params.runtime.workers = 4
+        params.runtime.threads = 4
 
 
 @pytest.mark.parametrize(
@@ -346,7 +349,7 @@ def test_parameters_cannot_be_changed_after_reading():
         ("train.lr=0.0123", 0.0123),
         ("train.lr=3e-5", 0.00003),
         ("train.lr=1", 1.0),
-        ("train.patience=5", 5),
+        ("train.min_steps=5", 5),
         ("train.grad_clip=null", None),
         ("train.optimizer=sgd", "sgd"),
         ("subset.train_size=all", "all"),

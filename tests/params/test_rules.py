@@ -8,7 +8,7 @@ import pytest
 
 from tests.params.edited import changed, complaint, read, value_of
 from tests.project import ROOT
-from vit_finetune.data.sources import load_dataset
+from vit_finetune.data.sources import open_source
 from vit_finetune.params import DATASET_SIZES, Data, read_params
 
 CIFAR, CIFAR_100, DIGITS, FOLDER = (
@@ -75,6 +75,19 @@ def sizes(train, val, test, gallery=2, sample=8):
         ),
         *(
             (
+                [("data.labels", name)],
+                f"data.labels is '{name}': it must be a file in data.folder, whose changes DVC "
+                "follows",
+            )
+            for name in ("/tmp/labels.csv", "../labels.csv")
+        ),
+        (
+            [("data.group", "subject(")],
+            "data.group is 'subject(', which is no regular expression: missing ), unterminated "
+            "subpattern at position 7",
+        ),
+        *(
+            (
                 [edit, *sizes(10, "all", 10)],
                 f"subset.val_size is all: {edit[1]} has no validation images of its own, "
                 "use a number",
@@ -129,6 +142,11 @@ def test_a_rule_between_sections_names_the_keys_on_both_sides(edits, message):
         [("freeze.trainable_blocks", 0), ("freeze.parameters", "all")],
         [("freeze.trainable_blocks", 1), ("freeze.parameters", "norms")],
         [("freeze.trainable_blocks", "all"), ("freeze.parameters", ["*.bias"])],
+        [CIFAR, *sizes(0.5, 0.01, 0.001)],
+        [CIFAR, *sizes("auto", "auto", "auto")],
+        [DIGITS, *sizes(801, "auto", 0.5)],
+        [("data.group", "folder")],
+        [("data.group", r"subject(\d+)")],
         [("train.layer_decay", 1.0), ("data.image_size", 8), ("data.test_share", 0.999)],
     ],
 )
@@ -166,11 +184,11 @@ def original(name, folder):
 )
 def test_the_rules_know_the_true_size_of_each_data_set(name, monkeypatch):
     monkeypatch.chdir(ROOT)
-    data = load_dataset(read_params().data.model_copy(update={"name": name}), ROOT)
+    source = open_source(read_params().data.model_copy(update={"name": name}), 1)
     assert DATASET_SIZES[name] == (
-        len(data.labels["train"]),
-        len(data.labels["test"]),
-        len(data.classes),
+        len(source.files["train"]),
+        len(source.files["test"]),
+        len(source.classes),
     )
 
 

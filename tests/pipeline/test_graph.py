@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 
 import pytest
@@ -18,6 +19,7 @@ from tests.graph import (
     imported_modules,
     keys_of,
     keys_read,
+    module_file,
     room_of,
 )
 from vit_finetune.params import SECTIONS
@@ -56,8 +58,9 @@ ROOMS = {  # room: the rooms that it may import
 }
 # read to stop or to warn before the work, not to compute
 CHECKED_EARLY = {"adapt": keys_of("freeze")}
+OWN = {"vit_finetune", "stages", "tests"}  # packages of this project
 # for the command line; they may import any room
-TOOLS = {"predict", "export", "profiles", "summary", "compare", "mistakes"}
+TOOLS = {"predict", "export", "profiles", "summary", "compare", "mistakes", "own_images"}
 MODULES = sorted(path.relative_to(ROOT) for path in PACKAGE.rglob("*.py"))
 
 
@@ -98,6 +101,56 @@ def test_no_modules_import_each_other_in_a_circle():
     packages = {path for path in MODULES if path.name == "__init__.py"}
     graph = {path: imported_modules(path) - packages - {path} for path in MODULES}
     assert len([*TopologicalSorter(graph).static_order()]) >= len(MODULES) - len(packages)
+
+
+SCRIPTS = sorted(
+    path.relative_to(ROOT)
+    for folder in ("benchmarks", "tools")
+    for path in (ROOT / folder).rglob("*.py")
+)
+
+
+def names_used(tree):
+    """Module and name of each import from the project, and of each attribute of a module that is
+    imported so."""
+    used = []
+    sources = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in OWN:
+            for alias in node.names:
+                used.append((node.module, alias.name))
+                sources[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            source = sources.get(node.value.id)
+            if source and module_file(source):
+                used.append((source, node.attr))
+    return used
+
+
+@cache
+def names_defined(module):
+    """Names at the top of a module, what it imports included."""
+    path = module_file(module)
+    assert path, f"there is no module {module}"
+    names = set()
+    for node in ast.parse((ROOT / path).read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+        else:
+            parts = ast.walk(node)
+            names |= {part.id for part in parts if isinstance(part, ast.Name)}
+    return names
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=str)
+def test_what_benchmarks_and_tools_use_of_the_project_is_there(path):
+    """No stage and no other test imports most of them."""
+    for module, name in names_used(ast.parse((ROOT / path).read_text())):
+        there = name in names_defined(module) or module_file(f"{module}.{name}")
+        assert there, f"{path}: {module} has no {name}"
 
 
 @pytest.mark.parametrize("stage", STAGES)

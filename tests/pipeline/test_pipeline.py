@@ -21,6 +21,7 @@ from ruamel.yaml import YAML
 from tests.graph import STAGES
 from tests.project import ROOT, Project, save_tiny_model, stages_run
 from vit_finetune.comparison.runs import flatten
+from vit_finetune.data.image_files import READING
 from vit_finetune.params import KEYS
 
 AFTER_EMBED = ["train", "evaluate", "attention", "report"]
@@ -40,6 +41,8 @@ RERUNS = {
     "data.fit": ("pad", DOWNLOADED_ALIKE),
     "data.test_share": (0.5, DOWNLOADED_ALIKE),
     "data.broken": ("skip", DOWNLOADED_ALIKE),
+    "data.labels": ("labels.csv", DOWNLOADED_ALIKE),
+    "data.group": ("folder", DOWNLOADED_ALIKE),
     "subset.train_size": (70, AFTER_SUBSET),
     "subset.val_size": (40, AFTER_SUBSET),
     "subset.test_size": (50, AFTER_SUBSET),
@@ -69,7 +72,6 @@ RERUNS = {
     "adapt.mixup": (0.0, ADAPTED_ALIKE),
     "adapt.head_init": ("zeros", ADAPTED_ALIKE),
     "adapt.probe_c": (10.0, ADAPTED_ALIKE),
-    "adapt.patience": (1, ADAPTED_ALIKE),
     "adapt.parameters": ("norms", ADAPTED_ALIKE),
     "embed.storage": ("float32", AFTER_ADAPT),
     "embed.batch_size": (7, ["embed", "report"]),  # the same activations, bit for bit
@@ -94,7 +96,6 @@ RERUNS = {
     "train.mixup": (0.0, TRAINED_ALIKE),
     "train.head_init": ("zeros", AFTER_EMBED),
     "train.probe_c": (10.0, AFTER_EMBED),
-    "train.patience": (2, ["train", "report"]),  # two epochs end before it does
     "evaluate.calibration_bins": (5, ["evaluate", "report"]),
     "evaluate.mistakes": (8, ["evaluate", "report"]),
     "attention.gallery": (6, ATTENTION_ALONE),
@@ -107,7 +108,6 @@ RERUNS = {
     "runtime.device": ("cpu", []),
     "runtime.threads": (1, []),
     "runtime.processes": (2, []),
-    "runtime.workers": (1, []),
 }
 
 
@@ -201,19 +201,45 @@ def test_a_new_file_in_a_room_reruns_the_stages_that_name_the_room(project):
     assert project.repro() == ["evaluate"]
 
 
-@pytest.mark.slow
-def test_an_experiment_in_a_copy_refuses_to_train_on_fewer_classes(project):
-    write_photographs(project.folder / "data/images", classes=("cat", "dog", "emu", "horse"))
-    for name in ("cat", "dog", "emu"):  # horse is not tracked by DVC
-        added = project.run("dvc", "add", f"data/images/{name}")
-        assert added.returncode == 0, added.stderr
+def track(project, *paths):
+    added = project.run("dvc", "add", *paths)
+    assert added.returncode == 0, added.stderr
     project.git("add", "-A")
-    project.git("commit", "-qm", "images")
-    settings = [word for key, value in THREE_LINES.items() for word in ("-S", f"{key}={value}")]
-    done = project.run("dvc", "exp", "run", "--temp", "-n", "fewer", *settings)
+    project.git("commit", "-qm", "tracked")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["download", "train"])
+def test_an_experiment_in_a_copy_refuses_to_train_on_fewer_classes(project, stage):
+    """Also where an earlier run had the same images, so that DVC skips the stages that read them
+    and the first stage that runs is another one."""
+    write_photographs(project.folder / "data/images", classes=("cat", "dog", "emu"))
+    project.set(**THREE_LINES, **{"subset.test_size": "all"})
+    track(project, *(f"data/images/{name}" for name in ("cat", "dog", "emu")))
+    if stage == "train":
+        project.repro("train")
+    write_photographs(project.folder / "data/images", classes=("horse",))  # not tracked
+    done = project.run("dvc", "exp", "run", "--temp", "-n", "fewer", "-S", "train.lr=0.002")
     assert done.returncode != 0
-    assert "download: 20 files of data/images are not in the copy that DVC made" in done.stderr
+    assert stages_run(done.stdout) == [stage]
+    assert f"{stage}: 20 files of data/images are not in the copy that DVC makes" in done.stderr
     assert "such as horse/0.jpg" in done.stderr
+
+
+@pytest.mark.slow
+def test_an_experiment_in_a_copy_refuses_to_run_with_fewer_files_of_weights(project):
+    mine = project.folder / "pretrained/mine"
+    shutil.copytree(project.folder / "pretrained/tiny", mine)
+    project.git("add", "-f", "pretrained/mine")
+    project.git("commit", "-qm", "weights")
+    project.set(**{"model.name": "local-dir:pretrained/mine"})
+    project.repro("adapt")
+    (mine / "more.safetensors").write_bytes(b"weights")  # not tracked
+    done = project.run("dvc", "exp", "run", "--temp", "-n", "fewer", "-S", "train.lr=0.002")
+    assert done.returncode != 0
+    assert "adapt" not in stages_run(done.stdout)
+    assert "1 files of pretrained/mine are not in the copy that DVC makes" in done.stderr
+    assert "such as more.safetensors" in done.stderr
 
 
 @pytest.mark.slow
@@ -275,7 +301,7 @@ def test_download_imports_torch_only_where_it_has_cifar_to_read(finished, tmp_pa
 
 QUICK = "evaluate.calibration_bins"
 EVERY_KEY = "VIT_EVERY_KEY"  # set it to try all
-OTHERS = ("train.lr", "attention.discard_ratio", "subset.train_size", "runtime.workers")
+OTHERS = ("train.lr", "attention.discard_ratio", "subset.train_size", "runtime.threads")
 if os.environ.get(EVERY_KEY):
     OTHERS = tuple(key for key in RERUNS if key != QUICK)
 
@@ -423,7 +449,7 @@ def test_outputs_are_what_the_contract_says(finished):
     train, history = metrics_of(finished, "train"), rows_of(finished, "history")
     columns = "epoch train_loss train_accuracy lr val_loss val_accuracy"
     assert set(history[0]) == set(columns.split())
-    assert float(history[train["best_epoch"]]["val_accuracy"]) == train["val_accuracy"]
+    assert float(history[train["kept_epoch"]]["val_accuracy"]) == train["val_accuracy"]
     assert [row["block"] for row in rows_of(finished, "attention_blocks")] == ["0", "1", "2"]
     assert metrics_of(finished, "attention")["selfcheck_max_rel_err"] <= 1e-5
     assert not list(folder.rglob("*.partial"))
@@ -432,9 +458,35 @@ def test_outputs_are_what_the_contract_says(finished):
         r"<td>train\.warmup[ *]*</td><td>0\.125</td>", report
     )  # as in params.yaml, not as the number that it becomes
     assert re.search(r"<td>train\.probe_c[ *]*</td><td>1\.0</td>", report)
-    for name in ("metrics", "plots", "data/raw", "models/finetuned"):
+    config = json.loads((folder / "models/finetuned/config.json").read_text())
+    read = json.loads(json.dumps(READING))
+    assert config["trained_on"] == {"image_size": [8, 8], "fit": "crop", **read}
+    assert {path.stem for path in (folder / "versions").iterdir()} == {*STAGES} - {"report"}
+    for name in ("metrics", "plots", "data/raw", "models/finetuned", "versions"):
         for path in (folder / name).rglob("*.*"):
             assert str(folder).encode() not in path.read_bytes(), path
+
+
+@pytest.mark.slow
+def test_the_report_says_which_stages_ran_with_other_versions_than_the_lock(project):
+    pinned = (project.folder / "requirements.lock").read_text()
+    report = project.folder / "report.html"
+    assert "All stages ran with the versions of requirements.lock." in report.read_text()
+    # another version of timm, found before the installed one
+    other = project.folder / "timm-9.9.9.dist-info"
+    other.mkdir()
+    (other / "METADATA").write_text("Name: timm\nVersion: 9.9.9\n")
+    assert project.repro() == []  # DVC does not see the installed libraries
+    assert project.repro("--force", "--single-item", "evaluate") == ["evaluate"]
+    assert project.repro() == ["report"]
+    numbers = re.findall(r"^timm==(\S+)", pinned, flags=re.MULTILINE)
+    assert f"timm 9.9.9 (evaluate) is {numbers[0]} there." in report.read_text()
+    # a library in the lock that no stage ran with
+    edited = re.sub(r"^numpy==\S+", "numpy==8.8.8", pinned, flags=re.MULTILINE)
+    (project.folder / "requirements.lock").write_text(edited)
+    assert project.repro() == ["report"]
+    assert "numpy 2" in report.read_text()
+    assert "(all stages) is 8.8.8 or 8.8.8 there" in report.read_text()
 
 
 def test_the_saved_model_run_by_timm_alone_gives_the_predictions(finished):
@@ -450,7 +502,7 @@ def test_the_saved_model_run_by_timm_alone_gives_the_predictions(finished):
 
 
 def test_the_saved_model_is_as_confident_of_validation_images_as_its_record_says(finished):
-    """So its weights hold the temperature, and its predictions are those of the best epoch."""
+    """So its weights hold the temperature, and its predictions are those of the kept epoch."""
     with (finished.folder / "models/finetuned/validation.csv").open() as file:
         rows = list(csv.DictReader(file))
     probabilities, _ = probabilities_by_timm(finished, "val")
@@ -499,6 +551,10 @@ def within_mount(options):
 
 
 SMALL, READ_ONLY = within_mount("size=32k"), within_mount("ro")
+NO_SHARED_MEMORY = [
+    *("unshare", "-m", "sh", "-c"),
+    *('mount -t tmpfs -o size=4k tmpfs /dev/shm && exec "$@"', "sh"),
+]
 LITTLE_MEMORY = ["prlimit", "--as=6000000000"]
 
 
@@ -606,6 +662,19 @@ def test_a_stage_by_itself_fails_with_exit_status_one(project):
     assert result.stderr.splitlines() == [
         "train: params.yaml: train.lr is -1.0: it should be greater than 0",
     ]
+
+
+@pytest.mark.slow
+def test_a_stage_of_one_or_more_processes_needs_no_shared_memory(project):
+    if subprocess.run([*NO_SHARED_MEMORY, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this machine does not let a user mount a file system")
+    before = project.outputs()
+    for processes in (1, 2):
+        project.set(**{"runtime.processes": processes, "runtime.threads": processes})
+        command = ("dvc", "repro", "--force", "--single-item", "embed")
+        done = project.run(*NO_SHARED_MEMORY, *command, real=True)
+        assert done.returncode == 0, done.stderr
+        assert project.outputs() == before
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """A profile runs as an experiment that leaves everything as it was."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -116,7 +117,7 @@ def test_every_value_of_an_overlay_arrives_as_it_is(project, monkeypatch):
         "seed": 3,
         "freeze.parameters": ["blocks.*.attn.*", "!*.bias", *VALUES],
         "train.lr": 1e-05,
-        "train.patience": None,
+        "runtime.threads": None,
         "train.grad_clip": 1.0,
         "embed.flip": False,
     }
@@ -206,6 +207,37 @@ def test_the_project_may_be_a_folder_of_a_larger_repository(project, tmp_path):
     assert (part.folder / ".run/other/report.html").stat().st_size > 10_000
 
 
+def test_files_that_the_copy_would_not_have_are_refused_before_any_stage_runs(project, tmp_path):
+    """Also where DVC has the results of a run without them, so that no stage would run."""
+    twin = project.copy(tmp_path / "p")
+    (twin.folder / "profiles/mine.yaml").write_text("data:\n  name: folder\n")
+    for name in ("cat", "dog", "emu"):
+        (twin.folder / "data/images" / name).mkdir(parents=True)
+        (twin.folder / "data/images" / name / "1.png").touch()
+    (twin.folder / "data/images/dog.dvc").touch()  # stands for what `dvc add` writes
+    twin.git("add", "-f", "data/images/cat/1.png", "data/images/dog.dvc")
+    result = profile(twin, "mine")
+    assert result.returncode == 1
+    assert result.stderr.startswith(
+        "profile: 1 files of data/images are not in the copy that DVC makes for such a run, such "
+        "as emu/1.png: it copies what is tracked"
+    )
+    assert "Running stage" not in result.stdout
+
+
+def test_a_folder_that_git_refuses_to_read_is_told_in_gits_own_words(project, tmp_path):
+    if os.getuid() != 0:
+        pytest.skip("only root can give a folder away")
+    twin = project.copy(tmp_path / "p")
+    for path in (twin.folder, twin.folder / ".git"):
+        os.chown(path, 54321, 54321)
+    result = profile(twin, "other")
+    assert result.returncode == 1
+    assert result.stderr.startswith("profile: git: fatal: detected dubious ownership in repository")
+    assert result.stderr.endswith(f"git config --global --add safe.directory {twin.folder}\n")
+    assert result.stderr.count("\n") == 1
+
+
 def test_an_unknown_profile_lists_the_known_ones(project):
     result = profile(project, "nosuch")
     assert result.returncode == 1
@@ -235,7 +267,8 @@ def test_overlays_are_merged_and_flattened_by_section():
 def test_every_shipped_profile_is_in_order(monkeypatch):
     monkeypatch.chdir(ROOT)
     for path in (ROOT / "profiles").glob("*.yaml"):
-        assert read_overlay(path.stem)
+        overlay, _ = read_overlay(path.stem)
+        assert overlay
 
 
 def test_a_folder_that_a_variable_names_is_the_same_one_from_the_copy(monkeypatch, tmp_path):

@@ -154,3 +154,14 @@ def test_a_queue_of_two_workers_trains_alone_and_with_the_code_that_was_queued(f
         assert stages_run(log) == TRAINED
     project.run("dvc", "queue", "stop", "--kill")
     assert {*rates(project).values()} == {0.001, 0.002}
+
+
+def test_a_clone_with_gits_settings_for_windows_has_the_same_bytes(finished, tmp_path):
+    project = committed(finished.copy(tmp_path / "p"))
+    clone = tmp_path / "clone"
+    command = ["git", "clone", "-q", "-c", "core.autocrlf=true", project.folder, clone]
+    subprocess.run(command, check=True)
+    tracked = project.git("ls-files", "-z").split("\0")[:-1]
+    assert "dvc.lock" in tracked
+    for name in tracked:
+        assert (clone / name).read_bytes() == (project.folder / name).read_bytes(), name

@@ -14,7 +14,7 @@ METRICS = {
     "train": {
         "parameters_adapted": 5_000,
         "parameters_trained": 446_410,
-        "best_epoch": 3,
+        "kept_epoch": 3,
         "epochs": "5 of 20",
         "val_accuracy": 0.91237,
         "probe_accuracy": 0.9,
@@ -44,15 +44,28 @@ def test_every_headline_number_is_that_of_the_metrics():
         "calibration error": "0.0123",
         "validation accuracy": "0.8700 linear probe → 0.9000 adapted → 0.9124 trained",
         "the model": (
-            "5,000 parameters adapted, then frozen; 446,410 parameters trained, best epoch 3, "
-            "5 of 20 done"
+            "5,000 parameters adapted, then frozen; 446,410 parameters trained in 3 epochs"
         ),
         "attention self-check": "largest relative error 1.1e-06, every block",
     }
 
 
+def test_groups_corrections_and_classes_without_test_images_stand_beside_the_numbers():
+    test = METRICS["evaluation"] | {
+        "groups": 400,
+        "corrected": "3 relabelled, 1 dropped",
+        "not_tested": "180, 270",
+    }
+    rows = dict(headline(METRICS | {"evaluation": test}))
+    assert rows["test accuracy, 95 % interval"] == (
+        "0.9032  [0.8971, 0.9090], n = 10,000 in 400 groups, corrected by hand: 3 relabelled, "
+        "1 dropped"
+    )
+    assert rows["macro F1"] == ("0.9027, of the classes with test images; without: 180, 270")
+
+
 def test_a_model_that_is_a_linear_probe_is_called_one():
-    probe = {"best_epoch": 0, "val_accuracy": 0.9, "parameters_trained": 99}
+    probe = {"kept_epoch": 0, "val_accuracy": 0.9, "parameters_trained": 99}
     train = METRICS["train"] | probe
     assert gain(train) == "0.8700 linear probe → 0.9000 adapted"
     assert outcome(train) == (

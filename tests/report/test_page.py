@@ -10,7 +10,6 @@ from ruamel.yaml import YAML
 
 from tests.browser import chromium, set_screen
 from vit_finetune.charts import render
-from vit_finetune.core.errors import UserError
 from vit_finetune.params import Data, Freeze, Model, Params, Report, Runtime
 from vit_finetune.report.page import (
     ATTENTION,
@@ -20,7 +19,10 @@ from vit_finetune.report.page import (
     TRAINING,
     compose,
     in_yaml,
-    locked_versions,
+    other_versions,
+    pinned_versions,
+    used_versions,
+    version_rows,
 )
 from vit_finetune.style import figure_of, png
 from vit_finetune.verdict import verdict
@@ -35,12 +37,14 @@ MAPS = [
     | {f"{name}{end}": "0.5" for name in COLUMNS for end in ("", "_low", "_high")}
 ]
 
+VERSIONS = used_versions({"adapt": {"torch": "2.0"}, "train": {"torch": "2.0"}}, {"torch": ["2.0"]})
+
 
 @pytest.fixture
 def metrics():
     return {
         "subset": {"images": {"train": 90, "val": 30, "test": 60}, "problems": 3},
-        "train": {"val_accuracy": 0.8, "probe_accuracy": 0.7, "best_epoch": 1, "epochs": "2 of 2"}
+        "train": {"val_accuracy": 0.8, "probe_accuracy": 0.7, "kept_epoch": 1, "epochs": "2 of 2"}
         | {"parameters_adapted": 9, "parameters_trained": 1234567}
         | {"pretrained_probe_accuracy": 0.6},
         "evaluation": {
@@ -62,7 +66,7 @@ def page(metrics, **report):
         report=Report(**report),
         runtime=Runtime(threads=7),
     )
-    return compose(params, metrics, MAPS, PICTURES, {"torch": "2.0"})
+    return compose(params, metrics, MAPS, PICTURES, VERSIONS)
 
 
 def test_the_numbers_are_those_of_the_metrics_and_parameters(metrics):
@@ -73,7 +77,8 @@ def test_the_numbers_are_those_of_the_metrics_and_parameters(metrics):
     assert "1,234,567 parameters trained" in text
     assert "<tr><td>model.image_size</td><td>null</td><td></td></tr>" in text
     assert "<tr><td>seed</td><td>0</td><td></td></tr>" in text
-    assert "<td>torch</td><td>2.0</td>" in text
+    assert "<td>torch</td><td>2.0</td><td>all stages</td><td>2.0</td>" in text
+    assert "All stages ran with the versions of requirements.lock." in text
     assert "Problems of 3 images, classes or files are listed in plots/image_problems.csv." in text
     assert "image_problems" not in page({**metrics, "subset": metrics["subset"] | {"problems": 0}})
 
@@ -110,7 +115,7 @@ def test_probes_and_trained_model_are_rows_with_their_interval(metrics):
 
 
 def test_a_model_that_is_a_linear_probe_is_not_called_fine_tuned(metrics):
-    probe = metrics["train"] | {"best_epoch": 0, "parameters_adapted": 0}
+    probe = metrics["train"] | {"kept_epoch": 0, "parameters_adapted": 0}
     text = page(metrics | {"train": probe})
     assert "<h1>A linear probe of a Vision Transformer on CIFAR-10</h1>" in text
     assert "fine-tuned" not in text
@@ -153,14 +158,33 @@ def test_every_data_set_has_a_name_for_the_title():
     assert set(NAMES) == set(get_args(Data.model_fields["name"].annotation))
 
 
-def test_versions_are_those_of_the_lock_file():
+def test_versions_are_those_that_each_stage_ran_with_beside_those_of_the_lock():
+    recorded = {
+        "adapt": {"torch": "2.9.0", "numpy": "2.1.0", "timm": "1.0"},
+        "train": {"torch": "2.10.0", "numpy": "2.1.0", "timm": "1.0"},
+        "evaluate": {"torch": "2.10.0", "numpy": "2.1.0", "timm": "1.0"},
+    }
+    pins = {"torch": ["2.9.0"], "numpy": ["2.0.0", "2.1.0"]}
+    used = used_versions(recorded, pins)
+    assert version_rows(used)[1:] == [
+        ["numpy", "2.1.0", "all stages", "2.0.0 or 2.1.0"],
+        ["timm", "1.0", "all stages", "missing"],
+        ["torch", "2.10.0", "train, evaluate", "2.9.0"],
+        ["torch", "2.9.0", "adapt", "2.9.0"],
+    ]
+    assert other_versions(used) == (
+        "Not all versions are those of requirements.lock: "
+        "timm 1.0 (all stages) is missing there; torch 2.10.0 (train, evaluate) is 2.9.0 there."
+    )
+
+
+def test_a_lock_pins_a_package_once_or_for_each_range_of_python():
     lock = (
-        "numpy==2.1.0 ; python_version > '3' \\\n    --hash=sha256:aa\n"
+        "numpy==2.1.0 ; python_version < '3.12' \\\n    --hash=sha256:aa\n"
+        "numpy==2.2.0 ; python_version >= '3.12' \\\n    --hash=sha256:bb\n"
         "torch==2.15.0 \\\n    # via x==1\n"
     )
-    assert locked_versions(lock, ["torch", "numpy"]) == {"torch": "2.15.0", "numpy": "2.1.0"}
-    with pytest.raises(UserError, match=r"does not pin timm, x; run make lock"):
-        locked_versions(lock, ["timm", "x"])
+    assert pinned_versions(lock) == {"numpy": ["2.1.0", "2.2.0"], "torch": ["2.15.0"]}
 
 
 def test_it_fits_a_screen_and_a_phone_and_asks_the_network_for_nothing(metrics, tmp_path):

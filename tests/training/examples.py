@@ -9,6 +9,7 @@ from vit_finetune.model.boundary import SplitModel, run_prefix
 from vit_finetune.model.freezing import freeze
 from vit_finetune.params import Training
 from vit_finetune.training.data import TrainingData
+from vit_finetune.training.features import Features
 from vit_finetune.training.trainer import Trainer
 
 PLAIN = Training(
@@ -35,6 +36,16 @@ def make_trainer(split_model, views, labels, settings=PLAIN, *, seed=0, **option
     images = views[0].array if isinstance(views[0], ImageView) else None
     data = TrainingData(views, labels, views[0], labels, images)
     return Trainer(split_model, data, settings, name="train", seed=seed, **options)
+
+
+def features_of(trainer):
+    """Of the trainer's model as it is now."""
+    predict = trainer.split_model.predict_features
+    return Features(train=predict(trainer.data.views[0]), val=predict(trainer.data.val))
+
+
+def fit(trainer, *options):
+    return trainer.fit(features_of(trainer), *options)
 
 
 def make_data(n=40, seed=0, size=32):

@@ -1,11 +1,14 @@
 """A whole training: its start, its epochs, the epoch that is kept, and an interruption."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.stats import binomtest
 
 from tests.training.examples import (
     copy_of_weights,
+    features_of,
     make_data,
     make_trainer,
     plain_settings,
@@ -13,16 +16,17 @@ from tests.training.examples import (
     split_at,
     store,
 )
+from tests.training.examples import fit as fit_trainer
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.ranks import Ranks
 from vit_finetune.model.saved import load_model
 from vit_finetune.training.data import TrainingData
-from vit_finetune.training.history import History
-from vit_finetune.training.probe import fit_probes
+from vit_finetune.training.history import History, is_clearly_better
+from vit_finetune.training.probe import START, fit_probe
 from vit_finetune.training.trainer import Trainer, learning_rate, possible_settings
 
 # Each epoch differs from the next in what is drawn; the rate is so high that the last epoch is not
-# the best one, and the probe is easily beaten.
+# the best one.
 RANDOM = plain_settings(
     epochs=5,
     lr=0.1,
@@ -59,7 +63,7 @@ def fit(model, settings, *, checkpoint=None, stop_after=None):
             raise Stopped
 
     trainer = Trainer(split_at(model, 1), data_of(model), settings, name="train", seed=3)
-    history = trainer.fit(checkpoint, after_epoch)
+    history = trainer.fit(features_of(trainer), checkpoint, after_epoch)
     return history, copy_of_weights(model), epochs
 
 
@@ -70,7 +74,7 @@ def head_of_first_epoch(trainer):
         raise Stopped
 
     with pytest.raises(Stopped):
-        trainer.fit(after_epoch=stop)
+        trainer.fit(features_of(trainer), after_epoch=stop)
     return trainer.split_model.model.head.weight.detach().clone()
 
 
@@ -90,8 +94,6 @@ def test_training_stopped_after_any_epoch_goes_on_to_the_same_weights_and_histor
     """Also after the last epoch, when its checkpoint was written and the process ended before the
     model was."""
     whole, weights, _ = fit(load_model(tiny_model_folder, 3), RANDOM)
-    # so the weights of the last epoch would be the wrong ones
-    assert 0 < whole.best_epoch < whole.epochs == 5
     checkpoint = tmp_path / "c" / "last.pt"
     model = load_model(tiny_model_folder, 3)
     with pytest.raises(Stopped):
@@ -99,62 +101,72 @@ def test_training_stopped_after_any_epoch_goes_on_to_the_same_weights_and_histor
     model = load_model(tiny_model_folder, 3)
     resumed, resumed_weights, epochs = fit(model, RANDOM, checkpoint=checkpoint)
     assert epochs == list(range(stop_after + 1, 6))
-    assert (resumed.rows, resumed.best_epoch) == (whole.rows, whole.best_epoch)
+    assert (resumed.rows, resumed.keeps_start) == (whole.rows, whole.keeps_start)
     assert_same_weights(resumed_weights, weights)
 
 
-def test_a_run_stopped_after_patience_ran_out_trains_no_further_epoch_and_ends_with_the_same_model(
-    tiny_model_folder, tmp_path
-):
-    settings = RANDOM.model_copy(update={"epochs": 50, "patience": 1})
-    whole, weights, epochs = fit(load_model(tiny_model_folder, 3), settings)
-    assert epochs[-1] == whole.best_epoch + 1 < 50
-    checkpoint = tmp_path / "last.pt"
-    model = load_model(tiny_model_folder, 3)
-    with pytest.raises(Stopped):
-        fit(model, settings, checkpoint=checkpoint, stop_after=epochs[-1])
-    model = load_model(tiny_model_folder, 3)
-    resumed, resumed_weights, trained_again = fit(model, settings, checkpoint=checkpoint)
-    assert trained_again == []
-    assert resumed.rows == whole.rows
-    assert_same_weights(resumed_weights, weights)
+# What is kept
 
 
-# The epoch that is kept
+def test_the_model_ends_with_the_weights_of_the_last_epoch(tiny_vit):
+    weights = {}
 
+    def after_epoch(history):
+        weights[history.epochs] = copy_of_weights(tiny_vit)
 
-def test_the_model_ends_with_the_weights_of_the_best_epoch(tiny_vit):
-    settings = plain_settings(lr=1.0, epochs=6, grad_clip=None)  # wild enough to get worse
-    history, weights, _ = fit(tiny_vit, settings)
+    trainer = Trainer(split_at(tiny_vit, 1), data_of(tiny_vit), RANDOM, name="train", seed=3)
+    history = trainer.fit(features_of(trainer), after_epoch=after_epoch)
     accuracies = [row["val_accuracy"] for row in history.rows]
-    assert history.best["val_accuracy"] == max(accuracies) > accuracies[-1]
-    assert all(torch.equal(weights[name], value) for name, value in history.best_state.items())
-    val, labels = make_data(24, seed=1)
-    assert (tiny_vit(val).argmax(1) == labels).double().mean().item() == max(accuracies)
+    assert accuracies[-1] < max(accuracies)  # a choice of the best epoch would take another
+    assert history.kept_epoch == 5
+    assert_same_weights(copy_of_weights(tiny_vit), weights[5])
 
 
-def test_the_best_epoch_has_the_highest_accuracy_then_the_lowest_loss_then_is_the_first(tiny_vit):
-    history = History()
-    for accuracy, loss in ((0.5, 1.0), (0.8, 0.9), (0.8, 0.7), (0.8, 0.7), (0.7, 0.1)):
-        history.add({"val_accuracy": accuracy, "val_loss": loss}, tiny_vit)
-    assert history.best_epoch == 2
-    assert [row["epoch"] for row in history.rows] == [0, 1, 2, 3, 4]
+@pytest.mark.parametrize(
+    ("gained", "lost", "is_better"),
+    # exact McNemar, one-sided: 1/32, 1/16, .0327, .0592
+    [(5, 0, True), (4, 0, False), (15, 5, True), (14, 5, True), (13, 6, False), (0, 9, False)],
+)
+def test_better_is_clear_where_the_exact_mcnemar_test_says_so(gained, lost, is_better):
+    right = torch.tensor([True] * gained + [False] * lost + [True] * 30)
+    other = torch.tensor([False] * gained + [True] * lost + [True] * 30)
+    p_value = binomtest(gained, gained + lost, alternative="greater").pvalue
+    assert (p_value < 0.05) == is_better
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        assert is_clearly_better(right, other, np.ones(len(right)), rng) == is_better
 
 
-def test_patience_stops_after_so_many_epochs_without_a_better_one(tiny_vit):
-    settings = plain_settings(lr=1e-9, epochs=50, patience=2)
-    history, _, _ = fit(tiny_vit, settings)
-    assert history.epochs == history.best_epoch + 2
+def test_equal_predictions_are_not_better():
+    right = torch.tensor([True, False, True])
+    assert not is_clearly_better(right, right, np.ones(3), np.random.default_rng(0))
+
+
+def test_balanced_counts_an_image_by_how_rare_its_class_is(tiny_vit):
+    """The start alone is right on ten rare images, the end alone on twelve common ones."""
+    start = torch.tensor([False] * 12 + [True] * 78 + [True] * 10)
+    last = torch.tensor([True] * 90 + [False] * 10)
+    labels = torch.tensor([0] * 90 + [1] * 10)
+    found = {}
+    for class_weights in ("none", "balanced"):
+        settings = plain_settings(class_weights=class_weights)
+        data = TrainingData(
+            [torch.zeros(2, 32)], torch.tensor([0, 1]), torch.zeros(100, 32), labels
+        )
+        trainer = Trainer(split_at(tiny_vit, 0), data, settings, name="train", seed=0)
+        history = History(start_right=start, last_right=last)
+        found[class_weights] = trainer._start_is_clearly_better(history)
+    assert found == {"none": False, "balanced": True}
 
 
 def test_the_validation_loss_counts_every_image_the_same_even_with_class_weights(tiny_vit):
     _, labels = make_data()
     stored = torch.randn(40, 32, generator=torch.Generator().manual_seed(0))
     settings = plain_settings(class_weights="balanced", epochs=1)
-    history = make_trainer(split_at(tiny_vit, 0), [stored], labels, settings).fit()
+    history = fit_trainer(make_trainer(split_at(tiny_vit, 0), [stored], labels, settings))
     with torch.no_grad():
         expected = F.cross_entropy(tiny_vit.head(stored), labels).item()
-    assert history.best["val_loss"] == pytest.approx(expected, rel=1e-5)
+    assert history.kept["val_loss"] == pytest.approx(expected, rel=1e-5)
 
 
 # What is trained
@@ -178,45 +190,39 @@ def test_frozen_parameters_keep_their_bits_and_all_others_move(tiny_vit, blocks,
     before = copy_of_weights(tiny_vit)
     # what moves, moves by its gradient
     settings = plain_settings(epochs=2, weight_decay=0.0, layer_decay=0.5)
-    make_trainer(split_model, [store(tiny_vit, pixels, blocks)], labels, settings).fit()
+    fit_trainer(make_trainer(split_model, [store(tiny_vit, pixels, blocks)], labels, settings))
     moved = {name for name, p in tiny_vit.named_parameters() if not torch.equal(p, before[name])}
     assert moved == {name for name, p in tiny_vit.named_parameters() if p.requires_grad}
 
 
-@pytest.mark.parametrize("head_init", ["probe", "zeros"])
-def test_training_starts_from_the_head_that_head_init_names(tiny_vit, head_init):
-    split_model = split_at(tiny_vit, 1)
-    data = data_of(tiny_vit)
-    train = split_model.predict_features(data.views[0]), data.labels
-    val = split_model.predict_features(data.val), data.val_labels
-    settings = plain_settings(head_init=head_init, probe_c=0.02)
-    head = head_of_first_epoch(Trainer(split_model, data, settings, name="train", seed=0))
+@pytest.mark.parametrize(
+    ("head_init", "c", "start"),
+    [("probe", 0.02, 0.02), ("probe", "auto", START), ("zeros", "auto", None)],
+)
+def test_training_starts_from_the_head_that_head_init_names(tiny_vit, head_init, c, start):
+    settings = plain_settings(head_init=head_init, probe_c=c)
+    trainer = Trainer(split_at(tiny_vit, 1), data_of(tiny_vit), settings, name="train", seed=0)
+    features = features_of(trainer)
+    head = head_of_first_epoch(trainer)
     if head_init == "zeros":
         assert head.abs().max() == 0
     else:
-        _, start = fit_probes(train, val, 0.02, "none")
-        torch.testing.assert_close(head, start.weight, rtol=0, atol=1e-6)
+        probe = fit_probe(features.train, trainer.data.labels, start, "none", seed=0)
+        torch.testing.assert_close(head, probe.weight, rtol=0, atol=1e-6)
 
 
-def test_epoch_0_is_the_best_probe_and_is_kept_where_training_makes_it_worse(tiny_vit):
-    split_model = split_at(tiny_vit, 1)
-    data = data_of(tiny_vit)
+def test_epoch_0_is_the_probe_and_is_kept_where_training_makes_it_worse(tiny_vit):
     before = copy_of_weights(tiny_vit)
-    train_features = split_model.predict_features(data.views[0])
-    val_features = split_model.predict_features(data.val)
-    wrong = data.labels.roll(1)  # what is learned after epoch 0 is wrong
-    probe, start = fit_probes(
-        (train_features, data.labels), (val_features, data.val_labels), "auto", "none"
-    )
-    assert probe.c != start.c
     settings = plain_settings(epochs=2, lr=0.01, head_init="probe", probe_c="auto")
-    trainer = Trainer(split_model, data, settings, name="train", seed=0)
-    trainer.labels = wrong
-    history = trainer.fit()
-    is_right = probe.logits(val_features).argmax(1) == data.val_labels
+    trainer = Trainer(split_at(tiny_vit, 1), data_of(tiny_vit), settings, name="train", seed=0)
+    features = features_of(trainer)
+    probe = fit_probe(features.train, trainer.data.labels, "auto", "none", seed=0)
+    trainer.labels = trainer.labels.roll(1)  # what is learned after epoch 0 is wrong
+    history = trainer.fit(features)
+    is_right = probe.logits(features.val).argmax(1) == trainer.data.val_labels
     assert history.rows[0]["val_accuracy"] == is_right.double().mean().item()
-    assert history.probe_c == probe.c.item()
-    assert history.best_epoch == 0
+    assert history.probe_c == pytest.approx(probe.c.item())
+    assert history.kept_epoch == 0
     blocks = [name for name in before if "head" not in name]
     after = copy_of_weights(tiny_vit)
     assert_same_weights(
@@ -228,7 +234,7 @@ def test_few_images_are_trained_for_as_many_epochs_as_make_min_steps(tiny_vit):
     pixels, labels = make_data(12)  # two steps of eight and four images
     settings = plain_settings(epochs=2, min_steps=9)
     stored = store(tiny_vit, pixels, 1)
-    history = make_trainer(split_at(tiny_vit, 1), [stored], labels, settings).fit()
+    history = fit_trainer(make_trainer(split_at(tiny_vit, 1), [stored], labels, settings))
     assert history.epochs == 5
     expected = learning_rate(9, 10, round(0.25 * 10), settings.lr)
     assert history.rows[-1]["lr"] == pytest.approx(expected)
@@ -263,7 +269,7 @@ def test_no_token_is_dropped_where_the_attention_needs_positions_and_a_warning_s
         model.load_state_dict(start)
         settings = plain_settings(token_dropout=dropout, epochs=1)
         settings, warnings[dropout] = possible_settings(settings, split_model)
-        make_trainer(split_model, [stored], labels, settings).fit()
+        fit_trainer(make_trainer(split_model, [stored], labels, settings))
         weights[dropout] = copy_of_weights(model)
     assert warnings[0.0] == []
     assert any(not torch.equal(weights[0.0][key], start[key]) for key in start)  # it does train
@@ -290,7 +296,7 @@ def test_pooled_features_have_no_tokens_to_change_and_one_warning_says_so(name, 
     for settings in (plain_settings(epochs=1), plain_settings(epochs=1, **changes)):
         model.load_state_dict(start)
         settings, warnings = possible_settings(settings, split_model)
-        make_trainer(split_model, [stored], labels, settings).fit()
+        fit_trainer(make_trainer(split_model, [stored], labels, settings))
         weights.append(copy_of_weights(model))
     assert_same_weights(*weights)
     assert warnings == [

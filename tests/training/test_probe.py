@@ -1,11 +1,11 @@
-"""The probe is scikit-learn's logistic regression; `auto` chooses on the validation images."""
+"""The probe is a logistic regression; `auto` cross-validates it on the training images."""
 
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from vit_finetune.training.probe import START, STRENGTHS, Probe, fit_probes, score
+from vit_finetune.training.probe import FOLDS, STRENGTHS, Probe, draw_folds, fit_probe
 
 
 def data_of(classes=3, n=60, noise=1.0, seed=0):
@@ -17,21 +17,22 @@ def data_of(classes=3, n=60, noise=1.0, seed=0):
     return torch.from_numpy(features).float(), torch.from_numpy(labels)
 
 
+def scaled(features):
+    centred = features.double() - features.double().mean(0)
+    return (centred / centred.std(correction=0)).numpy()
+
+
 @pytest.mark.parametrize("class_weights", ["none", "balanced"])
 @pytest.mark.parametrize("classes", [2, 3])
 def test_the_probe_predicts_what_scikit_learns_logistic_regression_predicts(classes, class_weights):
-    train, val = data_of(classes), data_of(classes, seed=1)
-    probe, start = fit_probes(train, val, 0.5, class_weights)
-    assert probe is start
-    centred = train[0].double() - train[0].double().mean(0)
-    scaled = (centred / centred.std(correction=0)).numpy()
+    features, labels = data_of(classes)
+    probe = fit_probe(features, labels, 0.5, class_weights, seed=0)
     expected = {}
     for weight in (None, "balanced"):
-        regression = LogisticRegression(C=0.5, max_iter=1000, class_weight=weight).fit(
-            scaled, train[1]
-        )
-        expected[weight] = regression.predict_proba(scaled)
-    found = probe.logits(train[0]).softmax(1)
+        regression = LogisticRegression(C=0.5, max_iter=1000, class_weight=weight)
+        regression.fit(scaled(features), labels)
+        expected[weight] = regression.predict_proba(scaled(features))
+    found = probe.logits(features).softmax(1)
     np.testing.assert_allclose(
         found, expected[None if class_weights == "none" else "balanced"], atol=1e-3
     )
@@ -40,28 +41,71 @@ def test_the_probe_predicts_what_scikit_learns_logistic_regression_predicts(clas
 
 @pytest.mark.parametrize("factor", [0.01, 100])
 def test_the_scale_of_the_features_does_not_matter(factor):
-    (train, labels), (val, val_labels) = data_of(), data_of(seed=1)
-    expected, _ = fit_probes((train, labels), (val, val_labels), "auto", "none")
-    found, _ = fit_probes((train * factor, labels), (val * factor, val_labels), "auto", "none")
+    features, labels = data_of()
+    expected = fit_probe(features, labels, "auto", "none", seed=0)
+    found = fit_probe(features * factor, labels, "auto", "none", seed=0)
     assert found.c == expected.c
-    torch.testing.assert_close(found.logits(val * factor), expected.logits(val), rtol=0, atol=0.02)
+    torch.testing.assert_close(
+        found.logits(features * factor), expected.logits(features), rtol=0, atol=0.02
+    )
 
 
+@pytest.mark.parametrize("class_weights", ["none", "balanced"])
 @pytest.mark.parametrize("noise", [0.3, 1.0, 3.0])
-def test_auto_is_the_strength_with_the_best_validation_accuracy_then_the_lowest_loss(noise):
-    train, val = data_of(noise=noise), data_of(noise=noise, seed=1, n=200)
-    found, start = fit_probes(train, val, "auto", "none")
-    scores = {
-        c: score(fit_probes(train, val, c, "none")[0].logits(val[0]), val[1]) for c in STRENGTHS
+def test_auto_has_the_lowest_loss_on_left_out_images_in_a_plain_loop(noise, class_weights):
+    features, labels = data_of(noise=noise)
+    folds = draw_folds(labels.numpy(), seed=0)
+    weights = np.ones(60)
+    if class_weights == "balanced":
+        weights = 60 / 3 / labels.bincount().numpy()[labels]
+    losses = []
+    for c in STRENGTHS:
+        loss = 0.0
+        for fold in range(FOLDS):
+            regression = LogisticRegression(
+                C=c, max_iter=1000, class_weight=None if class_weights == "none" else "balanced"
+            )
+            regression.fit(scaled(features)[folds != fold], labels[folds != fold])
+            log_probabilities = regression.predict_log_proba(scaled(features))
+            for image in np.flatnonzero(folds == fold):
+                loss -= weights[image] * log_probabilities[image, labels[image]]
+        losses.append(loss)
+    found = fit_probe(features, labels, "auto", class_weights, seed=0).c.item()
+    assert found == STRENGTHS[int(np.argmin(losses))]
+
+
+def test_balanced_chooses_another_strength_where_the_common_class_decides_otherwise():
+    features, labels = data_of(classes=2, n=90, noise=1.5, seed=3)
+    chosen = {
+        class_weights: fit_probe(features, labels, "auto", class_weights, seed=0).c.item()
+        for class_weights in ("none", "balanced")
     }
-    best = max(scores, key=lambda c: (scores[c][0], -scores[c][1]))
-    assert found.c.item() == best
-    assert start.c.item() == pytest.approx(START)
+    assert chosen["none"] != chosen["balanced"]
+
+
+def test_each_class_is_in_all_folds_alike_and_a_single_image_is_never_left_out():
+    labels = np.array([0] * 7 + [1] * 6 + [2] * 2 + [3])
+    folds = draw_folds(labels, seed=0)
+    counts = {
+        label: sorted((folds[labels == label] == fold).sum() for fold in range(FOLDS))
+        for label in range(3)
+    }
+    assert counts == {0: [2, 2, 3], 1: [2, 2, 2], 2: [0, 1, 1]}
+    assert folds[labels == 3] == [-1]
+    assert draw_folds(labels, seed=0).tolist() == folds.tolist()
+    assert draw_folds(labels, seed=1).tolist() != folds.tolist()
+
+
+@pytest.mark.parametrize("images_per_class", [1, 2])
+def test_the_fewest_images_give_a_probe_too(images_per_class):
+    labels = torch.arange(4).repeat(images_per_class)
+    features = torch.eye(4).repeat(images_per_class, 1)
+    probe = fit_probe(features, labels, "auto", "none", seed=0)
+    assert probe.logits(features).argmax(1).tolist() == labels.tolist()
 
 
 def test_features_without_any_spread_give_a_probe_too():
-    flat = torch.ones(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])
-    probe, _ = fit_probes(flat, flat, "auto", "none")
+    probe = fit_probe(torch.ones(6, 4), torch.tensor([0, 1, 2, 0, 1, 2]), "auto", "none", seed=0)
     assert torch.isfinite(probe.weight).all()
 
 

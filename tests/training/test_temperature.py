@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training.examples import make_data, make_trainer, small, split_at, store
+from tests.training.examples import fit, make_data, make_trainer, small, split_at, store
 from vit_finetune.model.calibrated import read_validation
 from vit_finetune.training.data import TrainingData
 from vit_finetune.training.temperature import calibrate, fit_temperature, quality
@@ -54,7 +54,7 @@ def test_calibration_divides_the_logits_of_the_model_and_records_what_it_says_th
     stored = store(model, val, 1)
     split_model = split_at(model, 1)
     data = TrainingData([store(model, pixels, 1)], labels, stored, val_labels)
-    make_trainer(split_model, data.views, labels).fit()
+    fit(make_trainer(split_model, data.views, labels))
     before = split_model.predict_logits(stored)
     calibration = calibrate(split_model, data)
     after = split_model.predict_logits(stored)

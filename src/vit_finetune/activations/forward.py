@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vit_finetune.activations.files import DTYPES, ActivationFile, storage_dtype
 from vit_finetune.activations.manifest import Manifest
-from vit_finetune.activations.views import ImageView, image_loader
+from vit_finetune.activations.views import ImageView
 from vit_finetune.core.files import require_disk
 from vit_finetune.core.hashes import digest
 from vit_finetune.core.progress import progress
@@ -36,6 +36,10 @@ def activations(split_model: SplitModel, batch: Tensor) -> Tensor:
     if boundary_of(split_model.trainable_blocks) == "images":
         return batch
     return split_model.tokens(batch).cpu()
+
+
+def _activations_of_rows(split_model: SplitModel, view: ImageView, rows: range) -> Tensor:
+    return activations(split_model, view[rows])
 
 
 def describe(
@@ -103,16 +107,12 @@ def write_views(
     split_model: SplitModel,
     images: Images,
     files: Mapping[str, ActivationFile],
-    workers: int,
     ranks: Ranks,
 ) -> None:
     """Compute every view, from where an interrupted run stopped.
 
     Each of the processes computes its own segments. On a CPU each core takes a batch of its own, on
     one thread, which gives the same bits on any number of cores.
-
-    Args:
-        workers: processes that load images.
     """
     ranks.barrier()  # until the files are made
     with parallel_map(split_model.device) as each:
@@ -120,8 +120,7 @@ def write_views(
             segments = file.missing(file.segments()[ranks.rank :: ranks.world_size])
             batches = [batch for segment in segments for batch in file.batches(segment)]
             source = ImageView(images[split_of(view)], MIRRORED[view])
-            loader = image_loader(source, batches, workers)
-            results = each(partial(activations, split_model), loader)
+            results = each(partial(_activations_of_rows, split_model, source), batches)
             bar = progress(results, f"embed {view}", "batch", total=len(batches))
             file.write(segments, iter(bar))
     ranks.barrier()  # until all are written

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 Rows = slice | Sequence[int] | Tensor
 
@@ -94,9 +93,3 @@ def _mapped_array(view: View) -> Any:
     if isinstance(view, Tensor) or not isinstance(view.array, np.memmap):
         return None
     return view.array if hasattr(mmap, "MADV_WILLNEED") else None
-
-
-def image_loader(view: ImageView, batches: Sequence[range], workers: int) -> DataLoader[Tensor]:
-    """uint8 images (B, H, W, 3), one batch for each range of rows."""
-    rows = [list(batch) for batch in batches]
-    return DataLoader(view, batch_size=None, sampler=rows, num_workers=workers)  # type: ignore[arg-type]  # a sequence

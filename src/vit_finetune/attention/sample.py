@@ -32,8 +32,7 @@ class PredictedImages:
 
     @property
     def above_chance(self) -> bool:
-        """Whether the model is right more often than a guess of the most frequent class,
-        clearly."""
+        """Whether the model is right clearly more often than by chance."""
         return above_chance(self.labels, self.predicted)
 
     def take(self, rows: NDArray[np.intp]) -> "PredictedImages":

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -100,7 +101,26 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def git(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    """The end of a git command, with what it printed, in English."""
+    return subprocess.run(
+        ["git", *arguments],
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",  # names of files, as `os.fsdecode` has them
+        check=False,
+        env={**os.environ, "LC_ALL": "C"},
+    )
+
+
+def require_repository(otherwise: str) -> None:
+    """UserError if git has no repository here, which `otherwise` says, or refuses to read it, which
+    git says itself: such as one that belongs to another user."""
+    asked = git("rev-parse", "--git-dir")
+    if asked.returncode == 0:
+        return
+    if "not a git repository" in asked.stderr:
+        raise UserError(otherwise)
+    raise UserError(f"git: {' '.join(asked.stderr.split())}")
 
 
 def experiments(name: str) -> dict[str, str]:
@@ -117,10 +137,7 @@ def experiments(name: str) -> dict[str, str]:
 
 def find_commit(name: str) -> str:
     """The commit of a commit, branch, tag or experiment (UserError)."""
-    if git("rev-parse", "--git-dir").returncode:
-        raise UserError(
-            "this folder is in no git repository, so it has no runs but the work tree's"
-        )
+    require_repository("this folder is in no git repository, so it has no runs but the work tree's")
     known = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
     commits = set(experiments(name).values())
     if HASH.fullmatch(known.stdout.strip()):
@@ -179,8 +196,8 @@ def _parse_run(name: str, commit: str, table: str, lock: str) -> Run:
     for path, text in ((TABLE, table), (LOCK, lock)):
         if re.search(r"^<<<<<<< ", text, flags=re.MULTILINE):
             raise UserError(
-                f"{path} of {name} has the marks of a merge that is not settled; "
-                "take one side (git checkout --ours or --theirs), or run dvc repro"
+                f"{path} of {name} has the marks of a merge that is not settled; settle "
+                "params.yaml, then: git checkout --ours dvc.lock metrics plots && dvc repro"
             )
     predictions = _parse_table(table, f"{TABLE} of {name}")
     locked = parse_yaml(lock, f"{LOCK} of {name}")

@@ -3,15 +3,14 @@
 import hashlib
 import shutil
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from vit_finetune.core.hashes import key_of
+from vit_finetune.core.versions import library_versions
 
 CHECKPOINTS = Path(".checkpoints")  # outside DVC's outputs, which it deletes before a stage runs
 PROJECT_PACKAGES = ("vit_finetune", "stages")
-LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "safetensors")
 
 
 def checkpoint_folder(stage: str, *inputs: Any) -> Path:
@@ -41,8 +40,3 @@ def imported_code() -> dict[str, str]:
         if file and name.split(".")[0] in PROJECT_PACKAGES:
             hashes[name] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
     return hashes
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of the libraries that compute."""
-    return {name: version(name) for name in LIBRARIES}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vit_finetune.core.errors import UserError
+from vit_finetune.core.processors import processors, thread_limit
 from vit_finetune.core.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
@@ -47,9 +48,9 @@ def set_up_torch(
 
     Args:
         device: `auto`, `cpu`, `cuda` or `mps`.
-        threads: of all processes on this machine together; None: one for each core.
-        ranks: of several processes on a machine, each gets an equal number of the threads, and a
-            GPU of its own.
+        threads: of this process; None: as many as OMP_NUM_THREADS says; without it, as torch
+            takes, but no more than there are processors.
+        ranks: of several processes on a machine, each gets a GPU of its own.
         key: what the device was set by, for the message.
 
     Raises:
@@ -58,13 +59,12 @@ def set_up_torch(
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic cuBLAS
     import torch
 
-    processes = ranks.local_world_size
-    if threads is not None or processes > 1:
-        threads = threads or torch.get_num_threads()
-        torch.set_num_threads(max(1, threads // processes))
+    threads = threads or thread_limit() or min(torch.get_num_threads(), processors())
+    torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that fills every new tensor
     name = _resolve_device(device, key)
+    processes = ranks.local_world_size
     if name != "cuda" or processes == 1:
         return torch.device(name)
     if torch.cuda.device_count() < processes:

@@ -1,5 +1,6 @@
 """DVC runs experiments in copies of the project, which hold only what git or DVC tracks."""
 
+import os
 from pathlib import Path
 
 from vit_finetune.core.errors import UserError
@@ -20,28 +21,35 @@ def require_whole(name: str, otherwise: str = "") -> None:
     """UserError if this is a copy in which files below the folder `name` are missing that the
     project has.
 
-    Args:
-        otherwise: another way out than to track the folder, for the message.
+    Every stage asks this: DVC skips the stage that reads the folder if an earlier run read the
+    same incomplete one.
     """
     here = Path.cwd()
     project = origin(here)
     if project is None or Path(name).is_absolute():
         return
-    missing = sorted(_files(project / name) - _files(here / name))
+    missing = sorted(files_below(project / name) - files_below(here / name))
     if missing:
-        raise UserError(
-            f"{len(missing)} files of {name} are not in the copy that DVC made for this run, such "
-            f"as {missing[0]}: it copies what is tracked; dvc add the folder they are in and git "
-            f"add the .dvc file that this writes{otherwise}"
-        )
+        raise not_in_copies(name, missing, otherwise)
 
 
-def _files(folder: Path) -> set[str]:
+def files_below(folder: Path) -> set[str]:
     """Files below a folder by their path in it, without hidden ones and DVC's own."""
     files = set()
-    for path in folder.rglob("*"):
-        relative = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in relative.parts)
-        if path.is_file() and path.suffix != ".dvc" and not hidden:
-            files.add(relative.as_posix())
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        below = Path(root).relative_to(folder)
+        for name in names:
+            if not name.startswith(".") and not name.endswith(".dvc"):
+                files.add((below / name).as_posix())
     return files
+
+
+def not_in_copies(name: str, missing: list[str], otherwise: str) -> UserError:
+    """The error where files below the folder `name` are missing in a copy; `otherwise` is another
+    way out than to track the folder."""
+    return UserError(
+        f"{len(missing)} files of {name} are not in the copy that DVC makes for such a run, such "
+        f"as {missing[0]}: it copies what is tracked; dvc add the folder they are in and git "
+        f"add the .dvc file that this writes{otherwise}"
+    )

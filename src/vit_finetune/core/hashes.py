@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def key_of(*values: Any) -> str:
@@ -13,8 +13,10 @@ def key_of(*values: Any) -> str:
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
-def digest(*arrays: NDArray[Any]) -> str:
+def digest(*arrays: "NDArray[Any]") -> str:
     """SHA-256 over dtype, shape and bytes of arrays."""
+    import numpy as np  # not by the stage runner, which limits its threads first
+
     sha = hashlib.sha256()
     for array in arrays:
         sha.update(f"{array.dtype.str}{array.shape}".encode())

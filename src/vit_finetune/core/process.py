@@ -10,28 +10,30 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from vit_finetune.core.errors import UserError
+from vit_finetune.core.locks import file_lock
 
 DVC_VARIABLE = "DVC_STAGE"  # set by DVC for each stage that it starts
 RUN_FOLDER = Path(".run")  # of files that mean something only while stages run
 LOCK_PATIENCE = 10.0  # seconds: an orphan needs less than one to end itself
+WITHOUT_LOCKS = "clone the project to a local disk; DVC's cache may stay (dvc cache dir --local)"
 SHELLS = ("sh", "dash", "bash", "ash", "zsh", "ksh", "fish")
 
 
 @contextmanager
 def only_one(name: str) -> Iterator[None]:
-    """Hold the lock of a stage in this folder; UserError if another process holds it.
+    """Hold the lock of a stage in this folder.
 
-    The operating system releases the lock when its process ends, however that happens.
+    Raises:
+        UserError: another process holds it, or the file system has no locks.
     """
     RUN_FOLDER.mkdir(exist_ok=True)
     path = RUN_FOLDER / f"{name}.lock"
-    # a soft lock is a file that a killed process would leave behind
-    lock = FileLock(path, timeout=LOCK_PATIENCE, poll_interval=0.1, fallback_to_soft=False)
+    lock = file_lock(path, WITHOUT_LOCKS)
     try:
-        lock.acquire()
+        lock.acquire(timeout=LOCK_PATIENCE, poll_interval=0.1)
     except Timeout:
         holder = path.read_text().strip() or "unknown"
         raise UserError(

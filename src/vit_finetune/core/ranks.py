@@ -1,8 +1,7 @@
 """The processes of one stage: which part of the work each does, and how they exchange results.
 
 A stage starts its processes itself (`runtime.processes`), or a launcher does: torchrun, or whatever
-sets the same variables (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT).
-torch is imported when it is needed.
+sets the same variables. torch is imported when it is needed.
 """
 
 import multiprocessing
@@ -10,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +31,12 @@ S = TypeVar("S", bound=Sequence[object])
 # a process that ends closes its connections, which the others see at once
 TIMEOUT = timedelta(days=1)
 GRACE = 2.0  # seconds in which a process is ended from outside when another one has failed
+SILENCE = 30.0  # seconds of waiting for the others before a line says so
+
+# what a launcher sets
+OF_A_PROCESS = ("RANK", "WORLD_SIZE")
+OF_A_MACHINE = ("LOCAL_RANK", "LOCAL_WORLD_SIZE")  # needed where a machine has several processes
+MEETING_POINT = ("MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
@@ -95,22 +101,54 @@ ALONE = Ranks()
 
 
 def ranks_of_launcher() -> Ranks | None:
-    """What torchrun, or another launcher, has set for this process; None if none started it."""
-    if "RANK" not in os.environ:
+    """What torchrun, or another launcher, has set for this process; None if none started it.
+
+    Raises:
+        UserError: the variables are those of no launcher: some are missing, or they contradict
+            each other.
+    """
+    found = [name for name in (*OF_A_PROCESS, *OF_A_MACHINE) if name in os.environ]
+    if not found:
         return None
-    return Ranks(
-        rank=int(os.environ["RANK"]),
-        world_size=int(os.environ.get("WORLD_SIZE", 1)),
-        local_rank=int(os.environ.get("LOCAL_RANK", 0)),
-        local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
+    needed = [*OF_A_PROCESS, *MEETING_POINT]
+    if any(name in OF_A_MACHINE for name in found):
+        needed += OF_A_MACHINE
+    missing = [name for name in needed if name not in os.environ]
+    if missing:
+        raise UserError(
+            f"{', '.join(found)} in the environment would make this one of several processes, but "
+            f"{', '.join(missing)} is not set; unset {' '.join(found)}, or set all of them"
+        )
+    ranks = Ranks(
+        rank=_number("RANK", 0),
+        world_size=_number("WORLD_SIZE", 1),
+        local_rank=_number("LOCAL_RANK", 0),
+        local_world_size=_number("LOCAL_WORLD_SIZE", 1),
     )
+    in_world = ranks.rank < ranks.world_size
+    on_machine = ranks.local_rank < ranks.local_world_size <= ranks.world_size
+    if not in_world or not on_machine:
+        values = ", ".join(f"{name} is {os.environ[name]}" for name in found)
+        raise UserError(
+            f"in the environment {values}: a rank is below the number of processes, of which a "
+            f"machine has no more than there are; unset {' '.join(found)}, or correct them"
+        )
+    return ranks
+
+
+def _number(variable: str, default: int) -> int:
+    text = os.environ.get(variable, str(default))
+    if not text.isdecimal():
+        raise UserError(f"{variable} is {text!r} in the environment, no whole number; unset it")
+    return int(text)
 
 
 @contextmanager
-def process_group(ranks: Ranks, meeting: Path | None = None) -> Iterator[None]:
+def process_group(ranks: Ranks, name: str, meeting: Path | None = None) -> Iterator[None]:
     """Connect this process with the others of the stage while the block runs.
 
     Args:
+        name: of the stage, for what is said while the others are waited for.
         meeting: a file in which processes on one machine find each other. Without it they do at
             the launcher's MASTER_ADDR and MASTER_PORT.
 
@@ -121,12 +159,17 @@ def process_group(ranks: Ranks, meeting: Path | None = None) -> Iterator[None]:
 
     store = None
     if meeting:
+        place = str(meeting)
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
         store = dist.FileStore(str(meeting), ranks.world_size)
+    else:
+        address = ":".join(os.environ[variable] for variable in MEETING_POINT)
+        place = f"{address} (MASTER_ADDR, MASTER_PORT)"
     try:
-        dist.init_process_group(
-            store=store, rank=ranks.rank, world_size=ranks.world_size, timeout=TIMEOUT
-        )
+        with _saying_who_is_waited_for(ranks, name, place):
+            dist.init_process_group(
+                store=store, rank=ranks.rank, world_size=ranks.world_size, timeout=TIMEOUT
+            )
         yield
         ranks.barrier()
     except RuntimeError as error:
@@ -135,6 +178,23 @@ def process_group(ranks: Ranks, meeting: Path | None = None) -> Iterator[None]:
         time.sleep(GRACE)  # who started this process knows how the other one ended
         raise UserError("another process of this stage ended; its own output says why") from None
     dist.destroy_process_group()
+
+
+@contextmanager
+def _saying_who_is_waited_for(ranks: Ranks, name: str, place: str) -> Iterator[None]:
+    """A line on standard error if the block takes long."""
+    others = ranks.world_size - 1
+    message = (
+        f"{name}: process {ranks.rank} of {ranks.world_size} (RANK, WORLD_SIZE) waits for "
+        f"{others} more at {place}"
+    )
+    timer = threading.Timer(SILENCE, print, [message], {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def run_processes(count: int, function: Callable[..., None], *arguments: Any) -> None:

@@ -16,19 +16,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from vit_finetune.core.errors import UserError
-from vit_finetune.core.files import new_file, new_folder
+from vit_finetune.core.files import new_folder
+from vit_finetune.core.locks import file_lock
 from vit_finetune.core.progress import progress
-from vit_finetune.data.dataset import Dataset
+from vit_finetune.data.source import ArraySource
 
 FOLDER_VARIABLE = "VIT_DATA_DIR"
-PATIENCE, TRIES, PAUSE = 30.0, 4, 1.0  # seconds without a byte, attempts, seconds between them
+PATIENCE = 30.0  # seconds without a byte
+TRIES = 4  # attempts in a row that bring nothing
+PAUSE = 1.0  # seconds between two, doubled after each that brought nothing
+NOTHING_LEFT = 416  # HTTP: the range that was asked for begins after the end of the file
+PASSING = {429, 500, 502, 503, 504, NOTHING_LEFT}  # answers of HTTP that may be others next time
 NOT_PUBLISHED = "what came is not the published archive (cut off, or a page that a proxy made)"
 
 
-def load_cifar(name: str) -> Dataset:
+def load_cifar(name: str) -> ArraySource:
     """CIFAR-10 or CIFAR-100 with its fine labels (Krizhevsky 2009), every original file checked by
     its published md5.
 
@@ -46,8 +51,9 @@ def load_cifar(name: str) -> Dataset:
         root = Path(named).expanduser()
         if not root.is_dir():
             raise UserError(
-                f"{FOLDER_VARIABLE} is {named!r}, which is not a folder; it must hold {source.base_folder}/ or "
-                f"{source.filename} (unset it to download them; `make demo` needs neither)"
+                f"{FOLDER_VARIABLE} is {named!r}, which is not a folder; it must hold "
+                f"{source.base_folder}/ or {source.filename} (unset it to download them; "
+                "`make demo` needs neither)"
             )
         if root.name == source.base_folder:
             root = root.parent
@@ -62,15 +68,16 @@ def load_cifar(name: str) -> Dataset:
     return _read_cifar(source, root)
 
 
-def _read_cifar(source: Any, root: Path) -> Dataset:
+def _read_cifar(source: Any, root: Path) -> ArraySource:
     broken = _broken_file(source, root)
     if broken:
         raise UserError(
-            f"{broken}; {FOLDER_VARIABLE} must name a folder with {source.base_folder}/ or {source.filename} "
-            "as its author published them (unset it to download them; `make demo` needs neither)"
+            f"{broken}; {FOLDER_VARIABLE} must name a folder with {source.base_folder}/ or "
+            f"{source.filename} as its author published them (unset it to download them; "
+            "`make demo` needs neither)"
         )
     parts = {"train": source(root, train=True), "test": source(root, train=False)}
-    return Dataset(
+    return ArraySource(
         classes=list(parts["train"].classes),
         images={split: np.ascontiguousarray(part.data) for split, part in parts.items()},
         labels={split: np.array(part.targets, dtype=np.int64) for split, part in parts.items()},
@@ -86,24 +93,34 @@ def _broken_file(source: Any, root: Path) -> str | None:
             return f"{folder / name} is missing"
         found = _md5(folder / name)
         if found != md5:
-            return f"{folder / name} has md5 {found}, not the published {md5}: it is damaged or another file"
+            return (
+                f"{folder / name} has md5 {found}, not the published {md5}: it is damaged or "
+                "another file"
+            )
     return None
 
 
 def _download(source: Any, root: Path) -> None:
-    """Fetch and unpack the archive, unless another process just did; it is thrown away, whether it
-    was good or not."""
+    """Fetch and unpack the archive, unless another process just did. What came of it stays for the
+    next attempt, until all of it is there."""
     archive = root / source.filename
+    partial = root / f"{source.filename}.partial"
     try:
         with _alone(root):
             if not _broken_file(source, root):
                 return
+            if not archive.is_file() or _md5(archive) != source.tgz_md5:
+                root.mkdir(exist_ok=True)
+                resumed = partial.exists()
+                _fetch(source.url, partial)
+                if resumed and _md5(partial) != source.tgz_md5:
+                    partial.unlink()
+                    _fetch(source.url, partial)
+                if _md5(partial) != source.tgz_md5:
+                    partial.unlink()
+                    raise UserError(NOT_PUBLISHED)
+                partial.replace(archive)
             try:
-                if not archive.is_file() or _md5(archive) != source.tgz_md5:
-                    with new_file(archive) as partial:
-                        _fetch(source.url, partial)
-                        if _md5(partial) != source.tgz_md5:
-                            raise UserError(NOT_PUBLISHED)
                 _extract(source, archive, root)
             finally:
                 with suppress(OSError):  # what went wrong before says more
@@ -111,8 +128,9 @@ def _download(source: Any, root: Path) -> None:
     except (UserError, OSError, http.client.HTTPException) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"could not download {source.url}: {reason}. Either set {FOLDER_VARIABLE} to a folder that holds "
-            f"{source.filename} or {source.base_folder}/, or run `make demo`, which downloads nothing"
+            f"could not download {source.url}: {reason}. Either set {FOLDER_VARIABLE} to a folder "
+            f"that holds {source.filename} or {source.base_folder}/, or run `make demo`, which "
+            "downloads nothing"
         ) from None
 
 
@@ -122,7 +140,7 @@ def _alone(root: Path) -> Iterator[None]:
     goes with it."""
     path = root.with_name(root.name + ".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, fallback_to_soft=False)
+    lock = file_lock(path, "name a cache folder on a local disk in XDG_CACHE_HOME")
     try:
         lock.acquire(blocking=False)
     except Timeout:
@@ -136,23 +154,43 @@ def _alone(root: Path) -> Iterator[None]:
 
 
 def _fetch(url: str, path: Path) -> None:
-    """Download to `path`, in a few attempts, each going on from where the last one ended."""
-    for left in reversed(range(TRIES)):
+    """Download to `path`, each attempt going on from where the last one ended, until TRIES attempts
+    in a row bring nothing new."""
+    furthest = _size(path)
+    vain = 0
+    while True:
+        error: Exception = UserError(f"it was cut off after {_size(path):,} bytes")
         try:
             if _go_on(url, path):
                 return
-        except (OSError, http.client.HTTPException) as error:
-            unreachable = isinstance(error, urllib.error.URLError) and not path.exists()
-            if not left or unreachable or isinstance(error, urllib.error.HTTPError):
+        except urllib.error.HTTPError as answer:
+            if answer.code not in PASSING:
                 raise
-        if left:
-            time.sleep(PAUSE)
+            if answer.code == NOTHING_LEFT:  # more is here than there: it is no part of the file
+                path.unlink(missing_ok=True)
+            error = answer
+        except (OSError, http.client.HTTPException) as cut:
+            if isinstance(cut, urllib.error.URLError) and not path.exists():
+                raise  # the server is out of reach
+            error = cut
+        if _size(path) > furthest:
+            furthest = _size(path)
+            vain = 0
+        else:
+            vain += 1
+        if vain == TRIES:
+            raise error
+        time.sleep(PAUSE * 2**vain)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _go_on(url: str, path: Path) -> bool:
     """One attempt; whether everything came. A server that cannot send the rest alone sends all of
     it anew."""
-    have = path.stat().st_size if path.exists() else 0
+    have = _size(path)
     headers = {"User-Agent": "vit-finetune", **({"Range": f"bytes={have}-"} if have else {})}
     with urllib.request.urlopen(
         urllib.request.Request(url, headers=headers), timeout=PATIENCE
@@ -178,7 +216,8 @@ def _extract(source: Any, archive: Path, target: Path) -> None:
     found = _md5(archive)
     if found != source.tgz_md5:
         raise UserError(
-            f"{archive} has md5 {found}, not the published {source.tgz_md5}: it is truncated, damaged or another file"
+            f"{archive} has md5 {found}, not the published {source.tgz_md5}: it is truncated, "
+            "damaged or another file"
         )
     try:
         with tarfile.open(archive) as tar, new_folder(target / source.base_folder) as folder:

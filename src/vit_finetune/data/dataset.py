@@ -1,121 +1,201 @@
-"""A data set, whatever its source: images and labels of each part."""
+"""data/raw: a whole data set, whatever its source. `download` writes it, `subset` reads it."""
 
 import hashlib
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_finetune.core.arrays import chunks, encode_names, new_rows, write_split
+from vit_finetune.core.arrays import chunks, decode_names, new_rows, read_split, write_split
+from vit_finetune.core.files import read_json, write_json
+from vit_finetune.core.progress import progress
 from vit_finetune.core.threads import ordered_map
+from vit_finetune.data.image_files import content_boxes
+from vit_finetune.data.source import Image, Source, Unreadable
+
+RAW = "data/raw"
+HASH_SIZE = 16  # bytes, of BLAKE2b
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A whole data set, in memory or mapped from files.
+    """What data/raw holds of each part, besides the pixels.
 
     Attributes:
-        classes: names in label order.
-        images, labels: for `train` and `test`, and for `val` where the data set has a part of that
-            kind.
-        files: of each part, the file of each image as `encode_names` has it; where there is none, part and index
-            as in `test/123`.
-        sizes: of each part, height and width (N, 2) of each image before it was fitted; empty where
-            none was.
-        checksums: md5 of each original file; empty where the data come with a package or are the
-            user's.
-        broken: files of the user's that are no readable images, with the reason.
-        ignored: files among the user's images whose name is not one of an image.
+        description: dataset.json.
+        labels, files: of each part, (N,); names are as `encode_names` returns them.
+        same: a number for each image (N,); equal numbers, in one part or in two, are equal pixels.
+        groups: a number for each image (N,); equal numbers, in one part or in two, are one group
+            (`data.group`). Without groups each image has its own number.
+        sizes: height and width of each file's image, (N, 2); empty where the images were no files.
     """
 
-    classes: list[str]
-    images: dict[str, NDArray[np.uint8]]
+    description: Mapping[str, Any]
     labels: dict[str, NDArray[np.int64]]
-    files: dict[str, NDArray[np.bytes_]] = field(default_factory=dict)
-    sizes: dict[str, NDArray[np.int32]] = field(default_factory=dict)
-    checksums: dict[str, str] = field(default_factory=dict)
-    broken: list[str] = field(default_factory=list)
-    ignored: list[str] = field(default_factory=list)
+    files: dict[str, NDArray[np.bytes_]]
+    same: dict[str, NDArray[np.intp]]
+    groups: dict[str, NDArray[np.int64]]
+    sizes: dict[str, NDArray[np.int32]]
 
-    def __post_init__(self) -> None:
-        for part, labels in self.labels.items():
-            self.files.setdefault(
-                part, encode_names(f"{part}/{index}" for index in range(len(labels)))
-            )
+    @classmethod
+    def read(cls, folder: str | Path) -> "Dataset":
+        description = read_json(Path(folder) / "dataset.json")
 
-    @property
-    def size_in_memory(self) -> int:
-        """Bytes of the images that are not mapped from files."""
-        return sum(
-            images.nbytes for images in self.images.values() if not isinstance(images, np.memmap)
+        def column(name: str) -> dict[str, NDArray[Any]]:
+            return {part: read_split(folder, part, name)[0] for part in description["counts"]}
+
+        return cls(
+            description=description,
+            labels=column("labels"),
+            files=column("files"),
+            same=same_pixels(column("hashes")),
+            groups=column("groups"),
+            sizes=column("sizes") if description["fitted"] else {},
         )
 
+    @property
+    def name(self) -> str:
+        return str(self.description["name"])
 
-def write_dataset(folder: Path, dataset: Dataset) -> None:
-    """`<split>_images.npy`, `_labels`, `_files`, `_sizes` and `_hashes`; what is mapped from a file
-    of the folder is there already."""
-    for name in ("images", "labels", "files", "sizes"):
-        for split, array in getattr(dataset, name).items():
-            if not isinstance(array, np.memmap):
-                write_split(folder, split, **{name: array})
-    for split, images in dataset.images.items():
-        with new_rows(folder / f"{split}_hashes.npy", (16,), np.uint8) as append:
-            for hashes in pixel_hashes(images):
-                append(hashes)
+    @property
+    def classes(self) -> list[str]:
+        return list(self.description["classes"])
+
+    def file_names(self) -> Iterator[str]:
+        """The names of all images, as a person can read them."""
+        for files in self.files.values():
+            yield from decode_names(files)
+
+    @property
+    def padded(self) -> bool:
+        """Whether bars of grey were added to the images."""
+        return bool(self.sizes) and self.description["fit"] == "pad"
+
+    def content(self, part: str) -> NDArray[np.int32]:
+        """Where the image lies between its bars: top, left, bottom and right in kept pixels, (N,
+        4)."""
+        height, width = self.description["image_shape"][:2]
+        return content_boxes(self.sizes[part], (height, width), self.description["fit"])
+
+    def file(self, part: str, row: int) -> str:
+        """The name of an image, as a person can read it."""
+        return decode_names(self.files[part][row : row + 1])[0]
 
 
-def describe(dataset: Dataset, name: str, fit: str) -> dict[str, Any]:
-    """dataset.json of data/raw.
+def write_dataset(folder: Path, name: str, source: Source, threads: int) -> list[str]:
+    """Write all images of a source with what is known of them, and dataset.json.
 
     Args:
         name: of the source.
-        fit: how images were brought to one size.
+        threads: that compute side by side.
+
+    Returns:
+        Sentences for the user, such as how many files are left out.
+
+    Raises:
+        UserError: the source is no data set to work with.
     """
-    mean, std = channel_statistics(dataset.images["train"])
-    return {
+    labels = {}
+    unreadable: list[str] = []
+    for part in source.files:
+        labels[part] = _write_part(folder, part, source, unreadable)
+    source.require_usable(labels, unreadable)
+    (images,) = read_split(folder, "train", "images")
+    mean, std = channel_statistics(images, threads)
+    description = {
         "name": name,
-        "classes": dataset.classes,
-        "counts": class_counts(dataset.labels, dataset.classes),
-        "image_shape": list(dataset.images["train"].shape[1:]),
-        "fit": fit,
-        "broken": dataset.broken,
-        "ignored": dataset.ignored,
+        "classes": source.classes,
+        "counts": class_counts(labels, source.classes),
+        "image_shape": list(source.image_shape),
+        "fit": source.fit,
+        "fitted": (folder / "train_sizes.npy").is_file(),
+        "broken": unreadable,
+        "ignored": list(source.ignored),
         "channel_mean": mean,
         "channel_std": std,
-        "md5": dataset.checksums,
+        "md5": dict(source.checksums),
     }
+    write_json(folder / "dataset.json", description)
+    return [
+        *source.notes,
+        *_left_out(unreadable, "cannot be read as images"),
+        *_left_out(source.ignored, "are no images of a class"),
+    ]
 
 
-def left_out(dataset: Dataset) -> list[str]:
-    """A sentence for each kind of file that is no part of the data set: how many, and the first."""
-    sentences = []
-    for files, reason in (
-        (dataset.broken, "cannot be read as images"),
-        (dataset.ignored, "are no images of a class"),
+def _write_part(
+    folder: Path, part: str, source: Source, unreadable: list[str]
+) -> NDArray[np.int64]:
+    """Write the images of a part; what is unreadable is added to the list. Returns the labels."""
+    files = source.files[part]
+    labels = np.zeros(len(files), dtype=np.int64)
+    sizes = np.zeros((len(files), 2), dtype=np.int32)
+    read = np.zeros(len(files), dtype=bool)
+    sized = False
+    with _new_images(folder, part, source.image_shape) as append:
+        images = progress(source.read(part), f"{part} images", "image", len(files))
+        for row, image in enumerate(images):
+            if isinstance(image, Unreadable):
+                name = decode_names(files[row : row + 1])[0]
+                unreadable.append(f"{name} ({image.reason})")
+                continue
+            append(image)
+            read[row] = True
+            labels[row] = image.label
+            if image.size:
+                sized = True
+                sizes[row] = image.size
+    write_split(
+        folder, part, labels=labels[read], files=files[read], groups=source.groups[part][read]
+    )
+    if sized:
+        write_split(folder, part, sizes=sizes[read])
+    return labels[read]
+
+
+@contextmanager
+def _new_images(
+    folder: Path, part: str, shape: tuple[int, int, int]
+) -> Iterator[Callable[[Image], None]]:
+    """A function that appends an image and the hash of its pixels to the files of a part."""
+    with (
+        new_rows(folder / f"{part}_images.npy", shape, np.uint8) as append_pixels,
+        new_rows(folder / f"{part}_hashes.npy", (HASH_SIZE,), np.uint8) as append_hash,
     ):
-        if files:
-            more = " and others, see data/raw/dataset.json" if len(files) > 1 else ""
-            sentences.append(f"left out {len(files)} that {reason}: {files[0]}{more}")
-    return sentences
+
+        def append(image: Image) -> None:
+            pixels = np.ascontiguousarray(image.pixels)
+            digest = hashlib.blake2b(pixels.data, digest_size=HASH_SIZE).digest()
+            append_pixels(pixels[None])
+            append_hash(np.frombuffer(digest, dtype=np.uint8)[None])
+
+        yield append
 
 
-def pixel_hashes(images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-    """A hash of the pixels of each image, (n, 16) bytes of some at a time: 128 bits of BLAKE2b."""
-
-    def hashes(chunk: NDArray[np.uint8]) -> bytes:
-        return b"".join(
-            hashlib.blake2b(image, digest_size=16).digest() for image in np.array(chunk)
-        )
-
-    for some in ordered_map(hashes, chunks(images), os.cpu_count() or 1):
-        yield np.frombuffer(some, dtype=np.uint8).reshape(-1, 16)
+def _left_out(files: Sequence[str], reason: str) -> list[str]:
+    """How many files are left out, and the first; nothing if there is none."""
+    if not files:
+        return []
+    more = " and others, see data/raw/dataset.json" if len(files) > 1 else ""
+    return [f"left out {len(files)} that {reason}: {files[0]}{more}"]
 
 
-def channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
+def same_pixels(hashes: Mapping[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.intp]]:
+    """For each part a number (N,) of each image, from hashes (N, 16): equal numbers are equal
+    pixels."""
+    together = np.concatenate([*hashes.values()]).view("<u8")
+    numbers = np.unique(together, axis=0, return_inverse=True)[1].ravel()
+    ends = np.cumsum([len(part) for part in hashes.values()])[:-1]
+    return dict(zip(hashes, np.split(numbers, ends), strict=True))
+
+
+def channel_statistics(
+    images: NDArray[np.uint8], threads: int = 1
+) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel in units of the full range, from (N, H, W, C)
     images.
 
@@ -130,7 +210,7 @@ def channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[flo
         )
 
     total = sum(
-        ordered_map(sums, chunks(images), os.cpu_count() or 1),
+        ordered_map(sums, chunks(images), threads),
         start=np.zeros((2, 3), dtype=np.int64),
     )
     mean, mean_square = total / images[..., 0].size / [[255], [255**2]]

@@ -11,7 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps
 
-PAD = (127, 127, 127)
+PAD = (127, 127, 127)  # the colour of the bars that `pad` adds
+BACKGROUND = (255, 255, 255)  # under what is transparent
+DIVISOR = 257  # from 16 bits to 8
+# How `open_image` and `fit_image` read an image, for files that record it.
+READING = {
+    "exif_orientation": "applied",
+    "transparency_over": BACKGROUND,
+    "grey_of_16_bits_divided_by": DIVISOR,
+    "colours": "RGB",
+    "fit_interpolation": "bicubic",
+    "pad_colour": PAD,
+}
 LARGEST = "largest of 16 bits"  # key in `info` of an opened image
 # Pillow knows the names and reads no pixels
 NO_IMAGES = {"PDF", "PALM", "MPEG", "HDF5", "GRIB", "BUFR", "WMF"}
@@ -70,7 +81,7 @@ def _upright_rgb(file: ImageFile.ImageFile) -> Image.Image:
         grey = np.asarray(file).astype(np.uint32)
         largest = int(grey.max())
         grey[grey == file.info.get("transparency")] = 65535
-        image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+        image = Image.fromarray(((grey + DIVISOR // 2) // DIVISOR).astype(np.uint8))
     elif file.mode in UNKNOWN_RANGE:
         raise ValueError(
             f"{UNKNOWN_RANGE[file.mode]} has no known range of brightness; convert it to 8 bits"
@@ -79,7 +90,7 @@ def _upright_rgb(file: ImageFile.ImageFile) -> Image.Image:
         largest = int(np.asarray(file.convert("RGB")).max()) * 256 + 255
     if image.has_transparency_data:
         layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, BACKGROUND), layer)
     image = image.convert("RGB")
     with suppress(Exception):  # a damaged EXIF; the pixels are whole
         if (orientation := file.getexif().get(0x0112, 1)) in range(2, 9):
@@ -180,6 +191,12 @@ def named_as_image(path: str | Path) -> bool:
     return (
         Image.registered_extensions().get(os.path.splitext(path)[1].lower(), "PDF") not in NO_IMAGES
     )
+
+
+def image_type(name: bytes) -> str:
+    """The format that a file's name stands for: JPEG for .jpg and .jpeg."""
+    ending = os.path.splitext(name)[1].decode(errors="replace")
+    return Image.registered_extensions().get(ending.lower(), ending)
 
 
 def _stop(error: OSError) -> None:

@@ -8,8 +8,13 @@ from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 
 from vit_finetune.core.errors import UserError
+from vit_finetune.data.groups import draw_groups
 
 Indices = NDArray[np.intp]
+Size = int | float | str  # a number, a share, `all` or `auto`
+
+VAL_SHARE = 0.15  # what `auto` takes for validation
+MOST_VAL = 1000  # and at most
 
 
 def stratified(
@@ -25,122 +30,169 @@ def stratified(
         UserError: size is less than one per class or more than there is; names the key it came
             from.
     """
-    everything = np.arange(len(labels))
-    counts = np.unique(labels, return_counts=True)[1]
-    classes = len(counts)
+    classes = len(np.unique(labels))
     if not classes <= size <= len(labels):
         raise UserError(
-            f"{key} is {size}: there are {len(labels)} images to take from, of {classes} classes; use {classes} to "
-            f"{len(labels)}"
+            f"{key} is {size}: there are {len(labels)} images to take from, of {classes} classes; "
+            f"use {classes} to {len(labels)}"
         )
-    # scikit-learn wants every class on both sides
-    if size > len(labels) - classes or counts.min() < 2:
-        rng = np.random.default_rng(seed)
-        shuffled = rng.permutation(len(labels))
-        by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-        # so each class has its share
-        evenly = (np.arange(size) * len(labels) + rng.integers(len(labels))) // size
-        chosen = by_class[evenly]
-    else:
-        chosen = train_test_split(everything, train_size=size, stratify=labels, random_state=seed)[
-            0
-        ]
-    inside = _with_every_class(labels, np.isin(everything, chosen), seed)
+    inside = np.zeros(len(labels), dtype=bool)
+    inside[_in_proportion(labels, size, seed)] = True
+    inside = _with_every_class(labels, inside, seed, least=1)
     if keep:
         inside = ~_with_every_class(labels, ~inside, seed, least=2)
     return np.flatnonzero(inside), np.flatnonzero(~inside)
 
 
+def _in_proportion(labels: NDArray[Any], size: int, seed: int) -> Indices:
+    """Indices (size,) with the classes in proportion; a small class may be absent."""
+    counts = np.unique(labels, return_counts=True)[1]
+    everything = np.arange(len(labels))
+    # scikit-learn wants every class on both sides
+    if size <= len(labels) - len(counts) and counts.min() >= 2:
+        chosen, _ = train_test_split(
+            everything, train_size=size, stratify=labels, random_state=seed
+        )
+        return chosen
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    # at equal distances, so that each class has its share
+    evenly = (np.arange(size) * len(labels) + rng.integers(len(labels))) // size
+    return by_class[evenly]
+
+
 def _with_every_class(
-    labels: NDArray[Any], inside: NDArray[np.bool_], seed: int, least: int = 1
+    labels: NDArray[Any], inside: NDArray[np.bool_], seed: int, least: int
 ) -> NDArray[np.bool_]:
-    """A mask (N,) with as many images and every class that has `least`: of one that is absent an
-    image comes in, and of the one that has most beyond its share, and keeps another, an image goes
-    out."""
+    """A mask (N,) with as many images as `inside` in which no class is absent that has `least`
+    images.
+
+    An image of an absent class takes the place of one of the class that has most beyond its share.
+    """
     names, label, there = np.unique(labels, return_inverse=True, return_counts=True)
-    inside, rng, share = inside.copy(), np.random.default_rng(seed), there * inside.mean()
+    share = there * inside.mean()
+    rng = np.random.default_rng(seed)
+    inside = inside.copy()
     for absent in np.setdiff1d(np.flatnonzero(there >= least), label[inside]):
         count = np.bincount(label[inside], minlength=len(names))
-        if count.max(initial=0) < 2:
+        if count.max(initial=0) < 2:  # no class has an image to give
             break
         most = np.argmax(np.where(count > 1, count - share, -np.inf))
-        goes, comes = (
-            rng.choice(np.flatnonzero(of)) for of in (inside & (label == most), label == absent)
-        )
-        inside[goes], inside[comes] = False, True
+        goes = rng.choice(np.flatnonzero(inside & (label == most)))
+        comes = rng.choice(np.flatnonzero(label == absent))
+        inside[goes] = False
+        inside[comes] = True
     return inside
 
 
 def train_val_test(
     labels: Mapping[str, NDArray[Any]],
     *,
-    train_size: int | str,
-    val_size: int | str,
-    test_size: int | str,
+    train_size: Size,
+    val_size: Size,
+    test_size: Size,
     seed: int,
+    groups: Mapping[str, NDArray[np.int64]] | None = None,
 ) -> dict[str, Indices]:
     """Indices of train, val and test, each into its own part, or of val into the training part,
     disjoint from train.
 
-    `"all"` takes every image: of the training part, all that validation leaves. Without a part of
-    its own the validation images depend on the seed and their number alone, so runs with more or
-    fewer training images are compared on the same ones.
+    A size is a number, a share of the images to take from, `all` of them, or `auto`: 15 % of the
+    training images for validation and at most 1,000; all where the data set has validation images
+    of its own, and all for training and testing. To train on there are all training images that
+    validation leaves.
+
+    Without a part of its own the validation images depend on the seed and their number alone, so
+    runs with more or fewer training images are compared on the same ones.
 
     Args:
         labels: of the parts `train` and `test`, and of `val` where the data set has it.
+        groups: of each part, equal numbers are one group. Validation images that come from the
+            training part are whole groups, about as many as wanted.
 
     Raises:
         UserError: a size is out of range, or `all` validation images of a data set that has none of
             its own.
     """
-
-    def take(
-        part: str, of: NDArray[Any], size: int | str, *, keep: bool = False
-    ) -> tuple[Indices, Indices]:
-        return stratified(
-            of, len(of) if size == "all" else int(size), seed, f"subset.{part}_size", keep=keep
-        )
-
+    train_labels = labels["train"]
     if "val" in labels:
-        val, pool = take("val", labels["val"], val_size)[0], np.arange(len(labels["train"]))
-    elif val_size == "all":
-        raise UserError(
-            "subset.val_size is all: the data set has no validation images of its own, use a number"
-        )
+        val = _take(labels["val"], val_size, seed, "subset.val_size")
+        pool = np.arange(len(train_labels))
     else:
-        classes, count = len(np.unique(labels["train"])), len(labels["train"])
-        if int(val_size) > count - classes:
-            raise UserError(
-                f"subset.val_size is {val_size}: of the {count} images that are not for testing, of {classes} classes, "
-                f"training needs one of each class; use {classes} to {count - classes}"
-            )
-        val, pool = take("val", labels["train"], val_size, keep=True)
-    train = pool[take("train", labels["train"][pool], train_size)[0]]
-    return {"train": train, "val": val, "test": take("test", labels["test"], test_size)[0]}
+        of_train = None if groups is None else groups["train"]
+        val, pool = _val_from_train(train_labels, val_size, seed, of_train)
+    train = pool[_take(train_labels[pool], train_size, seed, "subset.train_size")]
+    test = _take(labels["test"], test_size, seed, "subset.test_size")
+    return {"train": train, "val": val, "test": test}
 
 
-def require_every_class(
-    split: str, labels: NDArray[Any], classes: Sequence[str], part: NDArray[Any]
-) -> None:
-    """UserError unless a split has an image of every class.
+def _take(labels: NDArray[Any], size: Size, seed: int, key: str) -> Indices:
+    count = len(labels) if size == "auto" else _number(size, len(labels))
+    return stratified(labels, count, seed, key)[0]
 
-    Args:
-        part: the labels among which the split was drawn.
-    """
-    there = np.bincount(part, minlength=len(classes))
-    if absent := [
-        f"{name} ({there[k]} to take from)" for k, name in enumerate(classes) if k not in labels
-    ]:
+
+def _number(size: Size, available: int) -> int:
+    """The number of images that a size stands for, `auto` apart."""
+    if size == "all":
+        return available
+    if isinstance(size, float):
+        return max(1, round(size * available))
+    return int(size)
+
+
+def _val_from_train(
+    labels: NDArray[Any], size: Size, seed: int, groups: NDArray[np.int64] | None
+) -> tuple[Indices, Indices]:
+    """Indices of validation images, and of those that are left to train on."""
+    if size == "all":
         raise UserError(
-            f"no image of {', '.join(absent)} is in {split}, and each class needs one in train, val and test: add "
-            "images of it, remove the class, or take fewer for validation (subset.val_size)"
+            "subset.val_size is all: the data set has no validation images of its own, use a "
+            "number or auto"
+        )
+    classes = len(np.unique(labels))
+    most = len(labels) - classes
+    if size == "auto":
+        count = max(classes, min(MOST_VAL, round(VAL_SHARE * len(labels))))
+    else:
+        count = _number(size, len(labels))
+    if count > most:
+        raise UserError(
+            f"subset.val_size is {size}: of the {len(labels)} images that are not for testing, of "
+            f"{classes} classes, training needs one of each class; use {classes} to {most}"
+        )
+    if groups is None or len(np.unique(groups)) == len(groups):
+        return stratified(labels, count, seed, "subset.val_size", keep=True)
+    order = np.random.default_rng(seed).permutation(np.unique(groups)).tolist()
+    drawn = draw_groups(labels, groups, order, count / len(labels))
+    if not drawn.any():
+        raise UserError(
+            "data.group leaves no image for validation: of each class one group is for training, "
+            "so some class needs two; add images of more groups, or a val folder"
+        )
+    return np.flatnonzero(drawn), np.flatnonzero(~drawn)
+
+
+def absent_classes(labels: NDArray[Any], classes: Sequence[str]) -> list[str]:
+    """Names of the classes of which there is no label."""
+    there = np.bincount(labels, minlength=len(classes))
+    return [name for name, count in zip(classes, there, strict=True) if count == 0]
+
+
+def require_every_class(labels: NDArray[Any], classes: Sequence[str]) -> None:
+    """UserError unless there is an image of every class to train on."""
+    absent = absent_classes(labels, classes)
+    if absent:
+        raise UserError(
+            f"no image of {', '.join(absent)} is left to train on: add images, remove the class, "
+            "or take fewer for validation (subset.val_size)"
         )
 
 
 def without_leaks(
     chosen: Mapping[str, Indices],
     labels: Mapping[str, NDArray[Any]],
-    same: Mapping[str, NDArray[Any]],
+    keys: Sequence[Mapping[str, NDArray[Any]]],
     seed: int,
 ) -> tuple[dict[str, Indices], int]:
     """Splits in which no image to train on is also a test or validation image, and how many were
@@ -152,27 +204,43 @@ def without_leaks(
 
     Args:
         chosen, labels: as `train_val_test` returns and takes them.
-        same: for each part a number (N,) of each image, equal for equal pixels
-            (`checks.same_pixels`).
+        keys: what makes two images one, each a number (N,) for each image of each part: equal
+            pixels (`Dataset.same`) and the group (`Dataset.groups`).
     """
-    rng, numbers, chosen = np.random.default_rng(seed), same["train"], dict(chosen)
-    leaks, dropped = np.isin(numbers, same["test"]), 0
+
+    def found_in(part: str, rows: Indices | slice) -> NDArray[np.bool_]:
+        """A mask over the training part: images that are one with some of a part."""
+        found = np.zeros(len(labels["train"]), dtype=bool)
+        for numbers in keys:
+            found |= np.isin(numbers["train"], numbers[part][rows])
+        return found
+
+    rng = np.random.default_rng(seed)
+    chosen = dict(chosen)
+    everything = slice(None)
+    leaks = found_in("test", everything)
     if "val" in labels:
-        leaks |= np.isin(numbers, same["val"])
-        order = ["train"]
+        leaks |= found_in("val", everything)
+        from_train = ["train"]
     else:
-        order = ["val", "train"]
-    for split in order:
-        if split == "train" and "val" in order:
-            leaks = leaks | np.isin(numbers, numbers[chosen["val"]])
+        from_train = ["val", "train"]
+    dropped = 0
+    for split in from_train:
+        if split == "train" and "val" not in labels:
+            leaks |= found_in("train", chosen["val"])
         spare = ~leaks
-        spare[np.concatenate([chosen[name] for name in order])] = False
-        leaked = leaks[chosen[split]]
-        out, kept = chosen[split][leaked], [chosen[split][~leaked]]
-        for label, count in zip(*np.unique(labels["train"][out], return_counts=True), strict=True):
-            there = np.flatnonzero(spare & (labels["train"] == label))
-            kept.append(rng.choice(there, min(count, len(there)), replace=False))
-        chosen[split], dropped = np.sort(np.concatenate(kept)), dropped + len(out)
+        for name in from_train:
+            spare[chosen[name]] = False
+        is_leak = leaks[chosen[split]]
+        leaked = chosen[split][is_leak]
+        kept = [chosen[split][~is_leak]]
+        for label, count in zip(
+            *np.unique(labels["train"][leaked], return_counts=True), strict=True
+        ):
+            others = np.flatnonzero(spare & (labels["train"] == label))
+            kept.append(rng.choice(others, min(count, len(others)), replace=False))
+        chosen[split] = np.sort(np.concatenate(kept))
+        dropped += len(leaked)
     return chosen, dropped
 
 
@@ -180,18 +248,23 @@ def handle_leaks(
     mode: str,
     chosen: dict[str, Indices],
     labels: Mapping[str, NDArray[Any]],
-    same: Mapping[str, NDArray[Any]],
+    keys: Sequence[Mapping[str, NDArray[Any]]],
     seed: int,
-) -> dict[str, Indices]:
-    """The splits after `subset.leaks`: `drop`, `error` (UserError if there is a leak) or `keep`."""
-    clean, dropped = without_leaks(chosen, labels, same, seed)
+) -> tuple[dict[str, Indices], str]:
+    """The splits after `subset.leaks`: `drop`, `error` (UserError if there is a leak) or `keep`.
+    With them a sentence for the user, which is empty if there is no leak."""
+    clean, dropped = without_leaks(chosen, labels, keys, seed)
     if not dropped:
-        return chosen
-    said = f"{dropped} images to train or validate on have the pixels of a test or validation image"
-    if mode == "error":
-        raise UserError(f"{said}; remove them from the training part, or set subset.leaks to drop")
-    drawn = sum(map(len, clean.values())) - sum(map(len, chosen.values())) + dropped
-    print(
-        f"subset: {said}: {f'dropped, {drawn} others drawn' if mode == 'drop' else 'kept'} (subset.leaks)"
+        return chosen, ""
+    found = (
+        f"{dropped} images to train or validate on have the pixels or the group of a test or "
+        "validation image"
     )
-    return clean if mode == "drop" else chosen
+    if mode == "error":
+        raise UserError(f"{found}; remove them from the training part, or set subset.leaks to drop")
+    if mode == "keep":
+        return chosen, f"{found}: kept (subset.leaks)"
+    before = sum(len(indices) for indices in chosen.values())
+    after = sum(len(indices) for indices in clean.values())
+    drawn = after - before + dropped
+    return clean, f"{found}: dropped, {drawn} others drawn (subset.leaks)"

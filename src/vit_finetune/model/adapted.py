@@ -17,14 +17,14 @@ class Adapted:
     Attributes:
         precision: of the products, `float32` or `bfloat16`; every later stage uses the same.
         parameters_adapted: how many; 0 if the backbone is still the pretrained one.
-        best_epoch: 0 if the backbone is still the pretrained one.
+        kept_epoch: of the adaptation; 0 if the backbone is still the pretrained one.
         probe_accuracy: of a linear probe of the pretrained backbone, on the validation images; None
             if nothing was to be adapted (`adapt.epochs` is 0).
     """
 
     precision: str
     parameters_adapted: int
-    best_epoch: int
+    kept_epoch: int
     probe_accuracy: float | None
 
     @property

@@ -10,8 +10,8 @@ import torch
 from timm.data import resolve_model_data_config
 
 from vit_finetune.core.errors import UserError
-from vit_finetune.core.experiment_copies import require_whole
 from vit_finetune.model.families import token_layout
+from vit_finetune.model.hub import WAYS_ON, require_weights
 from vit_finetune.model.preprocessing import Preprocessing
 from vit_finetune.model.torchvision import torchvision_model
 
@@ -33,8 +33,8 @@ def build_model(name: str, *, pretrained: bool, image_size: int | None, seed: in
         UserError: no such model or weights, weights that cannot be loaded, an image size that the
             patches do not divide, or a model that no family knows.
     """
-    if name.startswith(LOCAL):
-        require_whole(name.removeprefix(LOCAL))
+    if pretrained and not name.startswith((LOCAL, TORCHVISION)):
+        require_weights(name)
     options = {} if image_size is None else {"img_size": image_size}
     # the hub's library warns in several lines at each retry
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
@@ -98,8 +98,8 @@ def _building_failed(
         )
     if pretrained:
         return UserError(
-            f"the weights of {name} could not be loaded: {reason} (they come from the Hugging Face "
-            "hub or its local cache, HF_HOME; `make demo` needs neither)"
+            f"the weights of {name} could not be loaded from the Hugging Face hub or its cache: "
+            f"{reason}; {WAYS_ON}"
         )
     return UserError(
         f"model.name {name!r} with model.image_size {image_size} cannot be built: {reason}"

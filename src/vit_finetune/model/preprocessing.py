@@ -56,9 +56,32 @@ def resize_weights(interpolation: str, source: int, target: int) -> Weights:
     return np.floor(np.abs(weights) + 0.5) * np.sign(weights) / 2**22
 
 
-def round_levels(levels: Tensor) -> Tensor:
-    """To whole grey levels from 0 to 255, in place."""
-    return levels.add_(0.5).floor_().clamp_(0, 255)
+def first_kept(resized: int, kept: int) -> int:
+    """Where the middle begins, in pixels; rounded to the even one, as timm does."""
+    return round((resized - kept) / 2)
+
+
+def resize_rows(levels: Tensor, interpolation: str, resized: int, kept: int) -> Tensor:
+    """Whole grey levels (..., source, n) -> the `kept` rows in the middle of `resized` rows, whole
+    grey levels again: (..., kept, n).
+
+    The sums are exact in float32, although the product of a level (8 bits) and a weight (22 bits)
+    takes more than its 24 bits. Each weight is split into a multiple of 2^-15 and a rest. For
+    images of up to 1024 pixels the sums of either part take at most 24 bits, so no order of adding
+    rounds them; nor does adding the rest to what lies behind the point of the first sum.
+    """
+    source = levels.shape[-2]
+    first = first_kept(resized, kept)
+    if resized == source:
+        return levels[..., first : first + kept, :]
+    weights = resize_weights(interpolation, source, resized)[first : first + kept]
+    coarse = np.round(weights * 2**15) / 2**15
+    rest = weights - coarse
+    sums = torch.from_numpy(coarse).to(levels) @ levels
+    sums.add_(0.5)  # so that floor rounds
+    whole = sums.floor()
+    sums.sub_(whole).add_(torch.from_numpy(rest).to(levels) @ levels)
+    return whole.add_(sums.floor_()).clamp_(0, 255)
 
 
 class Preprocessing(nn.Module):
@@ -102,6 +125,26 @@ class Preprocessing(nn.Module):
         names = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
         return {name: getattr(self, name) for name in names}
 
+    def steps(self, height: int, width: int) -> dict[str, Any]:
+        """What `forward` does with images of a size, in numbers that other programs need.
+
+        `resize` (height, width) with the antialiased `interpolation` of Pillow, rounded to whole
+        levels; `crop` (top, left, height, width); `divide_by`, then subtract `mean` and divide by
+        `std`.
+        """
+        resized_height, resized_width = self.resized(height, width)
+        kept_height, kept_width = self.input_size
+        top = first_kept(resized_height, kept_height)
+        left = first_kept(resized_width, kept_width)
+        return {
+            "resize": (resized_height, resized_width),
+            "interpolation": self.interpolation,
+            "crop": (top, left, kept_height, kept_width),
+            "divide_by": 255,
+            "mean": self.mean,
+            "std": self.std,
+        }
+
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of an image after the resize and before the crop."""
         target_height = math.floor(self.input_size[0] / self.crop_pct)
@@ -117,7 +160,7 @@ class Preprocessing(nn.Module):
         return int(target_height * height / width), target_height
 
     def forward(self, images: Tensor) -> Tensor:
-        pixels = self._resize_and_crop(images.permute(0, 3, 1, 2))
+        pixels = self._resize_and_crop(images.permute(0, 3, 1, 2)).contiguous()
         mean = torch.tensor(self.mean, device=images.device).view(-1, 1, 1)
         std = torch.tensor(self.std, device=images.device).view(-1, 1, 1)
         return pixels.div_(255).sub_(mean).div_(std)
@@ -125,19 +168,10 @@ class Preprocessing(nn.Module):
     def _resize_and_crop(self, images: Tensor) -> Tensor:
         """Grey levels (B, 3, H, W) -> whole grey levels (B, 3, h, w): columns, then rows, as PIL.
 
-        Each pass is a matrix product, whose rows for what the crop cuts away are left out. In
-        float64 it is exact: products of 8 and 22 bits, and their sums, fit. mps has no float64.
+        Each pass is a matrix product, without what the crop cuts away.
         """
-        dtype = torch.float32 if images.device.type == "mps" else torch.float64
-        height, width = images.shape[-2:]
-        resized_height, resized_width = self.resized(height, width)
-        rows = self._kept_weights(height, resized_height, self.input_size[0])
-        columns = self._kept_weights(width, resized_width, self.input_size[1])
-        narrow = round_levels(images.to(dtype) @ columns.to(images.device, dtype).T)
-        return round_levels(rows.to(images.device, dtype) @ narrow).float()
-
-    def _kept_weights(self, source: int, resized: int, kept: int) -> Tensor:
-        """Weights of the target pixels in the middle, (kept, source)."""
-        first = round((resized - kept) / 2)
-        weights = resize_weights(self.interpolation, source, resized)
-        return torch.from_numpy(weights[first : first + kept])
+        resized_height, resized_width = self.resized(*images.shape[-2:])
+        kept_height, kept_width = self.input_size
+        columns = images.float().mT
+        narrow = resize_rows(columns, self.interpolation, resized_width, kept_width).mT
+        return resize_rows(narrow, self.interpolation, resized_height, kept_height)

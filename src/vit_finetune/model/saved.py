@@ -27,12 +27,14 @@ def save_model(
     the same model.
 
     Args:
-        dataset: what a fine-tuned model was trained on: `classes`, `image_shape`, `fit`.
+        dataset: what a fine-tuned model was trained on: `classes`, `image_shape`, `fit`, and
+            `reading`, how an image file becomes pixels before that.
     """
     data_config = {**preprocess.facts(), "input_size": (3, *preprocess.input_size)}
     model_config = {}
     if dataset:
-        source = {"image_size": dataset["image_shape"][:2], "fit": dataset["fit"]}
+        size = dataset["image_shape"][:2]
+        source = {"image_size": size, "fit": dataset["fit"], **dataset["reading"]}
         model_config = {"label_names": dataset["classes"], "trained_on": source}
     # A distilled model's logits are the mean of its two heads, so both become the trained one.
     first, *others = family_of(model).heads
@@ -71,7 +73,7 @@ def load_model(folder: str | Path, num_classes: int | None = None) -> Any:
 
 def trained_config(folder: str | Path) -> dict[str, Any]:
     """config.json of a fine-tuned model, with `label_names` in order and `trained_on` (image_size,
-    fit).
+    fit, and how an image file is read).
 
     Raises:
         UserError: there is no such model.

@@ -15,9 +15,9 @@ def headline(metrics: Metrics) -> list[tuple[str, str]]:
     return [
         (
             "test accuracy, 95 % interval",
-            f"{test['accuracy']:.4f}  [{low:.4f}, {high:.4f}], n = {test['n']:,}",
+            f"{test['accuracy']:.4f}  [{low:.4f}, {high:.4f}], {test_images(test)}",
         ),
-        ("macro F1", f"{test['macro_f1']:.4f}"),
+        ("macro F1", macro_f1(test)),
         ("negative log-likelihood", f"{test['nll']:.4f}"),
         ("calibration error", f"{test['ece']:.4f}"),
         ("validation accuracy", gain(train)),
@@ -26,12 +26,29 @@ def headline(metrics: Metrics) -> list[tuple[str, str]]:
     ]
 
 
+def test_images(test: Mapping[str, Any]) -> str:
+    """How many there are, in how many groups, and how many of them were corrected."""
+    words = f"n = {test['n']:,}"
+    if "groups" in test:
+        words += f" in {test['groups']:,} groups"
+    if "corrected" in test:
+        words += f", corrected by hand: {test['corrected']}"
+    return words
+
+
+def macro_f1(test: Mapping[str, Any]) -> str:
+    score = f"{test['macro_f1']:.4f}"
+    if "not_tested" in test:
+        return f"{score}, of the classes with test images; without: {test['not_tested']}"
+    return score
+
+
 def gain(train: Mapping[str, Any]) -> str:
     """Accuracies on the validation images: of a linear probe, and what each step made of it."""
     steps = [f"{train['pretrained_probe_accuracy']:.4f} linear probe"]
     if train["parameters_adapted"]:
         steps.append(f"{train['probe_accuracy']:.4f} adapted")
-    if train["best_epoch"]:
+    if train["kept_epoch"]:
         steps.append(f"{train['val_accuracy']:.4f} trained")
     return " → ".join(steps)
 
@@ -42,8 +59,8 @@ def outcome(train: Mapping[str, Any]) -> str:
     if train["parameters_adapted"]:
         parts.append(f"{train['parameters_adapted']:,} parameters adapted, then frozen")
     trained = f"{train['parameters_trained']:,} parameters"
-    if train["best_epoch"]:
-        parts.append(f"{trained} trained, best epoch {train['best_epoch']}, {train['epochs']} done")
+    if train["kept_epoch"]:
+        parts.append(f"{trained} trained in {train['kept_epoch']} epochs")
     else:
         parts.append(f"a linear probe of {trained}; training did not help")
     return "; ".join(parts)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from vit_finetune.core.errors import UserError
 from vit_finetune.intervals import wilson
 from vit_finetune.pages.render import render
 from vit_finetune.params import KEYS, Params
@@ -56,7 +55,7 @@ TRAINING = {
     ),
     "training": (
         "What follows the frozen layers. Epoch 0 is a linear probe of clean images; the training "
-        "accuracies after it are of augmented ones. The dotted line is the best epoch."
+        "accuracies after it are of augmented ones."
     ),
     "samples": "Some of the training images.",
     "class_balance": "How many images of each class each split has.",
@@ -87,6 +86,23 @@ class Setting(NamedTuple):
         return self.value != self.shipped
 
 
+class Version(NamedTuple):
+    """A version of a library, and the stages that ran with it, in words.
+
+    Attributes:
+        pins: the versions in requirements.lock; several if they depend on Python's.
+    """
+
+    library: str
+    number: str
+    stages: str
+    pins: Sequence[str]
+
+    @property
+    def in_lock(self) -> str:
+        return " or ".join(self.pins) or "missing"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Section:
     """A section of the page; its parts are shown in the order of these fields.
@@ -111,7 +127,7 @@ def compose(
     metrics: Mapping[str, Mapping[str, Any]],
     maps: Sequence[Mapping[str, Any]],
     pictures: Mapping[str, bytes],
-    versions: Mapping[str, str],
+    versions: Sequence[Version],
 ) -> str:
     """The page as text; equal arguments give equal bytes.
 
@@ -121,7 +137,7 @@ def compose(
         maps: rows of plots/attention_maps.csv.
         pictures: PNG or SVG for each name in MISTAKES, TEST, ATTENTION and TRAINING; "adaptation"
             only where the backbone was adapted.
-        versions: package -> version.
+        versions: of the libraries that each stage ran with.
     """
     training_figures = dict(TRAINING)
     if "adaptation" not in pictures:
@@ -142,10 +158,14 @@ def compose(
             figures=training_figures,
         ),
         Section(
-            title="Settings and versions",
+            title="Settings",
             paragraphs=["Settings marked * differ from those that the project ships."],
             settings=settings_rows(params),
-            tables=[[("package", "version"), *versions.items()]],
+        ),
+        Section(
+            title="Versions",
+            paragraphs=[other_versions(versions)],
+            tables=[version_rows(versions)],
         ),
     ]
     return render(
@@ -163,7 +183,7 @@ def page_title(params: Params, train: Mapping[str, Any]) -> str:
     if params.report.title:
         return params.report.title
     data = NAMES[params.data.name]
-    if train["best_epoch"] or train["parameters_adapted"]:
+    if train["kept_epoch"] or train["parameters_adapted"]:
         return f"A Vision Transformer fine-tuned on {data}"
     return f"A linear probe of a Vision Transformer on {data}"
 
@@ -200,7 +220,7 @@ def validation_rows(train: Mapping[str, Any], images: int) -> Rows:
     models = [("linear probe of the backbone as it was", "pretrained_probe_accuracy")]
     if train["parameters_adapted"]:
         models.append(("linear probe of the adapted backbone", "probe_accuracy"))
-    if train["best_epoch"]:
+    if train["kept_epoch"]:
         models.append(("trained", "val_accuracy"))
     for name, key in models:
         low, high = wilson(round(train[key] * images), images)
@@ -225,11 +245,50 @@ def in_yaml(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def locked_versions(lock: str, packages: Sequence[str]) -> dict[str, str]:
-    """Version of each package that the text of a requirements.lock pins, in the order given
-    (UserError)."""
-    pinned = dict(re.findall(r"^([a-z0-9-]+)==([^ ;\\]+)", lock, flags=re.MULTILINE))
-    missing = [name for name in packages if name not in pinned]
-    if missing:
-        raise UserError(f"requirements.lock does not pin {', '.join(missing)}; run make lock")
-    return {name: pinned[name] for name in packages}
+def used_versions(
+    recorded: Mapping[str, Mapping[str, str]], pins: Mapping[str, Sequence[str]]
+) -> list[Version]:
+    """The versions of each library that the stages ran with.
+
+    Args:
+        recorded: {"train": versions/train.json, ...}.
+        pins: what `pinned_versions` returns.
+    """
+    stages: dict[tuple[str, str], list[str]] = {}
+    for stage, versions in recorded.items():
+        for library, number in versions.items():
+            stages.setdefault((library, number), []).append(stage)
+    used = []
+    for (library, number), names in sorted(stages.items()):
+        where = "all stages" if len(names) == len(recorded) else ", ".join(names)
+        used.append(Version(library, number, where, pins.get(library, [])))
+    return used
+
+
+def version_rows(versions: Sequence[Version]) -> Rows:
+    rows = [["library", "version", "stages", "in requirements.lock"]]
+    for version in versions:
+        rows.append([version.library, version.number, version.stages, version.in_lock])
+    return rows
+
+
+def other_versions(versions: Sequence[Version]) -> str:
+    """A sentence on whether the versions are those of requirements.lock."""
+    others = []
+    for version in versions:
+        if version.number not in version.pins:
+            others.append(
+                f"{version.library} {version.number} ({version.stages}) is {version.in_lock} there"
+            )
+    if not others:
+        return "All stages ran with the versions of requirements.lock."
+    return f"Not all versions are those of requirements.lock: {'; '.join(others)}."
+
+
+def pinned_versions(lock: str) -> dict[str, list[str]]:
+    """The versions of each package in the text of a requirements.lock: one, or one for each range
+    of Python's versions."""
+    pins: dict[str, list[str]] = {}
+    for name, number in re.findall(r"^([a-z0-9-]+)==([^ ;\\]+)", lock, flags=re.MULTILINE):
+        pins.setdefault(name, []).append(number)
+    return pins

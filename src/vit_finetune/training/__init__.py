@@ -1,1 +1,1 @@
-"""Fine-tuning: the recipe (probe, epochs, best epoch), the loop over batches, augmentation."""
+"""Fine-tuning: the recipe (probe, epochs, choice), the loop over batches, augmentation."""

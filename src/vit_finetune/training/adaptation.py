@@ -6,6 +6,7 @@ Once it has adapted, it is frozen.
 """
 
 import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -47,8 +48,29 @@ def check_later_stages(model: nn.Module, params: Params) -> list[str]:
     return []
 
 
+def other_size(dataset: Mapping[str, Any], input_size: Sequence[int]) -> str | None:
+    """What to say if images of the user are stored in another size than the model's input.
+
+    Args:
+        dataset: `image_shape`, and `fitted`: whether images of any size were brought to it.
+        input_size: height and width.
+    """
+    stored = dataset["image_shape"][0]
+    wanted = input_size[0]
+    if not dataset["fitted"] or stored == wanted:
+        return None
+    if stored < wanted:
+        effect = "they are enlarged, and detail that the files may have is lost"
+    else:
+        effect = "they are reduced, and what is stored beyond that has no use"
+    return (
+        f"images are stored with {stored} pixels (data.image_size), the model takes {wanted} "
+        f"(model.image_size): {effect}"
+    )
+
+
 def adopt(backbone: nn.Module, model: nn.Module, history: History, precision: str) -> Adapted:
-    """Give the backbone the weights of the best epoch, unless that is epoch 0, the untouched one.
+    """Give the backbone the adapted weights, unless the untouched one was clearly better.
 
     Args:
         history: of the adaptation; without rows if there was none.
@@ -57,8 +79,8 @@ def adopt(backbone: nn.Module, model: nn.Module, history: History, precision: st
     if history.rows:
         probe_accuracy = round(history.rows[0]["val_accuracy"], 6)
     parameters = 0
-    if history.best_epoch > 0:
+    if history.kept_epoch > 0:
         parameters, _ = count_parameters(model)
         adapted = model.cpu().state_dict()
         backbone.load_state_dict({name: adapted[name] for name in backbone.state_dict()})
-    return Adapted(precision, parameters, history.best_epoch, probe_accuracy)
+    return Adapted(precision, parameters, history.kept_epoch, probe_accuracy)

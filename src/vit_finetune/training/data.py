@@ -19,7 +19,7 @@ from vit_finetune.training.augmentation import to_device_of
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The training images, and the validation images that choose the best epoch.
+    """The training images, and the validation images.
 
     Attributes:
         views: stored activations (N, ...) of the training images, or these images: as they are and,

@@ -1,53 +1,111 @@
-"""The history of a training, and the choice of its best epoch."""
+"""The history of a training, and the choice between its start and its end."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 Row = dict[str, float]
 
+LEVEL = 0.05  # of the test, one-sided
+RESAMPLES = 9999  # of the test
+
 
 @dataclass
 class History:
-    """A row of numbers for each epoch, and the weights of the best epoch.
+    """A row of numbers for each epoch, and what it takes to go back to the start.
 
-    Epoch 0 is the start, a linear probe. The best epoch has the highest validation accuracy; among
-    equal ones, the lowest validation loss; among equal ones again, it is the first.
+    Epoch 0 is the start, a linear probe. The last epoch is kept, unless the start is clearly better
+    on the validation images. A choice among all epochs would mostly take a lucky one
+    (docs/benchmarks.md compares rules).
 
     Attributes:
         rows: epoch, train_loss, train_accuracy, lr, val_loss and val_accuracy of each epoch.
-        best_state: the trainable parameters after the best epoch, by name, on the CPU.
+        start_state: the trainable parameters of the start, by name, on the CPU.
+        start_right: whether the start predicts each validation image correctly, (M,).
+        last_right: the same after the last epoch so far.
+        keeps_start: whether the start is kept; known when the training is finished.
         probe_c: inverse L2 strength of the probe (scikit-learn's C); 0 for a head of zeros.
     """
 
     rows: list[Row] = field(default_factory=list)
-    best_epoch: int = 0
-    best_state: dict[str, Tensor] = field(default_factory=dict)
+    start_state: dict[str, Tensor] = field(default_factory=dict)
+    start_right: Tensor = field(default_factory=lambda: torch.empty(0))
+    last_right: Tensor = field(default_factory=lambda: torch.empty(0))
+    keeps_start: bool = False
     probe_c: float | None = None
 
     @property
     def epochs(self) -> int:
         """Epochs that are done, without epoch 0."""
-        return len(self.rows) - 1
+        return max(0, len(self.rows) - 1)
 
     @property
-    def best(self) -> Row:
-        """The row of the best epoch."""
-        return self.rows[self.best_epoch]
+    def kept_epoch(self) -> int:
+        """Whose weights the model has; during the training, those of the last epoch so far."""
+        return 0 if self.keeps_start else self.epochs
 
-    def add(self, row: Row, model: nn.Module) -> None:
-        """Append the row of an epoch. If it is the best so far, keep the model's weights."""
-        epoch = len(self.rows)
-        self.rows.append({"epoch": epoch, **row})
-        if epoch == 0 or _is_better(row, self.best):
-            self.best_epoch = epoch
-            self.best_state = trainable_state(model)
+    @property
+    def kept(self) -> Row:
+        """The row of the kept epoch."""
+        return self.rows[self.kept_epoch]
+
+    def add(self, row: Row, right: Tensor) -> None:
+        """Append the row of an epoch.
+
+        Args:
+            right: whether each validation image is predicted correctly, (M,).
+        """
+        self.rows.append({"epoch": len(self.rows), **row})
+        self.last_right = right
 
 
-def _is_better(row: Row, best: Row) -> bool:
-    if row["val_accuracy"] != best["val_accuracy"]:
-        return row["val_accuracy"] > best["val_accuracy"]
-    return row["val_loss"] < best["val_loss"]
+class Score(NamedTuple):
+    """What logits of N images are worth.
+
+    Attributes:
+        right: whether each image is predicted correctly, (N,).
+        loss: mean cross-entropy (nats); every image counts the same.
+    """
+
+    right: Tensor
+    loss: float
+
+    @property
+    def accuracy(self) -> float:
+        return self.right.double().mean().item()
+
+
+def score(logits: Tensor, labels: Tensor) -> Score:
+    """Of logits (N, K) and labels (N,)."""
+    return Score(logits.argmax(1) == labels, F.cross_entropy(logits, labels).item())
+
+
+def is_clearly_better(
+    right: Tensor, other_right: Tensor, weights: NDArray[np.float64], rng: np.random.Generator
+) -> bool:
+    """Whether more images are predicted correctly, by more than chance.
+
+    A sign-flip test (Fisher 1935) of the images that only one of two models predicts correctly.
+    Where all images weigh the same, it is McNemar's test.
+
+    Args:
+        right: of a model, (M,).
+        other_right: of the other model, (M,).
+        weights: what each image counts, (M,).
+    """
+    differences = (right.double() - other_right.double()).numpy() * weights
+    differences = differences[differences != 0]
+    signs = rng.choice([-1.0, 1.0], size=(RESAMPLES, len(differences)))
+    sums_by_chance = signs @ differences
+    # Rounding must not separate equal sums.
+    as_large = sums_by_chance >= differences.sum() - 1e-9
+    p_value = (1 + as_large.sum()) / (1 + RESAMPLES)
+    return bool(p_value < LEVEL)
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:

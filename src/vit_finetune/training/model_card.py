@@ -6,12 +6,14 @@ from typing import Any
 from torch import nn
 
 from vit_finetune.activations.manifest import Manifest
+from vit_finetune.core.versions import released_versions
 from vit_finetune.model.freezing import count_parameters
 from vit_finetune.training.data import TrainingData
 from vit_finetune.training.history import History
 from vit_finetune.training.temperature import Calibration
 
 CARD = "README.md"  # in the folder of the trained model
+LIBRARIES = ("torch", "timm", "numpy", "scipy", "scikit-learn")  # that train computes with
 TEXT = """---
 {front}
 ---
@@ -24,23 +26,34 @@ TEXT = """---
 |---|---|
 {rows}
 
-The best epoch was chosen on the validation images, so their accuracy is slightly optimistic. The accuracy on test
-images is in `metrics/evaluation.json` of the run. The temperature was fitted on the validation images as well. It is
-part of the weights: a softmax of the logits gives calibrated probabilities. `validation.csv` holds the confidence of
-each validation image, and whether its prediction is right.
+The accuracy on test images is in `metrics/evaluation.json` of the run. The temperature was fitted
+on the validation images. It is part of the weights: a softmax of the logits gives calibrated
+probabilities. `validation.csv` holds the confidence of each validation image, and whether its
+prediction is right.
 
 ## Use
 
 ```python
 import timm
+from PIL import Image, ImageOps
 
 model = timm.create_model("local-dir:models/finetuned", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
 label_names = model.pretrained_cfg["label_names"]
+
+image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")
+image = {fitted}
+probabilities = model(transform(image).unsqueeze(0)).softmax(dim=1)
 ```
 
-Images were brought to {height} × {width} pixels with `fit: {fit}` before this transform.
-"""  # noqa: E501
+`{call}` does what `fit: {fit}` did with the images of this run.
+Transparency was laid over the colour {background}, and greys of 16 bits were divided by {divisor}.
+"""
+FITTED = {  # `fit` -> what Pillow is to be called with
+    "crop": "ImageOps.fit(image, {size}, {resampling})",
+    "pad": "ImageOps.pad(image, {size}, {resampling}, {pad_colour})",
+    "squash": "image.resize({size}, {resampling})",
+}
 
 
 def model_card(
@@ -55,17 +68,19 @@ def model_card(
     and how to use the model.
 
     Args:
-        dataset: `name`, `classes`, `image_shape` and `fit` of the images.
+        dataset: `name`, `classes`, `image_shape`, `fit` and `reading` of the images.
     """
-    config: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]  # timm's, for every model
+    # timm's, for every model
+    config: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     name = ".".join(filter(None, (config.get("architecture"), config.get("tag"))))
     front = {"library_name": "timm", "pipeline_tag": "image-classification"}
     if config.get("tag"):
         front = {"base_model": f"timm/{name}", **front}
     if config.get("license"):
         front = {"license": config["license"], **front}
-    height, width = dataset["image_shape"][:2]
     facts = _facts(model, data, history, manifest) | _calibration_facts(calibration)
+    fitted = _fitted(dataset)
+    reading = dataset["reading"]
     return TEXT.format(
         front="\n".join(f"{key}: {value}" for key, value in front.items()),
         name=name,
@@ -73,9 +88,22 @@ def model_card(
         classes=len(dataset["classes"]),
         labels=", ".join(dataset["classes"]),
         rows="\n".join(f"| {key} | {value} |" for key, value in facts.items()),
-        height=height,
-        width=width,
+        fitted=fitted,
+        call=fitted.partition("(")[0],
         fit=dataset["fit"],
+        background=tuple(reading["transparency_over"]),
+        divisor=reading["grey_of_16_bits_divided_by"],
+    )
+
+
+def _fitted(dataset: Mapping[str, Any]) -> str:
+    """The call of Pillow that brings an RGB image to the size of the training images."""
+    height, width = dataset["image_shape"][:2]
+    reading = dataset["reading"]
+    return FITTED[dataset["fit"]].format(
+        size=(width, height),
+        resampling=f"Image.Resampling.{reading['fit_interpolation'].upper()}",
+        pad_colour=tuple(reading["pad_colour"]),
     )
 
 
@@ -84,27 +112,27 @@ def _facts(
 ) -> dict[str, str]:
     trained, frozen = count_parameters(model)
     val_images = len(data.val_labels)
-    best = history.best
+    kept = history.kept
     probe = history.rows[0]
     licence = model.pretrained_cfg.get("license")  # type: ignore[union-attr,operator]
-    if history.best_epoch:
-        outcome = f"{history.best_epoch} of {history.epochs}"
+    versions = released_versions()
+    if history.kept_epoch:
+        outcome = f"{history.epochs}"
         parameters = f"{trained:,} trained from stored activations, {frozen:,} frozen before that"
     else:
-        outcome = "none: a linear probe was best, training did not help"
+        outcome = "none: a linear probe was better, training did not help"
         parameters = f"{trained + frozen:,}; the head is a linear probe"
     return {
         "images": f"{len(data.labels):,} for training, {val_images:,} for validation",
-        "validation accuracy": f"{best['val_accuracy']:.4f} (n = {val_images:,})",
+        "validation accuracy": f"{kept['val_accuracy']:.4f} (n = {val_images:,})",
         "of the probe before training": f"{probe['val_accuracy']:.4f}, C = {history.probe_c:g}",
-        "best epoch": outcome,
-        "loss of that epoch": (
-            f"training {best['train_loss']:.4f}, validation {best['val_loss']:.4f}"
-        ),
+        "epochs of training": outcome,
+        "loss": (f"training {kept['train_loss']:.4f}, validation {kept['val_loss']:.4f}"),
         "parameters": parameters,
         "activations": (
             f"{manifest.boundary}, stored as {manifest.storage}, computed in {manifest.precision}"
         ),
+        "trained with": ", ".join(f"{name} {versions[name]}" for name in LIBRARIES),
         "licence of the pretrained weights": licence or "not stated by their source",
     }
 

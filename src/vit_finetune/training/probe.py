@@ -1,9 +1,9 @@
 """A linear probe: a logistic regression on frozen features.
 
-Training starts from one, and the best one is the accuracy that training must not fall below.
+Its accuracy is what training must not fall below. Training itself starts from a probe, too (LP-FT,
+Kumar et al., arXiv:2202.10054), but from one that is regularised more strongly.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,16 +12,22 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.utils.class_weight import compute_sample_weight
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 Array = NDArray[np.float64]
+Labels = NDArray[np.int64]
+ClassWeights = Literal["none", "balanced"]
 
 # C from 1e-5 to 100, on features of unit variance, the strongest regularisation first
 STRENGTHS = tuple(10.0 ** (half / 2) for half in range(-10, 5))
-# C of the head that training starts from: docs/benchmarks.md
+# C of the head that training starts from: a head that fits every training image has large weights,
+# which training would shrink at the cost of the blocks (docs/benchmarks.md).
 START = 1e-3
-# No further C is tried after so many that are worse than the best in accuracy and in loss.
-PATIENCE = 3
+FOLDS = 3  # of the cross-validation
+PATIENCE = 2  # no further C is tried after so many that are worse than the best
 
 
 @dataclass(frozen=True)
@@ -57,60 +63,97 @@ class Probe:
         head.bias.data.copy_(self.bias)
 
 
-def fit_probes(
-    train: tuple[Tensor, Tensor],
-    val: tuple[Tensor, Tensor],
+# The matrices are small: threads of a product would mostly wait for each other.
+@threadpool_limits.wrap(limits=1, user_api="blas")
+def fit_probe(
+    features: Tensor,
+    labels: Tensor,
     c: float | Literal["auto"],
-    class_weights: Literal["none", "balanced"],
-) -> tuple[Probe, Probe]:
-    """Logistic regressions on features that are centred and scaled to unit variance by one factor.
+    class_weights: ClassWeights,
+    seed: int,
+) -> Probe:
+    """A logistic regression on features that are centred and scaled to unit variance by one factor.
 
     Args:
-        train: features (N, D) and labels (N,).
-        val: features (M, D) and labels (M,).
-        c: inverse L2 strength; `auto` tries STRENGTHS.
-
-    Returns:
-        The best probe: the highest accuracy on the validation images, among equal ones the lowest
-        loss. And the probe that training starts from (LP-FT, Kumar et al., arXiv:2202.10054), whose
-        C is the one nearest to START: a head that fits every training image has large weights, and
-        training would shrink them at the cost of the blocks.
+        features: of the training images, (N, D).
+        labels: (N,).
+        c: inverse L2 strength; `auto` takes the best in a cross-validation.
+        seed: of its folds.
     """
-    train_features, train_labels = train
-    val_features, val_labels = val
-    features = train_features.double().numpy()
-    centre = features.mean(axis=0)
-    features -= centre
-    spread = float(features.std()) or 1.0
-    regression = LogisticRegression(
+    centre = features.double().mean(dim=0).numpy()
+    centred = features.double().numpy() - centre
+    spread = float(centred.std()) or 1.0
+    scaled = centred / spread
+    if c == "auto":
+        c = cross_validated_strength(scaled, labels.numpy(), class_weights, seed)
+    regression = logistic_regression(class_weights).set_params(C=c)
+    regression.fit(scaled, labels.numpy())
+    weight, bias = _one_row_per_class(regression.coef_, regression.intercept_)
+    return Probe(
+        weight=_as_tensor(weight / spread),
+        bias=_as_tensor(bias - weight @ centre / spread),
+        c=torch.tensor([c], dtype=torch.float64),
+    )
+
+
+def logistic_regression(class_weights: ClassWeights) -> LogisticRegression:
+    """It starts each fit from the one before it."""
+    return LogisticRegression(
         max_iter=1000,
         warm_start=True,
         class_weight="balanced" if class_weights == "balanced" else None,
     )
-    probes = []
-    accuracies = []
-    losses = []
-    for strength in STRENGTHS if c == "auto" else (c,):
-        regression.set_params(C=strength).fit(features / spread, train_labels.numpy())
-        weight, bias = _one_row_per_class(regression.coef_, regression.intercept_)
-        probe = Probe(
-            weight=_as_tensor(weight / spread),
-            bias=_as_tensor(bias - weight @ centre / spread),
-            c=torch.tensor([strength], dtype=torch.float64),
-        )
-        accuracy, loss = score(probe.logits(val_features), val_labels)
-        probes.append(probe)
-        accuracies.append(accuracy)
+
+
+def cross_validated_strength(
+    features: Array, labels: Labels, class_weights: ClassWeights, seed: int
+) -> float:
+    """The one of STRENGTHS with the lowest loss on images that the regression has not seen.
+
+    Each fold is left out once. `balanced`: an image counts by how rare its class is.
+    """
+    folds = draw_folds(labels, seed)
+    weights = np.ones(len(labels))
+    if class_weights == "balanced":
+        weights = compute_sample_weight("balanced", labels)
+    regressions = [logistic_regression(class_weights) for _ in range(FOLDS)]
+    losses: list[float] = []
+    for strength in STRENGTHS:
+        loss = 0.0
+        for fold, regression in enumerate(regressions):
+            seen = folds != fold
+            left_out = folds == fold
+            regression.set_params(C=strength).fit(features[seen], labels[seen])
+            if not left_out.any():  # there are fewer images of a class than folds
+                continue
+            loss += log_loss(
+                labels[left_out],
+                regression.predict_proba(features[left_out]),
+                normalize=False,
+                sample_weight=weights[left_out],
+                labels=regression.classes_,
+            )
         losses.append(loss)
-        last_are_worse = all(
-            accuracy < max(accuracies) and loss > min(losses)
-            for accuracy, loss in zip(accuracies[-PATIENCE:], losses[-PATIENCE:], strict=True)
-        )
-        if strength > START and last_are_worse:
+        best = int(np.argmin(losses))
+        if len(losses) - 1 - best >= PATIENCE:
             break
-    best = max(range(len(probes)), key=lambda index: (accuracies[index], -losses[index]))
-    start = min(probes, key=lambda probe: abs(math.log(probe.c.item() / START)))
-    return probes[best], start
+    return STRENGTHS[best]
+
+
+def draw_folds(labels: Labels, seed: int) -> Labels:
+    """The fold of each image, (N,); every class is in all folds alike.
+
+    An image that is the only one of its class is in fold -1, which is never left out: a regression
+    must see every class.
+    """
+    rng = np.random.default_rng(seed)
+    folds = np.empty(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        folds[rows] = np.arange(len(rows)) % FOLDS
+        if len(rows) == 1:
+            folds[rows] = -1
+    return folds
 
 
 def _one_row_per_class(weight: Array, bias: Array) -> tuple[Array, Array]:
@@ -123,10 +166,3 @@ def _one_row_per_class(weight: Array, bias: Array) -> tuple[Array, Array]:
 def _as_tensor(array: Array) -> Tensor:
     # contiguous, since processes share memory in the order in which it lies
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
-
-
-def score(logits: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Accuracy and mean cross-entropy (nats) of logits (N, K)."""
-    accuracy = (logits.argmax(1) == labels).double().mean().item()
-    loss = F.cross_entropy(logits, labels).item()
-    return accuracy, loss

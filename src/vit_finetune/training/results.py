@@ -10,11 +10,14 @@ from torch import Tensor
 from vit_finetune.core.progress import progress
 from vit_finetune.model.adapted import Adapted
 from vit_finetune.model.freezing import count_parameters
+from vit_finetune.training.data import TrainingData
+from vit_finetune.training.features import Features
 from vit_finetune.training.history import History
 from vit_finetune.training.trainer import Trainer
 
 COLUMNS = ("epoch", "train_loss", "train_accuracy", "lr", "val_loss", "val_accuracy")
 FEW_IMAGES = 30  # validation images: with fewer, one of them is worth several points
+CLEARLY = 0.2  # by so much a probe must be better than a guess to say that images can be learned
 
 
 @contextmanager
@@ -46,7 +49,11 @@ def epoch_bar(
 
 
 def fit_with_bar(
-    trainer: Trainer, checkpoint: Path, write: Callable[[History], None], say: Callable[[str], None]
+    trainer: Trainer,
+    features: Features,
+    checkpoint: Path,
+    write: Callable[[History], None],
+    say: Callable[[str], None],
 ) -> History:
     """`Trainer.fit` with a bar over epochs; the first process writes the history after each."""
     with epoch_bar(trainer.name, trainer.epochs, say) as show:
@@ -56,7 +63,7 @@ def fit_with_bar(
                 write(history)
             show(history)
 
-        return trainer.fit(checkpoint, after_epoch)
+        return trainer.fit(features, checkpoint, after_epoch)
 
 
 def history_rows(history: History) -> list[dict[str, float]]:
@@ -67,7 +74,7 @@ def history_rows(history: History) -> list[dict[str, float]]:
 def training_metrics(
     history: History, epochs: int, model: Any, adapted: Adapted, warnings: Sequence[str]
 ) -> dict[str, Any]:
-    """metrics/train.json after an epoch: the best epoch so far, beside the probes before it.
+    """metrics/train.json after an epoch, beside the probes before it.
 
     Args:
         epochs: that the settings ask for.
@@ -79,13 +86,13 @@ def training_metrics(
     if pretrained_probe_accuracy is None:  # nothing was adapted: it is the same probe
         pretrained_probe_accuracy = probe_accuracy
     trained, _ = count_parameters(model)
-    if history.best_epoch == 0:
+    if history.kept_epoch == 0:
         trained = sum(parameter.numel() for parameter in model.head.parameters())
     metrics = {
-        "val_accuracy": round(history.best["val_accuracy"], 6),
+        "val_accuracy": round(history.kept["val_accuracy"], 6),
         "probe_accuracy": probe_accuracy,
         "pretrained_probe_accuracy": pretrained_probe_accuracy,
-        "best_epoch": history.best_epoch,
+        "kept_epoch": history.kept_epoch,
         "epochs": f"{history.epochs} of {epochs}",  # a text, since DVC shows no lists
         "parameters_adapted": adapted.parameters_adapted,
         "parameters_trained": trained,
@@ -96,26 +103,65 @@ def training_metrics(
     return metrics
 
 
-def training_warnings(history: History, val_labels: Tensor) -> list[str]:
-    """Sentences on what suggests that training did not work, or cannot be judged."""
+def training_warnings(history: History, data: TrainingData) -> list[str]:
+    """Sentences on what was seen that suggests that training did not work, or cannot be judged.
+
+    They name a cause only where what was seen has no other.
+    """
     warnings = []
-    images = len(val_labels)
+    images = len(data.val_labels)
     if images < FEW_IMAGES:
         warnings.append(
             f"one of {images} validation images is worth {100 / images:.1f} points of accuracy: "
-            "they cannot tell which epoch is best. Take more, or merge val/ into train/"
+            "they cannot tell whether training helped. Take more, or merge val/ into train/"
         )
-    accuracy = history.best["val_accuracy"]
-    largest = int(val_labels.bincount().max()) / images
+    accuracy = history.kept["val_accuracy"]
+    largest = largest_fraction(data.val_labels)
     if accuracy <= largest:
         warnings.append(
-            f"the best validation accuracy, {accuracy:.3f}, is not above the fraction of the "
-            f"largest class, {largest:.3f}: try a tenth of train.lr"
+            f"the validation accuracy, {accuracy:.3f}, is not above {largest:.3f}, the "
+            "fraction of the largest class: naming that class for every image is as accurate"
         )
-    losses = [row["val_loss"] for row in history.rows[1:]]
-    if len(losses) > 2 and losses == sorted(losses) and losses[0] < losses[-1]:
-        warnings.append(
-            f"the validation loss rose in every epoch, from {losses[0]:.3f} to {losses[-1]:.3f}: "
-            "try a tenth of train.lr"
-        )
+    if history.epochs:
+        warnings += _augmented_images_not_learned(history, data)
+        warnings += _rising_validation_loss(history)
     return warnings
+
+
+def largest_fraction(labels: Tensor) -> float:
+    """The accuracy of naming the most frequent class for every image."""
+    return int(labels.bincount().max()) / len(labels)
+
+
+def _augmented_images_not_learned(history: History, data: TrainingData) -> list[str]:
+    """Training images are seen mirrored, mixed and with missing patches, those of the probe are
+    not."""
+    probe = history.rows[0]["val_accuracy"]
+    reached = max(row["train_accuracy"] for row in history.rows[1:])
+    guess = largest_fraction(data.labels)
+    if probe - guess < CLEARLY or reached > (probe + guess) / 2:
+        return []
+    return [
+        f"training reached an accuracy of {reached:.3f} on augmented training images, where a "
+        f"guess has {guess:.3f} and a linear probe has {probe:.3f} on validation images as they "
+        "are: augmentation (mirroring, mixup, dropped tokens) changes them too much, or train.lr "
+        "is too high"
+    ]
+
+
+def _rising_validation_loss(history: History) -> list[str]:
+    epochs = history.rows[1:]
+    losses = [row["val_loss"] for row in epochs]
+    if len(losses) < 3 or losses != sorted(losses) or losses[0] == losses[-1]:
+        return []
+    seen = f"the validation loss rose in every epoch, from {losses[0]:.3f} to {losses[-1]:.3f}"
+    first = epochs[0]["train_loss"]
+    last = epochs[-1]["train_loss"]
+    if last > first:
+        return [
+            f"{seen}, and the training loss from {first:.3f} to {last:.3f}: try a tenth of train.lr"
+        ]
+    return [
+        f"{seen}, while the training loss fell from {first:.3f} to {last:.3f}: the model overfits, "
+        "try fewer train.epochs"
+    ]

@@ -1,4 +1,4 @@
-"""Train what lies behind the freeze boundary: a probe, epochs, and the best epoch of all.
+"""Train what lies behind the freeze boundary: a probe, then epochs, then the better of both.
 
 Activations are indexed directly, without a DataLoader: they are mapped into memory, and gathering a
 batch is one operation. All random numbers of an epoch come from (seed, epoch), so that training can
@@ -13,10 +13,11 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from sklearn.utils.class_weight import compute_sample_weight
 from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
@@ -31,9 +32,17 @@ from vit_finetune.model.families import family_of
 from vit_finetune.params import Training
 from vit_finetune.training.augmentation import to_device_of
 from vit_finetune.training.data import TrainingData, take
-from vit_finetune.training.history import History, Row, trainable_state
+from vit_finetune.training.features import Features, predict_shared
+from vit_finetune.training.history import (
+    History,
+    Row,
+    Score,
+    is_clearly_better,
+    score,
+    trainable_state,
+)
 from vit_finetune.training.loss import balanced_weights, changes_images, training_loss
-from vit_finetune.training.probe import Probe, fit_probes, score
+from vit_finetune.training.probe import START, Probe, fit_probe
 
 Gradients = tuple[Tensor | None, ...]  # of each trainable parameter
 
@@ -93,109 +102,97 @@ class Trainer:
 
     def fit(
         self,
+        features: Features,
         checkpoint: Path | None = None,
         after_epoch: Callable[[History], None] = lambda history: None,
     ) -> History:
-        """Train. The model ends with the weights of the best epoch.
+        """Train. The model ends with the weights of the last epoch, or with those of the start if
+        these are clearly better on the validation images.
 
         Args:
+            features: of the model as it is, for the probe that training starts from.
             checkpoint: a file to which each epoch is saved. If it exists, training goes on after
                 its last epoch, to the same weights as without an interruption.
             after_epoch: called after the start and after each epoch that is trained here.
 
         Raises:
-            UserError: the weights, or the loss, are not finite.
+            UserError: the loss is not finite.
         """
         model = self.split_model.model
         if checkpoint and checkpoint.is_file():
             history = self._load(checkpoint)
         else:
-            history = self._start()
+            history = self._start(features)
             after_epoch(history)
-        while not self._is_finished(history):
+        while history.epochs < self.epochs:
             row = self.run_epoch(history.epochs + 1)
-            row |= self._validate()
-            history.add(row, model)
+            val = self._validate()
+            row["val_loss"] = val.loss
+            row["val_accuracy"] = val.accuracy
+            history.add(row, val.right)
             if checkpoint and self.ranks.is_first:
                 self._save(checkpoint, history)
             after_epoch(history)
-        model.load_state_dict(history.best_state, strict=False)
+        history.keeps_start = self._start_is_clearly_better(history)
+        if history.keeps_start:
+            model.load_state_dict(history.start_state, strict=False)
         return history
 
-    def _is_finished(self, history: History) -> bool:
-        if history.epochs >= self.epochs:
-            return True
-        patience = self.settings.patience
-        return patience is not None and history.epochs - history.best_epoch >= patience
+    def _start_is_clearly_better(self, history: History) -> bool:
+        labels = self.data.val_labels
+        weights = np.ones(len(labels))
+        if self.settings.class_weights == "balanced":
+            weights = compute_sample_weight("balanced", labels.numpy())
+        rng = np.random.default_rng([self.seed, 0])  # epochs begin with 1
+        return is_clearly_better(history.start_right, history.last_right, weights, rng)
 
-    def _start(self) -> History:
-        """Epoch 0 is the best probe of the images as they are.
-
-        Epoch 1 starts from another head (see `fit_probes`), so it may be worse than epoch 0.
-        """
+    def _start(self, features: Features) -> History:
+        """Epoch 0 is the probe. Epoch 1 may start from another head, see `probe.START`."""
         model = self.split_model.model
-        classes, width = model.head.weight.shape
-        if self.settings.head_init == "zeros":
-            train_features = torch.zeros(len(self.data.labels), width)
-            val_features = torch.zeros(len(self.data.val_labels), width)
-            probe = Probe.zeros(classes, width)
-            first_head = probe
-        else:
-            train_features = self._features(self.data.views[0])
-            val_features = self._features(self.data.val)
-            probe, first_head = self._fit_probes(train_features, val_features)
-        train_accuracy, train_loss = score(probe.logits(train_features), self.data.labels)
-        val_accuracy, val_loss = score(probe.logits(val_features), self.data.val_labels)
+        c = self.settings.probe_c
+        probe = self._fit_probe(features.train, c)
+        train = score(probe.logits(features.train), self.data.labels)
+        val = score(probe.logits(features.val), self.data.val_labels)
         row = {
-            "train_loss": train_loss,
-            "train_accuracy": train_accuracy,
+            "train_loss": train.loss,
+            "train_accuracy": train.accuracy,
             "lr": 0.0,
-            "val_loss": val_loss,
-            "val_accuracy": val_accuracy,
+            "val_loss": val.loss,
+            "val_accuracy": val.accuracy,
         }
-        history = History(probe_c=round(probe.c.item(), 9))
         probe.place(model.head)
-        history.add(row, model)
-        first_head.place(model.head)
+        history = History(
+            start_state=trainable_state(model),
+            start_right=val.right,
+            last_right=val.right,
+            probe_c=round(probe.c.item(), 9),
+        )
+        history.add(row, val.right)
+        if c == "auto":
+            self._fit_probe(features.train, START).place(model.head)
         return history
 
-    def _fit_probes(self, train_features: Tensor, val_features: Tensor) -> tuple[Probe, Probe]:
-        """`fit_probes` in the first process, for all."""
+    def _fit_probe(self, features: Tensor, c: float | Literal["auto"]) -> Probe:
+        """`fit_probe` in the first process, for all."""
         classes, width = self.split_model.model.head.weight.shape
-        probes = Probe.zeros(classes, width), Probe.zeros(classes, width)
+        probe = Probe.zeros(classes, width)
+        if self.settings.head_init == "zeros":
+            return probe
         if self.ranks.is_first:
-            probes = fit_probes(
-                (train_features, self.data.labels),
-                (val_features, self.data.val_labels),
-                self.settings.probe_c,
+            probe = fit_probe(
+                features,
+                self.data.labels,
+                c,
                 self.settings.class_weights,
+                self.seed,
             )
-        for probe in probes:
-            self.ranks.broadcast(probe.weight, probe.bias, probe.c)
-        return probes
+        self.ranks.broadcast(probe.weight, probe.bias, probe.c)
+        return probe
 
-    def _features(self, view: View) -> Tensor:
-        """`SplitModel.predict_features`, shared by the processes."""
-        features = self.ranks.all_gather(
-            self.split_model.predict_features(view, self._predicted_rows(view))
-        )
-        if not features.isfinite().all():
-            raise UserError("the model gives NaN for the training images: its weights are damaged")
-        return features
-
-    def _validate(self) -> Row:
-        """Every validation image counts the same."""
-        view = self.data.val
-        logits = self.ranks.all_gather(
-            self.split_model.predict_logits(view, self._predicted_rows(view))
-        )
-        accuracy, loss = score(logits, self.data.val_labels)
-        return {"val_loss": loss, "val_accuracy": accuracy}
-
-    def _predicted_rows(self, view: View) -> range:
-        """The rows that this process predicts: whole batches, the same for any number of
-        processes."""
-        return self.ranks.select(range(0, len(view), self.split_model.batch_size))
+    def _validate(self) -> Score:
+        predict = self.split_model.predict_logits
+        logits = predict_shared(predict, self.data.val, self.split_model, self.ranks)
+        return score(logits, self.data.val_labels)
 
     def run_epoch(self, epoch: int) -> Row:
         """One pass over the training images: mean loss, accuracy and the last learning rate."""

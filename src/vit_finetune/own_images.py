@@ -1,0 +1,70 @@
+"""`python -m vit_finetune.own_images FOLDER`: run the pipeline on a folder of images, as a DVC
+experiment in the work tree.
+
+The folder and sizes that fit it are set in params.yaml, as `dvc exp run -S` does.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from vit_finetune.core.errors import UserError, readable_errors
+from vit_finetune.data.folder_layout import Layout, read_layout
+from vit_finetune.params import Params, check_params, read_yaml
+from vit_finetune.profiles import merge, overrides, require_history
+
+SIZES = {"train_size": "auto", "val_size": "auto", "test_size": "auto"}
+
+
+def changes(folder: str) -> dict[str, Any]:
+    """The keys to set: {"data": {...}, "subset": {...}}. A folder in the project is named relative
+    to it.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise UserError(
+            f"DATA is {folder!r}, which is not a folder; name the folder of your images"
+        )
+    path = path.resolve()
+    if path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
+    return {"data": {"name": "folder", "folder": str(path)}, "subset": SIZES}
+
+
+def found(layout: Layout) -> str:
+    """What is in the folder, in words."""
+    counts = ", ".join(f"{len(files):,} {part}" for part, files in layout.files.items())
+    return f"{len(layout.classes)} classes, images: {counts}"
+
+
+def run(folder: str) -> None:
+    """Check the folder, say what is set, and run.
+
+    Raises:
+        UserError: the folder is no data set, or the run failed.
+    """
+    changed = changes(folder)
+    params: Params = check_params(merge(read_yaml("params.yaml"), changed))
+    require_history()
+    print(f"{params.data.folder}: {found(read_layout(params.data))}", flush=True)
+    keys = {
+        f"{section}.{key}": value for section in changed for key, value in changed[section].items()
+    }
+    for key, value in keys.items():
+        print(f"set in params.yaml: {key}: {value}", flush=True)
+    command = ["dvc", "exp", "run"]
+    for argument in overrides(keys):
+        command += ["-S", argument]
+    if subprocess.run(command, check=False).returncode:
+        raise UserError("the run failed; DVC's and the stages' lines above say why")
+
+
+if __name__ == "__main__":
+    with readable_errors("own images"):
+        if len(sys.argv) != 2:
+            raise UserError("name one folder: python -m vit_finetune.own_images FOLDER")
+        run(sys.argv[1])
