@@ -32,7 +32,7 @@ def test_maps_come_in_the_order_of_the_run_and_those_that_are_not_better_are_mar
 
 
 def test_without_a_run_the_maps_come_in_their_own_order(tmp_path, model):
-    copied = tmp_path / "elsewhere/finetuned"
+    copied = tmp_path / "some/where/finetuned"
     assert read_verdicts(copied) == {}
     assert read_verdicts(model.rename(tmp_path / "models/other")) == {}
     assert marked_methods({}) == [*METHODS]

@@ -505,8 +505,9 @@ function drawScale() {
   const beyond = countBeyond();
   if (beyond > 0) {
     const end = formatNumber(shown.top);
-    const alike = signed ? `beyond ±${end} are drawn like ±${end}` : `above ${end} are drawn like it`;
-    notes.push(`Values ${alike}: ${beyond} of ${onImage(shown.values.slice(prefix)).length} patches.`);
+    const alike = signed ? `beyond ±${end} are drawn like it` : `above ${end} are drawn like it`;
+    const patches = real.filter((isReal) => isReal).length;
+    notes.push(`Values ${alike}: ${beyond} of ${patches} patches.`);
   }
   notes.push(`± is one quantisation step, here at most ${formatNumber(largest(steps), 2)}.`);
   if (hasMark) {
