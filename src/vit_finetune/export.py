@@ -1,5 +1,5 @@
-"""`python -m vit_finetune.export FILE`: the trained model for other programs, FILE.onnx, or as a
-page that classifies images in a browser, FILE.html (`pip install onnx onnxscript`)."""
+"""`vit-finetune export FILE`: the trained model for other programs, FILE.onnx, or as a page that
+classifies images in a browser, FILE.html (`pip install onnx onnxscript`)."""
 
 import argparse
 import json
@@ -195,7 +195,7 @@ def write_onnx(graph: Any, facts: Mapping[str, Any], target: Path) -> None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m vit_finetune.export", description=__doc__)
+    parser = argparse.ArgumentParser(prog="vit-finetune export", description=__doc__)
     parser.add_argument("target", type=Path, metavar="FILE", help="FILE.onnx or FILE.html")
     parser.add_argument(
         "--model", type=Path, default=Path("models/finetuned"), help="(%(default)s)"

@@ -1,4 +1,4 @@
-"""`python -m vit_finetune.mistakes FILE [RUN]`: one HTML page of all wrong test images of a run.
+"""`vit-finetune mistakes FILE [RUN]`: one HTML page of all wrong test images of a run.
 
 A run is a commit, branch, tag or experiment; without one, that of the work tree.
 """
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> str:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m vit_finetune.mistakes", description=__doc__)
+    parser = argparse.ArgumentParser(prog="vit-finetune mistakes", description=__doc__)
     parser.add_argument("file", type=page_file, metavar="FILE", help="the page to write")
     parser.add_argument(
         "run", nargs="?", metavar="RUN", help="a commit, branch, tag or experiment (work tree)"

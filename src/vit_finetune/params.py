@@ -3,10 +3,10 @@
 The schema refuses values and computes nothing, so no stage depends on this module. DVC compares the
 values themselves: dvc.yaml says which keys rerun which stage.
 
-`python -m vit_finetune.params` checks params.yaml before DVC removes the outputs of a stage that
-would fail.
+`vit-finetune params` checks params.yaml before DVC removes the outputs of a stage that would fail.
 """
 
+import argparse
 import difflib
 import re
 from pathlib import Path
@@ -235,7 +235,7 @@ class Training(Schema):
     head_init: Literal["probe", "zeros"] = Field(
         default="probe",
         description="`probe`: start the head from a logistic regression on the frozen features "
-        "(LP-FT); or `zeros`",
+        "(LP-FT), or from the head that a kept model has for the same classes; or `zeros`",
     )
     probe_c: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
         default="auto",
@@ -654,5 +654,6 @@ def _one_line(text: str) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="vit-finetune params", description=__doc__).parse_args()
     with readable_errors("params"):
         read_params()

@@ -1,6 +1,6 @@
-"""`python -m vit_finetune.summary`: the headline numbers of the run in the work tree, and where to
-look."""
+"""`vit-finetune summary`: the headline numbers of the run in the work tree, and where to look."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -19,9 +19,9 @@ WHERE = [
     ("attention", "attention/index.html"),
     ("images to look at", "review.html"),
     ("plots", "dvc plots show"),
-    ("mistakes, a page", "python -m vit_finetune.mistakes mistakes.html"),
+    ("mistakes, a page", "vit-finetune mistakes mistakes.html"),
     ("what changed", "dvc params diff, dvc metrics diff, dvc plots diff"),
-    ("image by image", "python -m vit_finetune.compare HEAD"),
+    ("image by image", "vit-finetune compare HEAD"),
 ]
 
 
@@ -109,6 +109,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="vit-finetune summary", description=__doc__).parse_args()
     with readable_errors("summary"):
         complete_environment()
         main()

@@ -28,7 +28,7 @@ from vit_finetune.report.page import (
 from vit_finetune.style import figure_of, png
 from vit_finetune.verdict import verdict
 
-COLUMNS = ("minus_random", "minus_centre", "mosaic_share", "head_shuffled")
+COLUMNS = ("minus_random", "minus_centre", "mosaic_share", "mosaic_share_3x3", "head_shuffled")
 PICTURE = png(figure_of(1, "picture")[0])
 CHART = render.svg("class_balance", [{"split": "train", "class": "a", "images": 1}])
 PICTURES = dict.fromkeys([*MISTAKES, *ATTENTION, *REVIEW], PICTURE)
@@ -122,6 +122,13 @@ def test_a_model_that_is_a_linear_probe_is_not_called_fine_tuned(metrics):
     text = page(metrics | {"train": probe})
     assert "<h1>A linear probe of a Vision Transformer on CIFAR-10</h1>" in text
     assert "fine-tuned" not in text
+
+
+def test_a_model_with_a_kept_head_is_no_linear_probe(metrics):
+    kept = metrics["train"] | {"kept_epoch": 0, "parameters_adapted": 0, "head": "kept"}
+    text = page(metrics | {"train": kept})
+    assert "<h1>A Vision Transformer fine-tuned on CIFAR-10</h1>" in text
+    assert "<td>kept head of the backbone as it was</td>" in text
     assert "<td>trained</td>" not in text
 
 

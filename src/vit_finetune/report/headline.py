@@ -43,9 +43,14 @@ def macro_f1(test: Mapping[str, Any]) -> str:
     return score
 
 
+def start(train: Mapping[str, Any]) -> str:
+    """The head that training starts from."""
+    return "kept head" if "head" in train else "linear probe"
+
+
 def gain(train: Mapping[str, Any]) -> str:
-    """Accuracies on the validation images: of a linear probe, and what each step made of it."""
-    steps = [f"{train['pretrained_probe_accuracy']:.4f} linear probe"]
+    """Accuracies on the validation images: of the start, and what each step made of it."""
+    steps = [f"{train['pretrained_probe_accuracy']:.4f} {start(train)}"]
     if train["parameters_adapted"]:
         steps.append(f"{train['probe_accuracy']:.4f} adapted")
     if train["kept_epoch"]:
@@ -62,7 +67,7 @@ def outcome(train: Mapping[str, Any]) -> str:
     if train["kept_epoch"]:
         parts.append(f"{trained} trained in {train['kept_epoch']} epochs")
     else:
-        parts.append(f"a linear probe of {trained}; training did not help")
+        parts.append(f"a {start(train)} of {trained}; training did not help")
     return "; ".join(parts)
 
 
@@ -89,7 +94,7 @@ def interval(row: Mapping[str, Any], column: str, sign: str = "") -> str:
     return f"{mean:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
 
 
-def map_rows(maps: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+def map_table(maps: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """What each map is worth, from plots/attention_maps.csv; the first row is the header."""
     rows = [
         [
@@ -97,6 +102,7 @@ def map_rows(maps: Sequence[Mapping[str, Any]]) -> list[list[str]]:
             "score minus a random map's, should be above 0",
             "score minus the Gaussian's, should be above 0",
             "fraction in the quadrant of the class, 0.25 by chance",
+            "fraction in the cell of the class, of 3 × 3, 0.11 by chance",
             "correlation with itself, classifier shuffled, should be far below 1",
             "against the Gaussian",
         ]
@@ -110,6 +116,7 @@ def map_rows(maps: Sequence[Mapping[str, Any]]) -> list[list[str]]:
                 interval(row, "minus_random", "+"),
                 interval(row, "minus_centre", "+"),
                 interval(row, "mosaic_share"),
+                interval(row, "mosaic_share_3x3"),
                 interval(row, "head_shuffled"),
                 row["verdict"],
             ]
