@@ -35,5 +35,5 @@ def main(stage: Stage) -> None:
             f"{found.mirrored} near-copies under another label are mirror images: if left and "
             "right are different classes, set embed.flip to false"
         )
-    stage.say(f"to look at: {suspects.in_words(found.suspects)}; see review.html and {TABLE}")
+    stage.say(f"{suspects.in_words(found.suspects)} (review.html, {TABLE})")
     stage.record_versions()

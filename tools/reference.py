@@ -379,7 +379,8 @@ def copies_table() -> str:
         if row["check"] in ("ciFAIR", "altered copies", "subjects", "use", "test labels"):
             check = f"{row['check']}, {row['setting']}"
             found = fraction_text(int(row["hits"]), int(row["wrong"]))
-            rows.append([check, row["method"], found, row["wrong"], row["listed"], row["value"]])
+            count = f"{int(row['wrong']):,}"
+            rows.append([check, row["method"], found, count, row["listed"], row["value"]])
     header = ["check", "method", "fraction", "n", "listed", "difference from before"]
     return markdown_table(header, rows)
 

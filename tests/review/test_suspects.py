@@ -45,7 +45,7 @@ def test_nothing_to_find_is_an_empty_table_and_zeros():
     found = review(images).suspects
     assert [s for s in found if s.kind != suspects.OUTLIER] == []
     assert suspects.counts([]) == {"wrong_labels": 0, "near_copies": 0}
-    assert suspects.in_words([]) == "nothing"
+    assert suspects.in_words([]) == "nothing to look at"
 
 
 def test_wrong_labels_of_every_part_are_found_with_the_right_class_as_suggestion():
@@ -171,6 +171,7 @@ def test_the_table_has_kinds_in_order_the_highest_score_first_and_survives_any_n
     write_csv(tmp_path / "review.csv", suspects.table(images, found), suspects.COLUMNS)
     with (tmp_path / "review.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
+    assert "near-copy in another part: 2; near-copy in the same part: 1" in suspects.in_words(found)
     order = [(suspects.KINDS.index(row["kind"]), -float(row["score"])) for row in rows]
     assert order == sorted(order)
     by_file = {row["file"]: row for row in rows if row["kind"] in suspects.COPIES}

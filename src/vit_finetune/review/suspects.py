@@ -281,5 +281,5 @@ def counts(suspects: Sequence[Suspect]) -> dict[str, int]:
 def in_words(suspects: Sequence[Suspect]) -> str:
     """How many there are of each kind."""
     kinds = [suspect.kind for suspect in suspects]
-    numbers = [f"{kinds.count(kind):,} {kind}" for kind in KINDS if kind in kinds]
-    return ", ".join(numbers) if numbers else "nothing"
+    numbers = [f"{kind}: {kinds.count(kind):,}" for kind in KINDS if kind in kinds]
+    return "; ".join(numbers) if numbers else "nothing to look at"
