@@ -14,8 +14,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from vit_finetune.attention.maps import CLASS_AGNOSTIC, MapMaker
-from vit_finetune.attention.pointing import mosaics, quadrant_share
+from vit_finetune.attention.maps import METHODS, MapMaker
+from vit_finetune.attention.pointing import cell_share, mosaics
 from vit_finetune.core.arrays import read_split
 from vit_finetune.intervals import mean
 from vit_finetune.model.build import preprocessing
@@ -40,10 +40,10 @@ def main() -> None:
     other = torch.from_numpy(labels[sources[np.arange(MOSAICS), second]])
     pixels = preprocessing(model, None)(torch.from_numpy(tiles))
     for name, values in MapMaker(model).maps(pixels, one, other).items():
-        if name in CLASS_AGNOSTIC:
+        if not METHODS[name].asks:
             continue
-        positive = in_words(quadrant_share(values, torch.from_numpy(first)))
-        negative = in_words(quadrant_share(-values, torch.from_numpy(second)))
+        positive = in_words(cell_share(values, torch.from_numpy(first)))
+        negative = in_words(cell_share(-values, torch.from_numpy(second)))
         print(f"{name}: positive part {positive}; negative part {negative}; n = {MOSAICS}")
 
 

@@ -4,7 +4,7 @@ curves, pictures"""
 import numpy as np
 import torch
 
-from vit_finetune.attention import figures, gallery, judge, maps, pixels, sample
+from vit_finetune.attention import figures, gallery, judge, maps, page, pixels, sample
 from vit_finetune.core.device import resolve_precision
 from vit_finetune.core.files import new_folder, write_bytes, write_csv, write_json
 from vit_finetune.model.build import preprocessing
@@ -12,7 +12,7 @@ from vit_finetune.model.saved import class_names, load_model
 from vit_finetune.stage import Stage
 from vit_finetune.style import font_warnings, png
 
-MOSAICS = 64
+MOSAICS, MOSAICS_3X3 = 64, 32
 
 
 def main(stage: Stage) -> None:
@@ -28,41 +28,41 @@ def main(stage: Stage) -> None:
     preprocess = preprocessing(model, None)
     test = sample.read_predicted_images("data/subset", "plots/predictions.csv", classes)
     maker = maps.MapMaker(model, settings.fusion, settings.discard_ratio, settings.batch_size)
-    prefix = maker.layout.prefix
-    grid = pixels.PixelGrid.of(test.images.shape[1:3], preprocess, maker.layout.grid)
 
     rng = np.random.default_rng(seed)
     judged = sample.draw_sample(test, preprocess, settings.sample, rng)
-    mosaics = sample.draw_mosaics(test, preprocess, min(len(judged.rows), MOSAICS), rng)
+    count = min(len(judged.rows), MOSAICS)
+    mosaics = sample.draw_mosaics(test, preprocess, count, rng)
+    mosaics_3x3 = sample.draw_mosaics(test, preprocess, min(count, MOSAICS_3X3), rng, side=3)
+    trial = sample.Trial(judged, mosaics, mosaics_3x3, test.above_chance)
     with stage.progress(range(judge.STEPS), "step", total=judge.STEPS) as bar:
-        judgement = judge.judge(
-            maker,
-            pretrained,
-            judged,
-            mosaics,
-            test.above_chance,
-            seed,
-            bar.update,
-            fast_precision,
-        )
+        judgement = judge.judge(maker, pretrained, trial, seed, bar.update, fast_precision)
 
-    rows = sample.choose_gallery(test, settings.gallery, rng)
+    rows = sample.choose_gallery(test, settings.gallery)
     shown = test.take(rows)
     shown_pixels = preprocess(torch.from_numpy(shown.images))
-    filled = gallery.fill_gallery(maker, shown_pixels, rows, shown, len(classes))
+    filled = gallery.fill_gallery(maker, shown_pixels, rows, shown)
     relevance, drawn = gallery.relevance_by_class(
         maker, test, preprocess, judged, judgement.maps["relevance"], rng
     )
     means = gallery.class_means(relevance, test.predicted[drawn], test.labels[drawn], classes)
+    common = page.Common(
+        classes=classes,
+        prefix=maker.layout.prefix,
+        methods=page.methods_in_order(judgement.tables["attention_maps"]),
+        kept=filled.on_page,
+        grid=pixels.PixelGrid.of(test.images.shape[1:3], preprocess, maker.layout.grid),
+    )
 
     with new_folder("attention") as folder:
-        gallery.write_page(folder / "index.html", filled, grid, classes, prefix, judgement)
-        gallery.write_tensors(folder, filled, judgement.maps, judged.rows, prefix)
+        html = page.attention_page(filled.images, common, judgement)
+        (folder / "index.html").write_text(html, encoding="utf-8")
+        gallery.write_tensors(folder, filled, judgement.maps, judged.rows, maker.layout.prefix)
         write_csv(folder / "distance.csv", gallery.distance_rows(judgement.distances))
     write_json("metrics/attention.json", judgement.metrics)
     for name, table in judgement.tables.items():
         write_csv(f"plots/{name}.csv", table)
-    pictures = figures.draw_all(filled, judgement, means, grid, classes)
+    pictures = figures.draw_all(filled.images, judgement, means, common)
     for name, picture in pictures.items():
         write_bytes(f"plots/{name}.png", png(picture))
     stage.record_versions()

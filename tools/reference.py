@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 from vit_finetune.core.files import read_csv
 from vit_finetune.intervals import mean, wilson
 from vit_finetune.params import KEYS, Params, read_yaml
-from vit_finetune.report.headline import gain, map_rows
+from vit_finetune.report.headline import gain, map_table
 from vit_finetune.verdict import in_words, verdict
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,6 +42,7 @@ MODELS = (  # one of each family that tests split at a block
     "vit_base_patch32_clip_224.openai",
     "torchvision/vit_b_16.IMAGENET1K_V1",
 )
+METHODS = ("stage", "cleanlab", "highest loss")  # of benchmarks/review.py
 MEANS = {0.485: "ImageNet", 0.481: "CLIP"}  # of the red channel
 
 
@@ -193,7 +194,7 @@ def headline_text() -> str:
 
 def attention_table() -> str:
     maps = read_csv(ROOT / "plots/attention_maps.csv")
-    header, *rows = map_rows(maps)
+    header, *rows = map_table(maps)
     return f"{markdown_table(header, rows)}\n\n{verdict(maps)}"
 
 
@@ -383,7 +384,12 @@ def copies_table() -> str:
     return markdown_table(header, rows)
 
 
-METHODS = ("stage", "cleanlab", "highest loss")
+def review_cost_table() -> str:
+    """benchmarks/review_cost.csv."""
+    rows = []
+    for line in read_csv(ROOT / "benchmarks/review_cost.csv"):
+        rows.append([f"{int(line['train']):,}", line["cpu_s"], line["mib"]])
+    return markdown_table(["images to train on", "CPU s", "MiB"], rows)
 
 
 def browser_table() -> str:
@@ -435,6 +441,7 @@ TABLES = {  # name of the markers in a document -> what stands between them
     "frontier": frontier_table,
     "wrong labels": wrong_labels_table,
     "near-copies": copies_table,
+    "review cost": review_cost_table,
     "browser": browser_table,
 }
 

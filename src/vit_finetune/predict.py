@@ -26,9 +26,10 @@ from vit_finetune.data.image_files import (
 from vit_finetune.intervals import wilson
 from vit_finetune.model.calibrated import VALIDATION, read_validation
 from vit_finetune.pages.cards import Card
-from vit_finetune.prediction.page import prediction_card, predictions_page
+from vit_finetune.prediction.page import DrawnMap, prediction_card, predictions_page
 from vit_finetune.prediction.predictor import DEFAULT_MAP, Photograph, Predictor
 from vit_finetune.prediction.promise import Promise, make_promise
+from vit_finetune.prediction.verdicts import marked_methods, read_verdicts
 
 CONFUSED_PAIRS = 6
 BATCH = 32  # images; the result does not depend on it
@@ -160,7 +161,7 @@ def accuracy_lines(actual: Sequence[str], predicted: Sequence[str]) -> list[str]
 
 def check_map_options(args: argparse.Namespace) -> None:
     """UserError if options of the map do not fit each other, or nothing is drawn."""
-    from vit_finetune.attention.maps import CLASS_AGNOSTIC, METHODS
+    from vit_finetune.attention.maps import METHODS
 
     if not (args.attention or args.page) and (args.label or args.against or args.map):
         raise UserError(
@@ -168,8 +169,9 @@ def check_map_options(args: argparse.Namespace) -> None:
             "--page"
         )
     if args.map and args.map not in METHODS:
-        raise UserError(f"--map is {args.map}; use one of: {', '.join(METHODS)}")
-    if args.against and args.map in CLASS_AGNOSTIC:
+        judged = marked_methods(read_verdicts(Path(args.model)))
+        raise UserError(f"--map is {args.map}; use one of: {', '.join(judged)}")
+    if args.against and args.map and not METHODS[args.map].asks:
         raise UserError(
             f"--map is {args.map}, which knows no class, so there is nothing --against another to "
             "draw"
@@ -236,7 +238,9 @@ def run(args: argparse.Namespace) -> list[str]:
             )
         print(json.dumps(answer) if args.json else in_words(answer), flush=True)
     if args.page:
-        write_text(args.page, predictions_page(cards, request.method, args.against, promise))
+        verdict = read_verdicts(Path(args.model)).get(request.method)
+        drawn = DrawnMap(request.method, args.against, verdict)
+        write_text(args.page, predictions_page(cards, drawn, promise))
     if actual and not args.json:
         print("\n".join(["", *accuracy_lines(actual, predicted)]))
     return unreadable

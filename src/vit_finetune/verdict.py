@@ -21,6 +21,18 @@ def word_for(low: float, high: float) -> str:
     return "worse" if high < 0 else "no better"
 
 
+def in_order(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The best maps first: those that are better than a centred Gaussian, then no better, then
+    worse. Rows without a verdict, such as the baselines, come last in their order."""
+
+    def place(row: Mapping[str, Any]) -> tuple[int, float]:
+        if row["verdict"] in WORDS:
+            return WORDS.index(row["verdict"]), -float(row["minus_centre"])
+        return len(WORDS), 0.0
+
+    return sorted(rows, key=place)
+
+
 def in_words(rows: Rows) -> str:
     """Which maps are better, no better and worse."""
     judged = [row for row in rows if row["verdict"]]

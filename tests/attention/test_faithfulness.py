@@ -16,6 +16,7 @@ from vit_finetune.attention.faithfulness import (
     CHECKED,
     FRACTIONS,
     Curves,
+    Schedule,
     centre_prior,
     deletion_insertion,
     kept_correct,
@@ -204,7 +205,7 @@ def only_patch_three_matters(monkeypatch) -> list[int]:
     the calls."""
     calls: list[int] = []
 
-    def probabilities(_model, _images, keep, _batch_tokens=0):
+    def probabilities(_model, _images, keep):
         calls.append(keep.shape[2])
         present = (keep == 3).any(dim=2).float()
         return torch.stack([1 - present, present], dim=2)
@@ -219,7 +220,7 @@ def test_scores_of_the_right_and_the_wrong_map(only_patch_three_matters, rng):
     fractions = (0.0, 0.2, 0.6, 1.0)
     maps = {"right": right, "wrong": -right}
     targets = torch.tensor([1, 1])
-    curves = deletion_insertion(build(), torch.zeros(2, 1), targets, maps, rng, fractions)
+    curves = deletion_insertion(build(), torch.zeros(2, 1), targets, maps, rng, Schedule(fractions))
     assert curves["right"].deletion.tolist() == [[1, 0, 0, 0]] * 2
     assert curves["right"].insertion.tolist() == [[1, 1, 1, 1]] * 2
     assert curves["wrong"].deletion.tolist() == [[1, 1, 1, 1]] * 2
@@ -234,7 +235,7 @@ def test_scores_of_the_right_and_the_wrong_map(only_patch_three_matters, rng):
 def test_curves_are_of_the_target_class_of_each_image(only_patch_three_matters, rng):
     maps = {"any": random_maps(2, (2, 5), rng)}
     found = deletion_insertion(
-        build(), torch.zeros(2, 1), torch.tensor([0, 1]), maps, rng, (0.0, 1.0)
+        build(), torch.zeros(2, 1), torch.tensor([0, 1]), maps, rng, Schedule((0.0, 1.0))
     )
     assert found["any"].deletion[:, 0].tolist() == [0, 1]
 
@@ -299,7 +300,8 @@ def test_an_image_is_asked_at_the_fractions_of_its_group_as_if_it_were_asked_at_
 
     def curves(groups: int) -> Curves:
         rng = np.random.default_rng(1)
-        return deletion_insertion(model, images, targets, maps, rng, groups=groups)["any"]
+        schedule = Schedule(groups=groups)
+        return deletion_insertion(model, images, targets, maps, rng, schedule)["any"]
 
     every, some = curves(1), curves(4)
     for whole, part in ((every.deletion, some.deletion), (every.insertion, some.insertion)):

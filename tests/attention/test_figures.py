@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from tests.pictures import CLASSES, IMAGES, assert_draws, centre, class_names, texts
 from vit_finetune.attention.figures import (
@@ -10,8 +11,10 @@ from vit_finetune.attention.figures import (
     class_mean_maps,
     overlay,
 )
-from vit_finetune.attention.gallery import ClassMean
-from vit_finetune.attention.pixels import spotlight
+from vit_finetune.attention.gallery import ClassMean, Shown
+from vit_finetune.attention.kept import Kept
+from vit_finetune.attention.page import Common, Method
+from vit_finetune.attention.pixels import PixelGrid, spotlight
 
 
 def heat(figure):
@@ -22,31 +25,46 @@ def heat(figure):
 @pytest.mark.parametrize("k", [2, 100])
 def test_every_figure_draws_for_few_and_many_classes(k):
     rng, classes = np.random.default_rng(k), class_names(k)
-    labels, predicted = rng.integers(k, size=(2, 2))
-    maps, certain = {"raw": rng.random((2, 8, 8))}, np.ones(2)
-    assert_draws(
-        attention_montage(IMAGES[:2], maps, labels, predicted, certain, classes, {"raw": "better"})
-    )
+    assert_draws(montage(classes=classes))
     assert_draws(overlay(IMAGES[0], rng.random((8, 8)), classes[0]))
     assert_draws(block_head_grid(IMAGES[0], rng.random((3, 2, 4, 6)), "heads"))
     assert_draws(class_mean_maps([ClassMean(name, rng.random((7, 7)), 20) for name in classes]))
 
 
-def montage(**changes):
-    """Three images, of which the second is taken for another class, with two maps each."""
-    given = {
-        "images": IMAGES[:3],
-        "maps": {
-            "raw": [np.full((8, 8), 0.2)] * 3,
-            "rollout": [np.eye(16) * scale for scale in (1, 5, 9)],
-        },
-        "labels": np.array([0, 1, 2]),
-        "predicted": np.array([0, 7, 2]),
-        "confidence": np.array([0.914, 0.5, 1.0]),
-        "classes": CLASSES,
-        "verdicts": {"raw": "no better", "rollout": "better"},
-    }
-    return attention_montage(**given | changes)
+def montage(images=IMAGES[:3], methods=("raw", "rollout"), classes=CLASSES, maps=None):
+    """Three images, of which the second is taken for another class, with maps each."""
+    height, width = images[0].shape[:2]
+    given = {"raw": np.full((4, 4), 0.2), "rollout": np.eye(4)}
+    labels, predicted, confidence = [0, 1, 0], [0, len(classes) - 1, 0], [0.914, 0.5, 1.0]
+    shown = []
+    for i, image in enumerate(images):
+        of_image = maps or {name: (2 * i + 1) * one for name, one in given.items()}
+        shown.append(
+            Shown(
+                row=i,
+                image=image,
+                file="",
+                content=None,
+                label=labels[i],
+                predicted=predicted[i],
+                probabilities=np.array([confidence[i]]),
+                heads=np.zeros((1, 1, 4, 4)),
+                attn=torch.zeros(0),
+                page_attn=np.zeros(0),
+                maps={name: one[None] for name, one in of_image.items()},
+                rivals=[],
+                contrasts={},
+            )
+        )
+    verdicts = {"raw": "no better", "rollout": "better"}
+    common = Common(
+        classes=classes,
+        prefix=["CLS"],
+        methods=[Method(name, "", verdicts[name], signed=False) for name in methods],
+        kept=Kept((0,), 1, 1),
+        grid=PixelGrid((height, width), (height, width), (height, height), (4, 4)),
+    )
+    return attention_montage(shown, common)
 
 
 def pictures_of(figure):
@@ -64,21 +82,21 @@ def test_the_montage_has_images_as_rows_and_maps_as_columns_each_in_its_own_spot
             assert centre(image) == pytest.approx((titles[name], centre(first)[1]), abs=0.02)
         even, diagonal = (np.asarray(image.get_array()) for image in lit)
         assert np.array_equal(even, IMAGES[i])  # a map that is the same everywhere dims nothing
-        assert np.array_equal(diagonal, spotlight(IMAGES[i], np.eye(16)))  # whatever its scale
+        # whatever its scale
+        assert np.array_equal(diagonal, spotlight(IMAGES[i], np.kron(np.eye(4), np.ones((2, 2)))))
     assert {"no better", "better"} <= set(texts(figure))
 
 
 def test_right_and_wrong_predictions_differ_by_more_than_colour():
-    assert {"✓ zero 0.91", "✗ seven 0.50\nis one", "✓ two 1.00"} <= set(texts(montage()))
+    wrong = f"✗ {CLASSES[-1]} 0.50\nis {CLASSES[1]}"
+    assert {"✓ zero 0.91", wrong, "✓ zero 1.00"} <= set(texts(montage()))
 
 
 def test_the_montage_dims_what_the_model_did_not_see():
-    cropped = np.full((20, 30), np.nan)
-    cropped[:, 5:25] = 0.5
-    wide = np.full((2, 20, 30, 3), 90, dtype=np.uint8)
-    lit = pictures_of(montage(images=wide, maps={"raw": [cropped, cropped]}))[1]
-    assert (lit[:, 5:25] == 90).all()
-    assert (lit[:, :5] == 18).all()
+    wide = np.full((2, 20, 28, 3), 90, dtype=np.uint8)
+    lit = pictures_of(montage(wide, ["raw"], maps={"raw": np.full((4, 4), 0.5)}))[1]
+    assert (lit[:, 4:24] == 90).all()
+    assert (lit[:, :4] == 18).all()
 
 
 def test_the_overlay_shows_the_image_on_the_left_and_on_the_right_in_the_spotlight():

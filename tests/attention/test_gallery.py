@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from tests.small_vits import build, pictures
-from vit_finetune.attention import gallery, kept
+from vit_finetune.attention import gallery, kept, page
 from vit_finetune.attention.judge import Judgement
 from vit_finetune.attention.maps import METHODS, MapMaker
 from vit_finetune.attention.pixels import PixelGrid
@@ -26,14 +26,12 @@ def maker() -> MapMaker:
     return MapMaker(build(num_classes=3), batch_size=2)
 
 
-def fill(
-    maker: MapMaker, pixels: torch.Tensor, predicted: list[int], classes: int = 3
-) -> gallery.Gallery:
+def fill(maker: MapMaker, pixels: torch.Tensor, predicted: list[int]) -> gallery.Gallery:
     count = len(pixels)
     images, labels = np.zeros((count, 8, 16, 3), np.uint8), np.zeros(count, int)
     files = [f"{number}.jpg" for number in range(count)]
-    shown = PredictedImages(images, labels, np.array(predicted), files)
-    return gallery.fill_gallery(maker, pixels, np.arange(count) + 7, shown, classes)
+    chosen = PredictedImages(images, labels, np.array(predicted), np.ones(count), files)
+    return gallery.fill_gallery(maker, pixels, np.arange(count) + 7, chosen)
 
 
 @pytest.fixture(scope="module")
@@ -41,47 +39,59 @@ def filled(maker) -> gallery.Gallery:
     return fill(maker, pictures(maker.model, 3), [0, 2, 2])
 
 
-def test_what_the_gallery_holds_of_an_image_does_not_depend_on_the_batch(maker, filled):
-    alone = fill(maker, pictures(maker.model, 3)[2:], [2])
-    torch.testing.assert_close(filled.attn[2:], alone.attn)
-    torch.testing.assert_close(filled.page_attn[2:], alone.page_attn)
-    torch.testing.assert_close(filled.heads[2:], alone.heads)
-    np.testing.assert_allclose(filled.probabilities[2:], alone.probabilities, atol=1e-6)
-    for k in range(3):
-        for name in METHODS:
-            torch.testing.assert_close(
-                filled.class_maps[k][name][2:], alone.class_maps[k][name], rtol=1e-3, atol=1e-6
-            )
-    for pair, maps in alone.contrasts.items():
-        for name, values in maps.items():
-            torch.testing.assert_close(
-                filled.contrasts[pair][name][2:], values, rtol=1e-3, atol=1e-4
-            )
-    assert not torch.allclose(filled.class_maps[0]["relevance"], filled.class_maps[1]["relevance"])
-
-
-def test_the_gallery_holds_probabilities_and_where_each_head_looks_from_cls(maker, filled):
+def test_what_the_gallery_holds_of_an_image_is_what_the_model_computes_on_it(maker, filled):
+    pixels = pictures(maker.model, 3)
     with torch.no_grad():
-        expected = maker.model(pictures(maker.model, 3)).softmax(dim=1)
-    np.testing.assert_allclose(filled.probabilities, expected, atol=1e-5)
-    torch.testing.assert_close(filled.heads, filled.page_attn[..., 0, 1:].unflatten(-1, (4, 4)))
+        logits = maker.model(pixels)
+    for i, shown in enumerate(filled.images):
+        image = pixels[i : i + 1]
+        np.testing.assert_allclose(shown.probabilities, logits[i].softmax(dim=0), atol=1e-5)
+        for k in range(3):
+            for name, values in maker.maps(image, torch.tensor([k])).items():
+                of_class = gallery.map_of(shown, name, k)
+                np.testing.assert_allclose(of_class, values[0], rtol=1e-3, atol=1e-6)
+        for place, rival in enumerate(shown.rivals):
+            pair = torch.tensor([shown.predicted]), torch.tensor([rival])
+            for name, values in maker.maps(image, *pair, methods=[*shown.contrasts]).items():
+                np.testing.assert_allclose(
+                    shown.contrasts[name][place], values[0], rtol=1e-3, atol=1e-4
+                )
+        np.testing.assert_allclose(
+            shown.heads, shown.page_attn[..., 0, 1:].reshape(2, 3, 4, 4), rtol=1e-5
+        )
+        assert torch.equal(shown.attn, torch.from_numpy(shown.page_attn).half())
+    assert [shown.row for shown in filled.images] == [7, 8, 9]
+    assert [shown.file for shown in filled.images] == ["0.jpg", "1.jpg", "2.jpg"]
 
 
-def test_contrasts_are_of_every_pair_of_classes_and_of_the_maps_that_know_the_class(filled):
-    assert [*filled.contrasts] == [(0, 1), (0, 2), (1, 2)]
-    for found in filled.contrasts.values():
-        assert [*found] == ["gradient rollout", "relevance", "LeGrad"]
+def test_the_predicted_class_is_compared_with_the_most_probable_others(maker, filled):
+    knowing = [name for name, kind in METHODS.items() if kind.asks]
+    for shown in filled.images:
+        order = np.argsort(-shown.probabilities).tolist()
+        assert shown.rivals == [k for k in order if k != shown.predicted]
+        assert [*shown.contrasts] == knowing
+        assert len(shown.maps["rollout"]) == len(shown.maps["last block"]) == 1
+        assert len(shown.maps["LeGrad"]) == 3
 
 
-def test_of_many_classes_those_that_are_probable_in_an_image_are_contrasted(monkeypatch):
-    monkeypatch.setattr(gallery, "CONTRAST_CLASSES", 2)
-    maker = MapMaker(build(num_classes=4))
-    images = pictures(maker.model, 2)
-    with torch.no_grad():
-        highest = maker.model(images).softmax(dim=1).amax(dim=0)
-    chosen = sorted(highest.argsort(descending=True)[:2].tolist())
-    assert gallery.contrasted(maker, images, 4) == chosen
-    assert [*fill(maker, images, [0, 1], 4).contrasts] == [tuple(chosen)]
+def test_of_many_classes_the_most_probable_are_rivals_and_always_the_true_one(monkeypatch):
+    monkeypatch.setattr(gallery, "RIVALS", 2)
+    logits = torch.tensor([0.0, 5.0, 1.0, 3.0, 2.0])
+    assert gallery.rivals_of(logits, 1, 1) == [3, 4]
+    assert gallery.rivals_of(logits, 1, 4) == [3, 4]
+    assert gallery.rivals_of(logits, 1, 0) == [3, 0]
+    assert gallery.rivals_of(logits, 0, 1) == [1, 3]
+
+
+def test_classes_that_do_not_go_together_take_another_walk_and_the_maps_stay_the_same(
+    maker, filled, monkeypatch
+):
+    monkeypatch.setattr(gallery, "RIVALS", 1)
+    monkeypatch.setattr(gallery, "CLASSES_AT_ONCE", 1)
+    apart = fill(maker, pictures(maker.model, 3), [0, 2, 2])
+    for one, other in zip(apart.images, filled.images, strict=True):
+        for name, values in other.maps.items():
+            np.testing.assert_allclose(one.maps[name], values, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -99,10 +109,12 @@ def test_a_gallery_above_the_stated_sizes_keeps_some_blocks_or_mean_heads_and_sa
     monkeypatch.setattr(kept, "PAGE_BYTES", 2 * 2 * 17**2)
     images, whole = pictures(maker.model), {}
     small = fill(maker, images, [0, 1])
-    Walk(maker.model, images).each_block(lambda block: whole.update({block.index: block.attn}))
+    walk = Walk(maker.model, images, frozenset())
+    walk.each_block(lambda block: whole.update({block.index: block.attn}), [walk.direction(0)])
     assert small.in_file == in_file
     assert small.on_page == kept.Kept((0, 3), 4, 3, each_head=False)
-    for held, attn in ((small.in_file, small.attn), (small.on_page, small.page_attn)):
+    on_page = torch.stack([torch.from_numpy(shown.page_attn) for shown in small.images])
+    for held, attn in ((small.in_file, small.stacked_attn()), (small.on_page, on_page)):
         for place, block in enumerate(held.blocks):
             matrix = whole[block] if held.each_head else whole[block].mean(dim=1, keepdim=True)
             torch.testing.assert_close(attn[:, place], matrix.to(attn.dtype))
@@ -115,9 +127,9 @@ def test_a_gallery_above_the_stated_sizes_keeps_some_blocks_or_mean_heads_and_sa
         text = file.metadata()["attn"]
     assert text.startswith(axes)
     assert text.endswith(f"prefix tokens: CLS; blocks: {' '.join(map(str, blocks))} of 4")
-    gallery.write_page(tmp_path / "index.html", small, GRID, ["a", "b", "c"], ("CLS",), JUDGEMENT)
+    text = page.attention_page(small.images, common_of(small), JUDGEMENT)
     sentence = "the page holds of 4 blocks only 0, 3 and the mean over each block's 3 heads alone."
-    assert sentence in html.unescape((tmp_path / "index.html").read_text(encoding="utf-8"))
+    assert sentence in html.unescape(text)
 
 
 @pytest.mark.parametrize(
@@ -153,41 +165,20 @@ def test_of_the_shipped_model_everything_is_kept(choose):
     assert choose(8, 12, 3, 197) == kept.Kept((*range(12),), 12, 3)
 
 
-def test_records_of_the_page_say_where_the_patches_lie_and_hold_maps_without_class_once(filled):
-    record = gallery.page_records(filled, GRID)[1]
-    assert record.box == (4.0, 0.0, 12.0, 8.0)
-    assert (record.label, record.predicted) == (0, 2)
-    assert record.maps["last block"].shape == record.maps["rollout"].shape == (1, 4, 4)
-    assert record.maps["LeGrad"].shape == (3, 4, 4)
-    for k in range(3):
-        np.testing.assert_array_equal(
-            record.maps["relevance"][k], filled.class_maps[k]["relevance"][1]
-        )
-    assert record.file == "1.jpg"
-    assert record.content is None
-    assert [*record.contrasts] == ["gradient rollout", "relevance", "LeGrad"]
-    for place, pair in enumerate(filled.contrasts):
-        np.testing.assert_array_equal(
-            record.contrasts["LeGrad"][place], filled.contrasts[pair]["LeGrad"][1]
-        )
-    padded = replace(filled, content=np.array([[0, 0, 8, 16], [2, 0, 6, 16], [0, 0, 8, 16]]))
-    # left, top, right, bottom
-    assert gallery.page_records(padded, GRID)[1].content == (0, 2, 16, 6)
+def test_the_box_of_the_page_is_where_the_patches_lie(filled):
+    assert common_of(filled).box == [4.0, 0.0, 12.0, 8.0]
 
 
-def test_painted_maps_are_those_of_the_predicted_class_and_leave_out_bars(filled):
-    painted = gallery.painted_maps(filled, GRID)
-    assert [*painted] == [*METHODS]
-    found, expected = painted["relevance"][1], filled.class_maps[2]["relevance"][1].numpy()
+def test_a_painted_map_lies_on_the_crop_and_leaves_out_bars(filled):
+    shown = filled.images[1]
+    expected = gallery.map_of(shown, "relevance", 2)
+    found = gallery.painted(shown, expected, GRID)
     assert found.shape == (64, 128)
     assert np.isnan(found[:, :32]).all()
     np.testing.assert_allclose(found[8::16, 40:96:16], expected, rtol=1e-6)
-    content = np.array([[0, 0, 8, 16]] * 3)
-    content[1] = (2, 0, 6, 16)
-    padded = gallery.painted_maps(replace(filled, content=content), GRID)["relevance"]
-    assert np.isnan(padded[1][:16]).all()
-    np.testing.assert_array_equal(padded[1][16:48], found[16:48])
-    np.testing.assert_array_equal(padded[0], painted["relevance"][0])
+    padded = gallery.painted(replace(shown, content=(2, 0, 6, 16)), expected, GRID)
+    assert np.isnan(padded[:16]).all()
+    np.testing.assert_array_equal(padded[16:48], found[16:48])
 
 
 def test_class_means_average_the_images_of_a_class_and_leave_the_others_empty():
@@ -218,7 +209,7 @@ def test_maps_of_further_images_are_those_of_the_images_that_were_drawn(maker):
     pixels = pictures(maker.model, 12)
     images = (pixels.permute(0, 2, 3, 1) - pixels.min()).mul(9).numpy().astype(np.uint8)
     predicted = np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2])
-    test = PredictedImages(images, predicted, predicted, [""] * 12)
+    test = PredictedImages(images, predicted, predicted, np.ones(12), [""] * 12)
 
     def preprocess(some):
         return some.permute(0, 3, 1, 2).float()
@@ -242,7 +233,7 @@ def test_tensors_are_written_with_the_rows_that_they_belong_to(filled, tmp_path)
     gallery.write_tensors(tmp_path, filled, maps, rows, ("CLS",))
     first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     matrices, found = (load_file(tmp_path / f"{name}.safetensors") for name in ("gallery", "maps"))
-    assert torch.equal(matrices["attn"], filled.page_attn.half())
+    assert torch.equal(matrices["attn"], filled.stacked_attn())
     assert matrices["blocks"].tolist() == [0, 1]
     assert matrices["rows"].tolist() == [7, 8, 9]
     assert found.keys() == {"last_block", "LeGrad", "rows"}
@@ -254,47 +245,66 @@ def test_tensors_are_written_with_the_rows_that_they_belong_to(filled, tmp_path)
 
 ROWS = [
     {
-        "map": "rollout",
+        "map": name,
         "n": 9,
-        "minus_centre": -0.0214,
-        "minus_centre_low": -0.05,
-        "minus_centre_high": 0.01,
-        "verdict": "no better",
-    },
-    {"map": "centre", "n": 9, "verdict": ""},
-]
+        "minus_centre": mean,
+        "minus_centre_low": mean - 0.03,
+        "minus_centre_high": mean + 0.03,
+        "verdict": "no better" if abs(mean) < 0.03 else "better",
+    }
+    for name, mean in (("rollout", 0.2), ("LeGrad", 0.1), ("relevance", 0.0))
+] + [{"map": "centre", "n": 9, "verdict": ""}]
 JUDGEMENT = Judgement(
-    {"selfcheck_max_rel_err": 1.24e-6}, {"attention_maps": ROWS}, {}, torch.zeros(2, 1, 1)
+    {"selfcheck_max_rel_err": 1.24e-6, "completeness_max_rel_err": 2e-7},
+    {"attention_maps": ROWS},
+    {},
+    torch.zeros(2, 1, 1),
+    {"the image": 0.75, "biases": 0.25},
 )
 
 
-def test_the_facts_of_the_page_are_those_of_the_judgement(filled, tmp_path):
-    assert gallery.facts(JUDGEMENT) == [
-        ("how sure that is", error_chance(ROWS)),
-        ("rollout: score minus that of a centred Gaussian", "-0.021 [-0.050, +0.010]"),
-        ("self-check of every block, largest relative error", "1.2e-06"),
-    ]
-    gallery.write_page(
-        tmp_path / "index.html", filled, GRID, ["a", "b", "<c>"], ("CLS",), JUDGEMENT
+def common_of(filled: gallery.Gallery) -> page.Common:
+    return page.Common(
+        classes=["a", "b", "<c>"],
+        prefix=("CLS",),
+        methods=page.methods_in_order(ROWS),
+        kept=filled.on_page,
+        grid=GRID,
     )
-    text = (tmp_path / "index.html").read_text(encoding="utf-8")
-    assert "rollout: score minus that of a centred Gaussian" in text
+
+
+def test_the_facts_of_the_page_are_those_of_the_judgement(filled):
+    assert page.facts(JUDGEMENT)[-3:] == [
+        ("self-check of every block, largest relative error", "1.2e-06"),
+        ("where the predicted class's logit comes from", "the image 75 %, biases 25 %"),
+        ("sum of these parts against the logit, relative error", "2.0e-07"),
+    ]
+    assert page.facts(JUDGEMENT)[0] == ("how sure that is", error_chance(ROWS))
+    text = page.attention_page(filled.images, common_of(filled), JUDGEMENT)
+    assert "LeGrad: score minus that of a centred Gaussian" in text
+    assert "+0.100 [+0.070, +0.130]" in text
     assert "What the model attends to" in text
     assert in_words(ROWS) in text
 
 
-def test_the_page_opens_on_the_surest_right_image_and_the_map_that_deserves_most_trust(filled):
-    rows = [
-        {"map": name, "minus_centre_low": low, "verdict": "better"}
-        for name, low in (("rollout", 0.1), ("LeGrad", 0.2))
-    ]
-    judgement = replace(
-        JUDGEMENT, tables={"attention_maps": [*rows, {"map": "centre", "verdict": ""}]}
-    )
+def test_the_methods_of_the_page_come_with_their_verdict_in_the_order_of_the_rows(filled):
+    methods = common_of(filled).methods
+    assert [(one.name, one.verdict) for one in methods] == [
+        ("rollout", "better"), ("LeGrad", "better"), ("relevance", "no better"),
+    ]  # fmt: skip
+    assert methods[1].description == METHODS["LeGrad"].description
+
+
+def test_the_page_opens_on_the_surest_mistake_and_the_best_map_that_knows_the_class(filled):
     shares = np.array([[0.9, 0.1, 0], [0.2, 0.2, 0.6], [0.1, 0.1, 0.8]], dtype=np.float32)
-    # the first, the surest, is wrong
-    shown = replace(filled, probabilities=shares, labels=np.array([1, 2, 2]))
-    assert gallery.opening(shown, judgement) == (2, "LeGrad")
+    labels = [0, 1, 0]  # the first, the surest, is right
+    shown = [
+        replace(one, probabilities=share, label=label)
+        for one, share, label in zip(filled.images, shares, labels, strict=True)
+    ]
+    assert page.opening(shown, JUDGEMENT) == (2, "LeGrad")
+    right = [replace(one, label=one.predicted) for one in shown]
+    assert page.opening(right, JUDGEMENT) == (1, "LeGrad")
 
 
 def test_distance_rows_are_one_for_each_block_and_head():

@@ -21,8 +21,9 @@ from vit_finetune.attention.judge import (
     patch_rows,
 )
 from vit_finetune.attention.maps import METHODS, MapMaker
-from vit_finetune.attention.pointing import quadrant_share
-from vit_finetune.attention.sample import Mosaics, Sample
+from vit_finetune.attention.pointing import cell_share
+from vit_finetune.attention.sample import Mosaics, Sample, Trial
+from vit_finetune.verdict import in_order
 
 
 @pytest.fixture(scope="module")
@@ -66,16 +67,32 @@ def test_no_map_of_a_model_that_only_guesses_is_judged():
     assert (centre["verdict"], centre["minus_random"], centre["minus_centre"]) == ("", 0, "")
 
 
-def test_the_mosaic_share_is_that_of_the_class_and_the_quadrant_asked_for(maker):
-    quadrants = torch.tensor([3, 0, 2, 1, 1, 2, 3])
-    mosaics = Mosaics(pictures(maker.model, 7), torch.arange(7) % 3, quadrants)
+@pytest.mark.parametrize("side", [2, 3])
+def test_the_mosaic_share_is_that_of_the_class_and_the_cell_asked_for(maker, side):
+    cells = torch.tensor([3, 0, 2, 1, 1, 2, 3])
+    mosaics = Mosaics(pictures(maker.model, 7), torch.arange(7) % 3, cells, side)
     found = mosaic_shares(maker, mosaics)
     maps = maker.maps(mosaics.pixels, mosaics.classes)
     assert set(found) == set(METHODS)
     for name, values in maps.items():
-        shares = quadrant_share(values, quadrants)
+        shares = cell_share(values, cells, side)
         assert found[name].n == 7
         assert found[name].mean == pytest.approx(np.mean(shares), abs=1e-4)
+
+
+def test_the_best_maps_come_first_and_those_that_are_no_better_than_a_gaussian_last():
+    values = np.random.default_rng(0).random((30, len(FRACTIONS)))
+    noise = np.where(np.arange(30) % 2, 0.5, -0.5)[:, None]
+    gains = {"rollout": 0.5, "relevance": 0.9, "LeGrad": -0.5, "last block": 0.0}
+    curves = {
+        name: Curves(FRACTIONS, values, values + more + noise * (name == "last block"))
+        for name, more in (gains | {"random": 0, "centre": 0}).items()
+    }
+    rows = in_order(map_rows(curves, {}, True))
+    assert [row["map"] for row in rows] == [
+        "relevance", "rollout", "last block", "LeGrad", "random", "centre",
+    ]  # fmt: skip
+    assert [row["verdict"] for row in rows[:4]] == ["better", "better", "no better", "worse"]
 
 
 def test_accuracy_from_all_patches_is_that_of_the_predictions(maker):
@@ -97,11 +114,13 @@ def judged(
     """The judgement of eight images, and how often `step` was called."""
     pixels, labels, steps = pictures(model, 16), torch.arange(8) % 3, []
     sample = Sample(np.arange(8), pixels[:8], labels, labels)
-    mosaics = Mosaics(pixels[8:], labels, torch.arange(8) % 4)
+    cells = torch.arange(8) % 4
+    trial = Trial(
+        sample, Mosaics(pixels[8:], labels, cells, 2), Mosaics(pixels[8:], labels, cells, 3), True
+    )
     maker = MapMaker(model, batch_size=batch_size)
-    return judge(
-        maker, pretrained, sample, mosaics, True, 0, lambda: steps.append(0), precision
-    ), len(steps)
+    found = judge(maker, pretrained, trial, 0, lambda: steps.append(0), precision)
+    return found, len(steps)
 
 
 def test_in_bfloat16_patches_are_left_out_and_nothing_else_changes(maker):
@@ -113,13 +132,13 @@ def test_in_bfloat16_patches_are_left_out_and_nothing_else_changes(maker):
     assert all(torch.equal(quick.maps[name], exact.maps[name]) for name in METHODS)
     assert quick.tables["attention_blocks"] == exact.tables["attention_blocks"]
     assert quick.metrics["margin"] != exact.metrics["margin"]
-    for row, other in zip(
-        quick.tables["attention_maps"], exact.tables["attention_maps"], strict=True
-    ):
+    exact_rows = {row["map"]: row for row in exact.tables["attention_maps"]}
+    for row in quick.tables["attention_maps"]:
+        other = exact_rows[row["map"]]
         for key, value in row.items():
             if key.startswith(("score", "minus")) and value != "":
                 assert value == pytest.approx(other[key], abs=0.05), key
-            else:
+            elif key != "verdict":
                 assert value == other[key], key
 
 
@@ -132,12 +151,17 @@ def test_the_whole_judgement_is_the_same_for_any_batch_size_and_sees_every_block
     assert steps == STEPS
     for found in (whole, parts):
         assert torch.equal(found.distances[0, 0], found.distances[1, 0])
-    assert [*whole.metrics] == ["images", "selfcheck_max_rel_err", "margin"]
+    assert [*whole.metrics] == [
+        "images", "selfcheck_max_rel_err", "margin", "completeness_max_rel_err",
+    ]  # fmt: skip
+    assert 0 <= whole.metrics["completeness_max_rel_err"] < 1e-5
+    assert sum(whole.shares.values()) == pytest.approx(1)
     assert whole.metrics["images"] == 8
     assert 0 < whole.metrics["selfcheck_max_rel_err"] < 1e-5
     maps = {row["map"]: row for row in whole.tables["attention_maps"]}
     assert whole.metrics["margin"] == max(maps[name]["minus_centre"] for name in METHODS)
-    assert [*maps] == [*METHODS, "random", "centre"]
+    assert [*maps][-2:] == ["random", "centre"]
+    assert set(maps) == {*METHODS, "random", "centre"}
     assert maps["rollout"]["head_shuffled"] == 1  # it does not read the head
     first, second = whole.tables["attention_blocks"]
     assert [first[f"distance_change{end}"] for end in ("", "_low", "_high")] == [0, 0, 0]

@@ -5,12 +5,13 @@ import pytest
 import timm
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from tests.attention.whole import whole_maps
+from tests.attention.whole import whole_maps, whole_stacks
 from tests.small_vits import SMALL, build, pictures
 from vit_finetune.attention import maps
-from vit_finetune.attention.maps import MapMaker, readout_maps
-from vit_finetune.attention.walk import Walk, attention_gradients
+from vit_finetune.attention.maps import MapMaker, Settings, readout_maps
+from vit_finetune.attention.walk import GRADIENT, BlockAttention
 from vit_finetune.model.families import token_layout
 
 B, L, H, P, N = 2, 3, 2, 2, 6  # images, blocks, heads, prefix tokens, patches
@@ -42,11 +43,15 @@ def readout(request) -> Tensor:
     return request.param
 
 
-def over_blocks(step, blocks: Tensor, row: Tensor, *settings) -> Tensor:
-    """A step of the maps carried through (B, L, ...) blocks, last block first."""
-    for block in reversed(blocks.unbind(dim=1)):
-        row = step(block, row, *settings)
-    return row
+def map_of(
+    kind: type[maps.Map], attn: Tensor, grads: Tensor, readout: Tensor, **settings
+) -> Tensor:
+    """The map of (B, L, H, T, T) blocks; the early gradients are the others."""
+    found = kind(readout.expand(len(attn), -1), Settings(**settings))
+    for index in reversed(range(attn.shape[1])):
+        block = (attn[:, index], grads[:, index], grads[:, index])
+        found.pass_block(BlockAttention(index, 0, *block))
+    return found.values
 
 
 @pytest.mark.parametrize("fusion", ["mean", "max"])
@@ -55,13 +60,11 @@ def over_blocks(step, blocks: Tensor, row: Tensor, *settings) -> Tensor:
 def test_every_map_is_that_of_products_of_whole_matrices(
     attn, grads, readout, fusion, ratio, prefix
 ):
-    product = attn * grads
+    settings = {"fusion": fusion, "discard_ratio": ratio, "prefix": prefix}
     found = {
-        "last block": maps.raw(attn[:, -1], readout, fusion),
-        "rollout": over_blocks(maps.rollout, attn, readout, fusion, ratio, prefix),
-        "gradient rollout": over_blocks(maps.gradient_rollout, product, readout, ratio, prefix),
-        "relevance": over_blocks(maps.chefer, product, readout),
-        "LeGrad": torch.stack([maps.legrad(one) for one in grads.unbind(dim=1)]).mean(dim=0),
+        kind.name: map_of(kind, attn, grads, readout, **settings)
+        for kind in maps.MAPS
+        if kind is not maps.EffectiveGradient  # has tests of its own
     }
     rows = readout.expand(B, -1)
     expected = whole_maps((attn, grads, grads), rows, fusion, ratio, prefix)
@@ -76,19 +79,17 @@ def test_rollout_of_a_chain_follows_the_chain():
     first, last = torch.eye(T), torch.eye(T)
     first[P + 3] = torch.eye(T)[P + 5]
     last[0] = torch.eye(T)[P + 3]
-    found = over_blocks(
-        maps.rollout, torch.stack([first, last])[None, :, None], READOUTS["CLS"][None]
-    )[0]
+    chain = torch.stack([first, last])[None, :, None]
+    found = map_of(maps.Rollout, chain, chain, READOUTS["CLS"])[0]
     assert found.nonzero().flatten().tolist() == [0, P + 3, P + 5]
     assert found[P + 3] == found[P + 5] == pytest.approx(0.25)
 
 
-def test_wrong_arguments_are_refused_with_what_came(attn):
-    readout = READOUTS["CLS"]
+def test_wrong_settings_are_refused_with_what_came():
     with pytest.raises(ValueError, match=r"fused by 'min'; use 'mean' or 'max'"):
-        maps.raw(attn[:, 0], readout, "min")
+        Settings(fusion="min")
     with pytest.raises(ValueError, match=r"discard_ratio is 1"):
-        maps.rollout(attn[:, 0], readout, discard_ratio=1)
+        Settings(discard_ratio=1)
 
 
 def test_maps_of_the_readout_against_a_loop():
@@ -111,45 +112,6 @@ def maker() -> MapMaker:
     return MapMaker(build("vit_small_patch14_reg4_dinov2"), batch_size=2)
 
 
-def test_one_walk_gives_the_maps_of_classes_and_pairs_that_each_gives_alone(maker):
-    images, both = pictures(maker.model), [torch.full((2,), k) for k in range(5)]
-    seen: list[int] = []
-    walk = Walk(maker.model, images)
-    found = maker.class_maps(
-        walk, [0, 2, 4], [(2, 4), (4, 1)], lambda block: seen.append(block.index)
-    )
-    assert seen == [1, 0]
-    assert [*found.classes] == [0, 2, 4]
-    assert [*found.contrasts] == [(2, 4), (4, 1)]
-    for k, of_class in found.classes.items():
-        for method, values in maker.maps(images, both[k]).items():
-            torch.testing.assert_close(
-                (found.agnostic | of_class)[method], values, rtol=1e-4, atol=1e-5
-            )
-    for (a, b), signed in found.contrasts.items():
-        assert [*signed] == ["gradient rollout", "relevance", "LeGrad"]
-        alone = maker.maps(images, both[a], both[b])
-        for method, values in signed.items():
-            torch.testing.assert_close(values, alone[method], rtol=1e-3, atol=1e-4)
-
-
-def test_classes_that_do_not_go_together_take_another_walk_and_the_maps_stay_the_same(
-    maker, monkeypatch
-):
-    walk, seen = Walk(maker.model, pictures(maker.model)), []
-    together = maker.class_maps(walk, range(5), [(3, 1)])
-    monkeypatch.setattr(maps, "CLASSES_AT_ONCE", 2)
-    apart = maker.class_maps(walk, range(5), [(3, 1)], lambda block: seen.append(block.index))
-    assert seen == [1, 0]
-    assert [*apart.classes] == [*range(5)]
-    for k in range(5):
-        for method, values in together.classes[k].items():
-            torch.testing.assert_close(apart.classes[k][method], values)
-    torch.testing.assert_close(
-        apart.contrasts[3, 1]["relevance"], together.contrasts[3, 1]["relevance"]
-    )
-
-
 def test_a_contrast_is_signed_by_the_order_of_its_classes_and_nothing_for_a_class_against_itself(
     maker,
 ):
@@ -158,32 +120,67 @@ def test_a_contrast_is_signed_by_the_order_of_its_classes_and_nothing_for_a_clas
         maker.maps(images, *asked) for asked in ((one, other), (other, one), (one, one))
     )
     for method, signed in found.items():
-        assert torch.equal(signed, -swapped[method])
+        torch.testing.assert_close(signed, -swapped[method], rtol=1e-4, atol=1e-6)
         assert not same[method].any()
-        if method in maps.CLASS_AGNOSTIC:
-            assert not signed.any()
-        else:
+        if maps.METHODS[method].asks:
             assert (signed > 0).flatten(1).any(dim=1).all()
             assert (signed < 0).flatten(1).any(dim=1).all()
+        else:
+            assert not signed.any()
 
 
-def test_a_contrast_is_the_map_of_one_side_minus_that_of_the_other(maker):
+def test_a_contrast_is_half_the_difference_of_the_maps_of_a_direction_and_its_opposite(maker):
     images, one, other = pictures(maker.model), torch.tensor([1, 4]), torch.tensor([2, 0])
-    found, layout = maker.maps(images, one, other), maker.layout
+    found = maker.maps(images, one, other)
+    weights = F.one_hot(one, 5).float() - F.one_hot(other, 5)
+    (attn, grads, early), _ = whole_stacks(maker.model, images, torch.stack([weights, -weights]))
+    readout = maker.layout.readout(None).expand(2, -1)
+    prefix = len(maker.layout.prefix)
     sides = [
-        attention_gradients(maker.model, images, *asked, per_block=True)
-        for asked in ((one, other), (other, one))
+        whole_maps((attn, grads[side], early[side]), readout, "mean", 0.0, prefix)
+        for side in (0, 1)
     ]
-    readout = layout.readout(None)
-    relevance, other_relevance = (
-        layout.to_grid(over_blocks(maps.chefer, s.attn * s.grads, readout)) for s in sides
-    )
-    torch.testing.assert_close(found["relevance"], relevance - other_relevance)
+    for method, values in sides[0].items():
+        half = maker.layout.to_grid(values - sides[1][method]) / 2
+        torch.testing.assert_close(found[method], half.detach(), rtol=1e-3, atol=1e-5)
     # positive part minus negative part
-    legrad = layout.to_grid(sides[0].block_grads.mean(dim=(1, 2, 3)))
-    torch.testing.assert_close(found["LeGrad"], legrad, rtol=1e-3, atol=1e-6)
+    gradient = maker.layout.to_grid(early[0].mean(dim=(1, 2, 3))) / 2
+    torch.testing.assert_close(found["LeGrad"], gradient, rtol=1e-3, atol=1e-6)
 
 
-def test_a_contrast_needs_a_second_class_for_each_image(maker):
+def test_only_the_methods_that_are_asked_for_are_made_and_they_are_the_same(maker):
+    images, classes = pictures(maker.model), torch.tensor([1, 4])
+    every = maker.maps(images, classes)
+    assert [*every] == [*maps.METHODS]
+    for method, values in every.items():
+        alone = maker.maps(images, classes, methods=[method])
+        assert [*alone] == [method]
+        torch.testing.assert_close(alone[method], values, rtol=1e-4, atol=1e-6)
+
+
+def test_a_method_is_one_class(maker, monkeypatch):
+    """What a new map takes: it is made, for classes and contrasts, as the others are."""
+
+    class OwnGradient(maps.Map):
+        name = "own gradient"
+        description = "The mean gradient of the last block."
+        asks = frozenset([GRADIENT])
+
+        def pass_block(self, block: BlockAttention) -> None:
+            if block.index == 1:
+                self.values = block.gradient.mean(dim=(1, 2))
+
+    monkeypatch.setattr(maps, "MAPS", (*maps.MAPS, OwnGradient))
+    images, classes = pictures(maker.model), torch.tensor([1, 4])
+    found = maker.maps(images, classes)
+    assert [*found][-1] == "own gradient"
+    assert found["own gradient"].std() > 0
+    assert "own gradient" in maker.maps(images, classes, classes.flip(0))
+
+
+def test_classes_need_one_for_each_image(maker):
+    images, one = pictures(maker.model), torch.tensor([1, 4])
+    with pytest.raises(ValueError, match=r"classes: shape \(1,\); use one class per image, \(2,\)"):
+        maker.maps(images, torch.tensor([1]))
     with pytest.raises(ValueError, match=r"against: shape \(1,\); use one class per image, \(2,\)"):
-        maker.maps(pictures(maker.model), torch.tensor([1, 4]), torch.tensor([2]))
+        maker.maps(images, one, torch.tensor([2]))

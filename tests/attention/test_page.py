@@ -4,26 +4,32 @@ shows it."""
 import dataclasses
 import re
 from collections.abc import Iterator
-from itertools import combinations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.browser import chromium, set_screen
 from vit_finetune.attention import page as module
+from vit_finetune.attention.gallery import Shown
 from vit_finetune.attention.kept import Kept
+from vit_finetune.attention.pixels import PixelGrid
 
 CLASSES = ["<b>&", "cat", "</script>", "ship"]
-PAIRS = [*combinations(range(len(CLASSES)), 2)]
 PREFIX = ["CLS", "REG1"]
-METHODS = {"rollout": "Knows no class.", "relevance": "Knows the class."}
+METHODS = [
+    module.Method("relevance", "Knows the class.", "better", signed=False),
+    module.Method("signed", "Has a sign.", "no better", signed=True),
+    module.Method("rollout", "Knows no class.", "no better", signed=False),
+]
 ROWS, COLUMNS, BLOCKS, HEADS = 3, 5, 2, 3
 TOKENS = len(PREFIX) + ROWS * COLUMNS
 DESKTOP = {"width": 1280, "height": 900}
-# and padded the other way
-CROPPED_SIDES, CROPPED_ENDS = (2.5, -1.0, 37.5, 21.0), (-2.0, 3.0, 41.0, 18.0)
+# images of 20 x 40 pixels; the crop cuts the sides and is padded at the ends, or the other way
+CROPPED_SIDES = PixelGrid((20, 40), (30, 60), (36, 50), (ROWS, COLUMNS))
+CROPPED_ENDS = PixelGrid((20, 40), (30, 60), (24, 65), (ROWS, COLUMNS))
 
 
 def softmax(logits):
@@ -31,44 +37,59 @@ def softmax(logits):
     return (powers / powers.sum(axis=-1, keepdims=True)).astype(np.float32)
 
 
-def make_record(rng, *, label=1, box=CROPPED_SIDES):
+def make_record(rng, *, label=1, **changes):
     """An image of 20 x 40 pixels under a 3 x 5 grid."""
-    return module.Record(
-        image=rng.integers(0, 256, (20, 40, 3), dtype=np.uint8),
-        attn=softmax(2 * rng.normal(size=(BLOCKS, HEADS, TOKENS, TOKENS))),
-        maps={
+    given = {
+        "row": 0,
+        "image": rng.integers(0, 256, (20, 40, 3), dtype=np.uint8),
+        "file": "<cat>/1.jpg",
+        "content": None,
+        "label": label,
+        "predicted": 1,
+        "probabilities": np.array([0.1, 0.6, 0.05, 0.25]),
+        "heads": np.zeros((BLOCKS, HEADS, ROWS, COLUMNS)),
+        "attn": torch.zeros(0),
+        "page_attn": softmax(2 * rng.normal(size=(BLOCKS, HEADS, TOKENS, TOKENS))),
+        "maps": {
             "rollout": rng.random((1, ROWS, COLUMNS), dtype=np.float32),
-            "relevance": rng.normal(size=(len(CLASSES), ROWS, COLUMNS)).astype(np.float32),
+            "relevance": rng.random((len(CLASSES), ROWS, COLUMNS), dtype=np.float32),
+            "signed": rng.normal(size=(len(CLASSES), ROWS, COLUMNS)).astype(np.float32),
         },
-        label=label,
-        predicted=1,
-        probabilities=np.array([0.1, 0.6, 0.05, 0.25]),
-        box=box,
-        file="<cat>/1.jpg",
-        contrasts={"relevance": rng.normal(size=(len(PAIRS), ROWS, COLUMNS)).astype(np.float32)},
-    )
+        "rivals": [3, 0, 2],
+        "contrasts": {
+            name: rng.normal(size=(3, ROWS, COLUMNS)).astype(np.float32)
+            for name in ("relevance", "signed")
+        },
+    }
+    return Shown(**given | changes)
 
 
 @pytest.fixture(scope="module")
 def records():
     rng = np.random.default_rng(0)
-    return [make_record(rng), make_record(rng, label=3, box=CROPPED_ENDS)]
+    return [make_record(rng), make_record(rng, label=3)]
 
 
-AXES = module.Axes(classes=CLASSES, prefix_names=PREFIX, methods=METHODS, pairs=PAIRS)
+COMMON = module.Common(
+    classes=CLASSES,
+    prefix=PREFIX,
+    methods=METHODS,
+    kept=Kept(tuple(range(BLOCKS)), BLOCKS, HEADS),
+    grid=CROPPED_SIDES,
+)
 
 
-def compose(records, axes=AXES, **changes):
+def compose(records, common=COMMON, **changes):
     words = {
         "title": "A & <title>",
         "summary": "Better: <relevance>.",
         "facts": [("self-check", "<8e-07>")],
     }
-    return module.compose(records, axes, **(words | changes))
+    return module.compose(records, common, **(words | changes))
 
 
-def with_axes(**changes):
-    return dataclasses.replace(AXES, **changes)
+def with_common(**changes):
+    return dataclasses.replace(COMMON, **changes)
 
 
 # ---- without a browser
@@ -125,20 +146,23 @@ def test_an_image_of_a_small_vit_takes_less_than_a_megabyte_and_a_half():
     rng = np.random.default_rng(0)
     attn = softmax(2.5 * smooth_features(rng) @ smooth_features(rng).swapaxes(-1, -2) / 8)
     effective = np.exp(-(attn * np.log(attn + 1e-30)).sum(axis=-1)).mean()
-    record = module.Record(
+    names = "abcd"
+    record = make_record(
+        rng,
         image=rng.integers(0, 256, (32, 32, 3), dtype=np.uint8),
-        attn=attn,
-        maps={name: rng.random((10, 14, 14)) for name in "abcd"},
-        label=0,
-        predicted=0,
+        page_attn=attn,
+        maps={name: rng.random((10, 14, 14)) for name in names},
         probabilities=np.full(10, 0.1),
-        box=(0, 0, 32, 32),
+        contrasts={},
     )
-    methods = dict.fromkeys("abcd", "")
-    page = compose(
-        [record],
-        module.Axes(classes=list("0123456789"), prefix_names=["CLS"], methods=methods),
+    common = with_common(
+        classes=list("0123456789"),
+        prefix=["CLS"],
+        methods=[module.Method(name, "", "better", signed=False) for name in names],
+        kept=Kept(tuple(range(12)), 12, 3),
+        grid=PixelGrid((32, 32), (224, 224), (224, 224), (14, 14)),
     )
+    page = compose([record], common)
     image = page[page.index('"levels": "') :].split('"')[3]
     assert 40 < effective < 70
     assert len(image) < 1_500_000
@@ -152,43 +176,6 @@ def test_names_cannot_break_out_of_the_page(records):
     assert "<title>A &amp; &lt;title&gt;</title>" in page
     assert "<b>&" not in page
     assert "{{title}} &lt;/script&gt;" in page
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            {"attn": np.ones((2, 3, 16, 16))},
-            r"image 1: attn has shape \(2, 3, 16, 16\), expected \(2, 3, 17, 17\)",
-        ),
-        (
-            {"image": np.zeros((8, 8), np.uint8)},
-            r"image 1: image has shape \(8, 8\), expected \(8, 8, 3\)",
-        ),
-        (
-            {"probabilities": np.ones(3)},
-            r"image 1: probabilities has shape \(3,\), expected \(4,\)",
-        ),
-        (
-            {"attn": np.ones((1, 3, 17, 17))},
-            r"image 1 has .*\(1, 3, 17\).*, but image 0 has .*\(2, 3, 17\)",
-        ),
-        (
-            {"maps": {"rollout": np.ones((1, 3, 5)), "relevance": np.ones((3, 3, 5))}},
-            r"image 1: map 'relevance' has shape \(3, 3, 5\), expected \(4, 3, 5\)",
-        ),
-    ],
-)
-def test_a_record_that_does_not_fit_the_others_is_refused_by_its_number(records, change, message):
-    with pytest.raises(ValueError, match=message):
-        compose([records[0], dataclasses.replace(records[1], **change)])
-
-
-def test_a_page_without_images_or_without_methods_is_refused(records):
-    with pytest.raises(ValueError, match="at least one image"):
-        compose([])
-    with pytest.raises(ValueError, match="at least one method"):
-        compose(records, with_axes(methods={}))
 
 
 # ---- in a real browser
@@ -229,7 +216,7 @@ class Page:
         corner."""
         stage = self.find("#stage")
         self.js("arguments[0].scrollIntoView({block: 'center'})", stage)
-        x, y = place(self.js("record.box"), row, column, inside)
+        x, y = place(self.js("data.box"), row, column, inside)
         across = round((x - 0.5) * stage.size["width"])
         down = round((y - 0.5) * stage.size["height"])
         self.actions().move_to_element_with_offset(stage, across, down).perform()
@@ -268,7 +255,7 @@ class Page:
               return [...pixels.slice(start, start + 4)];
             });"""
         centres = [
-            place(CROPPED_SIDES, row, column) for row in range(ROWS) for column in range(COLUMNS)
+            place(COMMON.box, row, column) for row in range(ROWS) for column in range(COLUMNS)
         ]
         return np.array(self.driver.execute_script(script, centres))
 
@@ -329,15 +316,16 @@ def page(driver, address) -> Iterator[Page]:
     )
 
 
-@pytest.mark.parametrize(("image", "block", "head", "at"), [(0, 0, 2, (1, 3)), (1, 1, 0, (2, 0))])
+@pytest.mark.parametrize("place_of", [(0, 0, 2, (1, 3)), (1, 1, 0, (2, 0))], ids=str)
 @pytest.mark.parametrize("incoming", [False, True])
 def test_hovering_a_patch_shows_its_attention_within_the_stated_step(
-    page, records, image, block, head, at, incoming
+    page, records, place_of, incoming
 ):
+    image, block, head, at = place_of
     page.select(image, block, head)
     page.choose("direction", str(incoming).lower())
     page.hover(*at)
-    matrix, query = records[image].attn[block, head], token(*at)
+    matrix, query = records[image].page_attn[block, head], token(*at)
     truth = matrix[:, query] if incoming else matrix[query]
     _, steps = page.row()
     assert page.js("viewer.state.cursor") == query
@@ -359,9 +347,9 @@ def test_the_spotlight_dims_what_is_low_and_leaves_the_highest_as_it_is(page):
     assert 60 < alpha[0] <= 204  # the strength of 0.8
 
 
-@pytest.mark.parametrize("image", [0, 1])
-def test_the_pointer_finds_each_corner_patch_up_to_its_edges(page, image):
-    page.select(image, 0, 0)
+@pytest.mark.parametrize("grid", [CROPPED_SIDES, CROPPED_ENDS], ids=["sides", "ends"])
+def test_the_pointer_finds_each_corner_patch_up_to_its_edges(driver, records, tmp_path, grid):
+    page = open_page(driver, write_page(tmp_path, compose(records, with_common(grid=grid))))
     for row, column in [(0, 0), (0, COLUMNS - 1), (ROWS - 1, 0), (ROWS - 1, COLUMNS - 1)]:
         for inside in (0.04, 0.96):
             page.hover(row, column, inside)
@@ -372,14 +360,14 @@ def test_the_pointer_finds_each_corner_patch_up_to_its_edges(page, image):
 def test_fused_heads_are_the_mean_or_the_largest_of_all_heads(page, records, head, fuse):
     page.choose("head", head)
     page.hover(1, 1)
-    assert page.shows(fuse(records[0].attn[-1], axis=0)[token(1, 1)])
+    assert page.shows(fuse(records[0].page_attn[-1], axis=0)[token(1, 1)])
 
 
 def test_a_prefix_token_is_chosen_by_its_chip_and_held_by_a_click(page, records):
     page.select(0, 0, 1)
     chip = page.find("#tokens button:nth-child(2)")
     page.actions().move_to_element(chip).perform()
-    assert page.shows(records[0].attn[0, 1, 1])
+    assert page.shows(records[0].page_attn[0, 1, 1])
     values, _ = page.row()
     chip.click()
     page.hover(2, 3)
@@ -417,6 +405,7 @@ def test_a_method_shows_the_map_of_the_chosen_class(page, records):
     page.choose("views", "relevance")
     order = page.js("allOf('[name=classes]').map(radio => Number(radio.value))")
     assert order == [1, 3, 0, 2]
+    page.find('#against option[value=""]').click()
     for k in [1, 2]:  # the predicted class is chosen at first
         page.choose("classes", k)
         page.hover(1, 2)
@@ -452,7 +441,7 @@ def test_the_address_holds_the_view_and_opens_it_again(page, address, records):
     sent = page.js("location.hash")
     assert sent == f"#image=1&view=attention&block=0&head=2&token={token(2, 1)}"
     again = page.open_again(address + sent)
-    assert again.shows(records[1].attn[0, 2, token(2, 1)])
+    assert again.shows(records[1].page_attn[0, 2, token(2, 1)])
     assert again.js("[block.value, document.querySelector('[name=head]:checked').value]") == [
         "0",
         "2",
@@ -460,55 +449,101 @@ def test_the_address_holds_the_view_and_opens_it_again(page, address, records):
 
 
 @pytest.mark.parametrize(("one", "other"), [(1, 0), (1, 3), (2, 1)])
+@pytest.mark.parametrize("method", ["relevance", "signed"])
 def test_a_second_class_shows_what_speaks_for_the_first_rather_than_for_it(
-    page, records, address, one, other
+    page, records, address, method, one, other
 ):
-    page.choose("views", "relevance")
+    page.choose("views", method)
     page.choose("classes", one)
     page.find(f'#against option[value="{other}"]').click()
     page.hover(1, 2)
-    sign = 1 if one < other else -1
-    pair = PAIRS.index((min(one, other), max(one, other)))
-    truth = sign * records[0].contrasts["relevance"][pair]
+    # stored is what speaks for the predicted class, 1
+    sign, rival = (1, other) if one == 1 else (-1, one)
+    truth = sign * records[0].contrasts[method][records[0].rivals.index(rival)]
     assert page.shows(truth)
     first, second = CLASSES[one], CLASSES[other]
     caption = (
         f"Yellow speaks for {first} rather than {second}, blue for {second} rather than {first}."
     )
-    assert page.text("#caption").endswith(caption)
+    assert page.text("#caption").startswith(caption)
     red, _, blue, _ = page.colours().T
     bright = (np.abs(truth) > 0.5 * np.abs(truth).max()).ravel()
     assert ((red > blue) == (truth.ravel() > 0))[bright].all()
     sent = page.js("location.hash")
-    assert sent == f"#image=0&view=relevance&class={one}&against={other}"
+    assert sent == f"#image=0&view={method}&class={one}&against={other}"
     again = page.open_again(address + sent)
     assert again.shows(truth)
     assert again.js("document.querySelector('[name=classes]:checked').value") == str(one)
     page.find('#against option[value=""]').click()
-    assert page.shows(records[0].maps["relevance"][one])
+    assert page.shows(records[0].maps[method][one])
 
 
-def test_a_class_has_no_rival_in_itself_and_a_map_that_knows_no_class_has_none(page):
+def test_the_first_question_is_why_not_the_true_class_or_the_next_most_probable(page):
     page.choose("views", "relevance")
-    page.find('#against option[value="0"]').click()
+    assert page.js("[viewer.state.category, viewer.state.against]") == [1, 3]  # right: the next
+    assert page.text("#rival").startswith("Why cat rather than")
+    page.choose("gallery", 1)
+    page.driver.execute_async_script("viewer.ready.then(arguments[0])")
+    page.driver.execute_async_script("setTimeout(arguments[0], 100)")
+    assert page.js("[record.label, viewer.state.category, viewer.state.against]") == [3, 1, 3]
+    red, _, blue, _ = page.colours().T
+    assert (red > blue).any()
+    assert (red < blue).any()
+
+
+def test_the_predicted_class_is_compared_with_its_rivals_and_others_with_it_alone(page):
+    page.choose("views", "relevance")
+    options = "[...document.querySelector('#against').options].map(option => option.value)"
+    assert page.js(options) == ["", "3", "0", "2"]  # by probability
     page.choose("classes", 0)
     assert page.js("[viewer.state.against, document.querySelector('#against').value]") == [None, ""]
-    offered = page.js("[...document.querySelector('#against').options].map(option => option.value)")
-    assert offered == ["", "1", "3", "2"]  # by probability
+    assert page.js(options) == ["", "1"]
     page.choose("views", "rollout")
     assert not page.find("#rival").is_displayed()
 
 
+def test_a_method_with_a_sign_is_drawn_in_two_colours_for_one_class(page, records):
+    page.choose("views", "signed")
+    page.find('#against option[value=""]').click()
+    truth = records[0].maps["signed"][1]
+    assert page.shows(truth)
+    assert page.text("#caption").startswith("Yellow speaks for cat, blue against it. Has a sign.")
+    red, _, blue, _ = page.colours().T
+    bright = (np.abs(truth) > 0.5 * np.abs(truth).max()).ravel()
+    assert ((red > blue) == (truth.ravel() > 0))[bright].all()
+    assert page.text("#low") == f"-{page.text('#high')}"
+
+
+def test_a_map_that_is_no_better_than_a_gaussian_is_marked_and_a_better_one_is_not(page):
+    labels = [label.split("\n") for label in page.js("allOf('#views label').map(l => l.innerText)")]
+    marked = {words[0].strip(): "no better" in words for words in labels}
+    assert marked == {
+        "relevance": False, "signed": True, "rollout": True, "every block and head": False,
+    }  # fmt: skip
+    page.choose("views", "rollout")
+    assert page.text("#caption").endswith("On this run it is no better than a centred Gaussian.")
+
+
+def test_values_beyond_the_brightest_are_counted(driver, records, tmp_path):
+    maps = dict(records[0].maps)
+    high = np.linspace(0, 0.1, ROWS * COLUMNS).reshape(1, ROWS, COLUMNS)
+    high[0, 1, 1] = 1.0
+    maps["rollout"] = high
+    record = dataclasses.replace(records[0], maps=maps)
+    page = open_page(driver, write_page(tmp_path, compose([record], start=(0, "rollout"))))
+    assert page.text("#step").startswith("Values above 0.102 are drawn like it: 1 of 15 patches.")
+
+
 def test_without_contrasts_there_is_no_second_class(driver, records, tmp_path):
-    without = [dataclasses.replace(record, contrasts={}) for record in records]
-    page = open_page(driver, write_page(tmp_path, compose(without, with_axes(pairs=()))))
+    without = [dataclasses.replace(record, contrasts={}, rivals=[]) for record in records]
+    page = open_page(driver, write_page(tmp_path, compose(without)))
     page.choose("views", "relevance")
     assert not page.find("#rival").is_displayed()
 
 
 @pytest.mark.parametrize(
     "wrong",
-    ["against=1", "image=7", "image=-1", "block=x&head=9", "view=none", "token=99", "class=<b>"],
+    ["image=7", "image=-1", "block=x&head=9", "view=none", "token=99", "class=<b>"],
 )
 def test_an_address_that_asks_for_what_is_not_there_opens_the_page_as_usual(page, address, wrong):
     state = page.open_again(f"{address}#{wrong}").js("viewer.state")
@@ -520,7 +555,7 @@ def test_an_address_that_asks_for_what_is_not_there_opens_the_page_as_usual(page
 def test_a_click_on_the_strip_opens_a_head_of_a_block(page, records):
     page.click_strip(0.5 / BLOCKS, 2.5 / HEADS)
     assert page.js("[viewer.state.block, viewer.state.head]") == [0, 2]
-    assert page.shows(records[0].attn[0, 2, page.js("viewer.state.cursor")])
+    assert page.shows(records[0].page_attn[0, 2, page.js("viewer.state.cursor")])
 
 
 def test_the_strip_shows_every_head_of_every_block_for_the_chosen_token(page, records):
@@ -534,7 +569,7 @@ def test_the_strip_shows_every_head_of_every_block_for_the_chosen_token(page, re
     for block, head in np.ndindex(BLOCKS, HEADS):
         top, left = head * (ROWS + 1), block * (COLUMNS + 1)
         drawn = light[top : top + ROWS, left : left + COLUMNS].ravel()
-        truth = records[0].attn[block, head, token(1, 1), len(PREFIX) :]
+        truth = records[0].page_attn[block, head, token(1, 1), len(PREFIX) :]
         assert (np.diff(drawn[np.argsort(truth)]) >= -3).all()
 
 
@@ -545,7 +580,8 @@ def test_the_page_opens_on_the_image_and_the_map_that_it_is_given(driver, record
 
 
 def test_every_map_has_a_thumbnail_that_opens_it(page):
-    assert page.js("allOf('#views canvas').map(canvas => canvas.dataset.view)") == list(METHODS)
+    names = page.js("allOf('#views [data-view]').map(canvas => canvas.dataset.view)")
+    assert names == [method.name for method in METHODS]
     pixels = "canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data"
     colours = page.js(f"allOf('#views canvas').map(canvas => new Set({pixels}).size)")
     assert min(colours) > 9
@@ -578,16 +614,19 @@ def test_a_phone_shows_all_without_scrolling_sideways_and_a_tap_holds_a_patch(dr
 def test_a_page_of_a_few_blocks_and_the_mean_over_heads_says_so_and_works(
     driver, records, tmp_path
 ):
-    small = [dataclasses.replace(one, attn=one.attn.mean(axis=1, keepdims=True)) for one in records]
-    axes = with_axes(kept=Kept((0, 11), 12, HEADS, each_head=False))
-    address = write_page(tmp_path, compose(small, axes))
+    small = [
+        dataclasses.replace(one, page_attn=one.page_attn.mean(axis=1, keepdims=True))
+        for one in records
+    ]
+    kept = Kept((0, 11), 12, HEADS, each_head=False)
+    address = write_page(tmp_path, compose(small, with_common(kept=kept)))
     page = open_page(driver, f"{address}#image=0&view=attention&block=1&head=max")
     missing = "the page holds of 12 blocks only 0, 11 and the mean over each block's 3 heads alone."
     assert page.text("#note").endswith(missing)
     assert page.text("#head .row") == "mean"
     assert page.text("#depth") == "11 of 0–11"
     page.hover(1, 1)
-    assert page.shows(small[0].attn[1, 0, token(1, 1)])
+    assert page.shows(small[0].page_attn[1, 0, token(1, 1)])
     page.click_strip(0.25, 0.5)
     assert page.text("#depth") == "0 of 0–11"
     assert page.js("viewer.state.head") == "mean"
@@ -596,16 +635,17 @@ def test_a_page_of_a_few_blocks_and_the_mean_over_heads_says_so_and_works(
 
 def test_bars_that_were_added_to_the_image_carry_no_map_and_set_no_scale(driver, records, tmp_path):
     """The first of three rows of patches lies on a bar, and there the map is the highest."""
-    _left, top, _right, bottom = CROPPED_SIDES
+    _left, top, _right, bottom = COMMON.box
     high = records[0].maps["relevance"].copy()
     high[:, 0] = 99
     record = dataclasses.replace(
         records[0],
         maps={**records[0].maps, "relevance": high},
-        content=(0, round(top + (bottom - top) / ROWS), 40, round(bottom)),
+        content=(round(top + (bottom - top) / ROWS), 0, round(bottom), 40),
     )
     page = open_page(driver, write_page(tmp_path, compose([record])))
     page.choose("views", "relevance")
+    page.find('#against option[value=""]').click()
     colours = page.colours().reshape(ROWS, COLUMNS, 4)
     assert (colours[0] == (128, 128, 128, 255)).all()
     assert not (colours[1:] == (128, 128, 128, 255)).all(axis=-1).any()
@@ -622,3 +662,24 @@ def test_what_was_cut_away_is_dimmed(page):
     page.choose("views", "relevance")
     assert page.js("grid.left") > 0.05
     assert page.js(canvas) == round(255 * 0.8 * 0.8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("view", ["relevance", "attention"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_tool_finds_no_fault_in_contrast_names_and_keyboard(driver, address, view, scheme):
+    """axe-core, with all its rules."""
+    axe = pytest.importorskip("axe_core_python.selenium").Axe()
+    emulated = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", emulated)
+    try:
+        driver.get("about:blank")
+        open_page(driver, f"{address}#view={view}")
+        found = axe.run(driver)
+    finally:
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    faults = [
+        (fault["id"], [node["html"] for node in fault["nodes"]]) for fault in found["violations"]
+    ]
+    assert faults == []
+    assert len(found["passes"]) > 15

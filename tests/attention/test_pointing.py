@@ -1,4 +1,4 @@
-"""Mosaics hold one image of the class asked for, and a map's share of a quadrant is what a plain
+"""Mosaics hold one image of the class asked for, and a map's share of a cell is what a plain
 loop gives."""
 
 from collections import Counter
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vit_finetune.attention.faithfulness import random_maps
-from vit_finetune.attention.pointing import mosaics, quadrant_share
+from vit_finetune.attention.pointing import cell_share, mosaics
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4, 10])
@@ -35,9 +35,9 @@ def test_mosaics_are_four_images_of_which_one_alone_is_of_the_class_asked_for(cl
 
 
 @pytest.mark.parametrize("grid", [(4, 6), (3, 5), (4, 3)])
-def test_quadrant_share_against_a_loop(grid, rng):
+def test_the_share_of_a_quadrant_against_a_loop(grid, rng):
     maps = random_maps(4, grid, rng) - 0.3
-    shares = quadrant_share(maps, torch.arange(4))
+    shares = cell_share(maps, torch.arange(4))
     for quadrant, relevance in enumerate(maps):
         inside = total = 0.0
         for i, j in np.ndindex(*grid):
@@ -50,4 +50,29 @@ def test_quadrant_share_against_a_loop(grid, rng):
 
 
 def test_a_map_without_positive_relevance_counts_as_chance():
-    assert quadrant_share(-torch.ones(1, 4, 4), torch.tensor([2])).tolist() == [0.25]
+    assert cell_share(-torch.ones(1, 4, 4), torch.tensor([2])).tolist() == [0.25]
+
+
+@pytest.mark.parametrize("grid", [(14, 14), (6, 9), (4, 5), (2, 2)])
+def test_the_share_of_a_cell_of_nine_is_that_of_its_area_on_a_fine_grid(grid, rng):
+    maps = random_maps(9, grid, rng) - 0.3
+    # every patch as 3 x 3 equal parts, so that no part lies on a border of cells
+    fine = maps.clamp_min(0).repeat_interleave(3, dim=1).repeat_interleave(3, dim=2)
+    shares = cell_share(maps, torch.arange(9), 3)
+    for cell, relevance in enumerate(fine):
+        row, column = divmod(cell, 3)
+        rows = slice(row * grid[0], (row + 1) * grid[0])
+        columns = slice(column * grid[1], (column + 1) * grid[1])
+        inside = relevance[rows, columns].sum() / relevance.sum()
+        assert shares[cell] == pytest.approx(float(inside), rel=1e-5)
+
+
+def test_mosaics_of_nine_images_hold_nine_classes_and_one_of_them_is_asked_for(rng):
+    images = rng.integers(256, size=(40, 4, 6, 3), dtype=np.uint8)
+    labels = np.arange(40) % 10
+    made, chosen, asked = mosaics(images, labels, 30, rng, side=3)
+    assert made.shape == (30, 12, 18, 3)
+    assert set(asked.tolist()) == set(range(9))
+    for picture, numbers in zip(made, chosen, strict=True):
+        assert len(set(labels[numbers].tolist())) == 9
+        assert np.array_equal(picture[4:8, 12:], images[numbers[5]])

@@ -24,7 +24,9 @@ def some_images(rng) -> PredictedImages:
     """Twelve images of three classes; the first value of each image is its number."""
     images = rng.integers(256, size=(12, 4, 6, 3), dtype=np.uint8)
     images[:, 0, 0, 0] = np.arange(12)
-    return PredictedImages(images, np.arange(12) % 3, rng.integers(3, size=12), FILES)
+    return PredictedImages(
+        images, np.arange(12) % 3, rng.integers(3, size=12), rng.random(12), FILES
+    )
 
 
 def as_pixels(images: torch.Tensor) -> torch.Tensor:
@@ -37,13 +39,13 @@ def test_images_are_read_with_the_number_of_each_predicted_class(tmp_path, some_
     write_csv(
         tmp_path / "predictions.csv",
         [
-            {"file": f, "predicted": names[k]}
-            for f, k in zip(FILES, some_images.predicted, strict=True)
+            {"file": f, "predicted": names[k], "confidence": c}
+            for f, k, c in zip(FILES, some_images.predicted, some_images.confidence, strict=True)
         ],
     )
     found = read_predicted_images(str(tmp_path), str(tmp_path / "predictions.csv"), names)
     assert found.take(np.array([3, 0])).files == ["3.jpg", "0.jpg"]
-    for name in ("images", "labels", "predicted"):
+    for name in ("images", "labels", "predicted", "confidence"):
         assert np.array_equal(getattr(found, name), getattr(some_images, name))
     with pytest.raises(UserError, match=r"test_images\.npy is missing; run dvc repro"):
         read_predicted_images(str(tmp_path / "absent"), str(tmp_path / "predictions.csv"), names)
@@ -63,14 +65,14 @@ def test_a_sample_is_of_different_images_in_their_order_with_their_labels_and_pr
 
 def test_a_sample_or_gallery_of_more_images_than_there_are_is_all_of_them(some_images, rng):
     assert draw_sample(some_images, as_pixels, 99, rng).rows.tolist() == [*range(12)]
-    assert sorted(choose_gallery(some_images, 99, rng)) == [*range(12)]
+    assert sorted(choose_gallery(some_images, 99)) == [*range(12)]
 
 
 def test_a_mosaic_is_asked_for_the_class_of_the_image_in_its_quadrant(some_images, rng):
     found = draw_mosaics(some_images, as_pixels, 20, rng)
     assert found.pixels.shape == (20, 3, 8, 12)
-    assert len({*found.quadrants.tolist()}) == 4
-    for pixels, asked, quadrant in zip(found.pixels, found.classes, found.quadrants, strict=True):
+    assert len({*found.cells.tolist()}) == 4
+    for pixels, asked, quadrant in zip(found.pixels, found.classes, found.cells, strict=True):
         numbers = pixels[0, ::4, ::6].flatten().int()  # the first value of each of the four images
         assert some_images.labels[numbers[quadrant]] == asked
 
@@ -79,19 +81,26 @@ def test_a_mosaic_is_asked_for_the_class_of_the_image_in_its_quadrant(some_image
     ("right", "wrong", "count", "wrong_shown"),
     [(20, 20, 8, 4), (20, 2, 8, 2), (2, 20, 8, 6), (20, 0, 8, 0)],
 )
-def test_half_of_the_gallery_is_wrong_as_far_as_there_are_so_many(
+def test_the_gallery_has_the_most_confident_mistakes_and_the_least_confident_right_predictions(
     right, wrong, count, wrong_shown, rng
 ):
+    total = right + wrong
     predicted = np.array([0] * right + [1] * wrong)
-    test = PredictedImages(
-        np.zeros((len(predicted), 1, 1, 3), np.uint8),
-        np.zeros_like(predicted),
-        predicted,
-        [""] * len(predicted),
-    )
-    rows = choose_gallery(test, count, rng)
+    confidence = rng.random(total)
+    images = np.zeros((total, 1, 1, 3), np.uint8)
+    test = PredictedImages(images, np.zeros(total, int), predicted, confidence, [""] * total)
+    rows = choose_gallery(test, count)
     assert len(set(rows)) == count
-    assert predicted[rows].sum() == wrong_shown
+    mistakes, hits = rows[:wrong_shown], rows[wrong_shown:]
+    assert predicted[mistakes].all()
+    assert not predicted[hits].any()
+    others = np.setdiff1d(np.arange(total), rows)
+    assert (np.diff(confidence[mistakes]) < 0).all()
+    assert (np.diff(confidence[hits]) > 0).all()
+    assert not (
+        confidence[others[predicted[others] == 1]] > confidence[mistakes].min(initial=1)
+    ).any()
+    assert not (confidence[others[predicted[others] == 0]] < confidence[hits].max(initial=0)).any()
 
 
 @pytest.mark.parametrize(("right", "above"), [(12, True), (9, True), (6, False), (4, False)])
@@ -99,7 +108,9 @@ def test_a_model_is_above_chance_when_the_interval_of_its_accuracy_is(right, abo
     labels = np.arange(12) % 3
     predicted = np.where(np.arange(12) < right, labels, (labels + 1) % 3)
     assert (
-        PredictedImages(np.zeros((12, 1, 1, 3), np.uint8), labels, predicted, FILES).above_chance
+        PredictedImages(
+            np.zeros((12, 1, 1, 3), np.uint8), labels, predicted, np.ones(12), FILES
+        ).above_chance
         == above
     )
 

@@ -21,10 +21,8 @@ def textbook_attention() -> Iterator[list[Tensor]]:
     """P v in place of the kernel, each P in the graph."""
     seen: list[Tensor] = []
 
-    def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None):
-        scores = (
-            query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
-        )
+    def attention(query, key, value, attn_mask=None, **_options):
+        scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
         matrix = (scores if attn_mask is None else scores + attn_mask).softmax(dim=-1)
         if not matrix.requires_grad:
             matrix.requires_grad_()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from tests.browser import chromium
 from vit_finetune.classifier_page.page import classifier_page
@@ -114,8 +115,11 @@ def turned(orientation):
 
 RGB = Image.fromarray(gradient(20, 31))
 RGBA = Image.merge("RGBA", [*RGB.split(), Image.fromarray(gradient(20, 31)[..., 1] * 8)])
+GAMMA = PngInfo()
+GAMMA.add(b"gAMA", (100_000).to_bytes(4))  # 1.0: an image viewer would change the colours
 FILES = {  # a file, and how many levels it may differ
     "PNG": (file_of(RGB, "PNG"), 0),
+    "gamma": (file_of(RGB, "PNG", pnginfo=GAMMA), 0),
     "grey": (file_of(RGB.convert("L"), "PNG"), 0),
     "palette": (file_of(RGB.quantize(16), "PNG"), 0),
     "transparent": (file_of(RGBA, "PNG"), 1),

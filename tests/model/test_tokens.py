@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from tests.small_vits import SIDES, SMALL, build, pictures
-from vit_finetune.attention.capture import capture
+from vit_finetune.attention.walk import Walk
 from vit_finetune.core.errors import UserError
 from vit_finetune.model.families import token_layout
 from vit_finetune.model.tokens import TokenLayout
@@ -59,9 +59,7 @@ def test_the_readout_is_what_the_head_reads(name):
 def test_the_readout_of_attention_pooling_is_its_own_attention(name):
     model = build(name)
     layout = token_layout(model)
-    with torch.no_grad(), capture(model) as seen:
-        model(pictures(model))
-    row = seen.pooling_row()
+    row = Walk(model, pictures(model), frozenset()).pooling
     assert (len(row), *row.shape[2:]) == (2, 1, layout.tokens)
     assert torch.allclose(layout.readout(row), row[:, :, 0].mean(dim=1))
     assert torch.allclose(layout.readout(row).sum(dim=1), torch.ones(2))

@@ -10,7 +10,7 @@ from tests.graph import PACKAGE
 from vit_finetune.pages import render as module
 from vit_finetune.pages.cards import Card
 from vit_finetune.pages.render import data_uri, render
-from vit_finetune.prediction.page import predictions_page
+from vit_finetune.prediction.page import DrawnMap, predictions_page
 
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="8" height="8"/>'
 STYLES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.css"))
@@ -27,7 +27,7 @@ def card(name, predicted="cat"):
 
 
 def page(*cards, against=None):
-    return predictions_page(cards, "rollout", against)
+    return predictions_page(cards, DrawnMap("rollout", against))
 
 
 @pytest.mark.parametrize(

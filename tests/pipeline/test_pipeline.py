@@ -747,3 +747,24 @@ def test_without_adaptation_the_adapted_model_is_the_pretrained_one(project):
     assert (project.folder / "plots/adaptation.csv").read_text().splitlines() == [
         "epoch,train_loss,train_accuracy,lr,val_loss,val_accuracy"
     ]
+
+
+@pytest.mark.slow
+def test_a_corrected_label_reruns_what_follows_and_an_image_called_right_trains_nothing(project):
+    before = {path: data for path, data in project.outputs().items() if path.startswith("data/sub")}
+    path = project.folder / "data/corrections.csv"
+    shipped = path.read_text()
+    first, second = (row["file"] for row in rows_of(project, "predictions")[:2])
+    path.write_text(f"{shipped}digits,{first},keep,,\nother,{second},drop,,\n")
+    reran = project.repro()
+    assert reran[0] == "subset"
+    assert not {"adapt", "embed", "train", "evaluate", "attention"} & set(reran)
+    path.write_text(f"{shipped}digits,{first},drop,,\n")
+    reran = project.repro()
+    assert "download" not in reran
+    assert {"subset", "adapt", "evaluate"} <= set(reran)
+    evaluation = metrics_of(project, "evaluation")
+    assert (evaluation["n"], evaluation["corrected"]) == (39, "1 dropped")
+    path.write_text(shipped)
+    assert project.repro() == []
+    assert {path: data for path, data in project.outputs().items() if path in before} == before

@@ -5,7 +5,7 @@ from vit_finetune.report.headline import (
     gain,
     headline,
     interval,
-    map_rows,
+    map_table,
     outcome,
     table,
 )
@@ -95,17 +95,19 @@ def test_an_interval_is_its_mean_and_both_ends_with_signs_where_asked():
 
 def test_each_map_has_a_row_with_its_numbers_and_the_header_says_what_is_good():
     rollout = columns("minus_random", 0.2, 0.1, 0.3) | columns("minus_centre", -0.1, -0.2, 0.1)
+    rollout |= columns("mosaic_share_3x3", 0.12, 0.1, 0.14)
     rollout |= columns("mosaic_share", 0.25, 0.2, 0.3) | columns("head_shuffled", 1, 1, 1)
     rows = [
         {"map": "rollout", "n": "48", "verdict": "no better", **rollout},
         {"map": "centre", "verdict": ""},
     ]
-    assert map_rows(rows) == [
+    assert map_table(rows) == [
         [
             "map (n = 48)",
             "score minus a random map's, should be above 0",
             "score minus the Gaussian's, should be above 0",
             "fraction in the quadrant of the class, 0.25 by chance",
+            "fraction in the cell of the class, of 3 × 3, 0.11 by chance",
             "correlation with itself, classifier shuffled, should be far below 1",
             "against the Gaussian",
         ],
@@ -114,6 +116,7 @@ def test_each_map_has_a_row_with_its_numbers_and_the_header_says_what_is_good():
             "+0.20 [+0.10, +0.30]",
             "-0.10 [-0.20, +0.10]",
             "0.25 [0.20, 0.30]",
+            "0.12 [0.10, 0.14]",
             "1.00 [1.00, 1.00]",
             "no better",
         ],

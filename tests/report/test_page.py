@@ -28,7 +28,7 @@ from vit_finetune.report.page import (
 from vit_finetune.style import figure_of, png
 from vit_finetune.verdict import verdict
 
-COLUMNS = ("minus_random", "minus_centre", "mosaic_share", "head_shuffled")
+COLUMNS = ("minus_random", "minus_centre", "mosaic_share", "mosaic_share_3x3", "head_shuffled")
 PICTURE = png(figure_of(1, "picture")[0])
 CHART = render.svg("class_balance", [{"split": "train", "class": "a", "images": 1}])
 PICTURES = dict.fromkeys([*MISTAKES, *ATTENTION, *REVIEW], PICTURE)

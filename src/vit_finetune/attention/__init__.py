@@ -8,7 +8,7 @@ from vit_finetune.attention.faithfulness import (
 )
 from vit_finetune.attention.maps import METHODS, MapMaker
 from vit_finetune.attention.pixels import PixelGrid, spotlight
-from vit_finetune.attention.walk import Walk, attention_gradients
+from vit_finetune.attention.walk import Walk
 
 __all__ = [
     "METHODS",
@@ -16,7 +16,6 @@ __all__ = [
     "MapMaker",
     "PixelGrid",
     "Walk",
-    "attention_gradients",
     "centre_prior",
     "deletion_insertion",
     "random_maps",

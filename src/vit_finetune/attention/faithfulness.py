@@ -112,7 +112,8 @@ def precision_for(model: Any, images: Tensor, wanted: torch.dtype) -> torch.dtyp
         return wanted
     name = str(wanted).removeprefix("torch.")
     print(
-        f"attention: in {name} probabilities differ by {difference:.3f}, so patches are left out in float32"
+        f"attention: in {name} probabilities differ by {difference:.3f}, so patches are left out "
+        "in float32"
     )
     return torch.float32
 
@@ -148,15 +149,26 @@ class Curves:
         return sum_of_means([parts[group == g] for g in np.unique(group)])
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """Which image is asked at which of the fractions of its patches.
+
+    Image i is asked at the fractions f with i = f modulo `groups`; fewer groups where there are few
+    images, for each needs two. One group asks every image at every fraction, which costs `groups`
+    times as much.
+    """
+
+    fractions: Sequence[float] = FRACTIONS
+    groups: int = GROUPS
+
+
 def deletion_insertion(
     model: nn.Module,
     images: Tensor,
     targets: Tensor,
     maps: Mapping[str, Tensor],
     rng: Rng,
-    fractions: Sequence[float] = FRACTIONS,
-    groups: int = GROUPS,
-    batch_tokens: int = BATCH_TOKENS,
+    schedule: Schedule | None = None,
 ) -> dict[str, Curves]:
     """Curves of every map: the most relevant patches leave first (deletion), or come first
     (insertion).
@@ -168,11 +180,11 @@ def deletion_insertion(
         images: (B, 3, h, w) as the model takes them.
         targets: (B,).
         maps: (B, G_h, G_w) each.
-        groups: image i is asked at the fractions f with i = f modulo `groups`; fewer where there
-            are few images, for each group needs two. 1 asks every image at every fraction, which
-            costs `groups` times as much.
     """
-    count, groups = next(iter(maps.values()))[0].numel(), max(1, min(groups, len(images) // 2))
+    schedule = schedule or Schedule()
+    fractions = schedule.fractions
+    count = next(iter(maps.values()))[0].numel()
+    groups = max(1, min(schedule.groups, len(images) // 2))
     group = torch.arange(len(images)) % groups
     known = np.full((len(images), len(fractions)), np.nan)
     curves = {name: Curves(tuple(fractions), known.copy(), known.copy()) for name in maps}
@@ -187,7 +199,7 @@ def deletion_insertion(
         left, come = order[..., min(gone, count - 1) :], order[..., : max(gone, 1)]
         for kind, keep in (("deletion", left), ("insertion", come)):
             every = keep.shape[2] == count  # all patches are the same choice in any order
-            found = kept_probabilities(model, some, keep[:, :1] if every else keep, batch_tokens)
+            found = kept_probabilities(model, some, keep[:, :1] if every else keep)
             of_class = (
                 found.gather(2, classes.expand(-1, found.shape[1], 1))[..., 0]
                 .expand(-1, len(maps))

@@ -1,7 +1,7 @@
 """Pictures of attention: arrays in, a matplotlib Figure out."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from vit_finetune import style
-from vit_finetune.attention.gallery import ClassMean, Gallery, opening, painted, painted_maps
+from vit_finetune.attention.gallery import ClassMean, Shown, map_of, painted
 from vit_finetune.attention.judge import Judgement
-from vit_finetune.attention.pixels import PixelGrid, bright_end, spotlight
-from vit_finetune.style import Array, Names
+from vit_finetune.attention.page import Common, opening
+from vit_finetune.attention.pixels import bright_end, spotlight
+from vit_finetune.style import Array
 
 MONTAGE_NOTE = (
     "Bright where the map is high, each scaled for itself. Under its name: its score beside a "
@@ -49,44 +50,31 @@ def heat_canvas(
 
 
 @style.styled
-def attention_montage(
-    images: Sequence[Array],
-    maps: Mapping[str, Sequence[Array]],
-    labels: Array,
-    predicted: Array,
-    confidence: Array,
-    classes: Names,
-    verdicts: Mapping[str, str],
-) -> Figure:
-    """One row per image: the image, then the image in the spotlight of each map, each scaled for
-    itself.
+def attention_montage(images: Sequence[Shown], common: Common) -> Figure:
+    """One row per image: the image, then the image in the spotlight of each map of its predicted
+    class, each scaled for itself.
 
     A right prediction has a tick. A wrong one has a cross, is bold, and names the true class.
-
-    Args:
-        maps: name -> N arrays (h, w), painted on the frame of their image at any resolution, NaN
-            where the model saw nothing.
-        confidence: probability of the predicted class, (N,).
-        verdicts: of each map, in a word, against a centred Gaussian.
     """
-    tall = max(image.shape[0] / image.shape[1] for image in images)
-    across = 1 + len(maps)
+    methods = common.methods
+    tall = max(shown.image.shape[0] / shown.image.shape[1] for shown in images)
+    across = 1 + len(methods)
     wide = 0.18 * across  # cells, for about an inch of text
     height = 0.5 + len(images) * tall
-    figure, axes, _ = style.canvas(
+    figure, canvas, _ = style.canvas(
         wide + across, height + 0.25, "What speaks for the predicted class, by each map"
     )
-    for column, name in enumerate(("image", *maps)):
+    canvas.text(wide + 0.47, 0.2, "image", ha="center")
+    for column, method in enumerate(methods, start=1):
         x = wide + column + 0.47
-        verdict = verdicts.get(name, "")
-        axes.text(x, 0.2, name, ha="center")
-        axes.text(x, 0.4, verdict, ha="center", fontsize=7, color=style.QUIET)
-    for i, image in enumerate(images):
+        canvas.text(x, 0.2, method.name, ha="center")
+        canvas.text(x, 0.4, method.verdict, ha="center", fontsize=7, color=style.QUIET)
+    for i, shown in enumerate(images):
         y = 0.5 + i * tall
-        right = labels[i] == predicted[i]
-        prediction = f"{style.shorten(classes[predicted[i]], 12)} {confidence[i]:.2f}"
-        true = style.shorten(classes[labels[i]], 12)
-        axes.text(
+        right = shown.label == shown.predicted
+        prediction = f"{style.shorten(common.classes[shown.predicted], 12)} {shown.confidence:.2f}"
+        true = style.shorten(common.classes[shown.label], 12)
+        canvas.text(
             wide - 0.1,
             y + 0.47 * tall,
             f"✓ {prediction}" if right else f"✗ {prediction}\nis {true}",
@@ -95,10 +83,11 @@ def attention_montage(
             weight="normal" if right else "bold",
             color=style.BLUE if right else style.VERMILION,
         )
-        style.place(axes, image, wide, y, tall)
-        for column, of_map in enumerate(maps.values(), start=1):
-            style.place(axes, spotlight(image, of_map[i]), wide + column, y, tall)
-    axes.text(0, height + 0.2, MONTAGE_NOTE, fontsize=7, color=style.QUIET)
+        style.place(canvas, shown.image, wide, y, tall)
+        for column, method in enumerate(methods, start=1):
+            of_map = painted(shown, map_of(shown, method.name, shown.predicted), common.grid)
+            style.place(canvas, spotlight(shown.image, of_map), wide + column, y, tall)
+    canvas.text(0, height + 0.2, MONTAGE_NOTE, fontsize=7, color=style.QUIET)
     return figure
 
 
@@ -203,33 +192,20 @@ def class_mean_maps(means: Sequence[ClassMean]) -> Figure:
 
 
 def draw_all(
-    gallery: Gallery,
+    images: Sequence[Shown],
     judgement: Judgement,
     means: Sequence[ClassMean],
-    grid: PixelGrid,
-    classes: Names,
+    common: Common,
 ) -> dict[str, Figure]:
     """Every picture of the stage by the name of its file."""
-    maps = painted_maps(gallery, grid)
-    verdicts = {row["map"]: row["verdict"] for row in judgement.tables["attention_maps"]}
-    confidence = gallery.probabilities.max(axis=1)
-    first, _ = opening(gallery, judgement)
-    heads = np.stack(
-        [[painted(gallery, first, head, grid) for head in block] for block in gallery.heads[first]]
-    )
-    prediction = f"{classes[gallery.predicted[first]]} {confidence[first]:.2f}"
+    grid = common.grid
+    first = images[opening(images, judgement)[0]]
+    heads = np.stack([[painted(first, head, grid) for head in block] for block in first.heads])
+    prediction = f"{common.classes[first.predicted]} {first.confidence:.2f}"
     return {
-        "attention_montage": attention_montage(
-            list(gallery.images),
-            maps,
-            gallery.labels,
-            gallery.predicted,
-            confidence,
-            classes,
-            verdicts,
-        ),
+        "attention_montage": attention_montage(images, common),
         "attention_blocks": block_head_grid(
-            gallery.images[first], heads, f"Every block and head: {prediction}"
+            first.image, heads, f"Every block and head: {prediction}"
         ),
         "attention_classes": class_mean_maps(means),
     }

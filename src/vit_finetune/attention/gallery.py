@@ -1,10 +1,11 @@
 """A few images with the matrices and every map of them: for the interactive page, the montage,
-other tools."""
+other tools.
 
-from collections.abc import Sequence
+L blocks, H heads, T tokens, a grid of G_h x G_w patches, K classes.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,188 +15,216 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
-from vit_finetune.attention.capture import encoder_blocks
-from vit_finetune.attention.judge import Judgement
 from vit_finetune.attention.kept import Kept, kept_in_file, kept_on_page
 from vit_finetune.attention.maps import (
-    CLASS_AGNOSTIC,
-    METHODS,
+    Contrast,
     MapMaker,
     Maps,
-    Pair,
+    MapsOfDirection,
+    asked_by,
+    go_back,
     joined,
     readout_maps,
 )
-from vit_finetune.attention.page import Axes, Record, compose
 from vit_finetune.attention.pixels import PixelGrid
 from vit_finetune.attention.sample import PredictedImages, Preprocess, Sample, draw_for_classes
 from vit_finetune.attention.walk import BlockAttention, Walk
-from vit_finetune.model.tokens import TokenLayout
-from vit_finetune.verdict import error_chance, in_words
 
 Rng = np.random.Generator
+Floats = NDArray[np.floating]
 
 ENOUGH = 20  # images of a mean map
-CONTRAST_CLASSES = 10  # each of which is set against each other one: 45 pairs
+RIVALS = 10  # classes with which the predicted one is compared
+CLASSES_AT_ONCE = 16  # whose gradients, a few (T, D) each, are held together
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """One image and everything that the model computed on it.
+
+    Attributes:
+        row: its place in the test part.
+        image: (H, W, 3), the original pixels.
+        file: where it came from.
+        content: the image without bars: top, left, bottom, right in pixels; None without bars.
+        label, predicted: true and predicted class.
+        probabilities: (K,).
+        heads: (L, H, G_h, G_w), where each head looks for what the model's head reads.
+        attn: (blocks, H or 1 for their mean, T, T) float16, for the file of matrices.
+        page_attn: the same in float32, for the page.
+        maps: per method (K, G_h, G_w), or (1, G_h, G_w) where it knows no class.
+        rivals: classes with which the predicted one is compared, the most probable first.
+        contrasts: per method that knows the class (rivals, G_h, G_w), signed: what speaks for the
+            predicted class minus what speaks for the rival.
+    """
+
+    row: int
+    image: NDArray[np.uint8]
+    file: str
+    content: tuple[int, int, int, int] | None
+    label: int
+    predicted: int
+    probabilities: Floats
+    heads: Floats
+    attn: Tensor
+    page_attn: Floats
+    maps: dict[str, Floats]
+    rivals: list[int]
+    contrasts: dict[str, Floats]
+
+    @property
+    def confidence(self) -> float:
+        return float(self.probabilities.max())
+
+
+class BlocksOfImage:
+    """Takes the blocks of one image: its maps for several classes, and, of the first one, which is
+    the predicted class, the matrices and the contrasts with the classes that follow it."""
+
+    def __init__(self, maker: MapMaker, walk: Walk, classes: int, rivals: int) -> None:
+        knowing = [kind for kind in maker.kinds if kind.asks]
+        self.layout = maker.layout
+        self.readout = maker.readout(walk)
+        settings = maker.settings
+        self.maps = [MapsOfDirection(maker.kinds, self.readout, settings) for _ in range(classes)]
+        self.contrasts = [Contrast(knowing, self.readout, settings) for _ in range(rivals)]
+        self.predicted: BlockAttention | None = None
+
+    def pass_block(self, block: BlockAttention) -> None:
+        c = block.direction
+        self.maps[c].pass_block(block)
+        if c == 0:
+            self.predicted = block
+        elif c <= len(self.contrasts):
+            assert self.predicted is not None
+            self.contrasts[c - 1].pass_block(self.predicted.minus(block))
+
+
+class Matrices:
+    """Takes the attention of one image: the blocks that are kept, and where each head looks."""
+
+    def __init__(self, maker: MapMaker, walk: Walk, in_file: Kept, on_page: Kept) -> None:
+        self.layout = maker.layout
+        self.readout = maker.readout(walk)
+        self.in_file = in_file
+        self.on_page = on_page
+        self.of_file: dict[int, Tensor] = {}
+        self.of_page: dict[int, Tensor] = {}
+        self.heads: dict[int, Tensor] = {}
+
+    def pass_block(self, block: BlockAttention) -> None:
+        index = block.index
+        if block.direction > 0:
+            return
+        self.heads[index] = readout_maps(block.attn, self.layout, self.readout)[0].cpu()
+        if index in self.in_file.blocks:
+            self.of_file[index] = self.in_file.take(block.attn)[0].half().cpu()
+        if index in self.on_page.blocks:
+            self.of_page[index] = self.on_page.take(block.attn)[0].cpu()
+
+
+def stacked(by_block: Mapping[int, Tensor]) -> Tensor:
+    """(...) of some blocks -> (blocks, ...), in the order of the blocks."""
+    return torch.stack([by_block[index] for index in sorted(by_block)])
+
+
+def rivals_of(logits: Tensor, predicted: int, label: int) -> list[int]:
+    """The classes with which the predicted one is compared, the most probable first, from (K,): up
+    to RIVALS, the true one among them."""
+    order = [k for k in logits.argsort(descending=True).tolist() if k != predicted]
+    chosen = order[:RIVALS]
+    if label != predicted and label not in chosen:
+        chosen[-1] = label
+    return chosen
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Images (N, H, W, 3) uint8 with what was computed on them.
+    """The images, and which of their matrices are kept in the file and on the page."""
 
-    Attributes:
-        rows: (N,), their places in the test split; `files`: where each of them came from.
-        content: where the image lies between bars that were added to it, (N, 4); None without bars.
-        attn: (N, blocks of `in_file`, H or 1 for their mean, T, T) float16.
-        page_attn: (N, blocks of `on_page`, H or 1 for their mean, T, T) float32.
-        heads: (N, L, H, G_h, G_w), where each head looks for what the model's head reads.
-        probabilities: (N, K).
-        class_maps: for each of the K classes, every method's map.
-        contrasts: for pairs of classes (a, b), a < b, the signed map of every method that knows the
-            class: what speaks for a minus what speaks for b. For (b, a) it is the negative. Of more
-                than CONTRAST_CLASSES, those that are
-            the most probable in one of the images.
-    """
-
-    rows: NDArray[np.intp]
-    images: NDArray[np.uint8]
-    files: list[str]
-    content: NDArray[np.int32] | None
-    labels: NDArray[np.int64]
-    predicted: NDArray[np.int64]
-    attn: Tensor
+    images: list[Shown]
     in_file: Kept
-    page_attn: Tensor
     on_page: Kept
-    heads: Tensor
-    probabilities: NDArray[np.float32]
-    class_maps: list[Maps]
-    contrasts: dict[Pair, Maps]
 
-
-class _Matrices:
-    """Takes the attention of the gallery's images batch by batch, and of each batch block by
-    block."""
-
-    def __init__(self, maker: MapMaker, images: int) -> None:
-        sizes = images, len(encoder_blocks(maker.model)), maker.heads, maker.layout.tokens
-        (_, depth, heads, tokens), grid = sizes, maker.layout.grid
-        self.in_file, self.on_page = kept_in_file(*sizes), kept_on_page(*sizes)
-        self.attn = self.in_file.empty(images, tokens, torch.float16)
-        self.page_attn = self.on_page.empty(images, tokens, torch.float32)
-        self.heads = torch.empty(images, depth, heads, *grid)
-
-    def take(
-        self, block: BlockAttention, images: slice, layout: TokenLayout, readout: Tensor
-    ) -> None:
-        self.heads[images, block.index] = readout_maps(block.attn, layout, readout)
-        for kept, matrices in ((self.in_file, self.attn), (self.on_page, self.page_attn)):
-            if block.index in kept.blocks:
-                matrices[images, kept.blocks.index(block.index)] = kept.take(block.attn).to(
-                    matrices.dtype
-                )
-
-
-def contrasted(maker: MapMaker, pixels: Tensor, classes: int) -> list[int]:
-    """The classes that are set against each other, in rising order."""
-    if classes <= CONTRAST_CLASSES:
-        return [*range(classes)]
-    with torch.no_grad():
-        logits = torch.cat([maker.model(batch) for (batch,) in maker.batches(pixels)])
-    return sorted(logits.softmax(dim=1).amax(dim=0).topk(CONTRAST_CLASSES).indices.tolist())
+    def stacked_attn(self) -> Tensor:
+        """The matrices of the file, (N, blocks, H or 1, T, T) float16."""
+        return torch.stack([one.attn for one in self.images])
 
 
 def fill_gallery(
-    maker: MapMaker, pixels: Tensor, rows: NDArray[np.intp], shown: PredictedImages, classes: int
+    maker: MapMaker, pixels: Tensor, rows: NDArray[np.intp], chosen: PredictedImages
 ) -> Gallery:
-    """Matrices, maps for each of the classes and pairs, and probabilities of the images shown,
-    `pixels` (N, 3, h, w).
-
-    One pass forward of each image gives all of it.
-    """
-    pairs = [*combinations(contrasted(maker, pixels, classes), 2)]
-    matrices, logits, found = _Matrices(maker, len(pixels)), [], []
-    for batch, numbers in maker.batches(pixels, torch.arange(len(pixels))):
-        walk = Walk(maker.model, batch)
-        place = slice(int(numbers[0]), int(numbers[-1]) + 1)
-        visit = partial(
-            matrices.take, images=place, layout=maker.layout, readout=maker.readout(walk)
+    """Matrices, maps for each class, contrasts and probabilities of the chosen images, `pixels`
+    (N, 3, h, w)."""
+    model: Any = maker.model
+    sizes = len(pixels), len(model.blocks), model.blocks[0].attn.num_heads, maker.layout.tokens
+    gallery = Gallery([], kept_in_file(*sizes), kept_on_page(*sizes))
+    for i, row in enumerate(rows):
+        walk = Walk(maker.model, pixels[i : i + 1], asked_by(maker.kinds))
+        label = int(chosen.labels[i])
+        predicted = int(chosen.predicted[i])
+        rivals = rivals_of(walk.logits[0], predicted, label)
+        matrices = Matrices(maker, walk, gallery.in_file, gallery.on_page)
+        maps, contrasts = maps_of_image(maker, walk, [predicted, *rivals], matrices)
+        content = None if chosen.content is None else tuple(chosen.content[i].tolist())
+        gallery.images.append(
+            Shown(
+                row=int(row),
+                image=chosen.images[i],
+                file=chosen.files[i],
+                content=content,
+                label=label,
+                predicted=predicted,
+                probabilities=walk.logits[0].softmax(dim=0).cpu().numpy(),
+                heads=stacked(matrices.heads).numpy(),
+                attn=stacked(matrices.of_file),
+                page_attn=stacked(matrices.of_page).numpy(),
+                maps=maps,
+                rivals=rivals,
+                contrasts=contrasts,
+            )
         )
-        found.append(maker.class_maps(walk, range(classes), pairs, visit))
-        logits.append(walk.logits)
-    class_maps = [
-        joined([part.agnostic | part.classes[k] for part in found]) for k in range(classes)
-    ]
-    return Gallery(
-        rows=rows,
-        images=shown.images,
-        files=shown.files,
-        content=shown.content,
-        labels=shown.labels,
-        predicted=shown.predicted,
-        attn=matrices.attn,
-        in_file=matrices.in_file,
-        page_attn=matrices.page_attn,
-        on_page=matrices.on_page,
-        heads=matrices.heads,
-        probabilities=torch.cat(logits).softmax(dim=1).numpy(),
-        class_maps=class_maps,
-        contrasts={pair: joined([part.contrasts[pair] for part in found]) for pair in pairs},
-    )
+    return gallery
 
 
-def page_records(gallery: Gallery, grid: PixelGrid) -> list[Record]:
-    """What the interactive page takes."""
-    boxes = grid.boxes()
-    top, left, bottom, right = *boxes[0, 0, :2], *boxes[-1, -1, 2:]
-    return [
-        Record(
-            image=gallery.images[i],
-            attn=gallery.page_attn[i].numpy(),
-            maps={
-                name: torch.stack(
-                    [
-                        maps[name][i]
-                        for maps in gallery.class_maps[: 1 if name in CLASS_AGNOSTIC else None]
-                    ]
-                ).numpy()
-                for name in METHODS
-            },
-            label=int(gallery.labels[i]),
-            predicted=int(gallery.predicted[i]),
-            probabilities=gallery.probabilities[i],
-            box=(float(left), float(top), float(right), float(bottom)),
-            file=gallery.files[i],
-            content=None
-            if gallery.content is None
-            else tuple(gallery.content[i][[1, 0, 3, 2]].tolist()),
-            contrasts={
-                name: torch.stack([maps[name][i] for maps in gallery.contrasts.values()]).numpy()
-                for name in METHODS
-                if gallery.contrasts and name not in CLASS_AGNOSTIC
-            },
-        )
-        for i in range(len(gallery.rows))
-    ]
+def maps_of_image(
+    maker: MapMaker, walk: Walk, compared: Sequence[int], matrices: Matrices
+) -> tuple[dict[str, Floats], dict[str, Floats]]:
+    """The maps of one image for every class, and the contrasts of the first of the compared classes
+    with each other one; see `Shown`."""
+    count = walk.logits.shape[1]
+    others = [k for k in range(count) if k not in compared]
+    groups = [[*compared]]
+    for start in range(0, len(others), CLASSES_AT_ONCE):
+        groups.append(others[start : start + CLASSES_AT_ONCE])
+    of_class: dict[int, Maps] = {}
+    contrasts: dict[str, Floats] = {}
+    for number, group in enumerate(groups):
+        blocks = BlocksOfImage(maker, walk, len(group), len(group) - 1 if number == 0 else 0)
+        takers: list[Any] = [blocks, matrices] if number == 0 else [blocks]
+        go_back(walk, [walk.direction(k) for k in group], takers)
+        for k, maps in zip(group, blocks.maps, strict=True):
+            of_class[k] = maker.on_grid(maps.values())
+        if blocks.contrasts:
+            signed = joined([maker.on_grid(one.values()) for one in blocks.contrasts])
+            contrasts = {name: values.numpy() for name, values in signed.items()}
+    found = {}
+    for kind in maker.kinds:
+        classes = range(count) if kind.asks else [compared[0]]
+        found[kind.name] = torch.cat([of_class[k][kind.name] for k in classes]).numpy()
+    return found, contrasts
 
 
-def painted_maps(gallery: Gallery, grid: PixelGrid) -> dict[str, list[NDArray[Any]]]:
-    """Every method's map for the predicted class on the pixels of the resized image."""
-    maps = {
-        name: [gallery.class_maps[k][name][i] for i, k in enumerate(gallery.predicted)]
-        for name in METHODS
-    }
-    return {
-        name: [painted(gallery, i, one, grid) for i, one in enumerate(found)]
-        for name, found in maps.items()
-    }
+def map_of(shown: Shown, method: str, label: int) -> Floats:
+    """The map (G_h, G_w) of an image for a class."""
+    maps = shown.maps[method]
+    return maps[label] if len(maps) > 1 else maps[0]
 
 
-def painted(gallery: Gallery, image: int, patch_map: Tensor, grid: PixelGrid) -> NDArray[Any]:
+def painted(shown: Shown, patch_map: Floats, grid: PixelGrid) -> Floats:
     """A map (G_h, G_w) of an image on the pixels of the resized image, NaN outside the crop and on
     bars."""
-    content = None if gallery.content is None else gallery.content[image]
-    return grid.paint(patch_map.cpu().numpy(), size=grid.resized, content=content)
+    return grid.paint(patch_map, size=grid.resized, content=shown.content)
 
 
 def relevance_by_class(
@@ -215,11 +244,10 @@ def relevance_by_class(
     more = draw_for_classes(test.predicted, sample.rows, ENOUGH, rng)
     if len(more):
         drawn = test.take(more)
-        pixels, predicted = (
-            preprocess(torch.from_numpy(drawn.images)),
-            torch.from_numpy(drawn.predicted),
-        )
-        maps = torch.cat([maps, maker.maps(pixels, predicted)["relevance"]])
+        pixels = preprocess(torch.from_numpy(drawn.images))
+        predicted = torch.from_numpy(drawn.predicted)
+        found = maker.maps(pixels, predicted, methods=["relevance"])
+        maps = torch.cat([maps, found["relevance"]])
     return maps, np.concatenate([sample.rows, more])
 
 
@@ -238,72 +266,17 @@ def class_means(
     both are ENOUGH."""
     means = []
     for k, name in enumerate(classes):
-        right, wrong = (predicted == k) & (labels == k), (predicted == k) & (labels != k)
-        apart = min(right.sum(), wrong.sum()) >= ENOUGH
-        for text, rows in (
-            ((f"{name}, right", right), (f"{name}, wrong", wrong))
-            if apart
-            else ((name, right | wrong),)
-        ):
-            none = np.full(maps.shape[1:], np.nan)
-            mean = maps[torch.from_numpy(rows)].double().mean(dim=0).numpy() if rows.any() else none
+        right = (predicted == k) & (labels == k)
+        wrong = (predicted == k) & (labels != k)
+        parts = {name: right | wrong}
+        if min(right.sum(), wrong.sum()) >= ENOUGH:
+            parts = {f"{name}, right": right, f"{name}, wrong": wrong}
+        for text, rows in parts.items():
+            mean = np.full(maps.shape[1:], np.nan)
+            if rows.any():
+                mean = maps[torch.from_numpy(rows)].double().mean(dim=0).numpy()
             means.append(ClassMean(text, mean, int(rows.sum())))
     return means
-
-
-def facts(judgement: Judgement) -> list[tuple[str, str]]:
-    """Numbers of the page: the margins that the verdict rests on, and the proof of the capture."""
-    rows = [row for row in judgement.tables["attention_maps"] if row["verdict"]]
-    said = error_chance(rows)
-    return [
-        *([("how sure that is", said)] if said else []),
-        *(
-            (
-                f"{row['map']}: score minus that of a centred Gaussian",
-                f"{row['minus_centre']:+.3f} [{row['minus_centre_low']:+.3f}, {row['minus_centre_high']:+.3f}]",
-            )
-            for row in rows
-        ),
-        (
-            "self-check of every block, largest relative error",
-            f"{judgement.metrics['selfcheck_max_rel_err']:.1e}",
-        ),
-    ]
-
-
-def opening(gallery: Gallery, judgement: Judgement) -> tuple[int, str]:
-    """What the page opens on: the image that is right with most confidence, and the map that
-    deserves most trust."""
-    confidence = gallery.probabilities.max(axis=1) + (gallery.predicted == gallery.labels)
-    rows = [row for row in judgement.tables["attention_maps"] if row["verdict"]]
-    return int(confidence.argmax()), max(rows, key=lambda row: row["minus_centre_low"])["map"]
-
-
-def write_page(
-    path: Path,
-    gallery: Gallery,
-    grid: PixelGrid,
-    classes: Sequence[str],
-    prefix: tuple[str, ...],
-    judgement: Judgement,
-) -> None:
-    """The interactive page."""
-    axes = Axes(
-        classes=classes,
-        prefix_names=prefix,
-        methods=METHODS,
-        pairs=[*gallery.contrasts],
-        kept=gallery.on_page,
-    )
-    page = compose(
-        page_records(gallery, grid),
-        axes,
-        title="What the model attends to",
-        summary=in_words(judgement.tables["attention_maps"]),
-        facts=facts(judgement),
-        start=opening(gallery, judgement),
-    )
-    path.write_text(page, encoding="utf-8")
 
 
 def write_tensors(
@@ -320,9 +293,9 @@ def write_tensors(
     which = f"blocks: {' '.join(map(str, kept.blocks))} of {kept.depth}"
     metadata = {"attn": f"{axes}; prefix tokens: {' '.join(prefix) or 'none'}; {which}"}
     tensors = {
-        "attn": gallery.attn,
+        "attn": gallery.stacked_attn(),
         "blocks": torch.tensor(kept.blocks),
-        "rows": torch.from_numpy(gallery.rows),
+        "rows": torch.tensor([shown.row for shown in gallery.images]),
     }
     (folder / "gallery.safetensors").write_bytes(save(tensors, metadata))
     by_name = {name.replace(" ", "_"): values.contiguous() for name, values in maps.items()}

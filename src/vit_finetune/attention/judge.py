@@ -8,7 +8,6 @@ G_w).
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vit_finetune.attention import faithfulness
-from vit_finetune.attention.maps import METHODS, MapMaker, Maps, joined, readout_maps
-from vit_finetune.attention.pointing import quadrant_share
-from vit_finetune.attention.sample import Mosaics, Sample
+from vit_finetune.attention.effective import decompose
+from vit_finetune.attention.maps import (
+    EffectiveGradient,
+    MapMaker,
+    Maps,
+    MapsOfDirection,
+    asked_by,
+    go_back,
+    joined,
+    readout_maps,
+)
+from vit_finetune.attention.pointing import cell_share
+from vit_finetune.attention.sample import Mosaics, Sample, Trial
 from vit_finetune.attention.sanity import randomised, rank_correlation
 from vit_finetune.attention.shape import (
     attention_distance,
@@ -31,7 +40,8 @@ from vit_finetune.attention.walk import BlockAttention, Walk
 from vit_finetune.intervals import Interval, fraction, mean
 from vit_finetune.model.boundary import autocast, to_device
 from vit_finetune.model.families import family_of
-from vit_finetune.verdict import NOT_JUDGED, word_for
+from vit_finetune.model.tokens import TokenLayout
+from vit_finetune.verdict import NOT_JUDGED, in_order, word_for
 
 Rng = np.random.Generator
 Row = dict[str, Any]
@@ -44,6 +54,7 @@ NUMBERS = (
     "minus_random",
     "minus_centre",
     "mosaic_share",
+    "mosaic_share_3x3",
     "head_shuffled",
     "blocks_shuffled",
 )
@@ -102,10 +113,11 @@ def curve_rows(bands: Bands) -> list[Row]:
 
 
 def mosaic_shares(maker: MapMaker, mosaics: Mosaics) -> Intervals:
-    """Share of the positive relevance in the quadrant of the asked-for class; chance is 0.25."""
+    """Share of the positive relevance in the cell of the class asked for; chance is one of the
+    cells."""
     maps = maker.maps(mosaics.pixels, mosaics.classes)
     return per_method(
-        {name: quadrant_share(values, mosaics.quadrants) for name, values in maps.items()}
+        {name: cell_share(values, mosaics.cells, mosaics.side) for name, values in maps.items()}
     )
 
 
@@ -124,16 +136,18 @@ class Shapes:
     """How wide, how far and where the attention of one batch goes, taken from its blocks, last
     block first."""
 
-    def __init__(self, maker: MapMaker) -> None:
-        self.layout, self.blocks = maker.layout, list[dict[str, Tensor]]()
+    def __init__(self, layout: TokenLayout, readout: Tensor) -> None:
+        self.layout = layout
+        self.readout = readout
+        self.blocks: list[dict[str, Tensor]] = []
 
-    def take(self, block: BlockAttention, readout: Tensor) -> None:
-        read = readout_maps(block.attn, self.layout, readout).mean(dim=1)
+    def pass_block(self, block: BlockAttention) -> None:
+        read = readout_maps(block.attn, self.layout, self.readout).mean(dim=1)
         self.blocks.append(
             {
                 "effective_patches": effective_patches(read),
                 "corner_share": corner_share(read),
-                "prefix_mass": prefix_mass(block.attn, self.layout, readout),
+                "prefix_mass": prefix_mass(block.attn, self.layout, self.readout),
                 "distance": attention_distance(block.attn, self.layout),
             }
         )
@@ -141,7 +155,7 @@ class Shapes:
     def stacked(self) -> dict[str, Tensor]:
         """By name, first block first: (B, L), `distance` (B, L, H)."""
         return {
-            name: torch.stack([one[name] for one in reversed(self.blocks)], dim=1)
+            name: torch.stack([one[name] for one in reversed(self.blocks)], dim=1).cpu()
             for name in self.blocks[0]
         }
 
@@ -153,26 +167,42 @@ def maps_and_shapes(maker: MapMaker, sample: Sample) -> tuple[Maps, dict[str, Te
     The shapes are `effective_patches`, `corner_share` and `prefix_mass`, (B, L), and `distance`,
     (B, L, H).
     """
-    maps, shapes, errors = [], [], []
+    maps = []
+    shapes = []
+    errors = []
     for pixels, classes in maker.batches(sample.pixels, sample.predicted):
-        walk, by_block = Walk(maker.model, pixels), Shapes(maker)
-        maps.append(
-            maker.maps_of(walk, classes, visit=partial(by_block.take, readout=maker.readout(walk)))
-        )
-        shapes.append(by_block.stacked())
+        walk = Walk(maker.model, pixels, asked_by(maker.kinds))
+        found = MapsOfDirection(maker.kinds, maker.readout(walk), maker.settings)
+        shape = Shapes(maker.layout, maker.readout(walk))
+        go_back(walk, [walk.direction(classes)], [found, shape])
+        maps.append(maker.on_grid(found.values()))
+        shapes.append(shape.stacked())
         errors.append(walk.error)
     return joined(maps), joined(shapes), max(errors)
 
 
 def distances_of(maker: MapMaker, pixels: Tensor) -> tuple[Tensor, float]:
     """Attention distance of each image, (B, L, H), and the self-check's error."""
-    layout, parts, errors = maker.layout, [], []
+    parts = []
+    errors = []
     for (batch,) in maker.batches(pixels):
-        walk = Walk(maker.model, batch, gradients=False)
-        by_block = walk.each_block(lambda block: attention_distance(block.attn, layout))
-        parts.append(torch.stack(by_block[::-1], dim=1))
+        walk = Walk(maker.model, batch, frozenset())
+        distances = Distances(maker.layout)
+        go_back(walk, [walk.direction(0)], [distances])
+        parts.append(torch.stack(distances.blocks[::-1], dim=1).cpu())
         errors.append(walk.error)
     return torch.cat(parts), max(errors)
+
+
+class Distances:
+    """The attention distance of each block of one batch, (B, H), last block first."""
+
+    def __init__(self, layout: TokenLayout) -> None:
+        self.layout = layout
+        self.blocks: list[Tensor] = []
+
+    def pass_block(self, block: BlockAttention) -> None:
+        self.blocks.append(attention_distance(block.attn, self.layout))
 
 
 def block_rows(shapes: Mapping[str, Tensor], before: Tensor) -> list[Row]:
@@ -207,7 +237,7 @@ def sanity_correlations(
         shuffled = randomised(maker.model, parts, torch.Generator().manual_seed(seed))
         others = replace(maker, model=shuffled).maps(pixels, targets)
         found[name] = per_method(
-            {m: rank_correlation(maps[m][:SANITY_IMAGES], others[m]) for m in METHODS}
+            {m: rank_correlation(maps[m][:SANITY_IMAGES], others[m]) for m in maps}
         )
     return found
 
@@ -219,7 +249,7 @@ def map_rows(
     map.
 
     Args:
-        others: mosaic_share, head_shuffled and blocks_shuffled of each map.
+        others: mosaic_share, mosaic_share_3x3, head_shuffled and blocks_shuffled of each map.
         above_chance: whether the model is; if not, no map of it is judged.
     """
     rows = []
@@ -241,21 +271,46 @@ def map_rows(
 
 @dataclass(frozen=True)
 class Judgement:
-    """What `judge` finds: metrics, tables by the name of their file in plots/, and what is
-    drawn."""
+    """What `judge` finds.
+
+    Attributes:
+        metrics: the numbers of metrics/attention.json.
+        tables: rows by the name of their file in plots/. The maps come in the order of `in_order`.
+        maps: of the sample, for the predicted class.
+        distances: (2, L, H), mean attention distance, pretrained and fine-tuned.
+        shares: which share of the score of the predicted class comes from which of `Parts`; empty
+            if the model's operators are not all known.
+    """
 
     metrics: dict[str, Any]
     tables: dict[str, list[Row]]
     maps: Maps
-    distances: Tensor  # (2, L, H), pretrained and fine-tuned
+    distances: Tensor
+    shares: dict[str, float]
+
+
+def part_shares(model: nn.Module, sample: Sample, added: Tensor) -> tuple[dict[str, float], float]:
+    """Mean share of each part in the sizes of all parts of the predicted class's logit, and how far
+    the parts are from adding up to it; see `Parts`. Of a few images.
+
+    Args:
+        added: what the patches of each image add by the map of the effective gradient, (B,).
+    """
+    shares: dict[str, list[float]] = {}
+    errors = []
+    for i in range(min(SANITY_IMAGES, len(added))):
+        parts = decompose(model, sample.pixels[i], int(sample.predicted[i]))
+        errors.append(parts.error(float(added[i])))
+        sizes = parts.sizes()
+        for name, size in sizes.items():
+            shares.setdefault(name, []).append(size / (sum(sizes.values()) or 1.0))
+    return {name: float(np.mean(values)) for name, values in shares.items()}, max(errors)
 
 
 def judge(
     maker: MapMaker,
     pretrained: nn.Module,
-    sample: Sample,
-    mosaics: Mosaics,
-    above_chance: bool,
+    trial: Trial,
     seed: int,
     step: Callable[[], object] = lambda: None,
     precision: torch.dtype = torch.float32,
@@ -263,12 +318,13 @@ def judge(
     """The whole analysis.
 
     Args:
-        above_chance: whether the model's accuracy is.
         step: called STEPS times, for a progress bar.
         precision: of the passes in which patches are left out, if the probabilities stay the same
             in it. Attention and gradients are always in float32.
     """
-    rng, device = np.random.default_rng(seed), sample.pixels.device
+    sample = trial.sample
+    rng = np.random.default_rng(seed)
+    device = sample.pixels.device
     precision = faithfulness.precision_for(maker.model, sample.pixels, precision)
     asked = to_device(deepcopy(maker.model), device, precision)
     maps, shapes, error = maps_and_shapes(maker, sample)
@@ -279,20 +335,28 @@ def judge(
         curves = faithfulness_of(asked, sample, maps, rng)
         patches = patch_rows(asked, sample, maps["relevance"], rng)
     step()
-    others = {"mosaic_share": mosaic_shares(maker, mosaics)}
+    others = {
+        "mosaic_share": mosaic_shares(maker, trial.mosaics),
+        "mosaic_share_3x3": mosaic_shares(maker, trial.mosaics_3x3),
+    }
     step()
     others |= sanity_correlations(maker, sample.pixels, sample.predicted, maps, seed)
     step()
-    rows = map_rows(curves, others, above_chance)
+    rows = map_rows(curves, others, trial.above_chance)
     metrics = {
         "images": len(sample.pixels),
         "selfcheck_max_rel_err": max(first_error, error),
-        "margin": max(row["minus_centre"] for row in rows if row["map"] in METHODS),
+        "margin": max(row["minus_centre"] for row in rows if row["map"] not in BASELINES),
     }
-    blocks, distances = (
-        block_rows(shapes, before),
-        torch.stack([d.mean(dim=0) for d in (before, shapes["distance"])]),
-    )
-    tables = {"attention_maps": rows, "attention_blocks": blocks, "attention_patches": patches}
-    tables["attention_curves"] = curve_rows(curve_bands(curves))
-    return Judgement(metrics, tables, maps, distances)
+    shares: dict[str, float] = {}
+    if not EffectiveGradient.obstacle(maker.model):
+        added = maps[EffectiveGradient.name].sum(dim=(1, 2))
+        shares, metrics["completeness_max_rel_err"] = part_shares(maker.model, sample, added)
+    tables = {
+        "attention_maps": in_order(rows),
+        "attention_blocks": block_rows(shapes, before),
+        "attention_patches": patches,
+        "attention_curves": curve_rows(curve_bands(curves)),
+    }
+    distances = torch.stack([before.mean(dim=0), shapes["distance"].mean(dim=0)])
+    return Judgement(metrics, tables, maps, distances, shares)

@@ -7,6 +7,7 @@ const data = JSON.parse(byId("data").textContent);
 const [rows, columns] = data.grid;
 const [blocks, heads, tokens] = data.shape;
 const prefix = data.prefix.length;
+const methods = new Map(data.methods.map((method) => [method.name, method]));
 const headNames = data.meanHeads ? ["mean"] : ["mean", "max", ...range(heads)];
 
 // inferno, as in the still pictures: safe for colour-blind eyes, lighter where the value is larger
@@ -178,11 +179,17 @@ function attentionRow() {
   };
 }
 
-/** The place of a pair of classes among the contrasts, -1 if they are not there. */
-function pairIndex(one, other) {
-  const first = Math.min(one, other);
-  const second = Math.max(one, other);
-  return data.pairs.findIndex((pair) => pair[0] === first && pair[1] === second);
+/** How the contrast of the chosen class and another is stored: its place among those of the
+ * predicted class, and its sign; null where none is stored. */
+function storedContrast(one, other) {
+  const { predicted, rivals } = record;
+  if (one === predicted && rivals.includes(other)) {
+    return { place: rivals.indexOf(other), sign: 1 };
+  }
+  if (other === predicted && rivals.includes(one)) {
+    return { place: rivals.indexOf(one), sign: -1 };
+  }
+  return null;
 }
 
 /** What is drawn of a method, as of attentionRow: its map of the chosen class, or what speaks for
@@ -193,6 +200,9 @@ function mapRow(view) {
   }
   const map = maps[view];
   const { values, step } = mapValues(map, map.low.length > 1 ? state.category : 0);
+  if (methods.get(view).signed) {
+    return signedRow(values, step);
+  }
   const patches = onImage(values);
   return {
     ...tokenRow(values, step),
@@ -204,14 +214,17 @@ function mapRow(view) {
 }
 
 function contrastRow(contrasts) {
-  const { values, step } = mapValues(contrasts, pairIndex(state.category, state.against));
-  // stored is what speaks for the class of the smaller number
-  const sign = state.category > state.against ? -1 : 1;
-  const signedValues = values.map((value) => sign * value);
+  const { place, sign } = storedContrast(state.category, state.against);
+  const { values, step } = mapValues(contrasts, place);
+  return signedRow(values.map((value) => sign * value), step);
+}
+
+/** What is drawn of values that speak for a class above 0, and against it below. */
+function signedRow(values, step) {
   const sizes = values.map(Math.abs);
   const high = largest(onImage(sizes));
   return {
-    ...tokenRow(signedValues, step),
+    ...tokenRow(values, step),
     low: -high,
     high,
     top: brightest(sizes),
@@ -238,7 +251,7 @@ function tokenRow(patches, step) {
 // ---- words and colours
 
 function percent(fraction) {
-  return `${(100 * fraction).toFixed(1)} %`;
+  return `${(100 * fraction).toFixed(1)}\u00a0%`; // does not wrap
 }
 
 function formatNumber(x, digits = 3) {
@@ -278,7 +291,7 @@ function paletteColour(fraction) {
 
 function layOutStage() {
   const [width, height] = record.size;
-  const [left, top, right, bottom] = record.box;
+  const [left, top, right, bottom] = data.box;
   const x = Math.min(0, left);
   const y = Math.min(0, top);
   const across = Math.max(width, right) - x;
@@ -289,7 +302,7 @@ function layOutStage() {
     width: (right - left) / across,
     height: (bottom - top) / down,
   };
-  byId("main").style.setProperty("--stage", `${60 * across / down}vh`);
+  byId("main").style.setProperty("--shape", across / down);
   byId("stage").style.aspectRatio = `${across} / ${down}`;
   Object.assign(byId("image").style, {
     left: `${-100 * x / across}%`,
@@ -304,8 +317,8 @@ function findRealPatches() {
   if (record.content === null) {
     return Array(rows * columns).fill(true);
   }
-  const [left, top, right, bottom] = record.box;
-  const [contentLeft, contentTop, contentRight, contentBottom] = record.content;
+  const [left, top, right, bottom] = data.box;
+  const [contentTop, contentLeft, contentBottom, contentRight] = record.content;
   return range(rows * columns).map((patch) => {
     const [row, column] = placeOf(prefix + patch);
     const x = left + (column + 0.5) / columns * (right - left);
@@ -399,10 +412,11 @@ function drawStage() {
 
 /** The part of the image under the grid, with each method's map of the chosen class. */
 function drawThumbnails() {
-  const [left, top, right, bottom] = record.box;
+  const [left, top, right, bottom] = data.box;
   const width = THUMBNAIL_SCALE * columns;
   const height = THUMBNAIL_SCALE * rows;
-  for (const canvas of allOf("#views canvas")) {
+  drawHeads(byId("heads"));
+  for (const canvas of allOf("#views [data-view]")) {
     const context = canvas.getContext("2d");
     context.globalAlpha = 1;
     context.clearRect(0, 0, width, height);
@@ -417,8 +431,7 @@ function thumbnailBox(token) {
 }
 
 /** Every head of every block for the chosen token, a pixel for each patch and one between heads. */
-function drawStrip() {
-  const canvas = byId("strip");
+function drawHeads(canvas) {
   canvas.width = blocks * (columns + 1) - 1;
   canvas.height = heads * (rows + 1) - 1;
   const context = canvas.getContext("2d");
@@ -486,16 +499,37 @@ function drawScale() {
   byId("uniform").hidden = !hasMark;
   byId("uniform").style.left = `${100 * uniform / high}%`;
   byId("bar").style.background = signed
-    ? `linear-gradient(90deg, ${AGAINST}, #222, ${FOR})`
+    ? `linear-gradient(90deg, ${AGAINST} ${50 - end / 2}%, #222, ${FOR} ${50 + end / 2}%)`
     : `linear-gradient(90deg, #222, #888 ${end / 4}%, #fff ${end}%)`;
-  const step = `± is one quantisation step, here at most ${formatNumber(largest(steps), 2)}.`;
-  const mark = `The mark is uniform attention, ${formatNumber(uniform)}.`;
-  byId("step").textContent = hasMark ? `${step} ${mark}` : step;
+  const notes = [];
+  const beyond = countBeyond();
+  if (beyond > 0) {
+    const end = formatNumber(shown.top);
+    const alike = signed ? `beyond ±${end} are drawn like it` : `above ${end} are drawn like it`;
+    const patches = real.filter((isReal) => isReal).length;
+    notes.push(`Values ${alike}: ${beyond} of ${patches} patches.`);
+  }
+  notes.push(`± is one quantisation step, here at most ${formatNumber(largest(steps), 2)}.`);
+  if (hasMark) {
+    notes.push(`The mark is uniform attention, ${formatNumber(uniform)}.`);
+  }
+  byId("step").textContent = notes.join(" ");
+}
+
+/** How many patches have a value beyond the one that is drawn brightest. */
+function countBeyond() {
+  const { values, top, signed, high, low } = shown;
+  if (top <= (signed ? 0 : low) || top >= high) {
+    return 0;
+  }
+  const sizes = onImage(values.slice(prefix)).map((value) => signed ? Math.abs(value) : value);
+  return sizes.filter((size) => size > top).length;
 }
 
 /** The fraction of the scale at which the brightness ends: what is larger is drawn as bright. */
 function brightEnd() {
-  const { low, high, top } = shown;
+  const { high, top, signed } = shown;
+  const low = signed ? 0 : shown.low;
   return high > low && top > low ? (top - low) / (high - low) : 1;
 }
 
@@ -514,14 +548,23 @@ function describeView() {
   if (isAttention()) {
     return "Softmax weights inside one block: what a token reads from all tokens sums to 1.";
   }
-  const method = data.methods[state.view];
-  if (!shown.signed) {
-    return method;
-  }
+  const { description, verdict } = methods.get(state.view);
+  const judged = verdict === "better" ? "" : ` On this run it is ${verdictWords(verdict)}.`;
   const one = data.classes[state.category];
+  if (!shown.signed) {
+    return description + judged;
+  }
+  if (state.against === null) {
+    return `Yellow speaks for ${one}, blue against it. ${description}${judged}`;
+  }
   const other = data.classes[state.against];
-  return `${method} Yellow speaks for ${one} rather than ${other}, ` +
-    `blue for ${other} rather than ${one}.`;
+  return `Yellow speaks for ${one} rather than ${other}, blue for ${other} rather than ${one}. ` +
+    `${description}${judged}`;
+}
+
+/** What a verdict says of a map. */
+function verdictWords(verdict) {
+  return verdict === "not judged" ? "not judged" : `${verdict} than a centred Gaussian`;
 }
 
 /** Draw all that changes with the pointer, the block, the head and the class. */
@@ -533,7 +576,7 @@ function draw() {
   drawScale();
   drawThumbnails();
   if (isAttention()) {
-    drawStrip();
+    drawHeads(byId("strip"));
     drawTokens();
   }
   byId("depth").textContent = `${data.blocks[state.block]} of 0–${data.depth - 1}`;
@@ -558,7 +601,8 @@ function writeAddress() {
   history.replaceState(null, "", `#${address}`);
 }
 
-/** Set the state that the address asks for, as far as this page has it; return the class. */
+/** Set the state that the address asks for, as far as this page has it; return the class and the
+ * one that it is compared with, null if the address names no class. */
 function readAddress() {
   const asked = new URLSearchParams(location.hash.slice(1));
 
@@ -576,12 +620,13 @@ function readAddress() {
     state.head = numberOf("head", heads, state.head);
   }
   state.held = numberOf("token", tokens, state.held);
-  state.against = numberOf("against", data.classes.length, state.against);
-  const views = ["attention", ...Object.keys(data.methods)];
+  const views = ["attention", ...methods.keys()];
   if (views.includes(asked.get("view"))) {
     state.view = asked.get("view");
   }
-  return numberOf("class", data.classes.length, null);
+  const category = numberOf("class", data.classes.length, null);
+  const against = numberOf("against", data.classes.length, null);
+  return category === null ? null : { category, against };
 }
 
 // ---- what is open
@@ -599,15 +644,16 @@ function rankedClasses() {
 
 /** Offer the classes with which the chosen one can be compared. */
 function offerRivals() {
-  const rivals = rankedClasses().filter((k) => pairIndex(state.category, k) >= 0);
+  const rivals = rankedClasses().filter((k) => storedContrast(state.category, k) !== null);
   if (!rivals.includes(state.against)) {
     state.against = null;
   }
   byId("against").replaceChildren(
-    element("option", { value: "" }, "no other class"),
+    element("option", { value: "" }, "nothing else"),
     ...rivals.map((k) => element("option", { value: k }, data.classes[k])),
   );
   byId("against").value = state.against ?? "";
+  byId("asked").textContent = data.classes[state.category];
   const offered = knowsClass() && rivals.length > 0 && maps[state.view].against !== null;
   byId("rival").hidden = !offered;
 }
@@ -659,7 +705,16 @@ async function unpackAttention(image) {
   return { levels: await unpack(image.levels), scale: new Float32Array(bits.buffer) };
 }
 
-async function openImage(index, category = null) {
+/** What is asked first of an image: why the predicted class, and not the true one or, where that is
+ * the same, the next most probable. */
+function firstQuestion({ predicted, label, rivals }) {
+  if (predicted !== label && rivals.includes(label)) {
+    return { category: predicted, against: label };
+  }
+  return { category: predicted, against: rivals[0] ?? null };
+}
+
+async function openImage(index, question = null) {
   state.image = index;
   const next = data.images[index];
   const nextAttention = await unpackAttention(next);
@@ -670,7 +725,7 @@ async function openImage(index, category = null) {
   record = next;
   attention = nextAttention;
   maps = nextMaps;
-  state.category = category ?? record.predicted;
+  Object.assign(state, question ?? firstQuestion(record));
   describeImage();
   // it fails when another image is opened meanwhile
   await byId("image").decode().catch(() => {});
@@ -869,13 +924,19 @@ function galleryChoice(image, index) {
   return { value: index, content: [thumbnail, verdictMark(image, data.classes[image.predicted])] };
 }
 
-function methodChoice(method) {
+function methodChoice({ name, verdict }) {
   const canvas = element("canvas", {
     width: THUMBNAIL_SCALE * columns,
     height: THUMBNAIL_SCALE * rows,
   });
-  canvas.dataset.view = method;
-  return { value: method, content: [canvas, method] };
+  canvas.dataset.view = name;
+  const mark = element("small", {}, verdict === "better" ? "" : verdict);
+  return { value: name, content: [canvas, name, mark] };
+}
+
+function matricesChoice() {
+  const canvas = element("canvas", { id: "heads" });
+  return { value: "attention", content: [canvas, "every block and head", element("small")] };
 }
 
 /** A button for a token that is not a patch. */
@@ -890,8 +951,7 @@ function tokenChip(name, token) {
 function buildControls() {
   byId("block").max = blocks - 1;
   byId("block").value = state.block;
-  const views = Object.keys(data.methods).map(methodChoice);
-  views.push({ value: "attention", content: ["every block and head"] });
+  const views = [...data.methods.map(methodChoice), matricesChoice()];
   const directions = [
     { value: false, content: ["attends to …"] },
     { value: true, content: ["is attended by …"] },
@@ -904,13 +964,13 @@ function buildControls() {
   byId("tokens").append(...data.prefix.map(tokenChip));
 }
 
-const askedClass = readAddress();
+const question = readAddress();
 buildControls();
 listen();
 // for the console and for tests
 globalThis.viewer = {
   state,
-  ready: openImage(state.image, askedClass),
+  ready: openImage(state.image, question),
   async select(image, block, head) {
     showBlockAndHead(block, head);
     showChoice("gallery", image);

@@ -1,20 +1,24 @@
 """One HTML page in which a reader explores the attention of a few images.
 
-Letters: L blocks, H heads, T tokens (prefix tokens, then the patches row by row), Gh x Gw patch
-grid, K classes, P pairs of classes.
+T tokens (prefix tokens, then the patches row by row), K classes, a grid of G_h x G_w patches.
 """
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vit_finetune.attention.gallery import Shown
+from vit_finetune.attention.judge import Judgement
 from vit_finetune.attention.kept import Kept
+from vit_finetune.attention.maps import METHODS
+from vit_finetune.attention.pixels import PixelGrid
 from vit_finetune.pages.render import data_uri, pack, render
+from vit_finetune.verdict import error_chance, in_words
 
 MATRICES = "attention"  # the view of the matrices themselves, beside those of the methods
 TOP_LEVEL = 255  # of an attention value: 8 bits
@@ -23,49 +27,51 @@ Floats = NDArray[np.floating]
 Bytes = NDArray[np.uint8]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """One image of the page and everything the model computed on it."""
+class Method(NamedTuple):
+    """A way to make maps.
 
-    image: Bytes  # (H, W, 3), the original pixels
-    # (L, H, T, T), rows are queries; of the blocks that are kept, H = 1 for the mean over heads
-    attn: Floats
-    maps: Mapping[str, Floats]  # per method (K, Gh, Gw), or (1, Gh, Gw) when it knows no class
-    label: int
-    predicted: int
-    probabilities: Floats  # (K,)
-    # left, top, right, bottom of the grid, in original pixels
-    box: tuple[float, float, float, float]
-    file: str = ""  # where the image came from
-    # the image without bars: left, top, right, bottom in pixels
-    content: tuple[int, int, int, int] | None = None
-    # per method that has them (P, Gh, Gw), signed
-    contrasts: Mapping[str, Floats] = field(default_factory=dict)
+    Attributes:
+        description: a sentence that says what it shows.
+        verdict: a word, against a centred Gaussian.
+        signed: whether values below 0 speak against the class.
+    """
+
+    name: str
+    description: str
+    verdict: str
+    signed: bool
 
 
 @dataclass(frozen=True, kw_only=True)
-class Axes:
-    """What the numbers along the axes of all records mean.
+class Common:
+    """What all images of the page have in common.
 
     Attributes:
         classes: names of the K classes.
-        prefix_names: names of the tokens before the patches.
-        methods: each method, in the order of the views, with a sentence that says what it shows.
-        pairs: the P pairs of classes, the smaller number first, of which the records hold
-            contrasts.
-        kept: which blocks and heads the records hold, if not all.
+        prefix: names of the tokens before the patches.
+        methods: in the order of the views.
+        kept: which blocks and heads the images hold.
+        grid: where the patches lie.
     """
 
     classes: Sequence[str]
-    prefix_names: Sequence[str]
-    methods: Mapping[str, str]
-    pairs: Sequence[tuple[int, int]] = ()
-    kept: Kept | None = None
+    prefix: Sequence[str]
+    methods: Sequence["Method"]
+    kept: Kept
+    grid: PixelGrid
+
+    @property
+    def box(self) -> list[float]:
+        """Left, top, right, bottom of the patches, in original pixels."""
+        boxes = self.grid.boxes()
+        top, left = boxes[0, 0, :2].tolist()
+        bottom, right = boxes[-1, -1, 2:].tolist()
+        return [left, top, right, bottom]
 
 
 def compose(
-    records: Iterable[Record],
-    axes: Axes,
+    images: Sequence[Shown],
+    common: Common,
     *,
     title: str,
     summary: str,
@@ -77,32 +83,20 @@ def compose(
     Args:
         summary: a sentence that unfolds into `facts`, names and values.
         start: the image and the view that the page opens on.
-
-    Raises:
-        ValueError: a record does not fit the others, or there is none.
     """
-    images = []
-    shapes = []
-    for number, record in enumerate(records):
-        shapes.append(_check_shapes(record, number, axes))
-        images.append(_describe(record, axes.methods))
-        if shapes[number] != shapes[0]:
-            raise ValueError(f"image {number} has {shapes[number]}, but image 0 has {shapes[0]}")
-    if not images:
-        raise ValueError("the page needs at least one image, but there are no records")
-    depth, heads, _ = shapes[0]["shape"]
-    kept = axes.kept or Kept(tuple(range(depth)), depth, heads)
+    kept = common.kept
     data = {
-        **shapes[0],
+        "grid": common.grid.grid,
+        "shape": images[0].page_attn.shape[:3],
+        "box": common.box,
         "blocks": kept.blocks,
         "depth": kept.depth,
         "meanHeads": not kept.each_head,
-        "classes": list(axes.classes),
-        "prefix": list(axes.prefix_names),
-        "methods": dict(axes.methods),
-        "pairs": list(axes.pairs),
+        "classes": list(common.classes),
+        "prefix": list(common.prefix),
+        "methods": [method._asdict() for method in common.methods],
         "start": start,
-        "images": images,
+        "images": [_describe(one, [method.name for method in common.methods]) for one in images],
     }
     return render(
         "attention/page.html",
@@ -130,65 +124,34 @@ def quantise(attn: Floats) -> tuple[Bytes, Floats]:
     return np.rint(TOP_LEVEL * np.sqrt(fraction)).astype(np.uint8), scale
 
 
-def _check_shapes(record: Record, number: int, axes: Axes) -> dict[str, tuple[int, ...]]:
-    """Grid (Gh, Gw) and shape (L, H, T) of a record.
-
-    Raises:
-        ValueError: with the expected shape and the one of the record.
-    """
-    if not axes.methods or MATRICES in axes.methods:
-        raise ValueError(
-            f"the page needs at least one method, and none called {MATRICES!r}; "
-            f"got {list(axes.methods)}"
-        )
-    classes = len(axes.classes)
-    first_method = next(iter(axes.methods))
-    grid = record.maps[first_method].shape[1:]
-    depth, heads = record.attn.shape[:2]
-    tokens = len(axes.prefix_names) + int(np.prod(grid))
-    checks = [
-        ("image", record.image, (*record.image.shape[:2], 3)),
-        ("probabilities", record.probabilities, (classes,)),
-        ("attn", record.attn, (depth, heads, tokens, tokens)),
-    ]
-    for name in axes.methods:
-        maps = record.maps[name]
-        expected_maps = 1 if len(maps) == 1 else classes
-        checks.append((f"map {name!r}", maps, (expected_maps, *grid)))
-    for name, contrasts in record.contrasts.items():
-        checks.append((f"contrasts of {name!r}", contrasts, (len(axes.pairs), *grid)))
-    for name, array, expected in checks:
-        if array.shape != expected:
-            raise ValueError(f"image {number}: {name} has shape {array.shape}, expected {expected}")
-    return {"grid": grid, "shape": (depth, heads, tokens)}
-
-
-def _describe(record: Record, methods: Iterable[str]) -> dict[str, Any]:
-    """A record as the page's script reads it."""
-    levels, scale = quantise(record.attn)
-    height, width = record.image.shape[:2]
+def _describe(shown: Shown, methods: Iterable[str]) -> dict[str, Any]:
+    """An image as the page's script reads it."""
+    levels, scale = quantise(shown.page_attn)
+    height, width = shown.image.shape[:2]
     maps = {}
     for name in methods:
-        maps[name] = _describe_maps(record.maps[name])
-        contrasts = record.contrasts.get(name)
-        maps[name]["against"] = None if contrasts is None else _describe_maps(contrasts)
+        contrasts = shown.contrasts.get(name)
+        maps[name] = {
+            **_describe_maps(shown.maps[name]),
+            "against": None if contrasts is None else _describe_maps(contrasts),
+        }
     return {
-        "png": _png(record.image),
+        "png": _png(shown.image),
         "size": [width, height],
-        "box": [float(edge) for edge in record.box],
-        "label": int(record.label),
-        "predicted": int(record.predicted),
-        "probabilities": [round(float(p), 6) for p in record.probabilities],
+        "label": shown.label,
+        "predicted": shown.predicted,
+        "probabilities": [round(float(p), 6) for p in shown.probabilities],
+        "rivals": shown.rivals,
         "scale": pack((scale.view(np.uint32) >> 16).astype("<u2").tobytes()),
         "levels": pack(levels.tobytes()),
         "maps": maps,
-        "file": record.file,
-        "content": record.content,
+        "file": shown.file,
+        "content": shown.content,
     }
 
 
 def _describe_maps(maps: Floats) -> dict[str, Any]:
-    """Maps (K, 1 or P, Gh, Gw) in 256 levels between each one's own minimum and maximum."""
+    """Maps (n, G_h, G_w) in 256 levels between each one's own minimum and maximum."""
     low = maps.min(axis=(1, 2))
     high = maps.max(axis=(1, 2))
     span = np.where(high > low, high - low, 1)[:, None, None]
@@ -200,3 +163,62 @@ def _png(image: Bytes) -> str:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG", optimize=True)
     return data_uri(buffer.getvalue())
+
+
+def methods_in_order(rows: Sequence[Mapping[str, Any]]) -> list[Method]:
+    """The methods in the order of the rows of the maps."""
+    found = []
+    for row in rows:
+        if row["verdict"]:
+            kind = METHODS[row["map"]]
+            found.append(Method(kind.name, kind.description, row["verdict"], kind.signed))
+    return found
+
+
+def facts(judgement: Judgement) -> list[tuple[str, str]]:
+    """Numbers of the page: the margins that the verdict rests on, and the proof of the capture."""
+    found = []
+    rows = [row for row in judgement.tables["attention_maps"] if row["verdict"]]
+    chance = error_chance(rows)
+    if chance:
+        found.append(("how sure that is", chance))
+    for row in rows:
+        low = row["minus_centre_low"]
+        high = row["minus_centre_high"]
+        found.append(
+            (
+                f"{row['map']}: score minus that of a centred Gaussian",
+                f"{row['minus_centre']:+.3f} [{low:+.3f}, {high:+.3f}]",
+            )
+        )
+    error = judgement.metrics["selfcheck_max_rel_err"]
+    found.append(("self-check of every block, largest relative error", f"{error:.1e}"))
+    if judgement.shares:
+        shares = [f"{name} {100 * share:.0f} %" for name, share in judgement.shares.items()]
+        found.append(("where the predicted class's logit comes from", ", ".join(shares)))
+        error = judgement.metrics["completeness_max_rel_err"]
+        found.append(("sum of these parts against the logit, relative error", f"{error:.1e}"))
+    return found
+
+
+def opening(images: Sequence[Shown], judgement: Judgement) -> tuple[int, str]:
+    """What the page opens on: the most confident mistake, or without mistakes the least confident
+    image; and of the maps that know the class the first, which deserves most trust."""
+    order = [(one.predicted == one.label, -one.confidence) for one in images]
+    if all(right for right, _ in order):
+        order = [(right, -confidence) for right, confidence in order]
+    first = min(range(len(images)), key=lambda i: order[i])
+    names = [row["map"] for row in judgement.tables["attention_maps"] if row["verdict"]]
+    return first, next(name for name in names if METHODS[name].asks)
+
+
+def attention_page(images: Sequence[Shown], common: Common, judgement: Judgement) -> str:
+    """The interactive page, as text."""
+    return compose(
+        images,
+        common,
+        title="What the model attends to",
+        summary=in_words(judgement.tables["attention_maps"]),
+        facts=facts(judgement),
+        start=opening(images, judgement),
+    )

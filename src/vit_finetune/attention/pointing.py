@@ -1,5 +1,5 @@
 """Does a map point at the class it is asked for? The grid pointing game (Böhle et al. 2021,
-arXiv:2104.00032)."""
+arXiv:2104.00032), on mosaics of side x side images."""
 
 from typing import Any
 
@@ -12,42 +12,52 @@ Array = npt.NDArray[Any]
 
 
 def mosaics(
-    images: Array, labels: Array, count: int, rng: np.random.Generator
+    images: Array, labels: Array, count: int, rng: np.random.Generator, side: int = 2
 ) -> tuple[Array, Array, Array]:
-    """2 x 2 mosaics of four images, uint8 (count, 2H, 2W, 3), their numbers (count, 4), and the
-    quadrant asked for.
+    """Mosaics of side x side images, uint8 (count, side H, side W, 3), their numbers (count,
+    side^2), and the cell asked for.
 
-    Quadrants are top left, top right, bottom left, bottom right: the grid pointing game of Böhle et
-    al. 2021 (arXiv:2104.00032). The classes are four; where there are fewer, only the one asked for
-    is in one place alone.
+    Cells are numbered row by row. Each image of a mosaic is of another class. Where there are too
+    few classes, only the one asked for is in one place alone.
     """
-    classes, chosen, asked = np.unique(labels), [], rng.integers(4, size=count)
-    for quadrant in asked:
+    cells = side**2
+    classes = np.unique(labels)
+    chosen = []
+    asked = rng.integers(cells, size=count)
+    for cell in asked:
         order = rng.permutation(classes)
-        others = np.resize(order[1:4], 3)
-        chosen.append(
-            [rng.choice(np.flatnonzero(labels == k)) for k in np.insert(others, quadrant, order[0])]
-        )
+        others = np.resize(order[1:cells], cells - 1)
+        wanted = np.insert(others, cell, order[0])
+        chosen.append([rng.choice(np.flatnonzero(labels == k)) for k in wanted])
     numbers = np.array(chosen)
     height, width = images.shape[1:3]
-    tiles = images[numbers].reshape(count, 2, 2, height, width, 3)
-    return (
-        tiles.transpose(0, 1, 3, 2, 4, 5).reshape(count, 2 * height, 2 * width, 3),
-        numbers,
-        asked,
-    )
+    tiles = images[numbers].reshape(count, side, side, height, width, 3)
+    joined = tiles.transpose(0, 1, 3, 2, 4, 5)
+    return joined.reshape(count, side * height, side * width, 3), numbers, asked
 
 
-def quadrant_share(maps: Tensor, quadrants: Tensor) -> Array:
-    """Share of the positive relevance that lies in quadrant 0..3 of each map, (B,); chance is .25.
+def cell_weights(size: int, side: int) -> Tensor:
+    """How much of each of `size` patches in a row lies in each of `side` equal cells, (side,
+    size)."""
+    patch = torch.arange(size)
+    edges = torch.arange(side + 1) * size / side
+    first = torch.maximum(patch, edges[:-1, None])
+    last = torch.minimum(patch + 1, edges[1:, None])
+    return (last - first).clamp_min(0)
 
-    On an odd grid the middle row and column count half to either side. A map without positive
-    relevance points nowhere, which is chance.
+
+def cell_share(maps: Tensor, cells: Tensor, side: int = 2) -> Array:
+    """Share of the positive relevance that lies in one cell of each map, (B,); chance is
+    1 / side^2.
+
+    A patch on the border of cells counts for each by its area. A map without positive relevance
+    points nowhere, which is chance.
     """
-    low, left = ((n / 2 - torch.arange(n)).clamp(0, 1) for n in maps.shape[1:])
-    down, across = torch.stack([low, 1 - low]), torch.stack([left, 1 - left])
-    weights = down[quadrants // 2][:, :, None] * across[quadrants % 2][:, None, :]
+    height, width = maps.shape[1:]
+    down = cell_weights(height, side)[cells // side]
+    across = cell_weights(width, side)[cells % side]
+    weights = down[:, :, None] * across[:, None, :]
     positive = maps.cpu().clamp_min(0)
     total = positive.sum(dim=(1, 2))
     share = (positive * weights).sum(dim=(1, 2)) / total.clamp_min(torch.finfo(total.dtype).tiny)
-    return torch.where(total > 0, share, 0.25).numpy()
+    return torch.where(total > 0, share, 1 / side**2).numpy()

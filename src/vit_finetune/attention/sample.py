@@ -19,11 +19,13 @@ Preprocess = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class PredictedImages:
-    """Images (N, H, W, 3) uint8 with their labels and the predicted classes, (N,)."""
+    """Images (N, H, W, 3) uint8 with their labels, the predicted classes and their probabilities,
+    (N,)."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     predicted: NDArray[np.int64]
+    confidence: NDArray[np.float64]
     files: list[str]
     # without bars: top, left, bottom, right in pixels, (N, 4)
     content: NDArray[np.int32] | None = None
@@ -37,7 +39,12 @@ class PredictedImages:
         files = [self.files[row] for row in rows]
         content = None if self.content is None else self.content[rows]
         return PredictedImages(
-            np.array(self.images[rows]), self.labels[rows], self.predicted[rows], files, content
+            np.array(self.images[rows]),
+            self.labels[rows],
+            self.predicted[rows],
+            self.confidence[rows],
+            files,
+            content,
         )
 
 
@@ -52,9 +59,9 @@ def read_predicted_images(subset: str, predictions: str, classes: Sequence[str])
         if (Path(subset) / "test_content.npy").is_file()
         else None
     )
-    return PredictedImages(
-        images, np.array(labels), predicted, [row["file"] for row in rows], content
-    )
+    confidence = np.array([float(row["confidence"]) for row in rows])
+    files = [row["file"] for row in rows]
+    return PredictedImages(images, np.array(labels), predicted, confidence, files, content)
 
 
 @dataclass(frozen=True)
@@ -70,12 +77,24 @@ class Sample:
 
 @dataclass(frozen=True)
 class Mosaics:
-    """Mosaics (M, 3, h, w) as the model takes them, the class that each is asked for and its
-    quadrant, (M,)."""
+    """Mosaics of side x side images (M, 3, h, w) as the model takes them, the class that each is
+    asked for and its cell, (M,)."""
 
     pixels: Tensor
     classes: Tensor
-    quadrants: Tensor
+    cells: Tensor
+    side: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What maps are judged on: images, mosaics of 2 x 2 and of 3 x 3 images, and whether the
+    accuracy of the model is above chance."""
+
+    sample: Sample
+    mosaics: Mosaics
+    mosaics_3x3: Mosaics
+    above_chance: bool
 
 
 def draw_sample(
@@ -89,13 +108,20 @@ def draw_sample(
 
 
 def draw_mosaics(
-    test: PredictedImages, preprocess: Preprocess, count: int, rng: np.random.Generator
+    test: PredictedImages,
+    preprocess: Preprocess,
+    count: int,
+    rng: np.random.Generator,
+    side: int = 2,
 ) -> Mosaics:
-    """`count` mosaics of four classes, each with the class that it is asked for."""
-    tiles, sources, quadrants = mosaics(test.images, test.labels, count, rng)
-    classes = test.labels[sources[np.arange(count), quadrants]]
+    """`count` mosaics of side x side classes, each with the class that it is asked for."""
+    tiles, sources, cells = mosaics(test.images, test.labels, count, rng, side)
+    classes = test.labels[sources[np.arange(count), cells]]
     return Mosaics(
-        preprocess(torch.from_numpy(tiles)), torch.from_numpy(classes), torch.from_numpy(quadrants)
+        preprocess(torch.from_numpy(tiles)),
+        torch.from_numpy(classes),
+        torch.from_numpy(cells),
+        side,
     )
 
 
@@ -118,11 +144,13 @@ def draw_for_classes(
     return np.sort(np.concatenate(rows)[order])
 
 
-def choose_gallery(test: PredictedImages, count: int, rng: np.random.Generator) -> NDArray[np.intp]:
-    """Rows of `count` images in random order, or all if there are fewer; half of them wrong if
-    there are so many."""
+def choose_gallery(test: PredictedImages, count: int) -> NDArray[np.intp]:
+    """Rows of up to `count` images: the most confident mistakes, then the least confident right
+    predictions. Half are mistakes if there are so many of both."""
     right = test.predicted == test.labels
     count = min(count, len(right))
-    hits, misses = rng.permutation(np.flatnonzero(right)), rng.permutation(np.flatnonzero(~right))
-    wrong = min(len(misses), max(count // 2, count - len(hits)))
-    return rng.permutation(np.concatenate([hits[: count - wrong], misses[:wrong]]))
+    by_confidence = np.argsort(test.confidence, kind="stable")
+    mistakes = [row for row in by_confidence[::-1] if not right[row]]
+    near_misses = [row for row in by_confidence if right[row]]
+    wrong = min(len(mistakes), max(count // 2, count - len(near_misses)))
+    return np.array([*mistakes[:wrong], *near_misses[: count - wrong]], dtype=np.intp)

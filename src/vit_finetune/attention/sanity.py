@@ -25,7 +25,8 @@ def randomised(model: nn.Module, parts: Sequence[str], generator: torch.Generato
         ]
         if not parameters:
             raise ValueError(
-                f"no parameters in {part!r} of {type(model).__name__}; name a submodule such as 'head'"
+                f"no parameters in {part!r} of {type(model).__name__}; name a submodule such as "
+                "'head'"
             )
         for parameter in parameters:
             order = torch.randperm(parameter.numel(), generator=generator)

@@ -1,73 +1,186 @@
-"""One pass forward, then the way back through the blocks, with the matrices of one block at a time.
+"""One pass forward, then back through the blocks, with the matrices of one block at a time.
 
-B images, L encoder blocks, H heads, T tokens, d values per head, K classes, C directions. A
-direction weighs the logits of each image, (B, K): one-hot for a class, +1 and -1 for one class
-against another. The gradient of the weighted sum y with respect to attention P is never kept: as
-the heads read O = P v, it is dy/dP = (dy/dO) v^T, and dy/dO and v are (B, H, T, d) each. It is
-linear in the direction, and so is dy/dO: sums and differences of directions need no further pass.
+B images, L encoder blocks, H heads, T tokens, D width, K classes. A matrix is (B, H, T, T), row =
+query, column = key, after q/k-norm, rotary embedding and bias. A direction weighs the logits of
+each image, (B, K): one-hot for a class, +1 and -1 for one class against another. Its score is the
+weighted sum of the logits.
+
+The pass forward uses the fast kernel of attention, which makes no matrix. On the way back the
+attention of each block runs again, step by step, and its matrix is read where the model itself has
+it: in front of the dropout of the attention. The self-check compares what this attention gives with
+what the kernel gave.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import grad
 from torch.nn import functional as F
 
-from vit_finetune.attention.capture import capture, check
+from vit_finetune.attention.operators import Operators
 from vit_finetune.core.errors import UserError
+from vit_finetune.model.families import fused_attention
 
-T = TypeVar("T")
+# relative; right float32 attention stays below 1e-5, a dropped scale or norm goes beyond 1e-2
+TOLERANCE = 1e-4
+
+# gradients that a map may ask for, see `BlockAttention`
+GRADIENT, EARLY, EFFECTIVE = "gradient", "early", "effective"
 
 
-def directions_of(classes: Tensor, against: Tensor | None, count: int) -> Tensor:
-    """(B,) classes -> one direction (1, B, K): the logit of each, or its difference from that of
-    `against`, (B,)."""
-    weights = F.one_hot(classes, count).float()
-    return (weights if against is None else weights - F.one_hot(against, count))[None]
+def encoder_blocks(model: nn.Module) -> dict[str, nn.Module]:
+    """The encoder blocks in order, by names such as "blocks.3" (UserError for a model without)."""
+    blocks = dict(model.named_children()).get("blocks")
+    if not isinstance(blocks, nn.Sequential | nn.ModuleList) or not len(blocks):
+        raise UserError(
+            f"attention of a {type(model).__name__} cannot be shown: it has no encoder `blocks`"
+        )
+    return {f"blocks.{name}": block for name, block in blocks.named_children()}
 
 
 @dataclass(frozen=True)
 class BlockAttention:
-    """One block's attention, and for each direction the gradient with respect to it."""
+    """One block's attention, and the gradients of the score of one direction that were asked for.
+
+    Attributes:
+        index: of the block, from 0.
+        direction: its place among the directions.
+        attn: (B, H, T, T).
+        gradient: (B, H, T, T), of the score with respect to `attn`.
+        early: (B, H, T, T), the same for the score that the head makes of this block's own output.
+        effective: (B, T), of the first block alone: what each patch adds to the score while the
+            operators of the model are held fixed; 0 for prefix tokens. See `Operators`.
+    """
 
     index: int
-    attn: Tensor  # (B, H, T, T)
-    values: Tensor  # (B, H, T, d), v
-    reads: Tensor  # (C, B, H, T, d), dy/dO
-    # the same for the logits that the head makes of this block's own output (LeGrad)
-    early_reads: Tensor | None
+    direction: int
+    attn: Tensor
+    gradient: Tensor | None = None
+    early: Tensor | None = None
+    effective: Tensor | None = None
 
-    def gradient(self, read: Tensor) -> Tensor:
-        """dy/dP, (B, H, T, T), of one of `reads` or `early_reads`, or of a sum or difference of
+    def _with(self, change: Callable[[str], Tensor]) -> "BlockAttention":
+        names = [n for n in (GRADIENT, EARLY, EFFECTIVE) if getattr(self, n) is not None]
+        changed: dict[str, Any] = {name: change(name) for name in names}
+        return replace(self, **changed)
+
+    def minus(self, other: "BlockAttention") -> "BlockAttention":
+        """The same block for the difference of two directions; all that it holds is linear in
         them."""
-        return read @ self.values.transpose(-2, -1)
+        return self._with(lambda name: getattr(self, name) - getattr(other, name))
 
-    def mean_gradient(self, read: Tensor) -> Tensor:
-        """The mean of that over heads and rows, (B, T), without the matrix: v^T is the same for
-        every row."""
-        return self.gradient(read.mean(dim=2, keepdim=True)).mean(dim=(1, 2))
+    def opposite(self) -> "BlockAttention":
+        """The same block for the negative direction."""
+        return self._with(lambda name: -getattr(self, name))
+
+
+class Step:
+    """One block of the pass forward.
+
+    It is cut out of the graph of the model: `tokens` and `read` begin a graph of their own, and the
+    attention between `reads` and `read` has none.
+
+    Attributes:
+        tokens: (B, T, D), what the block gets.
+        reads: (B, T, D), what its attention gets.
+        read: (B, T, D), what its attention gives.
+        output: (B, T, D), what the block gives.
+    """
+
+    tokens: Tensor
+    reads: Tensor
+    read: Tensor
+    output: Tensor
+
+    def __init__(self, name: str, block: Any, differentiate: bool) -> None:
+        self.name = name
+        self.block = block
+        self.differentiate = differentiate
+        self.others: tuple[tuple[Any, ...], dict[str, Any]] = (), {}
+
+    def _begin(self, tensor: Tensor) -> Tensor:
+        return tensor.detach().requires_grad_(self.differentiate)
+
+    def listen(self, hooks: ExitStack, order: list[str]) -> None:
+        """Keep all this from the next pass forward. `order` gets the name of the block when its
+        attention has run."""
+
+        def begin(_module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> Any:
+            self.tokens = self._begin(args[0])
+            return (self.tokens, *args[1:]), kwargs
+
+        def attend(_module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> Any:
+            self.reads = args[0]
+            self.others = args[1:], kwargs
+            return (args[0].detach(), *args[1:]), kwargs
+
+        def attended(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+            order.append(self.name)
+            self.read = self._begin(output)
+            return self.read
+
+        def end(_module: nn.Module, _args: Any, output: Tensor) -> None:
+            self.output = output
+
+        attention = self.block.attn
+        hooks.callback(self.block.register_forward_pre_hook(begin, with_kwargs=True).remove)
+        hooks.callback(self.block.register_forward_hook(end).remove)
+        hooks.callback(attention.register_forward_pre_hook(attend, with_kwargs=True).remove)
+        hooks.callback(attention.register_forward_hook(attended).remove)
+
+    def attend_again(self, operators: Operators) -> "Explicit":
+        """Run the attention again, step by step, with a graph of its own."""
+        reads = self._begin(self.reads)
+        with operators.watched(self.block.attn), explicit_attention(self.block.attn) as seen:
+            others, options = self.others
+            read = self.block.attn(reads, *others, **options)
+        if not seen:
+            raise UserError(f"the attention of {self.name} computes no matrix that could be shown")
+        return Explicit(reads, seen[0], read)
+
+    def back(self, explicit: "Explicit", gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """From a gradient (B, T, D) for the block's output to those for its matrix (B, H, T, T) and
+        for its tokens (B, T, D)."""
+        of_read, of_tokens = grad(
+            self.output, (self.read, self.tokens), gradient, retain_graph=True
+        )
+        of_matrix, of_reads = grad(
+            explicit.read, (explicit.matrix, explicit.reads), of_read, retain_graph=True
+        )
+        (through_attention,) = grad(self.reads, self.tokens, of_reads, retain_graph=True)
+        return of_matrix, of_tokens + through_attention
+
+
+@dataclass(frozen=True)
+class Explicit:
+    """Attention step by step: what it gets (B, T, D), its matrix, what it gives (B, T, D)."""
+
+    reads: Tensor
+    matrix: Tensor
+    read: Tensor
 
 
 class Walk:
-    """One forward pass that keeps no matrix, then the way back through the blocks.
+    """One forward pass, then the way back through the blocks.
 
-    The pass keeps its graph as a training step does, and each block's queries, keys and values:
-    memory that grows with L T, not with L T^2. The matrices of a block are made from them when the
-    way back comes to it.
+    The pass keeps its graph as a training step does, but none of the attention: its memory grows
+    with L T. On the way back the matrices of one block at a time are added.
 
     Attributes:
         pooling: (B, H, queries, T), attention pooling only.
+        error: the largest relative error of the self-checks up to now.
     """
 
-    def __init__(self, model: nn.Module, images: Tensor, *, gradients: bool = True) -> None:
+    def __init__(self, model: nn.Module, images: Tensor, asked: frozenset[str]) -> None:
         """Of images (B, 3, h, w).
 
         Args:
-            gradients: False keeps no graph, for the attention alone.
+            asked: which of GRADIENT, EARLY and EFFECTIVE `each_block` gives; if none, no graph is
+                kept.
 
         Raises:
             RuntimeError: the model is in training mode.
@@ -77,111 +190,187 @@ class Walk:
             raise RuntimeError(
                 "a model in training mode gives random attention; call model.eval() before"
             )
-        # (B, T, D), before the first block and after each
-        self.model, self._tokens = model, list[Tensor]()
-        with (
-            _settings(model, gradients),
-            capture(model, later=True) as self._seen,
-            ExitStack() as hooks,
-        ):
-            for name in self._seen.block_names:
-                self._listen(model.get_submodule(name), hooks, gradients)
-            self._scores: Tensor = model(images)
-        check(self._seen)
-        if self._seen.names != [*self._seen.block_names]:
+        self.model: Any = model
+        self.asked = asked
+        self.operators = Operators()
+        self.pooling: Tensor | None = None
+        self.error = 0.0
+        blocks = encoder_blocks(model)
+        self.steps = [Step(name, block, bool(asked)) for name, block in blocks.items()]
+        order: list[str] = []
+        with token_gradients(model, bool(asked)), ExitStack() as hooks:
+            hooks.enter_context(fused_attention(model))
+            if EFFECTIVE in asked:
+                hooks.enter_context(self.operators.watched(model))
+            for step in self.steps:
+                step.listen(hooks, order)
+            self._listen_to_patches(hooks)
+            if getattr(model, "attn_pool", None) is not None:
+                self._listen_to_pooling(self.model.attn_pool, hooks)
+            self._logits: Tensor = model(images)
+        if order != [*blocks]:
             raise UserError(
-                f"the encoder blocks of a {type(model).__name__} do not run in their order"
+                f"the blocks of a {type(model).__name__} must attend once each, in their order, "
+                f"but these attended: {', '.join(order) or 'none'}; use a model of timm without "
+                "gradient checkpointing"
             )
-        self.pooling = self._seen.pooling_row()
 
     @property
     def logits(self) -> Tensor:
         """(B, K)."""
-        return self._scores.detach()
+        return self._logits.detach()
 
-    @property
-    def error(self) -> float:
-        """The largest relative error of the self-checks up to now."""
-        return max(self._seen.selfcheck.values(), default=0.0)
+    def _listen_to_patches(self, hooks: ExitStack) -> None:
+        """Keep what the patch embedding gives, where a graph begins, and the tokens made of it."""
 
-    def _listen(self, block: nn.Module, hooks: ExitStack, gradients: bool) -> None:
-        """Keep what a block gives; before the first, begin the graph."""
+        def embedded(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+            self._patches = output.detach().requires_grad_(bool(self.asked))
+            return self._patches
 
-        def begin(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            self._tokens.append(args[0].detach().requires_grad_(gradients))
-            return (self._tokens[0], *args[1:]), kwargs
+        def given(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            self._given = args[0]
 
-        def keep(_module: nn.Module, _args: Any, output: Tensor) -> None:
-            self._tokens.append(output)
+        hooks.callback(self.model.patch_embed.register_forward_hook(embedded).remove)
+        hooks.callback(self.model.blocks[0].register_forward_pre_hook(given, prepend=True).remove)
 
-        if block is self.model.get_submodule(self._seen.block_names[0]):
-            hooks.callback(block.register_forward_pre_hook(begin, with_kwargs=True).remove)
-        hooks.callback(block.register_forward_hook(keep).remove)
+    def _listen_to_pooling(self, pool: Any, hooks: ExitStack) -> None:
+        """Make the matrix of timm's attention pooling from its queries and keys, and check it:
+        the module itself computes no matrix that could be read."""
+        seen: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Callable[..., None]:
+            def hook(_module: nn.Module, _args: Any, output: Tensor) -> None:
+                seen[name] = output.detach()
+
+            return hook
+
+        def finish(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            scores = seen["query"] * pool.scale @ seen["key"].transpose(-2, -1)
+            self.pooling = scores.softmax(dim=-1)
+            keys_and_values = seen["both"].unflatten(-1, (2, pool.num_heads, -1))
+            values = keys_and_values[:, :, 1].transpose(1, 2)
+            self._check("attn_pool", (self.pooling @ values).transpose(1, 2).flatten(2), args[0])
+
+        for name, module in (("query", pool.q_norm), ("key", pool.k_norm), ("both", pool.kv)):
+            hooks.callback(module.register_forward_hook(keep(name)).remove)
+        hooks.callback(pool.proj.register_forward_pre_hook(finish).remove)
+
+    def _check(self, name: str, found: Tensor, expected: Tensor) -> None:
+        """Two ways to compute the same attention must agree."""
+        expected = expected.detach()
+        largest = expected.abs().amax().clamp_min(torch.finfo(expected.dtype).tiny)
+        error = float((found.detach() - expected).abs().amax() / largest)
+        if not error <= TOLERANCE:  # also if it is NaN
+            raise UserError(
+                f"{name}: attention computed step by step differs from the model's own by "
+                f"{error:.1e} (relative), at most {TOLERANCE:.0e} is allowed; run the model in "
+                "float32"
+            )
+        self.error = max(self.error, error)
+
+    def direction(self, classes: Tensor | int) -> Tensor:
+        """The direction of one class of each image, (B,), or of one class of all: (B, K)."""
+        count, classes_of_model = self.logits.shape
+        chosen = torch.as_tensor(classes, device=self.logits.device).expand(count)
+        return F.one_hot(chosen, classes_of_model).to(self.logits)
 
     def each_block(
-        self,
-        visit: Callable[[BlockAttention], T],
-        directions: Tensor | None = None,
-        *,
-        early: bool = False,
-    ) -> list[T]:
-        """What `visit` returns for each block, last block first.
+        self, visit: Callable[[BlockAttention], object], directions: Sequence[Tensor]
+    ) -> None:
+        """Call `visit` for each block, last block first, and in it for each direction.
 
         Of matrices nothing stays but what `visit` keeps. The parameters' .grad stay as they are.
 
         Args:
-            directions: (C, B, K); None for the attention alone.
-            early: also what LeGrad needs: the final norm and head read the block's own output, and
-                the gradient of these early logits is taken with respect to the block's attention.
+            directions: of (B, K) each; at least one, also if no gradient was asked for.
 
         Raises:
-            UserError: a captured matrix is not the model's own.
+            UserError: a block's attention has no matrix, or it is not the model's own.
         """
-        shape = self._scores.shape
-        if directions is not None and directions.shape[1:] != shape:
-            raise ValueError(
-                f"directions: shape {tuple(directions.shape)}; use (C, {', '.join(map(str, shape))})"
-            )
-        weights = () if directions is None else tuple(directions.to(self._scores))
-        found, handed = (
-            [],
-            [grad(self._scores, self._tokens[-1], one, retain_graph=True)[0] for one in weights],
-        )
-        for index, call in reversed([*enumerate(self._seen.calls)]):
-            reads, handed = self._back(index, handed)
-            early_reads = self._early_reads(index, weights) if early and weights else None
-            attn, values = self._seen.matrix(index), call.value.float()
-            check(self._seen)
-            stacked = torch.stack(reads) if reads else values.new_zeros(0, *values.shape)
-            found.append(visit(BlockAttention(index, attn, values, stacked, early_reads)))
-            del attn  # else it would live beside the next one
-        return found
+        for weights in directions:
+            if weights.shape != self.logits.shape:
+                shape, wanted = tuple(weights.shape), tuple(self.logits.shape)
+                raise ValueError(f"a direction has the shape {shape}; use {wanted}")
+        with token_gradients(self.model, bool(self.asked)):
+            handed = self._at_head(directions) if GRADIENT in self.asked else []
+            effective: list[Tensor] = []
+            if EFFECTIVE in self.asked:
+                with self.operators.fixed():
+                    effective = self._at_head(directions)
+            for index in reversed(range(len(self.steps))):
+                self._visit_block(index, visit, directions, handed, effective)
 
-    def _back(self, index: int, handed: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Through one block: from gradients (B, T, D) for its output to those for what it reads and
-        for its input."""
-        read, (before, after) = self._seen.calls[index].read, self._tokens[index : index + 2]
-        pairs = [grad(after, (read, before), one, retain_graph=True) for one in handed]
-        return [of_read.float() for of_read, _ in pairs], [of_tokens for _, of_tokens in pairs]
+    def _visit_block(
+        self,
+        index: int,
+        visit: Callable[[BlockAttention], object],
+        directions: Sequence[Tensor],
+        handed: list[Tensor],
+        effective: list[Tensor],
+    ) -> None:
+        """Visit one block. The gradients for its output, ordinary ones and those of fixed
+        operators, are replaced by those for its tokens; empty lists if they were not asked for."""
+        step = self.steps[index]
+        explicit = step.attend_again(self.operators)
+        self._check(step.name, explicit.read, step.read)
+        early_logits = self._early_logits(step)
+        for c, weights in enumerate(directions):
+            found: dict[str, Any] = {}
+            if effective:
+                with self.operators.fixed():
+                    effective[c] = step.back(explicit, effective[c])[1]
+                    if index == 0:
+                        found[EFFECTIVE] = self._at_patches(effective[c])
+            if handed:
+                found[GRADIENT], handed[c] = step.back(explicit, handed[c])
+            if early_logits is not None:
+                (of_read,) = grad(early_logits, step.read, weights, retain_graph=True)
+                found[EARLY] = grad(explicit.read, explicit.matrix, of_read, retain_graph=True)[0]
+            visit(BlockAttention(index, c, explicit.matrix.detach(), **found))
 
-    def _early_reads(self, index: int, weights: Sequence[Tensor]) -> Tensor:
-        """Gradients (C, B, H, T, d) of the logits that the head makes of one block's own output."""
-        head, read = _any(self.model), self._seen.calls[index].read
-        with _settings(self.model, gradients=True):
-            scores = head.forward_head(head.norm(self._tokens[index + 1]))
-            return torch.stack(
-                [grad(scores, read, one, retain_graph=True)[0].float() for one in weights]
-            )
+    def _at_head(self, directions: Sequence[Tensor]) -> list[Tensor]:
+        """The gradient of each direction's score with respect to the last block's output,
+        (B, T, D)."""
+        last = self.steps[-1].output
+        return [grad(self._logits, last, one, retain_graph=True)[0] for one in directions]
+
+    def _early_logits(self, step: Step) -> Tensor | None:
+        """What the head makes of a block's own output, (B, K), if that was asked for."""
+        if EARLY not in self.asked:
+            return None
+        logits: Tensor = self.model.forward_head(self.model.norm(step.output))
+        return logits
+
+    def _at_patches(self, gradient: Tensor) -> Tensor:
+        """What each patch adds to the score: from the gradient for the tokens before the first
+        block (B, T, D) to (B, T), 0 for prefix tokens."""
+        (of_patches,) = grad(self._given, self._patches, gradient, retain_graph=True)
+        added = (of_patches * self._patches).sum(dim=-1).flatten(1).detach()
+        return F.pad(added, (gradient.shape[1] - added.shape[1], 0))
 
 
 @contextmanager
-def _settings(model: nn.Module, gradients: bool) -> Iterator[None]:
-    """Inside, gradients flow or not, and never to the model's parameters.
+def explicit_attention(attention: Any) -> Iterator[list[Tensor]]:
+    """Inside, attention is computed step by step. Gives its matrix, in a list that is empty until
+    it runs."""
+    seen: list[Tensor] = []
 
-    A bias of the attention that asks for its gradient would make the kernel keep whole matrices.
-    """
+    def keep(_module: nn.Module, _args: Any, output: Tensor) -> None:
+        seen.append(output)
+
+    with ExitStack() as restore:
+        if hasattr(attention, "attn_drop"):
+            restore.callback(setattr, attention, "fused_attn", attention.fused_attn)
+            attention.fused_attn = False
+            restore.callback(attention.attn_drop.register_forward_hook(keep).remove)
+        yield seen
+
+
+@contextmanager
+def token_gradients(model: nn.Module, enabled: bool = True) -> Iterator[None]:
+    """Inside, gradients flow to tokens, or not at all, and never to the model's parameters."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    with torch.inference_mode(False), torch.set_grad_enabled(gradients):
+    with torch.inference_mode(False), torch.set_grad_enabled(enabled):
         for parameter in trained:
             parameter.requires_grad_(False)
         try:
@@ -189,63 +378,3 @@ def _settings(model: nn.Module, gradients: bool) -> Iterator[None]:
         finally:
             for parameter in trained:
                 parameter.requires_grad_()
-
-
-def _any(model: Any) -> Any:
-    """A model whose methods the type checker does not know."""
-    return model
-
-
-class Gradients(NamedTuple):
-    """Attention and its gradients for one class per image, whole: for small models, and for what
-    needs all blocks.
-
-    Of a contrast, the gradients are those of the difference of two logits.
-    """
-
-    attn: Tensor  # (B, L, H, T, T)
-    grads: Tensor  # (B, L, H, T, T), of the class logit
-    logits: Tensor  # (B, K)
-    pooling: Tensor | None  # (B, H, queries, T), attention pooling only
-    # (B, L, H, T, T), of the class logit read from the block's own output
-    block_grads: Tensor | None
-
-
-def attention_gradients(
-    model: nn.Module,
-    images: Tensor,
-    classes: Tensor,
-    against: Tensor | None = None,
-    *,
-    per_block: bool = False,
-) -> Gradients:
-    """Attention and the gradient of one logit with respect to it, of all blocks at once: it takes
-    their memory.
-
-    Args:
-        images: (B, 3, h, w).
-        classes: the logit of each image, (B,); ValueError if there is not one for each.
-        against: a second class of each image, (B,), whose logit is subtracted from the first.
-        per_block: also the gradients that LeGrad needs, as `Walk.each_block` gives them.
-    """
-    one_class_each(len(images), classes=classes, against=against)
-    walk = Walk(model, images)
-    directions = directions_of(classes, against, walk.logits.shape[1])
-
-    def keep(block: BlockAttention) -> tuple[Tensor, ...]:
-        reads = [block.reads[0]] + ([] if block.early_reads is None else [block.early_reads[0]])
-        return block.attn, *map(block.gradient, reads)
-
-    blocks = walk.each_block(keep, directions, early=per_block)
-    attn, grads, *early = (torch.stack(parts[::-1], dim=1) for parts in zip(*blocks, strict=True))
-    return Gradients(attn, grads, walk.logits, walk.pooling, early[0] if early else None)
-
-
-def one_class_each(images: int, **given: Tensor | None) -> None:
-    """ValueError unless each of the tensors, by name, holds one class per image, (B,), or is
-    None."""
-    for name, classes in given.items():
-        if classes is not None and classes.shape != (images,):
-            raise ValueError(
-                f"{name}: shape {tuple(classes.shape)}; use one class per image, ({images},)"
-            )

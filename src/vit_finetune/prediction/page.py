@@ -1,7 +1,7 @@
 """The page of `predict --page`: each image beside what speaks for its class."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,10 +48,15 @@ def prediction_card(
     )
 
 
-def predictions_page(
-    cards: Sequence[Card], method: str, against: str | None, promise: Promise | None = None
-) -> str:
-    """The page as text. `method` is the map that is drawn, `against` the second class of it."""
-    return render(
-        "prediction/page.html", cards=cards, method=method, against=against, promise=promise
-    )
+class DrawnMap(NamedTuple):
+    """The map that is drawn, the second class of it, and its verdict on the run that trained the
+    model, None where there is none."""
+
+    method: str
+    against: str | None
+    verdict: str | None = None
+
+
+def predictions_page(cards: Sequence[Card], drawn: DrawnMap, promise: Promise | None = None) -> str:
+    """The page as text."""
+    return render("prediction/page.html", cards=cards, drawn=drawn, promise=promise)

@@ -103,9 +103,9 @@ class Predictor:
 
         assert photograph.shown is not None
         maker = MapMaker(self.model)
-        labels = [label] if against is None else [label, against]
-        classes = [torch.tensor([k], device=self.device) for k in labels]
-        patch_map = maker.maps(self.pixels([photograph.pixels]), *classes)[method][0]
+        pixels = self.pixels([photograph.pixels])
+        other = None if against is None else torch.tensor([against])
+        patch_map = maker.maps(pixels, torch.tensor([label]), other, methods=[method])[method][0]
 
         size = self.preprocess.resized(*photograph.pixels.shape[:2])
         grid = PixelGrid(size, size, self.preprocess.input_size, maker.layout.grid)
@@ -113,7 +113,7 @@ class Predictor:
         height, width = size
         painted = np.full(photograph.shown.shape[:2], np.nan)
         painted[top : top + height, left : left + width] = grid.paint(
-            patch_map.cpu().numpy(), content=photograph.content
+            patch_map.numpy(), content=photograph.content
         )
         return painted
 

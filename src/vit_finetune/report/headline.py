@@ -94,7 +94,7 @@ def interval(row: Mapping[str, Any], column: str, sign: str = "") -> str:
     return f"{mean:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
 
 
-def map_rows(maps: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+def map_table(maps: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """What each map is worth, from plots/attention_maps.csv; the first row is the header."""
     rows = [
         [
@@ -102,6 +102,7 @@ def map_rows(maps: Sequence[Mapping[str, Any]]) -> list[list[str]]:
             "score minus a random map's, should be above 0",
             "score minus the Gaussian's, should be above 0",
             "fraction in the quadrant of the class, 0.25 by chance",
+            "fraction in the cell of the class, of 3 × 3, 0.11 by chance",
             "correlation with itself, classifier shuffled, should be far below 1",
             "against the Gaussian",
         ]
@@ -115,6 +116,7 @@ def map_rows(maps: Sequence[Mapping[str, Any]]) -> list[list[str]]:
                 interval(row, "minus_random", "+"),
                 interval(row, "minus_centre", "+"),
                 interval(row, "mosaic_share"),
+                interval(row, "mosaic_share_3x3"),
                 interval(row, "head_shuffled"),
                 row["verdict"],
             ]

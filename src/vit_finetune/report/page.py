@@ -13,7 +13,7 @@ from vit_finetune.params import KEYS, Params
 from vit_finetune.report.headline import (
     collect_warnings,
     headline,
-    map_rows,
+    map_table,
     review_in_words,
     start,
 )
@@ -73,8 +73,9 @@ HOW_TO_READ = (
     "insertion curve (the probability of the predicted class as the map's best patches come first) "
     "minus the area under the deletion curve (as they go first). The table subtracts the score of "
     "a random order, and of a Gaussian in the centre. Mosaic: the fraction of the map in the "
-    "quadrant that shows the class, 0.25 by chance. Head shuffled: with the weights of the "
-    "classification head shuffled, a map that explains the prediction must change; a correlation "
+    "quadrant that shows the class, 0.25 by chance, and of mosaics of 3 × 3 images 0.11. Head "
+    "shuffled: with the weights of the classification head shuffled, a map that explains the "
+    "prediction must change; a correlation "
     "of 1 says that it did not."
 )
 
@@ -154,7 +155,7 @@ def compose(
         Section(
             title="Where the model looks",
             paragraphs=[verdict(maps), HOW_TO_READ],
-            tables=[map_rows(maps)],
+            tables=[map_table(maps)],
             figures=ATTENTION,
         ),
         Section(title="Test results", figures=TEST),
