@@ -9,7 +9,7 @@ from filelock import Timeout
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.locks import file_lock
 from vit_finetune.core.process import only_one
-from vit_finetune.data.cifar import open_cifar
+from vit_finetune.data.cifar import load_cifar
 
 
 def test_a_lock_is_held_by_one_at_a_time_and_asking_for_it_takes_nothing_from_the_holder(tmp_path):
@@ -61,5 +61,5 @@ def test_a_download_to_a_file_system_without_locks_does_not_wait_for_another_one
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     message = "cannot be locked .+; name a cache folder on a local disk in XDG_CACHE_HOME. Either"
     with pytest.raises(UserError, match=message):
-        open_cifar("cifar10")
+        load_cifar("cifar10")
     assert "waiting" not in capsys.readouterr().out

@@ -45,7 +45,7 @@ ROOMS = {  # room: the rooms that it may import
     "attention": {"core", "intervals", "pages", "style", "verdict", "model"},
     "review": {"core", "data", "pages", "style"},
     "report": {"core", "params", "intervals", "pages", "style", "verdict"},
-    "prediction": {"core", "data", "model", "pages", "style", "attention"},
+    "prediction": {"core", "data", "model", "pages", "style", "verdict", "attention"},
     "classifier_page": {"core", "pages"},
     "comparison": {
         "command_line",

@@ -125,7 +125,7 @@ def test_every_plot_has_marks_in_it_without_a_network_and_the_console_is_empty(
     )
     assert console == []
     assert misplaced == []
-    assert len(marks) == 11
+    assert len(marks) == 12
     assert {id: count for id, count in marks.items() if not count} == {}
     revisions = 1 if command == ("show",) else 2
     assert pictures == []
