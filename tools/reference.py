@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 from vit_finetune.core.files import read_csv
 from vit_finetune.intervals import mean
 from vit_finetune.params import KEYS, Params, read_yaml
-from vit_finetune.report.headline import gain, map_rows
+from vit_finetune.report.headline import gain, map_table
 from vit_finetune.verdict import in_words, verdict
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -193,7 +193,7 @@ def headline_text() -> str:
 
 def attention_table() -> str:
     maps = read_csv(ROOT / "plots/attention_maps.csv")
-    header, *rows = map_rows(maps)
+    header, *rows = map_table(maps)
     return f"{markdown_table(header, rows)}\n\n{verdict(maps)}"
 
 

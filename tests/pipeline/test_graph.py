@@ -44,7 +44,7 @@ ROOMS = {  # room: the rooms that it may import
     "evaluation": {"core", "calibration", "intervals", "style", "model", "activations"},
     "attention": {"core", "intervals", "pages", "style", "verdict", "model"},
     "report": {"core", "params", "intervals", "pages", "style", "verdict"},
-    "prediction": {"core", "data", "model", "pages", "style", "attention"},
+    "prediction": {"core", "data", "model", "pages", "style", "attention", "verdict"},
     "comparison": {
         "command_line",
         "core",
