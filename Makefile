@@ -9,23 +9,23 @@ PROFILE ?= demo
 help:
 	@echo "make repro   set up, run the pipeline of params.yaml, print the results (DATA=folder of your own images)"
 	@echo "make demo    set up, run it on data and weights that are already here (PROFILE=name for another overlay)"
-	@echo "make open    show the report and the page of attention in a browser"
+	@echo "make open    show the report and the attention page of the newest run, demo or default, in a browser"
 	@echo "make clean   remove what interrupted runs and tools left; results and DVC's cache stay"
 	@echo "make test    set up, run the quick tests of every room"
 	@echo "make test-all  the quick tests, then the slow ones"
 	@echo "make lint    ruff and mypy for Python, deno for JavaScript and CSS"
 	@echo "make lock    pin every package anew in requirements.lock"
 
-# The environment is complete when its stamp is newer than the lock.
+# The environment is complete when its stamp is newer than the locks and pyproject.toml, which names the commands.
 setup: .venv/.complete
-.venv/.complete: requirements.lock requirements-uv.lock
+.venv/.complete: requirements.lock requirements-uv.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.lock
 	@echo "installing the packages of requirements.lock; on Linux several GB, which takes a few minutes"
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
-	$(BIN)/python -c 'import pathlib, vl_convert; pathlib.Path(".dvc/plots/vega.js").write_text(vl_convert.javascript_bundle(vl_version="5.21"))'
+	$(BIN)/python tools/plots_page.py
 	touch $@
 
 repro: setup
@@ -41,8 +41,7 @@ demo: setup
 	$(BIN)/python -m vit_finetune.profiles $(PROFILE)
 
 open: setup
-	$(BIN)/python -m webbrowser -t "file://$(CURDIR)/report.html"
-	$(BIN)/python -m webbrowser -t "file://$(CURDIR)/attention/index.html"
+	$(BIN)/python -m vit_finetune.open
 
 clean:
 	rm -rf .checkpoints .run .uv_cache dvc_plots dvclive .pytest_cache .mypy_cache .ruff_cache .hypothesis

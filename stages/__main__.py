@@ -20,6 +20,7 @@ SCRIPTS = (
     Script("subset"),
     Script("adapt", memory_key="adapt.batch_size", parallel=True),
     Script("embed", memory_key="embed.batch_size", parallel=True),
+    Script("review"),
     Script("train", memory_key="train.batch_size", parallel=True),
     Script("evaluate"),
     Script("attention", memory_key="attention.batch_size"),

@@ -1,13 +1,18 @@
 """adapt: data/subset, pretrained weights -> models/pretrained, models/adapted,
 data/pretrained_features, plots/adaptation.csv"""
 
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
 from vit_finetune.core.arrays import write_split
 from vit_finetune.core.device import resolve_precision
 from vit_finetune.core.files import new_folder, read_json, write_csv
 from vit_finetune.model.boundary import SplitModel, to_device
-from vit_finetune.model.build import build_model, preprocessing
+from vit_finetune.model.build import build_model, kept_head, known_classes, preprocessing
 from vit_finetune.model.freezing import freeze
-from vit_finetune.model.saved import save_model, weights_digest
+from vit_finetune.model.saved import head_digest, save_model, weights_digest
 from vit_finetune.stage import Stage
 from vit_finetune.training import adaptation, features, results
 from vit_finetune.training.data import read_training_images
@@ -30,7 +35,8 @@ def main(stage: Stage) -> None:
     other_size = adaptation.other_size(dataset, preprocess.input_size)
     if other_size:
         stage.say(other_size)
-    model = adaptation.with_head(backbone, len(dataset["classes"]))
+    head = find_head(stage, backbone, dataset["classes"])
+    model = adaptation.with_head(backbone, len(dataset["classes"]), head)
     for warning in adaptation.check_later_stages(model, params):
         stage.warn(warning)
 
@@ -45,6 +51,7 @@ def main(stage: Stage) -> None:
         images,
         len(data.views),
         weights_digest(backbone),
+        head_digest(model),
     )
     pretrained = features.read_or_compute(
         checkpoint / "features.pt", split_model, data, stage.ranks
@@ -67,9 +74,12 @@ def main(stage: Stage) -> None:
         write_split(folder, "val", features=pretrained.val.numpy())
     with new_folder("models/pretrained") as folder:
         save_model(backbone, folder, preprocess)
-    adapted = adaptation.adopt(backbone, model, history, str(precision).removeprefix("torch."))
+    adapted = adaptation.adopt(
+        backbone, model, history, str(precision).removeprefix("torch."), kept_head=head is not None
+    )
     with new_folder("models/adapted") as folder:
-        save_model(backbone, folder, preprocess)
+        # a kept head belongs to the model that training starts from
+        save_model(backbone if head is None else model.cpu(), folder, preprocess)
         adapted.write(folder)
     write_history(history)
     stage.record_versions()
@@ -81,6 +91,24 @@ def main(stage: Stage) -> None:
             f"validation images, clearly more than the last epoch's {last_accuracy:.4f}"
         )
     stage.forget_checkpoints()
+
+
+def find_head(stage: Stage, backbone: Any, classes: Sequence[str]) -> dict[str, Tensor] | None:
+    """The head of a model that knows these classes already, if training is to start from one."""
+    name = stage.params.model.name
+    if not stage.params.model.pretrained or stage.params.adapt.head_init == "zeros":
+        return None
+    head = kept_head(name, backbone, classes)
+    known = known_classes(backbone)
+    if head is not None:
+        stage.say(f"starts with the head of {name}, which knows the same {len(known)} classes")
+    elif known:
+        some = ", ".join(known[:4])
+        stage.say(
+            f"the head of {name} is not used: it knows {len(known)} other classes, such as {some}; "
+            "a linear probe is the start"
+        )
+    return head
 
 
 def write_history(history: results.History) -> None:

@@ -1,12 +1,14 @@
-"""embed: data/subset, models/adapted -> data/embedded (activations at the freeze boundary)"""
+"""embed: data/subset, models/adapted -> data/embedded (activations at the freeze boundary, pooled
+features)"""
 
+from vit_finetune.activations.files import map_activations
 from vit_finetune.activations.forward import (
     activation_files,
     describe,
     prepare_files,
     write_views,
 )
-from vit_finetune.core.arrays import read_split
+from vit_finetune.core.arrays import read_split, write_split
 from vit_finetune.core.files import replace_folder
 from vit_finetune.model.adapted import Adapted
 from vit_finetune.model.boundary import SplitModel, to_device
@@ -40,6 +42,9 @@ def main(stage: Stage) -> None:
     write_views(split_model, images, files, stage.ranks)
 
     if stage.ranks.is_first:
+        for split in images:
+            stored = map_activations(folder, manifest, split)
+            write_split(folder, split, features=split_model.predict_features(stored).numpy())
         manifest.write(folder)
         replace_folder("data/embedded", folder)
         stage.record_versions()

@@ -40,7 +40,7 @@ def main(stage: Stage) -> None:
     if corrections:
         summary["corrected"] = corrections
     _, validation_right = read_validation(Path("models/finetuned"))
-    warnings = measures.find_warnings(labels, predicted, classes, validation_right)
+    warnings = measures.find_warnings(labels, predicted, classes, validation_right, groups)
     if warnings:
         summary["warning"] = "; ".join(warnings)
     write_json("metrics/evaluation.json", summary)

@@ -7,7 +7,7 @@ from vit_finetune.core.files import read_csv, read_json, write_text
 from vit_finetune.report import page
 from vit_finetune.stage import Stage
 
-METRICS = ("subset", "train", "evaluation", "attention")
+METRICS = ("subset", "train", "evaluation", "attention", "review")
 IMAGES = (
     "samples",
     "mistakes",
@@ -15,6 +15,7 @@ IMAGES = (
     "attention_montage",
     "attention_classes",
     "attention_blocks",
+    "review",
 )
 CHARTS = {  # picture of the page -> template, table
     "adaptation": ("history", "adaptation"),
@@ -26,7 +27,7 @@ CHARTS = {  # picture of the page -> template, table
     "attention_curves": ("attention_curves", "attention_curves"),
     "attention_shape": ("attention_blocks", "attention_blocks"),
 }
-STAGES = ("download", "subset", "adapt", "embed", "train", "evaluate", "attention")
+STAGES = ("download", "subset", "adapt", "embed", "review", "train", "evaluate", "attention")
 
 
 def main(stage: Stage) -> None:

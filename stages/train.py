@@ -5,7 +5,7 @@ from vit_finetune.activations.manifest import Manifest
 from vit_finetune.core.files import new_folder, read_json, write_csv, write_json, write_text
 from vit_finetune.model.adapted import Adapted
 from vit_finetune.model.freezing import freeze
-from vit_finetune.model.saved import load_model, save_model
+from vit_finetune.model.saved import head_digest, load_model, save_model
 from vit_finetune.stage import Stage
 from vit_finetune.training import features, results, temperature
 from vit_finetune.training.data import read_training_data
@@ -37,6 +37,7 @@ def main(stage: Stage) -> None:
         params.train.model_dump(),
         manifest.to_json(),
         data.labels_digest(),
+        head_digest(model),
     )
 
     stored = features.read_or_compute(checkpoint / "features.pt", split_model, data, stage.ranks)

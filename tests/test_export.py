@@ -132,6 +132,7 @@ def test_an_opset_out_of_range_and_a_folder_without_a_model_are_told(tmp_path, m
     for options, error in (
         (["--opset", "16"], "argument --opset: invalid choice: 16 (choose from 17, 18, "),
         (["--model", tmp_path], f"export: {tmp_path} does not hold a trained model; run dvc repro"),
+        (["--runtime", "x.tgz"], "export: --runtime is for FILE.html"),
     ):
         target = str(tmp_path / "x.onnx")
         monkeypatch.setattr(sys, "argv", ["export", *map(str, options), target])

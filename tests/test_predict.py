@@ -487,8 +487,8 @@ def test_the_command_of_the_how_to_draws_one_class_against_another(
 ):
     paths = {"photo.png": images / "0.png", "overlays": tmp_path / "maps"}
     (line,) = template("--against dog", paths)
-    python, flag, module, *options = shlex.split(line)
-    assert [python, flag, module] == ["python", "-m", "vit_finetune.predict"]
+    program, tool, *options = shlex.split(line)
+    assert [program, tool] == ["vit-finetune", "predict"]
     status, _, errors = call("predict", "--model", model, *options)
     assert status == 0, errors
     picture = picture_of(predictor, photograph, 0, 1)

@@ -15,7 +15,7 @@ from dvc.utils.serialize import dumps_yaml
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 from vit_finetune.core.files import read_csv
-from vit_finetune.intervals import mean
+from vit_finetune.intervals import mean, wilson
 from vit_finetune.params import KEYS, Params, read_yaml
 from vit_finetune.report.headline import gain, map_table
 from vit_finetune.verdict import in_words, verdict
@@ -42,6 +42,7 @@ MODELS = (  # one of each family that tests split at a block
     "vit_base_patch32_clip_224.openai",
     "torchvision/vit_b_16.IMAGENET1K_V1",
 )
+METHODS = ("stage", "cleanlab", "highest loss")  # of benchmarks/review.py
 MEANS = {0.485: "ImageNet", 0.481: "CLIP"}  # of the red channel
 
 
@@ -330,6 +331,105 @@ def frontier_table() -> str:
     return markdown_table(header, rows)
 
 
+def total(rows: Sequence[Mapping[str, str]], column: str) -> int:
+    return sum(int(row[column]) for row in rows)
+
+
+def fraction_text(hits: int, count: int) -> str:
+    low, high = wilson(hits, count)
+    return f"{hits / count:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def wrong_labels_table() -> str:
+    """benchmarks/review.csv: exchanged and real wrong labels; hits of all seeds together."""
+    names = {"evenly": "exchanged evenly", "most like": "for the class most like it"}
+    table = [row for row in read_csv(ROOT / "benchmarks/review.csv") if row["method"] in METHODS]
+    rows = []
+    for (check, setting), group in itertools.groupby(
+        sorted(table, key=lambda row: (row["check"] != "planted", row["check"], row["setting"])),
+        key=lambda row: (row["check"], row["setting"]),
+    ):
+        by_method = {method: [] for method in METHODS}
+        for row in group:
+            by_method[row["method"]].append(row)
+        if check not in ("planted", "CIFAR-10N"):
+            continue
+        kind, _, share = setting.rpartition(" ")
+        label = f"{float(share):.0%}, {names[kind]}" if kind else "people's (CIFAR-10N), 9 %"
+        for method, of_method in by_method.items():
+            score = np.mean([float(row["value"]) for row in of_method])
+            cells = [label, method, f"{score:.3f}", "", "", ""]
+            if of_method[0]["listed"]:
+                hits = total(of_method, "hits")
+                listed = total(of_method, "listed")
+                wrong = total(of_method, "wrong")
+                cells[3] = fraction_text(hits, listed)
+                cells[4] = fraction_text(hits, wrong)
+                cells[5] = f"{2 * hits / (listed + wrong):.3f}"
+            rows.append(cells)
+            label = ""
+    header = ["wrong labels", "method", "average precision", "precision", "recall", "F1"]
+    return markdown_table(header, rows)
+
+
+def copies_table() -> str:
+    """benchmarks/review.csv: near-copies, and the use of what is listed."""
+    rows = []
+    for row in read_csv(ROOT / "benchmarks/review.csv"):
+        if row["check"] in ("ciFAIR", "altered copies", "subjects", "use", "test labels"):
+            check = f"{row['check']}, {row['setting']}"
+            found = fraction_text(int(row["hits"]), int(row["wrong"]))
+            count = f"{int(row['wrong']):,}"
+            rows.append([check, row["method"], found, count, row["listed"], row["value"]])
+    header = ["check", "method", "fraction", "n", "listed", "difference from before"]
+    return markdown_table(header, rows)
+
+
+def review_cost_table() -> str:
+    """benchmarks/review_cost.csv."""
+    rows = []
+    for line in read_csv(ROOT / "benchmarks/review_cost.csv"):
+        rows.append([f"{int(line['train']):,}", line["cpu_s"], line["mib"]])
+    return markdown_table(["images to train on", "CPU s", "MiB"], rows)
+
+
+def browser_table() -> str:
+    """benchmarks/browser.csv: a row for each kind of images."""
+    names = {"test": "test images", "photograph": "photographs"}
+    rows = []
+    table = read_csv(ROOT / "benchmarks/browser.csv")
+    for name, group in itertools.groupby(table, key=lambda row: row["images"]):
+        lines = list(group)
+        same = [line for line in lines if line["predict"] == line["page"]]
+        low, high = wilson(len(same), len(lines))
+        differences = [
+            abs(float(line["predict_probability"]) - float(line["page_probability"]))
+            for line in same
+        ]
+        seconds = [float(line["seconds"]) for line in lines]
+        rows.append(
+            [
+                names[name],
+                f"{len(lines):,}",
+                f"{len(same) / len(lines):.4f} [{low:.4f}, {high:.4f}]",
+                f"{np.mean(differences):.3f}",
+                f"{max(differences):.3f}",
+                f"{np.median(seconds):.2f}",
+                f"{np.quantile(seconds, 0.95):.2f}",
+            ]
+        )
+    header = [
+        "images",
+        "number",
+        "same class as `predict`",
+        "difference in probability, mean",
+        "largest",
+        "seconds an image, median",
+        "95 % are below",
+    ]
+    return markdown_table(header, rows)
+
+
 TABLES = {  # name of the markers in a document -> what stands between them
     "parameters": parameter_table,
     "outputs": output_table,
@@ -340,6 +440,10 @@ TABLES = {  # name of the markers in a document -> what stands between them
     "small data": small_data_table,
     "cost": cost_table,
     "frontier": frontier_table,
+    "wrong labels": wrong_labels_table,
+    "near-copies": copies_table,
+    "review cost": review_cost_table,
+    "browser": browser_table,
 }
 
 

@@ -1,4 +1,4 @@
-"""`python -m vit_finetune.compare A [B ...]`: runs on the same test images, image by image.
+"""`vit-finetune compare A [B ...]`: runs on the same test images, image by image.
 
 Each is a commit, branch, tag or experiment. A alone is compared with the work tree.
 """
@@ -339,7 +339,7 @@ def run(args: argparse.Namespace) -> str:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m vit_finetune.compare", description=__doc__)
+    parser = argparse.ArgumentParser(prog="vit-finetune compare", description=__doc__)
     parser.add_argument(
         "runs", nargs="+", metavar="RUN", help="a commit, branch, tag or experiment"
     )

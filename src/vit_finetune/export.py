@@ -1,5 +1,5 @@
-"""`python -m vit_finetune.export FILE.onnx`: the trained model for other programs (`pip install
-onnx onnxscript`)."""
+"""`vit-finetune export FILE`: the trained model for other programs, FILE.onnx, or as a page that
+classifies images in a browser, FILE.html (`pip install onnx onnxscript`)."""
 
 import argparse
 import json
@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from vit_finetune.classifier_page.page import classifier_page
+from vit_finetune.classifier_page.runtime import PACKAGE, fetch_runtime, kept_runtime, read_runtime
 from vit_finetune.core.errors import UserError, readable_errors
-from vit_finetune.core.files import new_folder, write_bytes
+from vit_finetune.core.files import new_folder, readable_size, write_bytes, write_text
 from vit_finetune.model.build import preprocessing
 from vit_finetune.model.preprocessing import Preprocessing
 from vit_finetune.model.saved import load_model, trained_config
@@ -43,13 +45,8 @@ def export(folder: Path, target: Path, with_preprocessing: bool, opset: int = OP
     classes = config["label_names"]
     fit = config["trained_on"]["fit"]
     rows, columns = config["trained_on"]["image_size"]
-    model = load_model(folder)
+    model = exportable_model(folder)
     preprocess = preprocessing(model, None)
-    require_onnx()
-    for module in model.modules():
-        # the exporter does not know fused attention with a bias, which BEiT has
-        if hasattr(module, "fused_attn"):
-            module.fused_attn = False
     if with_preprocessing:
         height, width = rows, columns
         model = nn.Sequential(preprocess, model, nn.Softmax(dim=1))
@@ -71,6 +68,54 @@ def export(folder: Path, target: Path, with_preprocessing: bool, opset: int = OP
         f"Bring an image to {rows} x {columns} pixels with fit {fit} first; "
         "class names, and how to read and prepare an image, are in the metadata"
     )
+
+
+def export_page(folder: Path, target: Path, runtime: Path | None) -> str:
+    """Write the model of a folder as one HTML file that classifies images, with all it needs.
+
+    Args:
+        runtime: the package of ONNX Runtime Web; None for the kept one, which is fetched at first.
+
+    Returns:
+        How to use the file.
+
+    Raises:
+        UserError: no trained model, or one too large for a page; no package, or another one; or
+            onnx and onnxscript are not installed.
+    """
+    config = trained_config(folder)
+    model = exportable_model(folder)
+    parts = read_runtime(runtime or fetched_runtime())
+    preprocess = preprocessing(model, None)
+    example = torch.zeros(2, 3, *preprocess.input_size)
+    graph = to_onnx(model, example, "pixels", "logits", OPSET)
+    write_text(target, classifier_page(graph, metadata(config, preprocess), parts))
+    size = readable_size(target.stat().st_size)
+    return f"{target}, {size}: open it in a browser, on any device; it needs no network"
+
+
+def fetched_runtime() -> Path:
+    """The package of ONNX Runtime Web in the user's cache folder."""
+    runtime = kept_runtime()
+    if not runtime.exists():
+        print(f"export: fetches {PACKAGE} with npm, and keeps it as {runtime}", flush=True)
+        fetch_runtime(runtime)
+    return runtime
+
+
+def exportable_model(folder: Path) -> Any:
+    """The model of a folder, in eval mode.
+
+    Raises:
+        UserError: onnx and onnxscript are not installed.
+    """
+    require_onnx()
+    model = load_model(folder)
+    for module in model.modules():
+        # the exporter does not know fused attention with a bias, which BEiT has
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False
+    return model
 
 
 def metadata(config: Mapping[str, Any], preprocess: Preprocessing) -> dict[str, Any]:
@@ -149,16 +194,17 @@ def write_onnx(graph: Any, facts: Mapping[str, Any], target: Path) -> None:
     target.with_name(target.name + ".parts").rmdir()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m vit_finetune.export", description=__doc__)
-    parser.add_argument("target", type=Path, metavar="FILE.onnx")
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="vit-finetune export", description=__doc__)
+    parser.add_argument("target", type=Path, metavar="FILE", help="FILE.onnx or FILE.html")
     parser.add_argument(
         "--model", type=Path, default=Path("models/finetuned"), help="(%(default)s)"
     )
-    parser.add_argument(
+    onnx = parser.add_argument_group("FILE.onnx")
+    onnx.add_argument(
         "--with-preprocessing", action="store_true", help="uint8 images in, probabilities out"
     )
-    parser.add_argument(
+    onnx.add_argument(
         "--opset",
         type=int,
         default=OPSET,
@@ -166,10 +212,33 @@ def main() -> None:
         metavar="N",
         help=f"version of ONNX's operators, {OPSETS[0]} to {OPSETS[-1]} (%(default)s)",
     )
-    args = parser.parse_args()
+    page = parser.add_argument_group("FILE.html")
+    page.add_argument(
+        "--runtime",
+        type=Path,
+        metavar="FILE",
+        help=f"package of ONNX Runtime Web (default: npm fetches {PACKAGE} once)",
+    )
+    return parser
+
+
+def run(args: argparse.Namespace) -> str:
+    """Write the file; returns how to use it."""
+    if args.target.suffix == ".onnx":
+        if args.runtime is not None:
+            raise UserError("--runtime is for FILE.html")
+        return export(args.model, args.target, args.with_preprocessing, args.opset)
+    if args.target.suffix != ".html":
+        raise UserError(f"{args.target} must end in .onnx or .html")
+    if args.with_preprocessing or args.opset != OPSET:
+        raise UserError("--with-preprocessing and --opset are for FILE.onnx")
+    return export_page(args.model, args.target, args.runtime)
+
+
+def main() -> None:
+    args = make_parser().parse_args()
     with readable_errors("export"):
-        wrote = export(args.model, args.target, args.with_preprocessing, args.opset)
-        print(f"export: wrote {wrote}")
+        print(f"export: wrote {run(args)}")
 
 
 if __name__ == "__main__":

@@ -30,13 +30,23 @@ def wilson(hits: float, n: float) -> tuple[float, float]:
     return low, high
 
 
-def above_chance(labels: NDArray[Any], predicted: NDArray[Any]) -> bool:
+def above_chance(
+    labels: NDArray[Any], predicted: NDArray[Any], groups: NDArray[Any] | None = None
+) -> bool:
     """Whether predictions (N,) agree with labels (N,) more often than by chance, by a permutation
     test: with shuffled labels they rarely agree as often.
 
     If one class is nearly all, a model that finds the rare ones is not much more accurate than one
     that always names it. But with shuffled labels it would find none of them.
+
+    Args:
+        groups: (N,), as of `fraction`. Images of a group must not count as independent, so the
+            interval of the accuracy must lie above chance as well.
     """
+    if groups is not None:
+        accuracy = fraction(labels == predicted, groups)
+        if accuracy.low <= chance_agreement(labels, predicted):
+            return False
     rng = np.random.default_rng(0)  # the same predictions get the same answer
     right = np.sum(labels == predicted)
     as_often = 1  # the labels as they are count as one of the shuffles (Phipson & Smyth 2010)

@@ -1,4 +1,4 @@
-"""`python -m vit_finetune.mistakes FILE [RUN]`: one HTML page of all wrong test images of a run.
+"""`vit-finetune mistakes FILE [RUN]`: one HTML page of all wrong test images of a run.
 
 A run is a commit, branch, tag or experiment; without one, that of the work tree.
 """
@@ -7,14 +7,19 @@ import argparse
 import math
 
 from vit_finetune.command_line import end_when_the_reader_leaves, page_file
-from vit_finetune.comparison.images import PageImages, add_page_options, page_images, thumbnail
+from vit_finetune.comparison.images import (
+    LONGEST_SIDE,
+    PageImages,
+    add_page_options,
+    page_images,
+)
 from vit_finetune.comparison.runs import Prediction, Run, read_run, read_work_tree
 from vit_finetune.core.environment import complete_environment
 from vit_finetune.core.errors import readable_errors
 from vit_finetune.core.files import write_text
 from vit_finetune.pages.cards import Card
+from vit_finetune.pages.images import jpeg, thumbnail
 from vit_finetune.pages.render import render
-from vit_finetune.prediction.page import jpeg
 
 
 def order_by_confidence(run: Run, include_right: bool) -> list[str]:
@@ -55,7 +60,7 @@ def mistake_card(file: str, prediction: Prediction, images: PageImages) -> Card:
         picture = jpeg(drawn[0].image)
         spotlit = jpeg(drawn[0].spotlit)
     else:
-        picture = thumbnail(images.stored.image(file))
+        picture = thumbnail(images.stored.image(file), LONGEST_SIDE)
     pair = f"{prediction.actual} taken for {prediction.predicted}"
     return Card(
         image=picture,
@@ -89,7 +94,7 @@ def run(args: argparse.Namespace) -> str:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m vit_finetune.mistakes", description=__doc__)
+    parser = argparse.ArgumentParser(prog="vit-finetune mistakes", description=__doc__)
     parser.add_argument("file", type=page_file, metavar="FILE", help="the page to write")
     parser.add_argument(
         "run", nargs="?", metavar="RUN", help="a commit, branch, tag or experiment (work tree)"

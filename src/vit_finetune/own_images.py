@@ -1,11 +1,11 @@
-"""`python -m vit_finetune.own_images FOLDER`: run the pipeline on a folder of images, as a DVC
-experiment in the work tree.
+"""`vit-finetune own_images FOLDER`: run the pipeline on a folder of images, as a DVC experiment in
+the work tree.
 
 The folder and sizes that fit it are set in params.yaml, as `dvc exp run -S` does.
 """
 
+import argparse
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,13 @@ def run(folder: str) -> None:
         raise UserError("the run failed; DVC's and the stages' lines above say why")
 
 
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="vit-finetune own_images", description=__doc__)
+    parser.add_argument("folder", metavar="FOLDER", help="with a folder of images for each class")
+    return parser
+
+
 if __name__ == "__main__":
+    args = make_parser().parse_args()
     with readable_errors("own images"):
-        if len(sys.argv) != 2:
-            raise UserError("name one folder: python -m vit_finetune.own_images FOLDER")
-        run(sys.argv[1])
+        run(args.folder)

@@ -3,10 +3,10 @@
 The schema refuses values and computes nothing, so no stage depends on this module. DVC compares the
 values themselves: dvc.yaml says which keys rerun which stage.
 
-`python -m vit_finetune.params` checks params.yaml before DVC removes the outputs of a stage that
-would fail.
+`vit-finetune params` checks params.yaml before DVC removes the outputs of a stage that would fail.
 """
 
+import argparse
 import difflib
 import re
 from pathlib import Path
@@ -235,7 +235,7 @@ class Training(Schema):
     head_init: Literal["probe", "zeros"] = Field(
         default="probe",
         description="`probe`: start the head from a logistic regression on the frozen features "
-        "(LP-FT); or `zeros`",
+        "(LP-FT), or from the head that a kept model has for the same classes; or `zeros`",
     )
     probe_c: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
         default="auto",
@@ -295,6 +295,24 @@ class Freeze(Schema):
         description="which parameters of these are trained: `all`, `norms`, `biases` (BitFit), "
         "or a list of patterns of names in order, `!pattern` taking away again; "
         "the head always is",
+    )
+
+
+class Review(Schema):
+    """Which images are listed as suspects."""
+
+    wrong_labels: float = Field(
+        default=0.35,
+        gt=0,
+        lt=1,
+        description="the smallest probability that a label is wrong at which it is listed",
+    )
+    copies: float = Field(
+        default=0.77,
+        ge=0,
+        le=1,
+        description="the smallest score at which two images are listed as near-copies: 1 minus "
+        "the geometric mean of the distances of features and of pixels; 1: only copies",
     )
 
 
@@ -384,6 +402,7 @@ class Params(Schema):
     adapt: Adapt = Adapt(min_steps=100, layer_decay=0.75, warmup=0.1)
     embed: Embed = Embed()
     freeze: Freeze = Freeze()
+    review: Review = Review()
     train: Training = Training()
     evaluate: Evaluate = Evaluate()
     attention: Attention = Attention()
@@ -635,5 +654,6 @@ def _one_line(text: str) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="vit-finetune params", description=__doc__).parse_args()
     with readable_errors("params"):
         read_params()

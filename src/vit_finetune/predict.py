@@ -1,5 +1,5 @@
-"""`python -m vit_finetune.predict IMAGE...`: the trained model's predictions for files, folders, or
-standard input (`-`)."""
+"""`vit-finetune predict IMAGE...`: the trained model's predictions for files, folders, or standard
+input (`-`)."""
 
 import argparse
 import io
@@ -247,7 +247,7 @@ def run(args: argparse.Namespace) -> list[str]:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m vit_finetune.predict", description=__doc__)
+    parser = argparse.ArgumentParser(prog="vit-finetune predict", description=__doc__)
     parser.add_argument(
         "images", nargs="+", metavar="IMAGE", help="a file, a folder, or - for standard input"
     )

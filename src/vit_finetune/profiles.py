@@ -1,17 +1,17 @@
-"""`python -m vit_finetune.profiles NAME`: run the pipeline with the overlay profiles/NAME.yaml, as
-a DVC experiment.
+"""`vit-finetune profiles NAME`: run the pipeline with the overlay profiles/NAME.yaml, as a DVC
+experiment.
 
 The experiment runs in a copy that DVC makes, so the work tree, params.yaml, dvc.lock and the
 committed results stay as they are. An overlay holds only the keys that differ; params.yaml gives
 the others.
 """
 
+import argparse
 import json
 import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -219,14 +219,21 @@ def run(name: str) -> None:
         ("open", ", ".join(str(RUNS / name / page) for page in PAGES)),
         ("how it differs", f"dvc params diff HEAD {name}"),
         ("plots, side by side", f"dvc plots diff HEAD {name}"),
-        ("mistakes, a page", f"python -m vit_finetune.mistakes mistakes.html {name}"),
-        ("image by image", f"python -m vit_finetune.compare OTHER-RUN {name}"),
+        ("mistakes, a page", f"vit-finetune mistakes mistakes.html {name}"),
+        ("image by image", f"vit-finetune compare OTHER-RUN {name}"),
         ("into the work tree", f"dvc exp apply {name}"),
     ]
     print(summarise(metrics, where))
 
 
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="vit-finetune profiles", description=__doc__)
+    parser.add_argument("name", nargs="?", default="demo", metavar="NAME", help="(%(default)s)")
+    return parser
+
+
 if __name__ == "__main__":
+    args = make_parser().parse_args()
     with readable_errors("profile"):
         complete_environment()
-        run(sys.argv[1] if len(sys.argv) > 1 else "demo")
+        run(args.name)

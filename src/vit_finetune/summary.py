@@ -1,6 +1,6 @@
-"""`python -m vit_finetune.summary`: the headline numbers of the run in the work tree, and where to
-look."""
+"""`vit-finetune summary`: the headline numbers of the run in the work tree, and where to look."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -10,17 +10,18 @@ from vit_finetune.core.environment import complete_environment
 from vit_finetune.core.errors import UserError, readable_errors
 from vit_finetune.core.files import read_json
 from vit_finetune.params import read_params
-from vit_finetune.report.headline import collect_warnings, headline, table
+from vit_finetune.report.headline import collect_warnings, headline, review_in_words, table
 
-METRICS = ("train", "evaluation", "attention")
+METRICS = ("train", "evaluation", "attention", "review")
 WHERE = [
     ("metrics", "dvc metrics show"),
     ("report", "report.html"),
     ("attention", "attention/index.html"),
+    ("images to look at", "review.html"),
     ("plots", "dvc plots show"),
-    ("mistakes, a page", "python -m vit_finetune.mistakes mistakes.html"),
+    ("mistakes, a page", "vit-finetune mistakes mistakes.html"),
     ("what changed", "dvc params diff, dvc metrics diff, dvc plots diff"),
-    ("image by image", "python -m vit_finetune.compare HEAD"),
+    ("image by image", "vit-finetune compare HEAD"),
 ]
 
 
@@ -94,7 +95,7 @@ def summarise(metrics: dict[str, dict[str, Any]], where: list[tuple[str, str]]) 
     """
     lines = ["", table(headline(metrics))]
     lines += [f"warning: {warning}" for warning in collect_warnings(metrics)]
-    lines += ["", table(where)]
+    lines += ["", table(where), "", review_in_words(metrics["review"])]
     return "\n".join(lines)
 
 
@@ -108,6 +109,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="vit-finetune summary", description=__doc__).parse_args()
     with readable_errors("summary"):
         complete_environment()
         main()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 import subprocess
@@ -61,11 +62,15 @@ def cells(labels, predicted, classes):
     ]
 
 
-def drawn(name, rows):
-    """(mark type, role, item) of all that the chart draws."""
-    scene = vl_convert.vegalite_to_scenegraph(
+def scene_of(name, rows):
+    return vl_convert.vegalite_to_scenegraph(
         render.filled(name, rows), vl_version=render.VEGA_LITE, config=render.LOOK
     )
+
+
+def drawn(name, rows):
+    """(mark type, role, item) of all that the chart draws."""
+    scene = scene_of(name, rows)
 
     def visit(mark):
         for item in mark["items"]:
@@ -74,6 +79,25 @@ def drawn(name, rows):
                 yield from visit(child)
 
     return list(visit(scene["scenegraph"]))
+
+
+def points_beyond_their_panel(scene):
+    """Texts that say which points of a chart stand partly outside of the panel that they are in."""
+    beyond = []
+
+    def visit(mark, panel):
+        for item in mark["items"]:
+            inner = item if mark["marktype"] == "group" and item.get("width") else panel
+            if (mark["marktype"], mark["role"]) == ("symbol", "mark"):
+                radius = math.sqrt(item["size"]) / 2
+                for place, length in (("x", "width"), ("y", "height")):
+                    if not radius <= item[place] <= panel[length] - radius:
+                        beyond.append(f"{place} = {item[place]} of {panel[length]}")
+            for child in item.get("items", []):
+                visit(child, inner)
+
+    visit(scene["scenegraph"], None)
+    return beyond
 
 
 def marks(items, kind):
@@ -92,6 +116,42 @@ def test_dvc_fills_a_template_from_a_table_and_leaves_no_anchor(name):
     content = VegaRenderer([row], name, template=path, **axes).get_filled_template()
     assert "<DVC_METRIC" not in str(content)
     vl_convert.vegalite_to_vega(content, vl_version=render.VEGA_LITE)
+
+
+EXTREMES = {
+    "review": [{"kind": kind, "part": "train"} for kind in ("copy", "outlier", "outlier")],
+    "history": history([0.0, 1.0, 0.5], [3, 2, 1]),
+    "per_class": [
+        {"class": name, "precision": value, "recall": value, "support": 1}
+        for name, value in (("a", 0.0), ("b", 1.0))
+    ],
+    "reliability": [
+        {"lower": v, "upper": v, "confidence": v, "accuracy": v, "count": 1} for v in (0.0, 1.0)
+    ],
+    "selective": [{"fraction": f, "accuracy": a} for f, a in ((0.5, 1.0), (1.0, 0.0))],
+    "attention_curves": [
+        {"curve": "deletion", "map": "rollout", "fraction": v, "probability": v} for v in (0.0, 1.0)
+    ],
+    "attention_blocks": [
+        {"block": b, "distance": d, "distance_change": 0} for b, d in ((0, 0), (3, 10))
+    ],
+}
+
+
+@pytest.mark.parametrize("name", EXTREMES)
+def test_every_point_stands_whole_in_its_panel_also_at_the_ends_of_the_scales(name):
+    scene = scene_of(name, EXTREMES[name])
+    assert marks(drawn(name, EXTREMES[name]), "symbol")
+    assert points_beyond_their_panel(scene) == []
+
+
+def test_training_and_validation_have_strokes_of_their_own_in_the_legend():
+    items = drawn("history", history([0.5, 0.9], [2, 1]))
+    symbols = [item for _, role, item in items if role == "legend-symbol"]
+    strokes = [tuple(item["strokeDash"]) for item in symbols]
+    assert len(strokes) == len(set(strokes)) == 2
+    lines = {tuple(item["strokeDash"]) for item in marks(items, "line")}
+    assert set(strokes) == lines
 
 
 @pytest.mark.parametrize("k", [2, 100])
@@ -194,7 +254,9 @@ def test_class_balance_has_a_panel_for_each_split_with_the_number_of_images():
 def test_precision_and_recall_have_marks_of_their_own_shape():
     row = {"class": "a", "precision": 1.0, "recall": 0.5, "support": 9}
     points = marks(drawn("per_class", [row]), "symbol")
-    assert [(point["shape"], point["x"]) for point in points] == [("circle", 0), ("cross", 460)]
+    assert [point["shape"] for point in points] == ["circle", "cross"]
+    # the scale ends 8 pixels before the edges of a panel of 460
+    assert [point["x"] for point in points] == pytest.approx([8, 452])
 
 
 def test_reliability_shows_accuracy_with_its_interval_and_how_many_images_a_bin_has():
@@ -203,8 +265,9 @@ def test_reliability_shows_accuracy_with_its_interval_and_how_many_images_a_bin_
     (point,) = marks(items, "symbol")
     (interval,) = marks(items, "rule")
     (bar,) = marks(items, "rect")
-    assert (point["x"], point["y"]) == pytest.approx((0.8 * 330, 130))
-    assert sorted([interval["y"], interval["y2"]]) == pytest.approx([65, 195])
+    # the scales end 8 pixels before the edges of a panel of 330 x 260
+    assert (point["x"], point["y"]) == pytest.approx((8 + 0.8 * 314, 130))
+    assert sorted([interval["y"], interval["y2"]]) == pytest.approx([69, 191])
     assert bar["height"] == pytest.approx(260)
     assert bar["width"] == pytest.approx(165, abs=1)
 
@@ -229,7 +292,7 @@ def test_each_map_has_a_colour_and_a_shape_of_its_own_and_baselines_are_grey_das
 def test_the_distance_of_the_pretrained_model_is_that_of_the_fine_tuned_less_the_change():
     items = drawn("attention_blocks", tables(2)["attention_blocks"])
     assert len(texts(items, "title-text")) == 4
-    heights = {item["shape"]: 150 - item["y"] for item in marks(items, "symbol")[-6:]}
+    heights = {item["shape"]: 142 - item["y"] for item in marks(items, "symbol")[-6:]}
     assert heights["square"] == pytest.approx(heights["circle"] * 4 / 5)
 
 

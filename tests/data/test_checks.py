@@ -13,6 +13,7 @@ from tests.project import ROOT
 from vit_finetune.core.arrays import decode_names, read_split
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.files import read_csv, read_json, write_json
+from vit_finetune.data.checks import told_apart
 from vit_finetune.data.corrections import CORRECTIONS
 from vit_finetune.params import read_params, read_yaml
 from vit_finetune.stage import Stage
@@ -243,3 +244,10 @@ def test_a_class_that_consists_of_copies_of_the_others_is_named_first(images, ca
         "subset: class of copies: 2, the first: train all (all of its 80 images are in other "
         "classes too); is the folder inside itself?; all in plots/image_problems.csv"
     )
+
+
+def test_a_property_that_every_image_has_for_itself_tells_nothing_of_its_class():
+    is_class = np.arange(400) % 2 == 0
+    right, error = told_apart(np.arange(400), is_class)
+    assert right == 0.5
+    assert 0 <= error < 0.05

@@ -65,6 +65,15 @@ def test_a_group_with_several_classes_is_drawn_if_that_brings_all_of_them_closer
     assert np.bincount(labels[drawn]).tolist() == [16, 16]
 
 
+@pytest.mark.parametrize("share", [0.1, 0.95])
+def test_of_each_class_one_group_is_left_and_one_is_drawn_if_it_has_two(share):
+    groups = np.repeat(np.arange(5), 4)
+    labels = np.repeat([0, 0, 1, 1, 2], 4)  # one group of class 2
+    drawn = draw_groups(labels, groups, [4, 3, 2, 1, 0], share)
+    assert set(labels[drawn]) == {0, 1}
+    assert set(labels[~drawn]) == {0, 1, 2}
+
+
 # In the stages
 
 

@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 
 from tests.project import ROOT
 from vit_finetune.core.errors import UserError
-from vit_finetune.data.split import require_every_class, stratified, train_val_test
+from vit_finetune.data.split import (
+    require_every_class,
+    stratified,
+    train_val_test,
+    without_leaks,
+)
 
 
 def labels_of(*counts, seed=0):
@@ -253,6 +258,18 @@ def test_validation_images_of_groups_are_whole_groups_in_about_the_wanted_number
     assert np.bincount(labels[split["val"]]).tolist() == [20] * 4
     assert not set(groups[split["val"]]) & set(groups[split["train"]])
     assert len(split["val"]) + len(split["train"]) == 400
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_copies_of_validation_images_are_not_trained_on(seed):
+    labels = {"train": labels_of(40, 40), "test": labels_of(5, 5)}
+    same = {"train": np.arange(80) // 2, "test": np.arange(100, 110)}  # each image is there twice
+    chosen = train_val_test(labels, train_size=20, val_size=20, test_size="all", seed=seed)
+    clean, dropped = without_leaks(chosen, labels, [same], seed)
+    assert dropped > 0
+    assert not set(same["train"][clean["train"]]) & set(same["train"][clean["val"]])
+    assert np.array_equal(clean["val"], chosen["val"])
+    assert len(clean["train"]) == 20
 
 
 def test_one_group_in_each_class_leaves_none_for_validation_which_is_an_error():

@@ -14,9 +14,15 @@ import torch
 from tests.model.small import OURS, NoInitialisation
 from vit_finetune.core.errors import UserError
 from vit_finetune.model import hub
-from vit_finetune.model.build import WORKS, build_model
+from vit_finetune.model.build import (
+    WORKS,
+    build_model,
+    kept_head,
+    known_classes,
+    preprocessing,
+)
 from vit_finetune.model.families import FAMILIES
-from vit_finetune.model.saved import weights_digest
+from vit_finetune.model.saved import save_model, weights_digest
 
 
 def refusal(name, image_size=None):
@@ -47,6 +53,11 @@ def test_random_weights_come_from_the_seed_alone():
 )
 def test_a_name_that_timm_does_not_know_is_answered_with_those_it_knows(name, message):
     assert re.search(message, refusal(name))
+
+
+def test_a_model_of_the_hub_that_cannot_be_loaded_is_refused_with_the_reason():
+    message = refusal("hf_hub:nobody/nothing")
+    assert message.startswith("model.name is 'hf_hub:nobody/nothing', which could not be loaded: ")
 
 
 @pytest.mark.parametrize(
@@ -212,3 +223,28 @@ def test_every_architecture_of_timm_is_built_or_refused_in_one_line(monkeypatch)
         ), message
     for pattern in re.findall(r"[\w*]+", WORKS.split(" of timm")[0]):
         assert any(re.fullmatch(pattern.replace("*", ".*"), name) for name in accepted), pattern
+
+
+def test_a_kept_model_brings_its_head_for_the_same_classes_in_whatever_order(tiny_vit, tmp_path):
+    seen = {
+        "classes": ["cat", "dog", "owl"],
+        "image_shape": [8, 8, 3],
+        "fit": "crop",
+        "reading": {},
+    }
+    save_model(tiny_vit, tmp_path / "kept", preprocessing(tiny_vit, None), seen)
+    name = f"local-dir:{tmp_path / 'kept'}"
+    backbone = build_model(name, pretrained=True, image_size=None, seed=0)
+    assert known_classes(backbone) == ["cat", "dog", "owl"]
+    head = kept_head(name, backbone, ["owl", "cat", "dog"])
+    assert torch.equal(head["weight"], tiny_vit.head.weight[[2, 0, 1]])
+    assert torch.equal(head["bias"], tiny_vit.head.bias[[2, 0, 1]])
+    for others in (["cat", "dog"], ["cat", "dog", "eel"], ["cat", "dog", "owl", "eel"]):
+        assert kept_head(name, backbone, others) is None
+
+
+def test_weights_that_do_not_say_their_classes_bring_no_head(tiny_model_folder):
+    name = f"local-dir:{tiny_model_folder}"
+    backbone = build_model(name, pretrained=True, image_size=None, seed=0)
+    assert known_classes(backbone) == []
+    assert kept_head(name, backbone, ["cat", "dog", "owl"]) is None

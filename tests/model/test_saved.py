@@ -11,6 +11,7 @@ from vit_finetune.model.adapted import Adapted
 from vit_finetune.model.build import preprocessing
 from vit_finetune.model.saved import (
     class_names,
+    head_digest,
     load_model,
     save_model,
     trained_config,
@@ -80,9 +81,12 @@ def test_a_folder_without_a_model_is_named_with_what_it_lacks(tiny_vit, tmp_path
         load_model(tmp_path / "m")
 
 
-def test_a_new_head_is_of_zeros_and_without_one_the_saved_head_is_kept(tiny_vit, tmp_path):
+def test_a_new_head_is_of_zeros_and_one_for_as_many_classes_is_kept(tiny_vit, tmp_path):
     save_model(tiny_vit, tmp_path / "m", preprocessing(tiny_vit, None))
-    renewed, kept = load_model(tmp_path / "m", num_classes=3), load_model(tmp_path / "m")
+    renewed, kept = load_model(tmp_path / "m", num_classes=4), load_model(tmp_path / "m")
+    same = load_model(tmp_path / "m", num_classes=3)
+    assert torch.equal(same.head.weight, tiny_vit.head.weight)
+    assert head_digest(same) == head_digest(tiny_vit) != head_digest(renewed)
     assert not renewed.head.weight.any()
     assert not renewed.head.bias.any()
     assert torch.equal(kept.head.weight, tiny_vit.head.weight)

@@ -43,8 +43,10 @@ ROOMS = {  # room: the rooms that it may import
     "training": {"core", "params", "calibration", "model", "activations"},
     "evaluation": {"core", "calibration", "intervals", "style", "model", "activations"},
     "attention": {"core", "intervals", "pages", "style", "verdict", "model"},
+    "review": {"core", "data", "pages", "style"},
     "report": {"core", "params", "intervals", "pages", "style", "verdict"},
-    "prediction": {"core", "data", "model", "pages", "style", "attention", "verdict"},
+    "prediction": {"core", "data", "model", "pages", "style", "verdict", "attention"},
+    "classifier_page": {"core", "pages"},
     "comparison": {
         "command_line",
         "core",
@@ -60,7 +62,19 @@ ROOMS = {  # room: the rooms that it may import
 CHECKED_EARLY = {"adapt": keys_of("freeze")}
 OWN = {"vit_finetune", "stages", "tests"}  # packages of this project
 # for the command line; they may import any room
-TOOLS = {"predict", "export", "profiles", "summary", "compare", "mistakes", "own_images"}
+TOOLS = {
+    "__main__",
+    "predict",
+    "export",
+    "keep",
+    "publish",
+    "profiles",
+    "summary",
+    "open",
+    "compare",
+    "mistakes",
+    "own_images",
+}
 MODULES = sorted(path.relative_to(ROOT) for path in PACKAGE.rglob("*.py"))
 
 
@@ -163,10 +177,13 @@ def test_stages_and_tools_that_need_no_tensors_never_import_torch():
     names = [
         "stages.__main__",
         "stages.subset",
+        "stages.review",
         "stages.report",
         "vit_finetune.profiles",
         "vit_finetune.summary",
         "vit_finetune.mistakes",
+        "vit_finetune.open",
+        "vit_finetune.__main__",
     ]
     script = "import importlib, sys; sys.path.insert(0, 'src')\n" + "\n".join(
         f"importlib.import_module({name!r}); assert 'torch' not in sys.modules, {name!r}"

@@ -25,7 +25,7 @@ from vit_finetune.data.image_files import READING
 from vit_finetune.params import KEYS
 
 AFTER_EMBED = ["train", "evaluate", "attention", "report"]
-AFTER_ADAPT = ["embed", *AFTER_EMBED]
+AFTER_ADAPT = ["embed", "review", *AFTER_EMBED]
 AFTER_SUBSET = ["subset", "adapt", *AFTER_ADAPT]
 # The probe of the tiny random backbone is never beaten: adaptation leaves it as it was, training
 # ends with the probe.
@@ -52,7 +52,7 @@ RERUNS = {
     "model.image_size": (48, AFTER_SUBSET[1:]),
     "model.crop_pct": (0.8, AFTER_SUBSET[1:]),
     "model.precision": ("bfloat16", AFTER_SUBSET[1:]),
-    "embed.flip": (False, ["adapt", "embed", "train", "evaluate", "report"]),
+    "embed.flip": (False, ["adapt", "embed", "review", "train", "evaluate", "report"]),
     "adapt.epochs": (2, ADAPTED_ALIKE),
     "adapt.min_steps": (7, ADAPTED_ALIKE),
     "adapt.batch_size": (30, ADAPTED_ALIKE),
@@ -103,6 +103,8 @@ RERUNS = {
     "attention.fusion": ("max", ATTENTION_ALONE),
     "attention.discard_ratio": (0.5, ATTENTION_ALONE),
     "attention.batch_size": (3, ATTENTION_ALONE),
+    "review.wrong_labels": (0.9, ["review", "report"]),
+    "review.copies": (0.5, ["review", "report"]),
     "report.title": ("Mine", ["report"]),
     "report.author": ("Me", ["report"]),
     "runtime.device": ("cpu", []),
@@ -745,3 +747,24 @@ def test_without_adaptation_the_adapted_model_is_the_pretrained_one(project):
     assert (project.folder / "plots/adaptation.csv").read_text().splitlines() == [
         "epoch,train_loss,train_accuracy,lr,val_loss,val_accuracy"
     ]
+
+
+@pytest.mark.slow
+def test_a_corrected_label_reruns_what_follows_and_an_image_called_right_trains_nothing(project):
+    before = {path: data for path, data in project.outputs().items() if path.startswith("data/sub")}
+    path = project.folder / "data/corrections.csv"
+    shipped = path.read_text()
+    first, second = (row["file"] for row in rows_of(project, "predictions")[:2])
+    path.write_text(f"{shipped}digits,{first},keep,,\nother,{second},drop,,\n")
+    reran = project.repro()
+    assert reran[0] == "subset"
+    assert not {"adapt", "embed", "train", "evaluate", "attention"} & set(reran)
+    path.write_text(f"{shipped}digits,{first},drop,,\n")
+    reran = project.repro()
+    assert "download" not in reran
+    assert {"subset", "adapt", "evaluate"} <= set(reran)
+    evaluation = metrics_of(project, "evaluation")
+    assert (evaluation["n"], evaluation["corrected"]) == (39, "1 dropped")
+    path.write_text(shipped)
+    assert project.repro() == []
+    assert {path: data for path, data in project.outputs().items() if path in before} == before

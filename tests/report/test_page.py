@@ -15,6 +15,7 @@ from vit_finetune.report.page import (
     ATTENTION,
     MISTAKES,
     NAMES,
+    REVIEW,
     TEST,
     TRAINING,
     compose,
@@ -30,7 +31,7 @@ from vit_finetune.verdict import verdict
 COLUMNS = ("minus_random", "minus_centre", "mosaic_share", "mosaic_share_3x3", "head_shuffled")
 PICTURE = png(figure_of(1, "picture")[0])
 CHART = render.svg("class_balance", [{"split": "train", "class": "a", "images": 1}])
-PICTURES = dict.fromkeys([*MISTAKES, *ATTENTION], PICTURE)
+PICTURES = dict.fromkeys([*MISTAKES, *ATTENTION, *REVIEW], PICTURE)
 PICTURES |= dict.fromkeys([*TEST, *TRAINING], CHART)
 MAPS = [
     {"map": "LeGrad", "n": "9", "verdict": "better"}
@@ -56,6 +57,7 @@ def metrics():
             "n": 60,
         },
         "attention": {"images": 9, "selfcheck_max_rel_err": 1e-6},
+        "review": {"wrong_labels": 1234, "near_copies": 5},
     }
 
 
@@ -80,6 +82,7 @@ def test_the_numbers_are_those_of_the_metrics_and_parameters(metrics):
     assert "<td>torch</td><td>2.0</td><td>all stages</td><td>2.0</td>" in text
     assert "All stages ran with the versions of requirements.lock." in text
     assert "Problems of 3 images, classes or files are listed in plots/image_problems.csv." in text
+    assert "Probably wrong labels: 1,234. Near-copies of other images: 5." in text
     assert "image_problems" not in page({**metrics, "subset": metrics["subset"] | {"problems": 0}})
 
 
@@ -119,6 +122,13 @@ def test_a_model_that_is_a_linear_probe_is_not_called_fine_tuned(metrics):
     text = page(metrics | {"train": probe})
     assert "<h1>A linear probe of a Vision Transformer on CIFAR-10</h1>" in text
     assert "fine-tuned" not in text
+
+
+def test_a_model_with_a_kept_head_is_no_linear_probe(metrics):
+    kept = metrics["train"] | {"kept_epoch": 0, "parameters_adapted": 0, "head": "kept"}
+    text = page(metrics | {"train": kept})
+    assert "<h1>A Vision Transformer fine-tuned on CIFAR-10</h1>" in text
+    assert "<td>kept head of the backbone as it was</td>" in text
     assert "<td>trained</td>" not in text
 
 

@@ -67,7 +67,7 @@ def test_the_card_gives_the_numbers_of_the_training(tiny_vit):
         "3 classes: cat, dog, owl.",
         "| images | 7 for training, 3 for validation |",
         "| validation accuracy | 0.7500 (n = 3) |",
-        "| of the probe before training | 0.2500, C = 0.5 |",
+        "| before training | 0.2500 (a probe, C = 0.5) |",
         "| epochs of training | 1 |",
         f"| parameters | 99 trained from stored activations, {total - 99:,} frozen before that |",
         "| activations | features, stored as float16, computed in bfloat16 |",
@@ -83,7 +83,7 @@ def test_the_card_gives_the_numbers_of_the_training(tiny_vit):
 def test_a_linear_probe_is_called_one(tiny_vit):
     text = card_of(tiny_vit, replace(HISTORY, keeps_start=True))
     assert "| validation accuracy | 0.2500 (n = 3) |" in text
-    assert "| epochs of training | none: a linear probe was better, training did not help |" in text
+    assert "| epochs of training | none: the start was better, training did not help |" in text
     assert "trained from stored activations" not in text
 
 
@@ -94,17 +94,27 @@ def test_the_front_matter_names_licence_and_source_where_they_are_known(tiny_vit
         "tag": "in1k",
     }
     front = yaml.safe_load(card_of(tiny_vit).split("---")[1])
+    (described,) = front.pop("model-index")
     assert front == {
         "license": "apache-2.0",
         "base_model": "timm/vit.in1k",
+        "datasets": ["uoft-cs/cifar10"],
         "library_name": "timm",
+        "metrics": ["accuracy"],
         "pipeline_tag": "image-classification",
     }
-    tiny_vit.pretrained_cfg = {"architecture": "vit"}
-    assert set(yaml.safe_load(card_of(tiny_vit).split("---")[1])) == {
-        "library_name",
-        "pipeline_tag",
+    (result,) = described["results"]
+    assert result["dataset"] == {
+        "name": "cifar10",
+        "type": "uoft-cs/cifar10",
+        "split": "validation",
     }
+    (metric,) = result["metrics"]
+    assert (metric["type"], metric["name"]) == ("accuracy", "validation accuracy, n = 3")
+    assert metric["value"] == 0.75
+    tiny_vit.pretrained_cfg = {"architecture": "vit"}
+    front = yaml.safe_load(card_of(tiny_vit).split("---")[1])
+    assert not {"license", "base_model"} & set(front)
     assert "| licence of the pretrained weights | not stated by their source |" in card_of(tiny_vit)
 
 

@@ -54,6 +54,9 @@ def test_where_the_probe_is_kept_only_the_head_was_trained(tiny_vit):
     metrics = results.training_metrics(history, 8, tiny_vit, adapted, [])
     assert metrics["parameters_trained"] == 3 * 32 + 3
     assert metrics["val_accuracy"] == metrics["pretrained_probe_accuracy"] == 0.25
+    assert "head" not in metrics
+    adapted = Adapted("float32", 0, 0, probe_accuracy=None, kept_head=True)
+    assert results.training_metrics(history, 3, tiny_vit, adapted, [])["head"] == "kept"
 
 
 def test_warnings_are_one_text_in_the_metrics(tiny_vit):

@@ -3,9 +3,7 @@
 T tokens (prefix tokens, then the patches row by row), K classes, a grid of G_h x G_w patches.
 """
 
-import base64
 import io
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,7 +17,7 @@ from vit_finetune.attention.judge import Judgement
 from vit_finetune.attention.kept import Kept
 from vit_finetune.attention.maps import METHODS
 from vit_finetune.attention.pixels import PixelGrid
-from vit_finetune.pages.render import data_uri, render
+from vit_finetune.pages.render import data_uri, pack, render
 from vit_finetune.verdict import error_chance, in_words
 
 MATRICES = "attention"  # the view of the matrices themselves, beside those of the methods
@@ -144,8 +142,8 @@ def _describe(shown: Shown, methods: Iterable[str]) -> dict[str, Any]:
         "predicted": shown.predicted,
         "probabilities": [round(float(p), 6) for p in shown.probabilities],
         "rivals": shown.rivals,
-        "scale": _pack((scale.view(np.uint32) >> 16).astype("<u2")),
-        "levels": _pack(levels),
+        "scale": pack((scale.view(np.uint32) >> 16).astype("<u2").tobytes()),
+        "levels": pack(levels.tobytes()),
         "maps": maps,
         "file": shown.file,
         "content": shown.content,
@@ -158,12 +156,7 @@ def _describe_maps(maps: Floats) -> dict[str, Any]:
     high = maps.max(axis=(1, 2))
     span = np.where(high > low, high - low, 1)[:, None, None]
     levels = np.rint(255 * (maps - low[:, None, None]) / span).astype(np.uint8)
-    return {"low": low.tolist(), "high": high.tolist(), "levels": _pack(levels)}
-
-
-def _pack(array: NDArray[Any]) -> str:
-    """Zlib, then base64: what `DecompressionStream("deflate")` reads back."""
-    return base64.b64encode(zlib.compress(array.tobytes(), 9)).decode("ascii")
+    return {"low": low.tolist(), "high": high.tolist(), "levels": pack(levels.tobytes())}
 
 
 def _png(image: Bytes) -> str:

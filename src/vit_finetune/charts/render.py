@@ -17,7 +17,7 @@ import vl_convert
 
 Rows = Iterable[Mapping[str, Any]]
 
-VEGA_LITE = "5.21"  # the version of the page of `dvc plots` (.dvc/plots/page.html)
+VEGA_LITE = "6.4"  # the version of the page of `dvc plots` (.dvc/plots/page.html)
 BLUE = "#0072b2"  # Okabe and Ito 2008
 INK = "#1d1f23"  # all text outside of marks, and nothing else
 DARK = f"""<style>@media (prefers-color-scheme:dark){{

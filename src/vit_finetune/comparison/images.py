@@ -16,7 +16,7 @@ from vit_finetune.comparison.runs import TABLE, Run, cache_folder, cached_files
 from vit_finetune.core.arrays import decode_names
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.progress import progress
-from vit_finetune.prediction.page import jpeg
+from vit_finetune.pages.images import jpeg
 
 if TYPE_CHECKING:
     from vit_finetune.prediction.predictor import Predictor
@@ -175,13 +175,6 @@ def _draw_map(predictor: "Predictor", stored: StoredImages, file: str, answer: s
     label = predictor.classes.index(answer)
     painted = predictor.paint_map(photograph, DEFAULT_MAP, label, None)
     return Drawn(shown, spotlight(shown, painted))
-
-
-def thumbnail(pixels: Pixels) -> bytes:
-    """An image (H, W, 3) as JPEG, reduced if it is large."""
-    image = Image.fromarray(pixels)
-    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
-    return jpeg(np.asarray(image))
 
 
 def side_by_side(pictures: Sequence[Pixels]) -> bytes:

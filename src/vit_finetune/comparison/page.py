@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from vit_finetune.comparison.images import PageImages, side_by_side, thumbnail
+from vit_finetune.comparison.images import LONGEST_SIDE, PageImages, side_by_side
 from vit_finetune.comparison.runs import Prediction, Run
 from vit_finetune.pages.cards import Card
+from vit_finetune.pages.images import thumbnail
 from vit_finetune.pages.render import render
 
 
@@ -60,7 +61,7 @@ def flip_card(file: str, a: Prediction, b: Prediction, images: PageImages) -> Ca
         map_a, map_b = drawn
         picture = side_by_side([map_a.image, map_a.spotlit, map_b.spotlit])
     else:
-        picture = thumbnail(images.stored.image(file))
+        picture = thumbnail(images.stored.image(file), LONGEST_SIDE)
     return Card(
         image=picture,
         alt=f"{file}: {a.predicted} in A, {b.predicted} in B",

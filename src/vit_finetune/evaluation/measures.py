@@ -60,25 +60,30 @@ def _of(groups: Array | None, chosen: Array) -> Array | None:
 
 
 def find_warnings(
-    labels: Array, predicted: Array, classes: Sequence[str], validation_right: Array
+    labels: Array,
+    predicted: Array,
+    classes: Sequence[str],
+    validation_right: Array,
+    groups: Array | None = None,
 ) -> list[str]:
     """Sentences on what was seen that suggests that the model did not learn, or not what the test
     images ask for.
 
     Args:
         validation_right: whether each validation image (M,) was predicted right.
+        groups: of the test images (N,), as of `intervals.fraction`.
     """
     warnings = []
     if len(np.unique(predicted)) == 1:
         warnings.append(f"every test image is predicted as {classes[predicted[0]]}")
     else:
-        warnings += _no_better_than_chance(labels, predicted)
+        warnings += _no_better_than_chance(labels, predicted, groups)
         warnings += _never_predicted(labels, predicted, classes)
     return warnings + _far_below_validation(labels == predicted, validation_right)
 
 
-def _no_better_than_chance(labels: Array, predicted: Array) -> list[str]:
-    if above_chance(labels, predicted):
+def _no_better_than_chance(labels: Array, predicted: Array, groups: Array | None) -> list[str]:
+    if above_chance(labels, predicted, groups):
         return []
     accuracy = np.mean(labels == predicted)
     chance = chance_agreement(labels, predicted)

@@ -20,12 +20,15 @@ class Adapted:
         kept_epoch: of the adaptation; 0 if the backbone is still the pretrained one.
         probe_accuracy: of a linear probe of the pretrained backbone, on the validation images; None
             if nothing was to be adapted (`adapt.epochs` is 0).
+        kept_head: whether the model starts with a head of its own (`build.kept_head`), whose
+            accuracy then stands in place of the probe's.
     """
 
     precision: str
     parameters_adapted: int
     kept_epoch: int
     probe_accuracy: float | None
+    kept_head: bool = False
 
     @property
     def dtype(self) -> torch.dtype:

@@ -3,20 +3,23 @@
 import difflib
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import timm
 import torch
 from timm.data import resolve_model_data_config
+from torch import Tensor
 
 from vit_finetune.core.errors import UserError
-from vit_finetune.model.families import token_layout
+from vit_finetune.model.families import family_of, token_layout
 from vit_finetune.model.hub import WAYS_ON, require_weights
 from vit_finetune.model.preprocessing import Preprocessing
 from vit_finetune.model.torchvision import torchvision_model
 
 TORCHVISION = "torchvision/"  # how the names of torchvision's models begin
-LOCAL = "local-dir:"  # and those of models in a folder
+LOCAL = "local-dir:"  # those of models in a folder
+HUB = "hf_hub:"  # and those of models on the Hugging Face hub
 WORKS = (
     "vit_*, deit_*, deit3_*, vit_*_reg*, vit_*_dinov2, vit_*_dinov3, vit_*_clip_*, vit_*_siglip_*, "
     "eva02_*, beit_*, beitv2_* of timm, or torchvision/vit_*"
@@ -56,6 +59,27 @@ def build_model(name: str, *, pretrained: bool, image_size: int | None, seed: in
     return model.eval()
 
 
+def known_classes(model: Any) -> list[str]:
+    """The classes that the weights of a model were trained on; none if they do not say."""
+    return list(model.pretrained_cfg.get("label_names") or [])
+
+
+def kept_head(name: str, backbone: Any, classes: Sequence[str]) -> dict[str, Tensor] | None:
+    """The head that came with the weights of a model, as `weight` (K, D) and `bias` (K,).
+
+    Args:
+        name: of a folder or a model of the hub, from which `build_model` made the backbone.
+        classes: of the K rows. If the weights were trained on other ones, there is no such head.
+    """
+    known = known_classes(backbone)
+    if not known or set(known) != set(classes):
+        return None
+    model = timm.create_model(name, pretrained=True)
+    head = model.get_submodule(family_of(model).heads[0])
+    rows = [known.index(label) for label in classes]
+    return {key: tensor[rows] for key, tensor in head.state_dict().items()}
+
+
 def _require_whole_patches(patches: Any, name: str) -> None:
     sizes = zip(patches.img_size, patches.patch_size, strict=True)
     if all(side % step == 0 for side, step in sizes):
@@ -85,6 +109,8 @@ def _building_failed(
         return UserError(f"model.name is {name!r}: {reason}")
     if name.startswith(LOCAL):
         return UserError(f"model.name is {name!r}, but that folder has no usable model: {reason}")
+    if name.startswith(HUB):
+        return UserError(f"model.name is {name!r}, which could not be loaded: {reason}")
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         close = difflib.get_close_matches(architecture, timm.list_models("*vit*"), n=3)

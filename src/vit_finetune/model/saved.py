@@ -8,7 +8,7 @@ from typing import Any
 
 import timm
 from timm.models import save_for_hf
-from torch import nn
+from torch import Tensor, nn
 
 from vit_finetune.core.errors import UserError
 from vit_finetune.model.families import family_of
@@ -50,7 +50,7 @@ def save_model(
 
 
 def load_model(folder: str | Path, num_classes: int | None = None) -> Any:
-    """A saved model in eval mode; `num_classes` gives it a new head of zeros.
+    """A saved model in eval mode. If it has no head for `num_classes`, it gets one of zeros.
 
     If the number of classes differs, timm does not report tensors that the folder lacks. To be sure
     of them, compare `weights_digest` with what was recorded when the folder was written.
@@ -65,7 +65,8 @@ def load_model(folder: str | Path, num_classes: int | None = None) -> Any:
         )
     options = {} if num_classes is None else {"num_classes": num_classes}
     model = timm.create_model(f"local-dir:{folder}", pretrained=True, **options)
-    if num_classes is not None:
+    has_head = json.loads(config_file.read_text("utf-8"))["num_classes"] == num_classes
+    if num_classes is not None and not has_head:
         nn.init.zeros_(model.head.weight)
         nn.init.zeros_(model.head.bias)
     return model.eval()
@@ -95,10 +96,19 @@ def class_names(folder: str | Path) -> list[str]:
 
 def weights_digest(model: nn.Module) -> str:
     """SHA-256 over names, types, shapes and bytes of all tensors but the heads'."""
-    sha = hashlib.sha256()
     heads = tuple(f"{head}." for head in family_of(model).heads)
-    for name, tensor in sorted(model.state_dict().items()):
-        if not name.startswith(heads):
-            sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            sha.update(tensor.detach().cpu().contiguous().numpy().data)
+    tensors = model.state_dict().items()
+    return _digest({name: tensor for name, tensor in tensors if not name.startswith(heads)})
+
+
+def head_digest(model: nn.Module) -> str:
+    """The same over the tensors of the head that is trained."""
+    return _digest(model.get_submodule(family_of(model).heads[0]).state_dict())
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    sha = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.detach().cpu().contiguous().numpy().data)
     return sha.hexdigest()

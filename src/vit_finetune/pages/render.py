@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,11 @@ def data_uri(image: bytes) -> str:
     raise ValueError(f"an image must be PNG, JPEG or SVG, but it starts with {image[:8]!r}")
 
 
+def pack(data: bytes) -> str:
+    """Zlib, then base64: what `DecompressionStream("deflate")` of a browser reads back."""
+    return base64.b64encode(zlib.compress(data, 9)).decode("ascii")
+
+
 def file_text(name: str) -> Markup:
     """The text of a file of the package, not escaped."""
     return Markup((PACKAGE / name).read_text(encoding="utf-8"))
@@ -49,9 +55,13 @@ def allowed_sources(names: Sequence[str]) -> Markup:
     """For a Content-Security-Policy: allows these files' texts inside the page and nothing else."""
     if not names:
         return Markup("'none'")
-    digests = [hashlib.sha256(file_text(name).encode("utf-8")).digest() for name in names]
-    hashes = [base64.b64encode(digest).decode("ascii") for digest in digests]
-    return Markup(" ".join(f"'sha256-{value}'" for value in hashes))
+    return Markup(" ").join(allowed_text(file_text(name)) for name in names)
+
+
+def allowed_text(text: str) -> Markup:
+    """For a Content-Security-Policy: allows this text as a script or a style sheet of the page."""
+    digest = hashlib.sha256(text.encode("utf-8")).digest()
+    return Markup(f"'sha256-{base64.b64encode(digest).decode('ascii')}'")
 
 
 def _environment() -> Environment:
@@ -66,5 +76,6 @@ def _environment() -> Environment:
     environment.filters["data_uri"] = data_uri
     environment.globals["file_text"] = file_text
     environment.globals["allowed_sources"] = allowed_sources
+    environment.globals["allowed_text"] = allowed_text
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
     return environment

@@ -1,14 +1,13 @@
 """The page of `predict --page`: each image beside what speaks for its class."""
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from vit_finetune.pages.cards import Card
+from vit_finetune.pages.images import jpeg
 from vit_finetune.pages.render import render
 from vit_finetune.prediction.promise import Promise
 
@@ -61,10 +60,3 @@ class DrawnMap(NamedTuple):
 def predictions_page(cards: Sequence[Card], drawn: DrawnMap, promise: Promise | None = None) -> str:
     """The page as text."""
     return render("prediction/page.html", cards=cards, drawn=drawn, promise=promise)
-
-
-def jpeg(image: Pixels) -> bytes:
-    """An image (H, W, 3) as a file."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="JPEG", quality=88)
-    return buffer.getvalue()

@@ -43,9 +43,14 @@ def macro_f1(test: Mapping[str, Any]) -> str:
     return score
 
 
+def start(train: Mapping[str, Any]) -> str:
+    """The head that training starts from."""
+    return "kept head" if "head" in train else "linear probe"
+
+
 def gain(train: Mapping[str, Any]) -> str:
-    """Accuracies on the validation images: of a linear probe, and what each step made of it."""
-    steps = [f"{train['pretrained_probe_accuracy']:.4f} linear probe"]
+    """Accuracies on the validation images: of the start, and what each step made of it."""
+    steps = [f"{train['pretrained_probe_accuracy']:.4f} {start(train)}"]
     if train["parameters_adapted"]:
         steps.append(f"{train['probe_accuracy']:.4f} adapted")
     if train["kept_epoch"]:
@@ -62,7 +67,7 @@ def outcome(train: Mapping[str, Any]) -> str:
     if train["kept_epoch"]:
         parts.append(f"{trained} trained in {train['kept_epoch']} epochs")
     else:
-        parts.append(f"a linear probe of {trained}; training did not help")
+        parts.append(f"a {start(train)} of {trained}; training did not help")
     return "; ".join(parts)
 
 
@@ -70,6 +75,15 @@ def collect_warnings(metrics: Metrics) -> list[str]:
     """What the stages warn of: that the run did not work."""
     stages = (metrics["train"], metrics["evaluation"])
     return [stage["warning"] for stage in stages if "warning" in stage]
+
+
+def review_in_words(review: Mapping[str, Any]) -> str:
+    """What there is to correct, from metrics/review.json."""
+    return (
+        f"Probably wrong labels: {review['wrong_labels']:,}. "
+        f"Near-copies of other images: {review['near_copies']:,}. "
+        "review.html shows them and writes corrections."
+    )
 
 
 def interval(row: Mapping[str, Any], column: str, sign: str = "") -> str:

@@ -10,7 +10,13 @@ from typing import Any, NamedTuple
 from vit_finetune.intervals import wilson
 from vit_finetune.pages.render import render
 from vit_finetune.params import KEYS, Params
-from vit_finetune.report.headline import collect_warnings, headline, map_table
+from vit_finetune.report.headline import (
+    collect_warnings,
+    headline,
+    map_table,
+    review_in_words,
+    start,
+)
 from vit_finetune.verdict import verdict
 
 NAMES = {
@@ -25,8 +31,8 @@ MISTAKES = {
     "confused_pairs": "The classes that are mixed up most often.",
 }
 BROWSE = (
-    "In the project, python -m vit_finetune.mistakes mistakes.html shows every wrong test image, "
-    "and python -m vit_finetune.compare RUN what changed since another run, image by image."
+    "In the project, vit-finetune mistakes mistakes.html shows every wrong test image, "
+    "and vit-finetune compare RUN what changed since another run, image by image."
 )
 TEST = {
     "confusion": "Rows are the true class; the shade is the fraction of that class.",
@@ -49,6 +55,7 @@ ATTENTION = {
         "How wide, how far and where the attention of each block goes, mean of the heads."
     ),
 }
+REVIEW = {"review": "The first of each kind."}
 TRAINING = {
     "adaptation": (
         "The whole backbone, before it was frozen. Epoch 0 is a linear probe of it as it was."
@@ -136,8 +143,8 @@ def compose(
         params: of the run; settings that differ from the shipped ones are marked.
         metrics: {"train": metrics/train.json, ...}.
         maps: rows of plots/attention_maps.csv.
-        pictures: PNG or SVG for each name in MISTAKES, TEST, ATTENTION and TRAINING; "adaptation"
-            only where the backbone was adapted.
+        pictures: PNG or SVG for each name in MISTAKES, TEST, ATTENTION, REVIEW and TRAINING;
+            "adaptation" only where the backbone was adapted.
         versions: of the libraries that each stage ran with.
     """
     training_figures = dict(TRAINING)
@@ -152,6 +159,11 @@ def compose(
             figures=ATTENTION,
         ),
         Section(title="Test results", figures=TEST),
+        Section(
+            title="Images to look at",
+            paragraphs=[review_in_words(metrics["review"])],
+            figures=REVIEW,
+        ),
         Section(
             title="Training and data",
             paragraphs=image_warnings(metrics["subset"]),
@@ -184,7 +196,7 @@ def page_title(params: Params, train: Mapping[str, Any]) -> str:
     if params.report.title:
         return params.report.title
     data = NAMES[params.data.name]
-    if train["kept_epoch"] or train["parameters_adapted"]:
+    if train["kept_epoch"] or train["parameters_adapted"] or "head" in train:
         return f"A Vision Transformer fine-tuned on {data}"
     return f"A linear probe of a Vision Transformer on {data}"
 
@@ -218,9 +230,10 @@ def image_warnings(subset: Mapping[str, Any]) -> list[str]:
 def validation_rows(train: Mapping[str, Any], images: int) -> Rows:
     """What adaptation and training add to a linear probe, on the same validation images."""
     rows = [["model", f"validation accuracy (n = {images:,})", "95 % interval"]]
-    models = [("linear probe of the backbone as it was", "pretrained_probe_accuracy")]
+    head = start(train)
+    models = [(f"{head} of the backbone as it was", "pretrained_probe_accuracy")]
     if train["parameters_adapted"]:
-        models.append(("linear probe of the adapted backbone", "probe_accuracy"))
+        models.append((f"{head} of the adapted backbone", "probe_accuracy"))
     if train["kept_epoch"]:
         models.append(("trained", "val_accuracy"))
     for name, key in models:

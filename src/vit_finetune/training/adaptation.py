@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vit_finetune.model.adapted import Adapted
 from vit_finetune.model.freezing import count_parameters, freeze
@@ -18,13 +18,19 @@ from vit_finetune.params import Params
 from vit_finetune.training.history import History
 
 
-def with_head(backbone: Any, classes: int) -> Any:
-    """A copy of a model without a head, with a head of zeros for so many classes."""
+def with_head(backbone: Any, classes: int, head: dict[str, Tensor] | None = None) -> Any:
+    """A copy of a model without a head, with a head for so many classes.
+
+    Args:
+        head: its `weight` (K, D) and `bias` (K,); zeros if there is none.
+    """
     model = copy.deepcopy(backbone)
     with torch.random.fork_rng(devices=[]):  # timm draws the weights that become zeros here
         model.reset_classifier(classes)
     nn.init.zeros_(model.head.weight)
     nn.init.zeros_(model.head.bias)
+    if head is not None:
+        model.head.load_state_dict(head)
     return model.eval()
 
 
@@ -69,11 +75,18 @@ def other_size(dataset: Mapping[str, Any], input_size: Sequence[int]) -> str | N
     )
 
 
-def adopt(backbone: nn.Module, model: nn.Module, history: History, precision: str) -> Adapted:
+def adopt(
+    backbone: nn.Module,
+    model: nn.Module,
+    history: History,
+    precision: str,
+    kept_head: bool = False,
+) -> Adapted:
     """Give the backbone the adapted weights, unless the untouched one was clearly better.
 
     Args:
         history: of the adaptation; without rows if there was none.
+        kept_head: whether the model started with a head of its own.
     """
     probe_accuracy = None
     if history.rows:
@@ -83,4 +96,4 @@ def adopt(backbone: nn.Module, model: nn.Module, history: History, precision: st
         parameters, _ = count_parameters(model)
         adapted = model.cpu().state_dict()
         backbone.load_state_dict({name: adapted[name] for name in backbone.state_dict()})
-    return Adapted(precision, parameters, history.kept_epoch, probe_accuracy)
+    return Adapted(precision, parameters, history.kept_epoch, probe_accuracy, kept_head)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from huggingface_hub import EvalResult, ModelCardData
 from torch import nn
 
 from vit_finetune.activations.manifest import Manifest
@@ -13,6 +14,7 @@ from vit_finetune.training.history import History
 from vit_finetune.training.temperature import Calibration
 
 CARD = "README.md"  # in the folder of the trained model
+HUB_DATASETS = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}  # names there
 LIBRARIES = ("torch", "timm", "numpy", "scipy", "scikit-learn")  # that train computes with
 TEXT = """---
 {front}
@@ -73,16 +75,11 @@ def model_card(
     # timm's, for every model
     config: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     name = ".".join(filter(None, (config.get("architecture"), config.get("tag"))))
-    front = {"library_name": "timm", "pipeline_tag": "image-classification"}
-    if config.get("tag"):
-        front = {"base_model": f"timm/{name}", **front}
-    if config.get("license"):
-        front = {"license": config["license"], **front}
     facts = _facts(model, data, history, manifest) | _calibration_facts(calibration)
     fitted = _fitted(dataset)
     reading = dataset["reading"]
     return TEXT.format(
-        front="\n".join(f"{key}: {value}" for key, value in front.items()),
+        front=_front_matter(config, name, dataset, data, history),
         name=name,
         dataset=dataset["name"],
         classes=len(dataset["classes"]),
@@ -107,25 +104,57 @@ def _fitted(dataset: Mapping[str, Any]) -> str:
     )
 
 
+def _front_matter(
+    config: Mapping[str, Any],
+    name: str,
+    dataset: Mapping[str, Any],
+    data: TrainingData,
+    history: History,
+) -> str:
+    """What the hub reads of a card, as YAML."""
+    hub_name = HUB_DATASETS.get(dataset["name"])
+    validation = EvalResult(
+        task_type="image-classification",
+        dataset_type=hub_name or "imagefolder",
+        dataset_name=dataset["name"],
+        dataset_split="validation",
+        metric_type="accuracy",
+        metric_value=round(history.kept["val_accuracy"], 6),
+        metric_name=f"validation accuracy, n = {len(data.val_labels):,}",
+    )
+    card = ModelCardData(
+        license=config.get("license"),
+        base_model=f"timm/{name}" if config.get("tag") else None,
+        datasets=[hub_name] if hub_name else None,
+        library_name="timm",
+        pipeline_tag="image-classification",
+        metrics=["accuracy"],
+        model_name=name,
+        eval_results=[validation],
+    )
+    return str(card.to_yaml())
+
+
 def _facts(
     model: nn.Module, data: TrainingData, history: History, manifest: Manifest
 ) -> dict[str, str]:
     trained, frozen = count_parameters(model)
     val_images = len(data.val_labels)
     kept = history.kept
-    probe = history.rows[0]
+    start = history.rows[0]
+    head = f"a probe, C = {history.probe_c:g}" if history.probe_c else "no probe was fitted"
     licence = model.pretrained_cfg.get("license")  # type: ignore[union-attr,operator]
     versions = released_versions()
     if history.kept_epoch:
         outcome = f"{history.epochs}"
         parameters = f"{trained:,} trained from stored activations, {frozen:,} frozen before that"
     else:
-        outcome = "none: a linear probe was better, training did not help"
-        parameters = f"{trained + frozen:,}; the head is a linear probe"
+        outcome = "none: the start was better, training did not help"
+        parameters = f"{trained + frozen:,}; the head is that of the start"
     return {
         "images": f"{len(data.labels):,} for training, {val_images:,} for validation",
         "validation accuracy": f"{kept['val_accuracy']:.4f} (n = {val_images:,})",
-        "of the probe before training": f"{probe['val_accuracy']:.4f}, C = {history.probe_c:g}",
+        "before training": f"{start['val_accuracy']:.4f} ({head})",
         "epochs of training": outcome,
         "loss": (f"training {kept['train_loss']:.4f}, validation {kept['val_loss']:.4f}"),
         "parameters": parameters,

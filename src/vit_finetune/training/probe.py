@@ -38,7 +38,7 @@ class Probe:
         weight: (K, D).
         bias: (K,).
         c: inverse L2 strength on features of unit variance (scikit-learn's C), (1,); 0 for a head
-            of zeros.
+            of zeros and for a kept one.
     """
 
     weight: Tensor
@@ -50,6 +50,15 @@ class Probe:
         return cls(
             weight=torch.zeros(classes, features),
             bias=torch.zeros(classes),
+            c=torch.zeros(1, dtype=torch.float64),
+        )
+
+    @classmethod
+    def of(cls, head: nn.Linear) -> "Probe":
+        """The head of a model."""
+        return cls(
+            weight=head.weight.detach().cpu().clone(),
+            bias=head.bias.detach().cpu().clone(),
             c=torch.zeros(1, dtype=torch.float64),
         )
 

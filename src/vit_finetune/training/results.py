@@ -78,7 +78,7 @@ def training_metrics(
 
     Args:
         epochs: that the settings ask for.
-        adapted: the record of `adapt`.
+        adapted: the record of `adapt`. Of a model with a kept head, the metrics have `head`.
         warnings: without any, the metrics have no key for them.
     """
     probe_accuracy = round(history.rows[0]["val_accuracy"], 6)
@@ -98,6 +98,8 @@ def training_metrics(
         "parameters_trained": trained,
         "precision": adapted.precision,
     }
+    if adapted.kept_head:
+        metrics["head"] = "kept"
     if warnings:
         metrics["warning"] = "; ".join(warnings)
     return metrics

@@ -147,10 +147,13 @@ class Trainer:
         return is_clearly_better(history.start_right, history.last_right, weights, rng)
 
     def _start(self, features: Features) -> History:
-        """Epoch 0 is the probe. Epoch 1 may start from another head, see `probe.START`."""
+        """Epoch 0 is the probe, or the head that the model was kept with. Epoch 1 may start from
+        another head, see `probe.START`."""
         model = self.split_model.model
         c = self.settings.probe_c
-        probe = self._fit_probe(features.train, c)
+        # a new head is of zeros; any other was kept from an earlier run
+        is_kept = self.settings.head_init == "probe" and bool(model.head.weight.any())
+        probe = Probe.of(model.head) if is_kept else self._fit_probe(features.train, c)
         train = score(probe.logits(features.train), self.data.labels)
         val = score(probe.logits(features.val), self.data.val_labels)
         row = {
@@ -168,7 +171,7 @@ class Trainer:
             probe_c=round(probe.c.item(), 9),
         )
         history.add(row, val.right)
-        if c == "auto":
+        if c == "auto" and not is_kept:
             self._fit_probe(features.train, START).place(model.head)
         return history
 

@@ -1,0 +1,1 @@
+"""One HTML file that classifies images in a browser, without a network."""

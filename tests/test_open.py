@@ -1,0 +1,72 @@
+"""`vit-finetune open` shows the newest run, wherever it lies."""
+
+import os
+import time
+import webbrowser
+from pathlib import Path
+
+import pytest
+
+from vit_finetune.core.errors import UserError
+from vit_finetune.open import newest_run, run
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_pages(folder):
+    """The two pages of a run."""
+    (Path(folder) / "attention").mkdir(parents=True, exist_ok=True)
+    for page in ("report.html", "attention/index.html"):
+        (Path(folder) / page).write_text("<h1>A run</h1>")
+        time.sleep(0.01)  # files of one clock tick would be equally new
+
+
+def test_without_a_run_it_says_what_to_run():
+    with pytest.raises(UserError, match=r"no report\.html yet; run make demo .* or make repro"):
+        newest_run()
+
+
+def test_the_newest_of_default_and_profiles_is_found():
+    write_pages(".")
+    assert newest_run() == Path()
+    write_pages(".run/demo")
+    assert newest_run() == Path(".run/demo")
+    write_pages(".run/quick")
+    assert newest_run() == Path(".run/quick")
+    write_pages(".")
+    assert newest_run() == Path()
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink], ids=["hardlink", "symlink"])
+def test_a_run_that_dvc_has_just_restored_is_new_though_its_file_is_old(folder, link):
+    cached = folder / "cached"
+    cached.write_text("<h1>An old run</h1>")
+    os.utime(cached, (0, 0))
+    write_pages(".run/demo")
+    link(cached, "report.html")
+    assert newest_run() == Path()
+
+
+def test_its_pages_are_opened_and_named(folder, monkeypatch, capsys):
+    opened = []
+    monkeypatch.setattr(webbrowser, "open_new_tab", lambda url: opened.append(url) or True)
+    write_pages(".run/demo")
+    run()
+    pages = [".run/demo/report.html", ".run/demo/attention/index.html"]
+    assert opened == [(folder / page).as_uri() for page in pages]
+    assert capsys.readouterr().out.splitlines() == [f"open: {page}" for page in pages]
+
+
+def test_without_a_browser_or_a_page_it_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(webbrowser, "open_new_tab", lambda url: False)
+    write_pages(".")
+    Path("attention/index.html").unlink()
+    run()
+    assert capsys.readouterr().out.splitlines() == [
+        "open: no browser was found for report.html",
+        "open: attention/index.html is missing; run dvc repro",
+    ]
