@@ -79,7 +79,7 @@ RERUNS = {
     "train.min_steps": (7, AFTER_EMBED),
     "train.batch_size": (30, AFTER_EMBED),
     "train.shards": (2, AFTER_EMBED),
-    "train.optimizer": ("sgd", AFTER_EMBED),  # which does beat the probe
+    "train.optimizer": ("sgd", AFTER_EMBED),
     "train.lr": (0.002, AFTER_EMBED),
     "train.layer_decay": (0.5, AFTER_EMBED),
     "train.weight_decay": (0.5, AFTER_EMBED),
