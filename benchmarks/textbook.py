@@ -21,7 +21,7 @@ KEYS = {
         "val_accuracy",
         "probe_accuracy",
         "pretrained_probe_accuracy",
-        "best_epoch",
+        "kept_epoch",
         "epochs",
         "parameters_adapted",
         "parameters_trained",

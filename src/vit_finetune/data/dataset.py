@@ -100,9 +100,12 @@ def write_dataset(folder: Path, name: str, source: Source, threads: int) -> list
         UserError: the source is no data set to work with.
     """
     labels = {}
+    groups = {}
     unreadable: list[str] = []
     for part in source.files:
-        labels[part] = _write_part(folder, part, source, unreadable)
+        labels[part], groups[part] = _write_part(folder, part, source, unreadable)
+    for part, numbers in _renumbered(groups).items():
+        write_split(folder, part, groups=numbers)
     source.require_usable(labels, unreadable)
     (images,) = read_split(folder, "train", "images")
     mean, std = channel_statistics(images, threads)
@@ -129,8 +132,9 @@ def write_dataset(folder: Path, name: str, source: Source, threads: int) -> list
 
 def _write_part(
     folder: Path, part: str, source: Source, unreadable: list[str]
-) -> NDArray[np.int64]:
-    """Write the images of a part; what is unreadable is added to the list. Returns the labels."""
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Write the images of a part; what is unreadable is added to the list. Returns their labels and
+    groups."""
     files = source.files[part]
     labels = np.zeros(len(files), dtype=np.int64)
     sizes = np.zeros((len(files), 2), dtype=np.int32)
@@ -149,12 +153,18 @@ def _write_part(
             if image.size:
                 sized = True
                 sizes[row] = image.size
-    write_split(
-        folder, part, labels=labels[read], files=files[read], groups=source.groups[part][read]
-    )
+    write_split(folder, part, labels=labels[read], files=files[read])
     if sized:
         write_split(folder, part, sizes=sizes[read])
-    return labels[read]
+    return labels[read], source.groups[part][read]
+
+
+def _renumbered(groups: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
+    """The groups of the images of each part, numbered from 0 on, so that files that are left out
+    change no number."""
+    _, numbers = np.unique(np.concatenate([*groups.values()]), return_inverse=True)
+    ends = np.cumsum([len(part) for part in groups.values()])
+    return dict(zip(groups, np.split(numbers, ends[:-1]), strict=True))
 
 
 @contextmanager
