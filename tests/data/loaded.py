@@ -19,6 +19,7 @@ def load(source, name="folder", threads=2):
         return SimpleNamespace(
             classes=dataset.classes,
             labels={part: np.array(dataset.labels[part]) for part in parts},
+            groups={part: np.array(dataset.groups[part]) for part in parts},
             files={part: np.array(dataset.files[part]) for part in parts},
             sizes={part: np.array(sizes) for part, sizes in dataset.sizes.items()},
             images={part: np.array(read_split(scratch, part, "images")[0]) for part in parts},

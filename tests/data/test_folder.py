@@ -366,6 +366,7 @@ def test_unreadable_files_are_left_out_and_listed_where_broken_is_skip(tmp_path,
         (tmp_path / "test" / "cat" / name).write_bytes(content)
     dataset = load(tmp_path, broken="skip")
     assert found(dataset, colours, tmp_path) == before
+    assert sorted([*dataset.groups["train"], *dataset.groups["test"]]) == list(range(10))
     assert [entry.partition(" (")[0] for entry in dataset.broken] == [
         f"test/cat/{name}" for name in sorted(BROKEN_FILES)
     ]

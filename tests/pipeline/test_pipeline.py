@@ -217,7 +217,7 @@ def test_an_experiment_in_a_copy_refuses_to_train_on_fewer_classes(project, stag
     project.set(**THREE_LINES, **{"subset.test_size": "all"})
     track(project, *(f"data/images/{name}" for name in ("cat", "dog", "emu")))
     if stage == "train":
-        project.repro("train")
+        project.repro("review", "train")
     write_photographs(project.folder / "data/images", classes=("horse",))  # not tracked
     done = project.run("dvc", "exp", "run", "--temp", "-n", "fewer", "-S", "train.lr=0.002")
     assert done.returncode != 0
