@@ -555,7 +555,7 @@ NO_SHARED_MEMORY = [
     *("unshare", "-m", "sh", "-c"),
     *('mount -t tmpfs -o size=4k tmpfs /dev/shm && exec "$@"', "sh"),
 ]
-LITTLE_MEMORY = ["prlimit", "--as=6000000000"]
+LITTLE_MEMORY = ["prlimit", "--as=5000000000"]
 
 
 @dataclass
@@ -574,10 +574,10 @@ class Bad:
 CIFAR = {"data.name": "cifar10"}
 LARGE = {
     "adapt.epochs": 0,
-    "model.image_size": 1024,
+    "model.image_size": 512,
     "embed.batch_size": 4096,
     "subset.train_size": 800,
-}  # 10 GB of pixels
+}  # 2.5 GB of pixels
 BAD_INPUT = {
     "truncated archive": Bad(
         "download", r"python.tar.gz has md5 \w+, not the publ", CIFAR, truncated_archive
