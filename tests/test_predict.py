@@ -376,7 +376,7 @@ def test_what_cannot_be_answered_with_the_accuracy_is_marked(model, images, answ
     assert len(errors) == 1
     assert "like 300 of 400 validation images; at a confidence level of 95 %, at " in errors[0]
     (line,) = template("--at-least 0.99", {"photos": images})
-    _, lines, _ = call("predict", "--model", model, *shlex.split(line)[3:])
+    _, lines, _ = call("predict", "--model", model, *shlex.split(line)[2:])
     marked = [line.split(": ")[0] for line in lines if line.endswith(" (not answered)")]
     assert marked == [row["image"] for row in rows if not row["answered"]]
 
