@@ -13,7 +13,6 @@ import pytest
 from tests.documents import template
 from tests.project import ROOT, Project, stages_run
 
-# which ends with the probe, as the tiny model always does: the same model
 TRAINED = ["train", "evaluate", "attention", "report"]
 
 
