@@ -9,6 +9,7 @@ import pytest
 
 from vit_finetune.core.errors import UserError
 from vit_finetune.open import newest_run, run
+from vit_finetune.profiles import PAGES
 
 
 @pytest.fixture(autouse=True)
@@ -18,9 +19,9 @@ def folder(tmp_path, monkeypatch):
 
 
 def write_pages(folder):
-    """The two pages of a run."""
+    """The pages of a run."""
     (Path(folder) / "attention").mkdir(parents=True, exist_ok=True)
-    for page in ("report.html", "attention/index.html"):
+    for page in PAGES:
         (Path(folder) / page).write_text("<h1>A run</h1>")
         time.sleep(0.01)  # files of one clock tick would be equally new
 
@@ -56,7 +57,7 @@ def test_its_pages_are_opened_and_named(folder, monkeypatch, capsys):
     monkeypatch.setattr(webbrowser, "open_new_tab", lambda url: opened.append(url) or True)
     write_pages(".run/demo")
     run()
-    pages = [".run/demo/report.html", ".run/demo/attention/index.html"]
+    pages = [f".run/demo/{page}" for page in PAGES]
     assert opened == [(folder / page).as_uri() for page in pages]
     assert capsys.readouterr().out.splitlines() == [f"open: {page}" for page in pages]
 
@@ -69,4 +70,5 @@ def test_without_a_browser_or_a_page_it_says_so(monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines() == [
         "open: no browser was found for report.html",
         "open: attention/index.html is missing; run dvc repro",
+        "open: no browser was found for review.html",
     ]

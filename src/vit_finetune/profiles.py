@@ -34,7 +34,7 @@ from vit_finetune.summary import METRICS, summarise
 PROFILES = Path("profiles")
 RUNS = Path(".run")  # holds for each profile the pages of its last run
 FOLDERS = ("VIT_DATA_DIR", "HF_HOME", "TORCH_HOME")  # variables that name folders
-PAGES = ("report.html", "attention/index.html")
+PAGES = ("report.html", "attention/index.html", "review.html")
 
 
 def merge(values: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:

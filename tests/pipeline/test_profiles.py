@@ -48,7 +48,7 @@ def test_a_profile_runs_beside_the_work_tree_and_again(project):
     first = profile(project, "other")
     assert first.returncode == 0, first.stdout + first.stderr
     assert "test accuracy" in first.stdout
-    for page in ("report.html", "attention/index.html"):
+    for page in ("report.html", "attention/index.html", "review.html"):
         assert (project.folder / ".run" / "other" / page).stat().st_size > 10_000
     assert project.git("status", "--porcelain", "--untracked-files=all") == tree == ""
     assert (project.folder / "params.yaml").read_bytes() == params
