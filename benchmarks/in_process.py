@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 from vit_finetune.core.arrays import encode_names, write_split
 from vit_finetune.core.files import write_json
+from vit_finetune.data.image_files import READING
 from vit_finetune.params import check_params, read_params, read_yaml
 from vit_finetune.profiles import merge
 from vit_finetune.stage import Stage
@@ -38,6 +39,7 @@ def prepare(folder, splits, classes, changes):
     for split, (images, labels) in splits.items():
         arrays = {"images": images, "labels": labels, "indices": range(len(labels))}
         arrays["files"] = encode_names(f"{split}/{index}" for index in range(len(labels)))
+        arrays["groups"] = range(len(labels))
         write_split(folder / "data/subset", split, **arrays)
     shape = list(splits["train"][0].shape[1:])
     description = {
@@ -45,6 +47,9 @@ def prepare(folder, splits, classes, changes):
         "classes": list(classes),
         "image_shape": shape,
         "fit": "squash",
+        "fitted": False,
+        "reading": READING,
+        "corrections": {split: "" for split in splits},
     }
     write_json(folder / "data/subset/dataset.json", description)
 
