@@ -49,7 +49,7 @@ def prepare(folder, splits, classes, changes):
         "fit": "squash",
         "fitted": False,
         "reading": READING,
-        "corrections": {split: "" for split in splits},
+        "corrections": dict.fromkeys(splits, ""),
     }
     write_json(folder / "data/subset/dataset.json", description)
 
