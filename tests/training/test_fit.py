@@ -227,6 +227,15 @@ def test_training_starts_from_a_head_that_the_model_has(tiny_vit, head_init, is_
     assert torch.equal(head_of_first_epoch(trainer), kept) == is_kept
 
 
+def test_a_head_that_is_trained_alone_starts_from_the_probe_it_is_compared_with(tiny_vit):
+    remove_head(tiny_vit)
+    settings = plain_settings(head_init="probe", probe_c="auto")
+    trainer = Trainer(split_at(tiny_vit, 0), data_of(tiny_vit, 0), settings, name="train", seed=0)
+    probe = fit_probe(features_of(trainer).train, trainer.data.labels, "auto", "none", seed=0)
+    head = head_of_first_epoch(trainer)
+    torch.testing.assert_close(head, probe.weight, rtol=0, atol=1e-6)
+
+
 def test_epoch_0_is_the_probe_and_is_kept_where_training_makes_it_worse(tiny_vit):
     remove_head(tiny_vit)
     before = copy_of_weights(tiny_vit)

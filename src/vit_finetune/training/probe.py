@@ -24,7 +24,8 @@ ClassWeights = Literal["none", "balanced"]
 # C from 1e-5 to 100, on features of unit variance, the strongest regularisation first
 STRENGTHS = tuple(10.0 ** (half / 2) for half in range(-10, 5))
 # C of the head that training starts from: a head that fits every training image has large weights,
-# which training would shrink at the cost of the blocks (docs/benchmarks.md).
+# which training would shrink at the cost of the blocks (docs/benchmarks.md). A head that is trained
+# alone starts from the probe.
 START = 1e-3
 FOLDS = 3  # of the cross-validation
 PATIENCE = 2  # no further C is tried after so many that are worse than the best

@@ -171,7 +171,8 @@ class Trainer:
             probe_c=round(probe.c.item(), 9),
         )
         history.add(row, val.right)
-        if c == "auto" and not is_kept:
+        trains_blocks = self.split_model.trainable_blocks != 0
+        if c == "auto" and trains_blocks and not is_kept:
             self._fit_probe(features.train, START).place(model.head)
         return history
 
