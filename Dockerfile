@@ -11,7 +11,7 @@ COPY .git /clone/.git
 WORKDIR /project
 RUN git clone --quiet /clone . \
     && make setup \
-    && rm -rf /root/.cache \
+    && rm -rf ~/.cache \
     && mkdir .home \
     && chmod -R a+rwX /project \
     && git config --system --add safe.directory /project
