@@ -1,21 +1,16 @@
 """adapt: data/subset, pretrained weights -> models/pretrained, models/adapted,
 data/pretrained_features, plots/adaptation.csv"""
 
-from collections.abc import Sequence
-from typing import Any
-
-from torch import Tensor
-
-from vit_finetune.core.arrays import write_split
 from vit_finetune.core.device import resolve_precision
 from vit_finetune.core.files import new_folder, read_json, write_csv
 from vit_finetune.model.boundary import SplitModel, to_device
-from vit_finetune.model.build import build_model, kept_head, known_classes, preprocessing
+from vit_finetune.model.build import build_model, preprocessing
 from vit_finetune.model.freezing import freeze
 from vit_finetune.model.saved import head_digest, save_model, weights_digest
 from vit_finetune.stage import Stage
 from vit_finetune.training import adaptation, features, results
 from vit_finetune.training.data import read_training_images
+from vit_finetune.training.mirrored import mirrored_warnings
 from vit_finetune.training.trainer import Trainer, possible_settings
 
 
@@ -35,7 +30,9 @@ def main(stage: Stage) -> None:
     other_size = adaptation.other_size(dataset, preprocess.input_size)
     if other_size:
         stage.say(other_size)
-    head = find_head(stage, backbone, dataset["classes"])
+    head, message = adaptation.find_head(params, backbone, dataset["classes"])
+    if message:
+        stage.say(message)
     model = adaptation.with_head(backbone, len(dataset["classes"]), head)
     for warning in adaptation.check_later_stages(model, params):
         stage.warn(warning)
@@ -43,13 +40,12 @@ def main(stage: Stage) -> None:
     freeze(model, "all", params.adapt.parameters)
     model = to_device(model, device, precision)
     split_model = SplitModel(model, "all", preprocess, device, precision)
-    data, images = read_training_images("data/subset", params.embed.flip)
+    data, images = read_training_images("data/subset")
     checkpoint = stage.checkpoint(
         params.seed,
         params.adapt.model_dump(),
         str(precision),
         images,
-        len(data.views),
         weights_digest(backbone),
         head_digest(model),
     )
@@ -57,8 +53,11 @@ def main(stage: Stage) -> None:
         checkpoint / "features.pt", split_model, data, stage.ranks
     )
     history = results.History()
+    warnings: list[str] = []
     if params.adapt.epochs:
         settings, warnings = possible_settings(params.adapt, split_model)
+        if settings.flip and stage.ranks.is_first:
+            warnings += mirrored_warnings(split_model, data, pretrained, stage.name)
         for warning in warnings:
             stage.warn(warning)
         trainer = Trainer(
@@ -69,13 +68,16 @@ def main(stage: Stage) -> None:
 
     if not stage.ranks.is_first:
         return
-    with new_folder("data/pretrained_features") as folder:
-        write_split(folder, "train", features=pretrained.train.numpy())
-        write_split(folder, "val", features=pretrained.val.numpy())
+    pretrained.write("data/pretrained_features")
     with new_folder("models/pretrained") as folder:
         save_model(backbone, folder, preprocess)
     adapted = adaptation.adopt(
-        backbone, model, history, str(precision).removeprefix("torch."), kept_head=head is not None
+        backbone,
+        model,
+        history,
+        str(precision).removeprefix("torch."),
+        kept_head=head is not None,
+        warnings=warnings,
     )
     with new_folder("models/adapted") as folder:
         # a kept head belongs to the model that training starts from
@@ -91,24 +93,6 @@ def main(stage: Stage) -> None:
             f"validation images, clearly more than the last epoch's {last_accuracy:.4f}"
         )
     stage.forget_checkpoints()
-
-
-def find_head(stage: Stage, backbone: Any, classes: Sequence[str]) -> dict[str, Tensor] | None:
-    """The head of a model that knows these classes already, if training is to start from one."""
-    name = stage.params.model.name
-    if not stage.params.model.pretrained or stage.params.adapt.head_init == "zeros":
-        return None
-    head = kept_head(name, backbone, classes)
-    known = known_classes(backbone)
-    if head is not None:
-        stage.say(f"starts with the head of {name}, which knows the same {len(known)} classes")
-    elif known:
-        some = ", ".join(known[:4])
-        stage.say(
-            f"the head of {name} is not used: it knows {len(known)} other classes, such as {some}; "
-            "a linear probe is the start"
-        )
-    return head
 
 
 def write_history(history: results.History) -> None:

@@ -6,7 +6,7 @@ from vit_finetune.activations.forward import (
     activation_files,
     describe,
     prepare_files,
-    write_views,
+    write_splits,
 )
 from vit_finetune.core.arrays import read_split, write_split
 from vit_finetune.core.files import replace_folder
@@ -39,7 +39,7 @@ def main(stage: Stage) -> None:
     if stage.ranks.is_first:
         for message in prepare_files(folder, files):
             stage.say(message)
-    write_views(split_model, images, files, stage.ranks)
+    write_splits(split_model, images, files, stage.ranks)
 
     if stage.ranks.is_first:
         for split in images:

@@ -33,7 +33,7 @@ def main(stage: Stage) -> None:
     if found.mirrored:
         stage.warn(
             f"{found.mirrored} near-copies under another label are mirror images: if left and "
-            "right are different classes, set embed.flip to false"
+            "right are different classes, set adapt.flip to false"
         )
     stage.say(f"{suspects.in_words(found.suspects)} (review.html, {TABLE})")
     stage.record_versions()

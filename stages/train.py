@@ -25,9 +25,15 @@ def main(stage: Stage) -> None:
     freeze(model, params.freeze.trainable_blocks, params.freeze.parameters)
     split_model = manifest.split_model(model, stage.device())
 
-    settings, warnings = possible_settings(params.train, split_model)
-    for warning in warnings:
-        stage.warn(warning)
+    warnings = list(adapted.warnings)
+
+    def warn(sentences: list[str]) -> None:
+        for sentence in sentences:
+            stage.warn(sentence)
+        warnings.extend(sentences)
+
+    settings, without_effect = possible_settings(params.train, split_model)
+    warn(without_effect)
     trainer = Trainer(
         split_model, data, settings, name=stage.name, seed=params.seed, ranks=stage.ranks
     )
@@ -48,17 +54,13 @@ def main(stage: Stage) -> None:
         write_csv("plots/history.csv", results.history_rows(history))
         write_json("metrics/train.json", metrics)
 
-    if stage.ranks.is_first:
-        for warning in mirrored_warnings(split_model, data, stored):
-            stage.warn(warning)
-            warnings.append(warning)
+    if settings.flip and stage.ranks.is_first:
+        warn(mirrored_warnings(split_model, data, stored, stage.name))
     history = results.fit_with_bar(trainer, stored, checkpoint / "last.pt", write, stage.say)
     stage.ranks.barrier()
     if not stage.ranks.is_first:
         return
-    for warning in results.training_warnings(history, data):
-        stage.warn(warning)
-        warnings.append(warning)
+    warn(results.training_warnings(history, data))
     write(history)
     calibration = temperature.calibrate(split_model, data)
     with new_folder("models/finetuned") as folder:

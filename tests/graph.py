@@ -26,7 +26,7 @@ def keys_of(name):
 
 def keys_read(stage):
     """Keys of params.yaml that the script of a stage reads, but those of `runtime`: it writes
-    `params.embed.flip` for one of a section, `params.embed` for all of it, and passes
+    `params.embed.storage` for one of a section, `params.embed` for all of it, and passes
     `stage.params` on for all of the file."""
     source = (ROOT / f"stages/{stage}.py").read_text()
     read = set()

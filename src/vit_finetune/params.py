@@ -213,12 +213,17 @@ class Training(Schema):
         description="largest shift of a channel at the freeze boundary, as a fraction of its "
         "range in the image; 0: off",
     )
+    flip: bool = Field(
+        default=False,
+        description="mirror each training image with a probability of one half; `false` where "
+        "a mirrored image belongs to another class: arrows, digits, letters, hands",
+    )
     crop_scale: float = Field(
         default=1.0,
         gt=0,
         le=1,
         description="smallest fraction of an image's area that a random crop keeps; 1: off. "
-        "Below 1, and with `randaugment`, `train` runs the frozen blocks in every epoch",
+        "Below 1, and with `flip` or `randaugment`, `train` runs the frozen blocks in every epoch",
     )
     randaugment: int = Field(
         default=0,
@@ -255,6 +260,11 @@ class Adapt(Training):
         description="passes over the training images through the whole network; "
         "`0`: the backbone stays as pretrained",
     )
+    flip: bool = Field(
+        default=True,
+        description="mirror each training image with a probability of one half; `false` where "
+        "a mirrored image belongs to another class: arrows, digits, letters, hands",
+    )
     parameters: Parameters = Field(
         default="all", description="which parameters are trained, as in `freeze.parameters`"
     )
@@ -263,11 +273,6 @@ class Adapt(Training):
 class Embed(Schema):
     """What the frozen blocks compute once, and how it is stored."""
 
-    flip: bool = Field(
-        default=True,
-        description="`adapt` and `train` also see each training image mirrored; `false` where "
-        "a mirrored image belongs to another class: arrows, digits, letters, hands",
-    )
     storage: Literal["auto", "float16", "bfloat16", "float32"] = Field(
         default="auto",
         description="format of stored activations; `auto`: float16, "

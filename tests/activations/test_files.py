@@ -88,10 +88,10 @@ def test_a_value_that_the_format_cannot_hold_names_the_images(tmp_path, value, m
 def test_activations_stay_mapped_on_a_cpu_and_move_to_a_gpu_that_has_room(tmp_path):
     values = torch.ones(4, 2)
     write(tmp_path, values)
-    views = [mapped(tmp_path, values)]
-    assert resident(views, torch.device("cpu")) is views
+    view = mapped(tmp_path, values)
+    assert resident(view, torch.device("cpu")) is view
     if not torch.cuda.is_available():
         pytest.skip("needs a GPU")
-    (moved,) = resident(views, torch.device("cuda"))
+    moved = resident(view, torch.device("cuda"))
     assert moved.device.type == "cuda"
     assert torch.equal(moved.cpu(), values)

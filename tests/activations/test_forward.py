@@ -15,7 +15,7 @@ from vit_finetune.model.build import preprocessing
 from vit_finetune.model.saved import weights_digest
 
 BATCH = 2
-VIEWS = ("train", "train_flip", "val", "test")
+SPLITS = ("train", "val", "test")
 
 
 @pytest.fixture(autouse=True)
@@ -41,16 +41,16 @@ def split_at(model, blocks):
     return SplitModel(model, blocks, preprocessing(model, None), torch.device("cpu"), torch.float32)
 
 
-def describe(split_model, images, flip=True, storage="float32"):
-    return forward.describe(split_model, images, flip=flip, storage=storage, batch_size=BATCH)
+def describe(split_model, images, storage="float32"):
+    return forward.describe(split_model, images, storage=storage, batch_size=BATCH)
 
 
 def write(split_model, images, manifest, checkpoint, ranks=None):
     """The bytes of every file that the pass has written, and what it says."""
     folder = checkpoint / "embedded"
-    views = forward.activation_files(folder, checkpoint, manifest, BATCH)
-    messages = forward.prepare_files(folder, views)
-    forward.write_views(split_model, images, views, ranks or Ranks())
+    stored = forward.activation_files(folder, checkpoint, manifest, BATCH)
+    messages = forward.prepare_files(folder, stored)
+    forward.write_splits(split_model, images, stored, ranks or Ranks())
     return {path.name: path.read_bytes() for path in folder.iterdir()}, messages
 
 
@@ -62,21 +62,18 @@ def write(split_model, images, manifest, checkpoint, ranks=None):
         ("all", ("images", "uint8"), [24, 20, 3]),
     ],
 )
-def test_the_manifest_says_of_which_model_and_images_the_views_are_and_in_which_form(
+def test_the_manifest_says_of_which_model_and_images_the_activations_are_and_in_which_form(
     tiny_vit, images, tmp_path, blocks, form, shape
 ):
     split_model = split_at(tiny_vit, blocks)
     describe(split_model, images).write(tmp_path)
     manifest = Manifest.read(tmp_path)
-    assert manifest.shapes == {
-        "train": [9, *shape], "train_flip": [9, *shape], "val": [4, *shape], "test": [5, *shape]
-    }  # fmt: skip
+    assert manifest.shapes == {"train": [9, *shape], "val": [4, *shape], "test": [5, *shape]}
     assert (manifest.boundary, manifest.storage) == form
     assert (manifest.trainable_blocks, manifest.precision) == (blocks, "float32")
     assert manifest.weights_sha256 == weights_digest(tiny_vit)
     assert manifest.images_sha256 == {split: digest(array) for split, array in images.items()}
     assert manifest.preprocessing["input_size"] == [32, 32]
-    assert list(describe(split_model, images, flip=False).shapes) == ["train", "val", "test"]
 
 
 def test_automatic_storage_follows_from_the_first_batch(tiny_vit, images):
@@ -87,18 +84,19 @@ def test_automatic_storage_follows_from_the_first_batch(tiny_vit, images):
 
 
 @pytest.mark.parametrize("blocks", [0, 1, "all"])
-def test_every_view_holds_what_the_model_computes_of_its_images(tiny_vit, images, tmp_path, blocks):
+def test_every_split_holds_what_the_model_computes_of_its_images(
+    tiny_vit, images, tmp_path, blocks
+):
     split_model = split_at(tiny_vit, blocks)
     manifest = describe(split_model, images)
     written, messages = write(split_model, images, manifest, tmp_path)
-    assert written.keys() == {f"{view}.bin" for view in VIEWS}
+    assert written.keys() == {f"{split}.bin" for split in SPLITS}
     assert messages == []
-    for view in VIEWS:
-        source = torch.from_numpy(images[view.removesuffix("_flip")])
-        source = source.flip(2) if view == "train_flip" else source
+    for split in SPLITS:
+        source = torch.from_numpy(images[split])
         with torch.no_grad():
             expected = source if blocks == "all" else split_model.tokens(source)
-        stored = map_activations(tmp_path / "embedded", manifest, view)[:]
+        stored = map_activations(tmp_path / "embedded", manifest, split)[:]
         torch.testing.assert_close(stored, expected, rtol=0, atol=1e-5)
 
 
@@ -106,9 +104,9 @@ def images_confirmed(checkpoint):
     """Images of the segments that an interrupted pass need not repeat: 4 of each segment, or what
     is left of 9, 4 and 5."""
     confirmed = 0
-    for view in VIEWS:
-        for path in (checkpoint / view).glob("*"):
-            confirmed += min(4, {"val": 4, "test": 5}.get(view, 9) - int(path.name))
+    for split in SPLITS:
+        for path in (checkpoint / split).glob("*"):
+            confirmed += min(4, {"train": 9, "val": 4, "test": 5}[split] - int(path.name))
     return confirmed
 
 
@@ -138,7 +136,7 @@ def test_a_pass_cut_short_goes_on_to_the_same_bytes_and_repeats_no_confirmed_seg
     )
     resumed, messages = write(split_model, images, manifest, tmp_path / "resumed")
     assert resumed == whole
-    assert sum(computed) == 9 + 9 + 4 + 5 - confirmed
+    assert sum(computed) == 9 + 4 + 5 - confirmed
     assert any("continues after" in message for message in messages) is bool(confirmed)
 
 

@@ -230,7 +230,7 @@ def test_an_epoch_changes_the_trained_parameters_and_keeps_the_bits_of_all_other
     freeze(model, blocks, parameters)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     stored = store(model, pixels, blocks)
-    make_trainer(split_model_of(model, blocks), [stored], labels, PLAIN).run_epoch(1)
+    make_trainer(split_model_of(model, blocks), stored, labels, PLAIN).run_epoch(1)
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert moved == trained(model)
     assert HEAD < moved < set(before) or (parameters, blocks) == ("all", "all")

@@ -50,7 +50,7 @@ RERUNS = {
     "model.image_size": (48, AFTER_SUBSET[1:]),
     "model.crop_pct": (0.8, AFTER_SUBSET[1:]),
     "model.precision": ("bfloat16", AFTER_SUBSET[1:]),
-    "embed.flip": (False, ["adapt", "embed", "review", "train", "evaluate", "report"]),
+    "adapt.flip": (False, FROM_ADAPT),
     "adapt.epochs": (2, FROM_ADAPT),
     "adapt.min_steps": (7, FROM_ADAPT),
     "adapt.batch_size": (30, FROM_ADAPT),
@@ -719,7 +719,7 @@ def tensors(project, model):
 def test_what_lies_before_the_boundary_is_adapted_and_then_keeps_its_bits(project):
     shutil.copytree(ROOT / "pretrained/glyph-vit", project.folder / "pretrained/glyph-vit")
     project.set(**{"model.name": "local-dir:pretrained/glyph-vit", "subset.val_size": 200})
-    project.set(**{"embed.flip": False})
+    project.set(**{"adapt.flip": False})
     project.set(**{"adapt.epochs": 8, "adapt.lr": 0.001, "adapt.token_dropout": 0.0})
     project.set(**{"train.head_init": "zeros", "train.lr": 0.001})
     assert project.repro()[:2] == ["subset", "adapt"]

@@ -119,7 +119,7 @@ def test_every_value_of_an_overlay_arrives_as_it_is(project, monkeypatch):
         "train.lr": 1e-05,
         "runtime.threads": None,
         "train.grad_clip": 1.0,
-        "embed.flip": False,
+        "adapt.flip": False,
     }
     for title, author in zip(VALUES, reversed(VALUES), strict=True):
         if VALUES.index(title) > VALUES.index(author):

@@ -31,17 +31,17 @@ def plain_settings(**changes):
     return PLAIN.model_copy(update=changes)
 
 
-def make_trainer(split_model, views, labels, settings=PLAIN, *, seed=0, **options):
+def make_trainer(split_model, view, labels, settings=PLAIN, *, seed=0, **options):
     """A trainer whose training images are its validation images, too."""
-    images = views[0].array if isinstance(views[0], ImageView) else None
-    data = TrainingData(views, labels, views[0], labels, images)
+    images = view if isinstance(view, ImageView) else None
+    data = TrainingData(view, labels, view, labels, images)
     return Trainer(split_model, data, settings, name="train", seed=seed, **options)
 
 
 def features_of(trainer):
     """Of the trainer's model as it is now."""
     predict = trainer.split_model.predict_features
-    return Features(train=predict(trainer.data.views[0]), val=predict(trainer.data.val))
+    return Features(train=predict(trainer.data.train), val=predict(trainer.data.val))
 
 
 def fit(trainer, *options):

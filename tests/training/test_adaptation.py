@@ -29,7 +29,7 @@ def test_the_backbone_gets_every_adapted_tensor_and_no_head(name):
     model = with_head(backbone, 3)
     pixels, labels = make_data()
     settings = plain_settings(epochs=2, lr=0.001)  # from zeros: better than that is easy
-    history = fit(make_trainer(split_at(model, "all"), [pixels], labels, settings))
+    history = fit(make_trainer(split_at(model, "all"), pixels, labels, settings))
     assert history.kept_epoch
     trained = copy_of_weights(model)
     adapted = adopt(backbone, model, history, "float32")

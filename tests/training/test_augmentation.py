@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from vit_finetune.training.augmentation import drop_tokens, shift_brightness
+from vit_finetune.training.augmentation import drop_tokens, flip_some, shift_brightness
 
 
 def test_token_dropout_keeps_every_prefix_token_and_a_random_choice_of_patches_in_their_order():
@@ -38,3 +38,15 @@ def test_brightness_shifts_all_tokens_of_a_channel_alike_and_never_beyond_the_ch
     assert (middle > 0).any()
     assert (middle < 0).any()
     assert torch.equal(shift_brightness(tokens, 0.0, np.random.default_rng(0)), tokens)
+
+
+def test_about_half_of_the_images_are_mirrored_left_to_right_and_no_other_is_touched():
+    images = torch.randint(256, (400, 3, 4, 3), dtype=torch.uint8)
+    before = images.clone()
+    mirrored = images.flip(2)
+    found = flip_some(images, np.random.default_rng(0))
+    is_plain = (found == images).flatten(1).all(dim=1)
+    is_mirrored = (found == mirrored).flatten(1).all(dim=1)
+    assert (is_plain ^ is_mirrored).all()
+    assert 160 < is_mirrored.sum() < 240
+    assert torch.equal(images, before)

@@ -45,11 +45,11 @@ class Stopped(Exception):  # noqa: N818  # not an error: it stands for the end o
 
 
 def data_of(model, blocks=1):
-    """Two views of 40 training images, and 24 validation images."""
+    """40 training images and 24 validation images."""
     pixels, labels = make_data()
     val, val_labels = make_data(24, seed=1)
-    views = [store(model, images, blocks) for images in (pixels, pixels.flip(-1))]
-    return TrainingData(views, labels, store(model, val, blocks), val_labels)
+    train = store(model, pixels, blocks)
+    return TrainingData(train, labels, store(model, val, blocks), val_labels)
 
 
 def fit(model, settings, *, checkpoint=None, stop_after=None):
@@ -121,7 +121,7 @@ def test_the_model_ends_with_the_weights_of_the_last_epoch(tiny_vit):
     def after_epoch(history):
         weights[history.epochs] = copy_of_weights(tiny_vit)
 
-    trainer = Trainer(split_at(tiny_vit, 1), data_of(tiny_vit), RANDOM, name="train", seed=3)
+    trainer = Trainer(split_at(tiny_vit, 1), data_of(tiny_vit), RANDOM, name="train", seed=4)
     history = trainer.fit(features_of(trainer), after_epoch=after_epoch)
     accuracies = [row["val_accuracy"] for row in history.rows]
     assert accuracies[-1] < max(accuracies)  # a choice of the best epoch would take another
@@ -157,9 +157,7 @@ def test_balanced_counts_an_image_by_how_rare_its_class_is(tiny_vit):
     found = {}
     for class_weights in ("none", "balanced"):
         settings = plain_settings(class_weights=class_weights)
-        data = TrainingData(
-            [torch.zeros(2, 32)], torch.tensor([0, 1]), torch.zeros(100, 32), labels
-        )
+        data = TrainingData(torch.zeros(2, 32), torch.tensor([0, 1]), torch.zeros(100, 32), labels)
         trainer = Trainer(split_at(tiny_vit, 0), data, settings, name="train", seed=0)
         history = History(start_right=start, last_right=last)
         found[class_weights] = trainer._start_is_clearly_better(history)
@@ -170,7 +168,7 @@ def test_the_validation_loss_counts_every_image_the_same_even_with_class_weights
     _, labels = make_data()
     stored = torch.randn(40, 32, generator=torch.Generator().manual_seed(0))
     settings = plain_settings(class_weights="balanced", epochs=1)
-    history = fit_trainer(make_trainer(split_at(tiny_vit, 0), [stored], labels, settings))
+    history = fit_trainer(make_trainer(split_at(tiny_vit, 0), stored, labels, settings))
     with torch.no_grad():
         expected = F.cross_entropy(tiny_vit.head(stored), labels).item()
     assert history.kept["val_loss"] == pytest.approx(expected, rel=1e-5)
@@ -197,7 +195,7 @@ def test_frozen_parameters_keep_their_bits_and_all_others_move(tiny_vit, blocks,
     before = copy_of_weights(tiny_vit)
     # what moves, moves by its gradient
     settings = plain_settings(epochs=2, weight_decay=0.0, layer_decay=0.5)
-    fit_trainer(make_trainer(split_model, [store(tiny_vit, pixels, blocks)], labels, settings))
+    fit_trainer(make_trainer(split_model, store(tiny_vit, pixels, blocks), labels, settings))
     moved = {name for name, p in tiny_vit.named_parameters() if not torch.equal(p, before[name])}
     assert moved == {name for name, p in tiny_vit.named_parameters() if p.requires_grad}
 
@@ -260,7 +258,7 @@ def test_few_images_are_trained_for_as_many_epochs_as_make_min_steps(tiny_vit):
     pixels, labels = make_data(12)  # two steps of eight and four images
     settings = plain_settings(epochs=2, min_steps=9)
     stored = store(tiny_vit, pixels, 1)
-    history = fit_trainer(make_trainer(split_at(tiny_vit, 1), [stored], labels, settings))
+    history = fit_trainer(make_trainer(split_at(tiny_vit, 1), stored, labels, settings))
     assert history.epochs == 5
     expected = learning_rate(9, 10, round(0.25 * 10), settings.lr)
     assert history.rows[-1]["lr"] == pytest.approx(expected)
@@ -295,7 +293,7 @@ def test_no_token_is_dropped_where_the_attention_needs_positions_and_a_warning_s
         model.load_state_dict(start)
         settings = plain_settings(token_dropout=dropout, epochs=1)
         settings, warnings[dropout] = possible_settings(settings, split_model)
-        fit_trainer(make_trainer(split_model, [stored], labels, settings))
+        fit_trainer(make_trainer(split_model, stored, labels, settings))
         weights[dropout] = copy_of_weights(model)
     assert warnings[0.0] == []
     assert any(not torch.equal(weights[0.0][key], start[key]) for key in start)  # it does train
@@ -322,7 +320,7 @@ def test_pooled_features_have_no_tokens_to_change_and_one_warning_says_so(name, 
     for settings in (plain_settings(epochs=1), plain_settings(epochs=1, **changes)):
         model.load_state_dict(start)
         settings, warnings = possible_settings(settings, split_model)
-        fit_trainer(make_trainer(split_model, [stored], labels, settings))
+        fit_trainer(make_trainer(split_model, stored, labels, settings))
         weights.append(copy_of_weights(model))
     assert_same_weights(*weights)
     assert warnings == [
@@ -331,17 +329,10 @@ def test_pooled_features_have_no_tokens_to_change_and_one_warning_says_so(name, 
     ]
 
 
-@pytest.mark.parametrize(("views", "mirrored"), [(1, [False]), (2, [False, True])])
-def test_changed_images_are_mirrored_too_if_mirrored_activations_are_stored(views, mirrored):
-    stored = torch.zeros(4, 1)
-    data = TrainingData([stored] * views, torch.zeros(4), stored, torch.zeros(4), stored.numpy())
-    assert [view.mirrored for view in data.changing_views()] == mirrored
-
-
 def test_a_number_of_processes_that_does_not_divide_the_shards_is_refused(tiny_vit):
     settings = plain_settings(shards=4)
     message = r"there are 3 processes: .* must divide train\.shards \(4\)"
     with pytest.raises(UserError, match=message):
         make_trainer(
-            split_at(tiny_vit, 0), [torch.zeros(4, 32)], torch.zeros(4), settings, ranks=Ranks(0, 3)
+            split_at(tiny_vit, 0), torch.zeros(4, 32), torch.zeros(4), settings, ranks=Ranks(0, 3)
         )

@@ -93,7 +93,7 @@ def test_off_a_terminal_each_epoch_is_a_line():
 
 def warnings_of(rows, labels=(0, 0, 0, 1) * 10):
     labels = torch.tensor(labels)
-    data = TrainingData([torch.zeros(len(labels), 1)], labels, torch.zeros(1), labels)
+    data = TrainingData(torch.zeros(len(labels), 1), labels, torch.zeros(1), labels)
     return results.training_warnings(History(rows), data)
 
 

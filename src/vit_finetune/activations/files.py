@@ -1,4 +1,4 @@
-"""Stored activations: one raw file for each view.
+"""Stored activations: one raw file for each split.
 
 A raw file is written one batch at a time, each at its position, and read by mapping it into memory.
 So memory stays bounded by the batch, and nothing is copied before it is used. Several processes can
@@ -8,7 +8,7 @@ write to one file; the bytes do not depend on how many they are.
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,15 +114,15 @@ class ActivationFile:
         )
 
 
-def map_activations(folder: str | Path, manifest: Manifest, view: str) -> ActivationView:
-    """The activations of a view (`train`, `train_flip`, `val`, `test`), mapped into memory.
+def map_activations(folder: str | Path, manifest: Manifest, split: str) -> ActivationView:
+    """The activations of a split (`train`, `val`, `test`), mapped into memory.
 
     Raises:
         UserError: the file is missing or does not have the size that the manifest gives.
     """
-    path = Path(folder) / f"{view}.bin"
+    path = Path(folder) / f"{split}.bin"
     dtype = DTYPES[manifest.storage]
-    shape = tuple(manifest.shapes[view])
+    shape = tuple(manifest.shapes[split])
     bytes_of_rows = (shape[0], math.prod(shape[1:]) * dtype.itemsize)
     if not path.is_file() or path.stat().st_size != math.prod(bytes_of_rows):
         raise UserError(f"{path} is missing or damaged; run dvc repro")
@@ -131,12 +131,11 @@ def map_activations(folder: str | Path, manifest: Manifest, view: str) -> Activa
     return ActivationView(array, dtype, shape)
 
 
-def resident(views: Sequence[View], device: torch.device) -> Sequence[View]:
-    """The same views; on a GPU, stored activations are moved to its memory if they take at most
-    half of what is free."""
-    if device.type != "cuda":
-        return views
-    stored = [view for view in views if isinstance(view, ActivationView)]
-    if sum(view.array.nbytes for view in stored) > torch.cuda.mem_get_info(device)[0] / 2:
-        return views
-    return [view.tensor.to(device) if isinstance(view, ActivationView) else view for view in views]
+def resident(view: View, device: torch.device) -> View:
+    """The same view; on a GPU, stored activations are moved to its memory if they take at most half
+    of what is free."""
+    if device.type != "cuda" or not isinstance(view, ActivationView):
+        return view
+    if view.array.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
+        return view
+    return view.tensor.to(device)

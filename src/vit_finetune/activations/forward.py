@@ -20,13 +20,7 @@ from vit_finetune.core.threads import parallel_map
 from vit_finetune.model.boundary import SplitModel, boundary_of
 from vit_finetune.model.saved import weights_digest
 
-MIRRORED = {"train": False, "train_flip": True, "val": False, "test": False}  # by view
-
 Images = Mapping[str, NDArray[np.uint8]]  # (N, H, W, 3) of `train`, `val` and `test`
-
-
-def split_of(view: str) -> str:
-    return view.removesuffix("_flip")
 
 
 @torch.inference_mode()
@@ -38,23 +32,19 @@ def activations(split_model: SplitModel, batch: Tensor) -> Tensor:
     return split_model.tokens(batch).cpu()
 
 
-def _activations_of_rows(split_model: SplitModel, view: ImageView, rows: range) -> Tensor:
-    return activations(split_model, view[rows])
+def _activations_of_rows(split_model: SplitModel, images: ImageView, rows: range) -> Tensor:
+    return activations(split_model, images[rows])
 
 
-def describe(
-    split_model: SplitModel, images: Images, *, flip: bool, storage: str, batch_size: int
-) -> Manifest:
+def describe(split_model: SplitModel, images: Images, *, storage: str, batch_size: int) -> Manifest:
     """What the pass will store. One batch is computed to know its form.
 
     Args:
-        flip: whether the training images are also stored mirrored.
         storage: `auto`, or the format of the activations.
     """
     sample = activations(split_model, torch.tensor(images["train"][:batch_size]))
     boundary = boundary_of(split_model.trainable_blocks)
     dtype = sample.dtype if boundary == "images" else storage_dtype(storage, sample)
-    views = [view for view, mirrored in MIRRORED.items() if flip or not mirrored]
     return Manifest(
         weights_sha256=weights_digest(split_model.model),
         images_sha256={split: digest(array) for split, array in images.items()},
@@ -63,14 +53,14 @@ def describe(
         boundary=boundary,
         precision=str(split_model.precision).removeprefix("torch."),
         storage=str(dtype).removeprefix("torch."),
-        shapes={view: [len(images[split_of(view)]), *sample.shape[1:]] for view in views},
+        shapes={split: [len(array), *sample.shape[1:]] for split, array in images.items()},
     )
 
 
 def activation_files(
     folder: Path, checkpoint: Path, manifest: Manifest, batch_size: int
 ) -> dict[str, ActivationFile]:
-    """The file of each view of the manifest.
+    """The file of each split of the manifest.
 
     Args:
         folder: of the files.
@@ -78,8 +68,8 @@ def activation_files(
     """
     dtype = DTYPES[manifest.storage]
     return {
-        view: ActivationFile(folder / f"{view}.bin", checkpoint / view, shape, dtype, batch_size)
-        for view, shape in manifest.shapes.items()
+        split: ActivationFile(folder / f"{split}.bin", checkpoint / split, shape, dtype, batch_size)
+        for split, shape in manifest.shapes.items()
     }
 
 
@@ -95,32 +85,32 @@ def prepare_files(folder: Path, files: Mapping[str, ActivationFile]) -> list[str
     messages = []
     if message := require_disk(folder, sum(file.total_bytes for file in new_files)):
         messages.append(message)
-    for view, file in files.items():
+    for split, file in files.items():
         file.prepare()
         confirmed = file.shape[0] - sum(len(rows) for rows in file.missing(file.segments()))
         if confirmed:
-            messages.append(f"{view} continues after {confirmed} images")
+            messages.append(f"{split} continues after {confirmed} images")
     return messages
 
 
-def write_views(
+def write_splits(
     split_model: SplitModel,
     images: Images,
     files: Mapping[str, ActivationFile],
     ranks: Ranks,
 ) -> None:
-    """Compute every view, from where an interrupted run stopped.
+    """Compute every split, from where an interrupted run stopped.
 
     Each of the processes computes its own segments. On a CPU each core takes a batch of its own, on
     one thread, which gives the same bits on any number of cores.
     """
     ranks.barrier()  # until the files are made
     with parallel_map(split_model.device) as each:
-        for view, file in files.items():
+        for split, file in files.items():
             segments = file.missing(file.segments()[ranks.rank :: ranks.world_size])
             batches = [batch for segment in segments for batch in file.batches(segment)]
-            source = ImageView(images[split_of(view)], MIRRORED[view])
+            source = ImageView(images[split])
             results = each(partial(_activations_of_rows, split_model, source), batches)
-            bar = progress(results, f"embed {view}", "batch", total=len(batches))
+            bar = progress(results, f"embed {split}", "batch", total=len(batches))
             file.write(segments, iter(bar))
     ranks.barrier()  # until all are written

@@ -28,8 +28,7 @@ class Manifest:
         boundary: what was stored.
         precision: of the products, `float32` or `bfloat16`.
         storage: type of the stored numbers, such as `float16`.
-        shapes: of each view: `train`, `val`, `test`, and `train_flip` if the training images are
-            also stored mirrored.
+        shapes: of each split.
     """
 
     weights_sha256: str

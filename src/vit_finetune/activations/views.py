@@ -1,4 +1,4 @@
-"""What rows are taken from: images, as they are or mirrored, and stored activations."""
+"""What rows are taken from: images, and stored activations."""
 
 import mmap
 from collections.abc import Sequence
@@ -15,11 +15,9 @@ Rows = slice | Sequence[int] | Tensor
 
 @dataclass(frozen=True)
 class ImageView:
-    """uint8 images (N, H, W, 3), as they are or mirrored. Of a mapped file, only the rows that are
-    taken are read."""
+    """uint8 images (N, H, W, 3). Of a mapped file, only the rows that are taken are read."""
 
     array: NDArray[np.uint8]
-    mirrored: bool
 
     def __len__(self) -> int:
         return len(self.array)
@@ -27,10 +25,8 @@ class ImageView:
     def __getitem__(self, rows: Rows) -> Tensor:
         """A copy, (B, H, W, 3)."""
         if isinstance(rows, slice):
-            images = torch.from_numpy(self.array[rows].copy())
-        else:
-            images = torch.from_numpy(self.array[np.asarray(rows)])
-        return images.flip(2) if self.mirrored else images
+            return torch.from_numpy(self.array[rows].copy())
+        return torch.from_numpy(self.array[np.asarray(rows)])
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The record of the adaptation, beside the model that it gave."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ class Adapted:
             if nothing was to be adapted (`adapt.epochs` is 0).
         kept_head: whether the model starts with a head of its own (`build.kept_head`), whose
             accuracy then stands in place of the probe's.
+        warnings: what was said of the training.
     """
 
     precision: str
@@ -29,6 +30,7 @@ class Adapted:
     kept_epoch: int
     probe_accuracy: float | None
     kept_head: bool = False
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -13,9 +13,31 @@ import torch
 from torch import Tensor, nn
 
 from vit_finetune.model.adapted import Adapted
+from vit_finetune.model.build import kept_head, known_classes
 from vit_finetune.model.freezing import count_parameters, freeze
 from vit_finetune.params import Params
 from vit_finetune.training.history import History
+
+
+def find_head(
+    params: Params, backbone: Any, classes: Sequence[str]
+) -> tuple[dict[str, Tensor] | None, str | None]:
+    """The head of a model that knows these classes already, if training is to start from one, and
+    what to say of the head that the model has."""
+    name = params.model.name
+    if not params.model.pretrained or params.adapt.head_init == "zeros":
+        return None, None
+    known = known_classes(backbone)
+    head = kept_head(name, backbone, classes)
+    if head is not None:
+        return head, f"starts with the head of {name}, which knows the same {len(known)} classes"
+    if not known:
+        return None, None
+    some = ", ".join(known[:4])
+    return None, (
+        f"the head of {name} is not used: it knows {len(known)} other classes, such as {some}; "
+        "a linear probe is the start"
+    )
 
 
 def with_head(backbone: Any, classes: int, head: dict[str, Tensor] | None = None) -> Any:
@@ -80,13 +102,16 @@ def adopt(
     model: nn.Module,
     history: History,
     precision: str,
+    *,
     kept_head: bool = False,
+    warnings: Sequence[str] = (),
 ) -> Adapted:
     """Give the backbone the adapted weights, unless the untouched one was clearly better.
 
     Args:
         history: of the adaptation; without rows if there was none.
         kept_head: whether the model started with a head of its own.
+        warnings: what was said of the training.
     """
     probe_accuracy = None
     if history.rows:
@@ -96,4 +121,6 @@ def adopt(
         parameters, _ = count_parameters(model)
         adapted = model.cpu().state_dict()
         backbone.load_state_dict({name: adapted[name] for name in backbone.state_dict()})
-    return Adapted(precision, parameters, history.kept_epoch, probe_accuracy, kept_head)
+    return Adapted(
+        precision, parameters, history.kept_epoch, probe_accuracy, kept_head, list(warnings)
+    )

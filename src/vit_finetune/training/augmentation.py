@@ -11,6 +11,13 @@ def to_device_of(tensor: Tensor, drawn: Tensor) -> Tensor:
     return drawn.to(tensor.device, non_blocking=True)
 
 
+def flip_some(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """Mirror each of the images (B, H, W, 3) with a probability of one half."""
+    is_mirrored = torch.from_numpy(rng.random(len(images)) < 0.5)
+    chosen = to_device_of(images, is_mirrored).view(-1, 1, 1, 1)
+    return torch.where(chosen, images.flip(2), images)
+
+
 def augment(images: Tensor, crop_scale: float, magnitude: int, seed: int) -> Tensor:
     """Change each image by itself: a random crop, enlarged to the image's size, then two operations
     of RandAugment.

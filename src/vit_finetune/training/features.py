@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from vit_finetune.activations.views import View
+from vit_finetune.core.arrays import write_split
 from vit_finetune.core.errors import UserError
-from vit_finetune.core.files import new_file
+from vit_finetune.core.files import new_file, new_folder
 from vit_finetune.core.ranks import Ranks
 from vit_finetune.model.boundary import SplitModel
 from vit_finetune.training.data import TrainingData
@@ -17,7 +18,7 @@ from vit_finetune.training.data import TrainingData
 
 @dataclass(frozen=True)
 class Features:
-    """Pooled features of the images as they are, not mirrored.
+    """Pooled features of the images as they are.
 
     Attributes:
         train: (N, D) float32.
@@ -26,6 +27,12 @@ class Features:
 
     train: Tensor
     val: Tensor
+
+    def write(self, folder: str) -> None:
+        """Replace the folder by one with these features."""
+        with new_folder(folder) as partial:
+            write_split(partial, "train", features=self.train.numpy())
+            write_split(partial, "val", features=self.val.numpy())
 
 
 def read_or_compute(
@@ -42,7 +49,7 @@ def read_or_compute(
     if checkpoint.is_file():
         return Features(**torch.load(checkpoint, weights_only=True))
     features = Features(
-        train=predict_shared(split_model.predict_features, data.views[0], split_model, ranks),
+        train=predict_shared(split_model.predict_features, data.train, split_model, ranks),
         val=predict_shared(split_model.predict_features, data.val, split_model, ranks),
     )
     if not features.train.isfinite().all():

@@ -10,6 +10,7 @@ from vit_finetune.params import Training
 from vit_finetune.training.augmentation import (
     augment,
     drop_tokens,
+    flip_some,
     shift_brightness,
     to_device_of,
 )
@@ -17,7 +18,7 @@ from vit_finetune.training.augmentation import (
 
 def changes_images(settings: Training) -> bool:
     """Whether images differ from epoch to epoch, so that nothing stored stands for them."""
-    return settings.crop_scale < 1 or settings.randaugment > 0
+    return settings.flip or settings.crop_scale < 1 or settings.randaugment > 0
 
 
 def balanced_weights(labels: Tensor, classes: int) -> Tensor:
@@ -46,7 +47,9 @@ def training_loss(
         labels: (B,).
         class_weights: (K,).
     """
-    if changes_images(settings):
+    if settings.flip:
+        stored = flip_some(stored, rng)
+    if settings.crop_scale < 1 or settings.randaugment:
         seed = int(rng.integers(2**63))
         stored = augment(stored, settings.crop_scale, settings.randaugment, seed)
     tokens = split_model.tokens(stored)

@@ -11,8 +11,10 @@ SAMPLE = 500  # mirrored training images that are looked at
 FAR = 0.2  # difference of two accuracies that has no other cause
 
 
-def mirrored_warnings(split_model: SplitModel, data: TrainingData, features: Features) -> list[str]:
-    """A sentence if training mirrors its images and mirrored ones look like another class.
+def mirrored_warnings(
+    split_model: SplitModel, data: TrainingData, features: Features, name: str
+) -> list[str]:
+    """A sentence if mirrored images look like another class.
 
     A classifier of images as they are, the class with the nearest mean of the features, should be
     right on mirrored training images about as often as on validation images: more often, since it
@@ -20,11 +22,11 @@ def mirrored_warnings(split_model: SplitModel, data: TrainingData, features: Fea
 
     Args:
         features: of the images as they are, before training.
+        name: of the section of params.yaml that mirrors them.
     """
-    if len(data.views) == 1:
-        return []
+    assert data.images is not None
     step = -(-len(data.labels) // SAMPLE)
-    mirrored = split_model.predict_features(data.views[1][::step])
+    mirrored = split_model.predict_features(data.images[::step].flip(2))
     means = class_means(features.train, data.labels)
     of_mirrored = nearest_mean_accuracy(means, mirrored, data.labels[::step])
     of_val = nearest_mean_accuracy(means, features.val, data.val_labels)
@@ -33,7 +35,7 @@ def mirrored_warnings(split_model: SplitModel, data: TrainingData, features: Fea
     return [
         f"mirrored images look like other classes: by their features, {of_mirrored:.3f} of "
         f"{len(mirrored)} mirrored training images belong to their class, and {of_val:.3f} of the "
-        "validation images as they are. Set embed.flip to false"
+        f"validation images as they are. Set {name}.flip to false"
     ]
 
 

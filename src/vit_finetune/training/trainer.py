@@ -10,7 +10,7 @@ the last bit.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -83,9 +83,10 @@ class Trainer:
         self.shards = settings.shards
         self.shard_ranks = ranks  # the processes that share the shards
         if changes_images(settings):
-            self.views: Sequence[View] = data.changing_views()
+            assert data.images is not None
+            self.view: View = data.images
         else:
-            self.views = resident(data.views, split_model.device)
+            self.view = resident(data.train, split_model.device)
             if split_model.trainable_blocks == 0:  # too little work to share
                 self.shards = 1
                 self.shard_ranks = ALONE
@@ -203,7 +204,6 @@ class Trainer:
         device = self.split_model.device
         rng = np.random.default_rng([self.seed, epoch])
         order = torch.from_numpy(rng.permutation(len(self.labels)))
-        view_of_image = torch.from_numpy(rng.integers(len(self.views), size=len(self.labels)))
         batches = order.split(self.settings.batch_size)
         first_step = (epoch - 1) * self.steps_per_epoch
         shards = self.shard_ranks.select(range(self.shards))
@@ -211,15 +211,14 @@ class Trainer:
         # grows with the number of images.
         losses = torch.zeros(len(shards), self.steps_per_epoch, device=device)
         hits = torch.zeros_like(losses, dtype=torch.int64)
-        for view in self.views:
-            read_at_random(view)
+        read_at_random(self.view)
         with parallel_map(device, len(shards)) as each:
             for index, batch in enumerate(batches):
                 if index + 1 < len(batches):
-                    self._announce(batches[index + 1], view_of_image)
+                    announce(self.view, batches[index + 1])
                 step = first_step + index
                 lr = self._set_learning_rate(step)
-                results = each(partial(self._run_shard, batch, view_of_image, epoch, step), shards)
+                results = each(partial(self._run_shard, batch, epoch, step), shards)
                 losses[:, index], hits[:, index] = self._sum_gradients(results)
                 if self.settings.grad_clip is not None:
                     nn.utils.clip_grad_norm_(self.parameters, self.settings.grad_clip)
@@ -233,10 +232,6 @@ class Trainer:
             "lr": lr,
         }
 
-    def _announce(self, batch: Tensor, view_of_image: Tensor) -> None:
-        for number, view in enumerate(self.views):
-            announce(view, batch[view_of_image[batch] == number])
-
     def _set_learning_rate(self, step: int) -> float:
         warmup = round(self.settings.warmup * self.steps)
         lr = learning_rate(step, self.steps, warmup, self.settings.lr)
@@ -245,7 +240,7 @@ class Trainer:
         return lr
 
     def _run_shard(
-        self, batch: Tensor, view_of_image: Tensor, epoch: int, step: int, shard: int
+        self, batch: Tensor, epoch: int, step: int, shard: int
     ) -> tuple[Tensor, Tensor, Gradients]:
         """Summed loss, hits, and gradients of the batch's mean loss, of one shard of a batch."""
         rows = batch.tensor_split(self.shards)[shard]
@@ -253,7 +248,7 @@ class Trainer:
         if is_empty:  # it counts as nothing, but every shard has gradients, if only zeros
             rows = batch[:1]
         rng = np.random.default_rng([self.seed, epoch, step, shard])
-        stored = take(self.views, view_of_image, rows)
+        stored = take(self.view, rows)
         labels = self.labels[to_device_of(self.labels, rows)]
         loss, hits = training_loss(
             self.split_model, stored, labels, self.class_weights, self.settings, rng
