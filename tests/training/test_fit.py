@@ -29,7 +29,7 @@ from vit_finetune.training.trainer import Trainer, learning_rate, possible_setti
 # the best one.
 RANDOM = plain_settings(
     epochs=5,
-    lr=0.1,
+    lr=0.2,
     token_dropout=0.25,
     brightness=0.2,
     mixup=0.4,
