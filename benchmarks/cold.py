@@ -35,7 +35,6 @@ SETTINGS = {
     "train.token_dropout": 0,
     "train.mixup": 0,
     "train.brightness": 0,
-    "embed.flip": "false",
 }
 OWN = {"here": "auto", "float32": "float32"}
 OTHERS = ("loop", "trainer")

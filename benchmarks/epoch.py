@@ -128,7 +128,7 @@ def main():
         if blocks == 0:  # an epoch of the head alone is too short to time
             repeats = max(1, 4096 // args.images)
         data = TrainingData(
-            views=[torch.cat([stored] * repeats)],
+            train=torch.cat([stored] * repeats),
             labels=labels.repeat(repeats),
             val=stored,
             val_labels=labels,

@@ -95,7 +95,7 @@ def record_adapt(params: Params, device: torch.device) -> dict[str, np.ndarray]:
             and of those after the last epoch; see `probe_logits`.
     """
     classes = read_json("data/subset/dataset.json")["classes"]
-    data, _ = read_training_images("data/subset", params.embed.flip)
+    data, _ = read_training_images("data/subset")
     precision = resolve_precision(params.model.precision, device)
     backbone = build_model(
         params.model.name,
@@ -115,7 +115,7 @@ def record_adapt(params: Params, device: torch.device) -> dict[str, np.ndarray]:
         features = {}
         for split in SPLITS:
             (images,) = read_split("data/subset", split, "images")
-            features[split] = split_model.predict_features(ImageView(images, mirrored=False))
+            features[split] = split_model.predict_features(ImageView(images))
         probes = fit_by_ways(features, labels, params.seed)
         return Features(features["train"], features["val"]), probe_logits(probes, features, name)
 
@@ -153,7 +153,7 @@ class StoredRun:
         self.data: TrainingData = read_training_data("data/embedded", "data/subset", self.manifest)
         self.test = map_activations("data/embedded", self.manifest, "test")
         predict = self.split_model().predict_features
-        self.features = Features(train=predict(self.data.views[0]), val=predict(self.data.val))
+        self.features = Features(train=predict(self.data.train), val=predict(self.data.val))
 
     def split_model(self) -> SplitModel:
         """The adapted model, split where `train` splits it."""
