@@ -89,6 +89,7 @@ RERUNS = {
     "train.grad_clip": (0.1, AFTER_EMBED),
     "train.token_dropout": (0.25, AFTER_EMBED),
     "train.brightness": (0.2, AFTER_EMBED),
+    "train.flip": (True, AFTER_EMBED),
     "train.crop_scale": (0.5, AFTER_EMBED),
     "train.randaugment": (9, AFTER_EMBED),
     "train.mixup": (0.0, AFTER_EMBED),
