@@ -20,6 +20,7 @@ from vit_finetune.params import read_params
 
 # the pass that leaves one block to train is the longest with tokens at its end
 CPU, BLOCKS = torch.device("cpu"), 1
+BATCH = 16  # images, as the embed stage takes on a CPU
 SIDE = 1024
 
 
@@ -56,7 +57,7 @@ def main():
     preprocess, threads = preprocessing(model, options.crop_pct), torch.get_num_threads()
     torch.set_num_threads(1)
     images = torch.tensor(read_split("data/subset", "train", "images")[0][: args.images])
-    batches = images.split(params.embed.batch_size)
+    batches = images.split(BATCH)
     each = operations(model, BLOCKS)
     print(
         f"{args.images} images, batches of {len(batches[0])}, {threads} cores, "

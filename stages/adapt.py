@@ -45,6 +45,7 @@ def main(stage: Stage) -> None:
         params.seed,
         params.adapt.model_dump(),
         str(precision),
+        device.type,
         images,
         weights_digest(backbone),
         head_digest(model),

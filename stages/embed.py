@@ -32,10 +32,11 @@ def main(stage: Stage) -> None:
     for split in ("train", "val", "test"):
         (images[split],) = read_split("data/subset", split, "images")
 
-    manifest = describe(split_model, images, **settings.model_dump())
-    checkpoint = stage.checkpoint(manifest.to_json(), settings.batch_size, device.type)
+    batch_size = split_model.batch_size if settings.batch_size == "auto" else settings.batch_size
+    manifest = describe(split_model, images, storage=settings.storage, batch_size=batch_size)
+    checkpoint = stage.checkpoint(manifest.to_json(), batch_size, device.type)
     folder = checkpoint / "embedded"
-    files = activation_files(folder, checkpoint, manifest, settings.batch_size)
+    files = activation_files(folder, checkpoint, manifest, batch_size)
     if stage.ranks.is_first:
         for message in prepare_files(folder, files):
             stage.say(message)

@@ -23,7 +23,8 @@ def main(stage: Stage) -> None:
     model = load_model("models/adapted", num_classes=len(dataset["classes"]))
     manifest.require_weights(model)
     freeze(model, params.freeze.trainable_blocks, params.freeze.parameters)
-    split_model = manifest.split_model(model, stage.device())
+    device = stage.device()
+    split_model = manifest.split_model(model, device)
 
     warnings = list(adapted.warnings)
 
@@ -44,6 +45,7 @@ def main(stage: Stage) -> None:
         manifest.to_json(),
         data.labels_digest(),
         head_digest(model),
+        device.type,
     )
 
     stored = features.read_or_compute(checkpoint / "features.pt", split_model, data, stage.ranks)

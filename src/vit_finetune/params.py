@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
+from vit_finetune.core.device import resolve_shards
 from vit_finetune.core.errors import UserError, readable_errors
 
 MAX_SEED = 2**32 - 1  # the largest that numpy and scikit-learn take
@@ -164,12 +165,10 @@ class Training(Schema):
         description="optimiser steps at least: where `epochs` are fewer, more epochs follow",
     )
     batch_size: int = Field(default=64, ge=1, le=65_536, description="images in one optimiser step")
-    shards: int = Field(
-        default=4,
-        ge=1,
-        le=1024,
+    shards: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
+        default="auto",
         description="parts that each batch is computed in: as many processes as divide it give "
-        "the same weights; more of them need less memory",
+        "the same weights; more of them need less memory; `auto`: 4 on a CPU, 1 on a GPU",
     )
     optimizer: Literal["adamw", "sgd"] = Field(
         default="adamw", description="`adamw`, or `sgd` with momentum 0.9"
@@ -278,11 +277,10 @@ class Embed(Schema):
         description="format of stored activations; `auto`: float16, "
         "or bfloat16 if values are too large for it",
     )
-    batch_size: int = Field(
-        default=16,
-        ge=1,
-        le=4096,
-        description="images in one forward pass; bounds the memory, 16 to 32 is fastest on a CPU",
+    batch_size: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = Field(
+        default="auto",
+        description="images in one forward pass; bounds the memory; "
+        "`auto`: 16 on a CPU, 256 on a GPU",
     )
 
 
@@ -503,15 +501,16 @@ def broken_rules(params: Params) -> list[str]:
         )
     processes = params.runtime.processes
     for section, training in (("adapt", params.adapt), ("train", params.train)):
-        if training.shards > training.batch_size:
+        shards = resolve_shards(training.shards, params.runtime.device)
+        if training.shards != "auto" and shards > training.batch_size:
             errors.append(
-                f"{section}.shards is {training.shards}: a batch has {training.batch_size} images, "
+                f"{section}.shards is {shards}: a batch has {training.batch_size} images, "
                 "use at most that"
             )
-        if training.shards % processes > 0:
+        if shards % processes > 0:
             errors.append(
                 f"runtime.processes is {processes}: it must divide {section}.shards "
-                f"({training.shards}), whose parts of a batch the processes share"
+                f"({shards}), whose parts of a batch the processes share"
             )
     if params.freeze.trainable_blocks == 0 and params.freeze.parameters != "all":
         errors.append(

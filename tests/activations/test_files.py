@@ -1,10 +1,13 @@
 """Stored activations come back bit for bit, or an error says what is wrong with them."""
 
+import numpy as np
 import pytest
 import torch
 
+from vit_finetune.activations import files
 from vit_finetune.activations.files import ActivationFile, map_activations, resident, storage_dtype
 from vit_finetune.activations.manifest import Manifest
+from vit_finetune.activations.views import ImageView
 from vit_finetune.core.errors import UserError
 
 
@@ -85,13 +88,28 @@ def test_a_value_that_the_format_cannot_hold_names_the_images(tmp_path, value, m
         file.write(file.segments(), iter(values.split(2)))
 
 
-def test_activations_stay_mapped_on_a_cpu_and_move_to_a_gpu_that_has_room(tmp_path):
-    values = torch.ones(4, 2)
-    write(tmp_path, values)
-    view = mapped(tmp_path, values)
-    assert resident(view, torch.device("cpu")) is view
-    if not torch.cuda.is_available():
-        pytest.skip("needs a GPU")
-    moved = resident(view, torch.device("cuda"))
-    assert moved.device.type == "cuda"
-    assert torch.equal(moved.cpu(), values)
+def activations_and_images(folder):
+    """A view of each kind, 32 bytes each, with all that is in it."""
+    values = torch.arange(8.0).view(4, 2)
+    write(folder, values)
+    images = np.arange(32, dtype=np.uint8).reshape(4, 2, 4, 1)
+    return [(mapped(folder, values), values), (ImageView(images), torch.from_numpy(images))]
+
+
+def test_a_view_moves_only_where_at_most_half_of_a_gpus_free_memory_takes_it(tmp_path, monkeypatch):
+    cpu = torch.device("cpu")
+    for view, everything in activations_and_images(tmp_path):
+        assert resident(view, cpu) is view
+        monkeypatch.setattr(files, "free_memory", lambda device: 63)
+        assert resident(view, cpu) is view
+        monkeypatch.setattr(files, "free_memory", lambda device: 64)
+        assert torch.equal(resident(view, cpu), everything)
+        monkeypatch.undo()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_that_has_room_takes_activations_and_images(tmp_path):
+    for view, everything in activations_and_images(tmp_path):
+        moved = resident(view, torch.device("cuda"))
+        assert moved.device.type == "cuda"
+        assert torch.equal(moved.cpu(), everything)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vit_finetune.core import device as device_module
-from vit_finetune.core.device import resolve_precision, set_up_torch
+from vit_finetune.core.device import resolve_precision, resolve_shards, set_up_torch
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.ranks import Ranks
 
@@ -118,6 +118,12 @@ def test_precision_is_what_is_asked_for_or_what_the_hardware_is_fast_at(
 ):
     machine("cpu", device, **hardware)
     assert resolve_precision(precision, torch.device(device)) == getattr(torch, found)
+
+
+def test_a_gpu_computes_a_batch_at_once_unless_a_number_of_shards_is_asked_for():
+    for device, shards in (("cpu", 4), ("auto", 4), ("cuda", 1), ("mps", 1)):
+        assert resolve_shards("auto", device) == shards
+        assert resolve_shards(6, device) == 6
 
 
 def test_auto_precision_of_this_machine_is_known():

@@ -30,6 +30,16 @@ def sizes(train, val, test, gallery=2, sample=8):
             "processes share",
         ),
         (
+            [("train.shards", 3), ("runtime.processes", 3)],
+            "runtime.processes is 3: it must divide adapt.shards (4), whose parts of a batch the "
+            "processes share",
+        ),
+        (
+            [("runtime.device", "cuda"), ("train.shards", 2), ("runtime.processes", 2)],
+            "runtime.processes is 2: it must divide adapt.shards (1), whose parts of a batch the "
+            "processes share",
+        ),
+        (
             [("model.name", "local-dir:/elsewhere/vit")],
             "model.name is 'local-dir:/elsewhere/vit': only below pretrained/ does a changed file "
             "rerun what it should; copy the folder there and use local-dir:pretrained/<folder>",
@@ -139,6 +149,7 @@ def test_a_rule_between_sections_names_the_keys_on_both_sides(edits, message):
         [DIGITS, *sizes(801, 100, 896, gallery=64, sample=896)],
         [DIGITS, *sizes("all", 891, "all")],
         [("adapt.batch_size", 4), ("adapt.shards", 4), ("runtime.processes", 4)],
+        [("adapt.batch_size", 3), ("runtime.processes", 4)],
         [("freeze.trainable_blocks", 0), ("freeze.parameters", "all")],
         [("freeze.trainable_blocks", 1), ("freeze.parameters", "norms")],
         [("freeze.trainable_blocks", "all"), ("freeze.parameters", ["*.bias"])],

@@ -1,6 +1,7 @@
 """What training leaves out of tokens and shifts in them."""
 
 import numpy as np
+import pytest
 import torch
 
 from vit_finetune.training.augmentation import drop_tokens, flip_some, shift_brightness
@@ -15,6 +16,16 @@ def test_token_dropout_keeps_every_prefix_token_and_a_random_choice_of_patches_i
         assert row == sorted(set(row))
         assert set(row) <= set(tokens[image, :, 0].tolist())
     assert kept[0].tolist() != (kept[1] - 12).tolist()  # each image has its own choice
+
+
+@pytest.mark.parametrize("fraction", [0.001, 0.5, 0.97])
+def test_the_patches_that_stay_are_those_of_the_smallest_random_numbers(fraction):
+    tokens = torch.randn(5, 30, 3)
+    kept = drop_tokens(tokens, 1, fraction, np.random.default_rng(4))
+    drawn = np.random.default_rng(4).random((5, 29))
+    for image in range(5):
+        patches = sorted(np.argsort(drawn[image])[: kept.shape[1] - 1])
+        assert torch.equal(kept[image], tokens[image][[0, *(1 + patch for patch in patches)]])
 
 
 def test_token_dropout_leaves_at_least_one_patch():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.training.examples import (
     PLAIN,
@@ -19,15 +20,17 @@ from tests.training.examples import (
     split_at,
     store,
 )
+from vit_finetune.activations import files
 from vit_finetune.activations.views import ImageView
 from vit_finetune.core.errors import UserError
 from vit_finetune.model.boundary import SplitModel
+from vit_finetune.model.build import preprocessing
 from vit_finetune.model.freezing import freeze
 from vit_finetune.model.saved import load_model
 from vit_finetune.training import trainer as trainer_module
 from vit_finetune.training.augmentation import augment
 from vit_finetune.training.loss import balanced_weights, training_loss
-from vit_finetune.training.trainer import learning_rate, make_optimizer
+from vit_finetune.training.trainer import Trainer, learning_rate, make_optimizer
 
 
 def losses_of_the_usual_loop(model, pixels, labels, settings, seed):
@@ -244,11 +247,102 @@ def test_no_step_leaves_a_tensor_behind_so_memory_does_not_grow_with_the_images(
     assert alive[-2:] == second_step
 
 
+AUGMENTED = {"token_dropout": 0.5, "brightness": 0.1, "mixup": 0.2}
+
+
+class Operations(TorchDispatchMode):
+    """Counts what computes or copies: each is at least one launch on a GPU. Views are none."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        results = [result.alias_info for result in operation._schema.returns]
+        is_view = any(alias and not alias.is_write for alias in results)
+        self.count += not is_view and operation is not torch.ops.aten._unsafe_view.default
+        return operation(*args, **(kwargs or {}))
+
+
+def operations_of_a_step(model, shards, monkeypatch):
+    """Of one like all others: the first step also makes the optimiser's state."""
+    images = np.random.default_rng(0).integers(256, size=(24, 8, 8, 3), dtype=np.uint8)
+    view = ImageView(images)
+    labels = torch.zeros(24, dtype=torch.int64)
+    split_model = split_at(model, "all", preprocess=preprocessing(model, None))
+    trainer = make_trainer(
+        split_model, view, labels, plain_settings(flip=True, shards=shards, **AUGMENTED)
+    )
+    before = []
+    set_learning_rate = Trainer._set_learning_rate
+
+    def counting(trainer, step):
+        before.append(operations.count)
+        return set_learning_rate(trainer, step)
+
+    monkeypatch.setattr(Trainer, "_set_learning_rate", counting)
+    with Operations() as operations:
+        trainer.run_epoch(1)
+    assert len(before) == 3
+    return before[2] - before[1]
+
+
+def test_the_operations_of_a_step_are_few_and_a_shard_adds_its_own_passes(tiny_vit, monkeypatch):
+    """On a GPU a small model's time is that of the launches."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # operations of other threads are not seen
+    try:
+        whole = operations_of_a_step(tiny_vit, 1, monkeypatch)
+        halves = operations_of_a_step(tiny_vit, 2, monkeypatch)
+    finally:
+        torch.set_num_threads(threads)
+    assert whole <= 316
+    assert 1.5 * whole < halves < 2 * whole
+
+
+def test_images_in_memory_train_the_same_weights_as_mapped_ones(tiny_vit, monkeypatch):
+    images = np.random.default_rng(0).integers(256, size=(24, 8, 8, 3), dtype=np.uint8)
+    view = ImageView(images)
+    labels = torch.arange(24) % 3
+    start = copy_of_weights(tiny_vit)
+    trained = []
+    for free in (0, 10**6):
+        monkeypatch.setattr(files, "free_memory", lambda device, free=free: free)
+        tiny_vit.load_state_dict(start)
+        split_model = split_at(tiny_vit, "all", preprocess=preprocessing(tiny_vit, None))
+        trainer = make_trainer(split_model, view, labels, plain_settings(flip=True, **AUGMENTED))
+        assert isinstance(trainer.view, torch.Tensor) == isinstance(trainer.val, torch.Tensor)
+        assert isinstance(trainer.val, torch.Tensor) == (free > 0)
+        trainer.run_epoch(1)
+        trained.append(copy_of_weights(tiny_vit))
+    for name, weight in trained[0].items():
+        assert torch.equal(trained[1][name], weight), name
+    assert not torch.equal(trained[0]["head.weight"], start["head.weight"])
+
+
+@pytest.mark.parametrize("blocks", [1, "all"])
+def test_no_step_reads_a_number_from_the_device(tiny_vit, blocks, monkeypatch):
+    """Reading one waits for a GPU. A tensor on the device `meta` has none: reading it fails."""
+    meta = torch.device("meta")
+    freeze(tiny_vit, blocks)
+    split_model = SplitModel(
+        tiny_vit.to(meta), blocks, preprocessing(tiny_vit, None), meta, torch.float32
+    )
+    shape = (24, 8, 8, 3) if blocks == "all" else (24, 17, 32)
+    dtype = torch.uint8 if blocks == "all" else torch.float16
+    view = torch.zeros(shape, dtype=dtype, device=meta)
+    settings = plain_settings(optimizer="sgd", shards="auto", **AUGMENTED)
+    trainer = make_trainer(split_model, view, torch.zeros(24, dtype=torch.int64), settings)
+    steps = []
+    monkeypatch.setattr(trainer.optimizer, "step", lambda: steps.append("done"))
+    with pytest.raises(NotImplementedError, match="meta tensor"):  # the losses of the epoch
+        trainer.run_epoch(1)
+    assert len(steps) == 3
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_no_step_waits_for_the_gpu(tiny_vit):
     """What waits is read once an epoch: an epoch of ten steps waits as often as one of two."""
     device = torch.device("cuda")
-    settings = plain_settings(token_dropout=0.5, brightness=0.1, mixup=0.2)
+    settings = plain_settings(**AUGMENTED)
     freeze(tiny_vit, 2)
     split_model = SplitModel(tiny_vit.to(device), 2, lambda images: images, device, torch.float32)
 

@@ -95,7 +95,7 @@ class ActivationFile:
                 file.seek(segment.start * self.row_bytes)
                 for rows in self.batches(segment):
                     stored = self._convert(next(activations), rows)
-                    file.write(stored.view(torch.uint8).numpy().data)
+                    file.write(stored.cpu().view(torch.uint8).numpy().data)
                 file.flush()
                 os.fsync(file.fileno())
                 (self.done / str(segment.start)).touch()
@@ -132,10 +132,12 @@ def map_activations(folder: str | Path, manifest: Manifest, split: str) -> Activ
 
 
 def resident(view: View, device: torch.device) -> View:
-    """The same view; on a GPU, stored activations are moved to its memory if they take at most half
-    of what is free."""
-    if device.type != "cuda" or not isinstance(view, ActivationView):
+    """The same view, in the memory of a GPU if it takes at most half of what is free there."""
+    if view.nbytes > free_memory(device) / 2:
         return view
-    if view.array.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
-        return view
-    return view.tensor.to(device)
+    return view[:].to(device)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes of a GPU's memory that are free; of other devices 0, since files stay mapped there."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0

@@ -25,11 +25,11 @@ Images = Mapping[str, NDArray[np.uint8]]  # (N, H, W, 3) of `train`, `val` and `
 
 @torch.inference_mode()
 def activations(split_model: SplitModel, batch: Tensor) -> Tensor:
-    """uint8 images (B, H, W, 3) -> what is stored of them, on the CPU; the images themselves if
-    nothing is frozen."""
+    """uint8 images (B, H, W, 3) -> what is stored of them; the images themselves if nothing is
+    frozen."""
     if boundary_of(split_model.trainable_blocks) == "images":
         return batch
-    return split_model.tokens(batch).cpu()
+    return split_model.tokens(batch)
 
 
 def _activations_of_rows(split_model: SplitModel, images: ImageView, rows: range) -> Tensor:

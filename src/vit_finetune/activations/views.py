@@ -22,6 +22,10 @@ class ImageView:
     def __len__(self) -> int:
         return len(self.array)
 
+    @property
+    def nbytes(self) -> int:
+        return self.array.nbytes
+
     def __getitem__(self, rows: Rows) -> Tensor:
         """A copy, (B, H, W, 3)."""
         if isinstance(rows, slice):
@@ -45,6 +49,10 @@ class ActivationView:
 
     def __len__(self) -> int:
         return len(self.array)
+
+    @property
+    def nbytes(self) -> int:
+        return self.array.nbytes
 
     def __getitem__(self, rows: Rows) -> Tensor:
         return self.tensor[rows]

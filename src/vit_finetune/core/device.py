@@ -3,7 +3,7 @@
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.processors import processors, thread_limit
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # of what runs beside a stage: a process that ends within them is not worth a slower wait
 SAMPLES = 3
+GPUS = ("cuda", "mps")
 
 
 def choose_wait_policy() -> None:
@@ -102,6 +103,18 @@ def resolve_precision(precision: str, device: "torch.device") -> "torch.dtype":
     if precision == "auto":
         precision = "bfloat16" if _is_fast_in_bfloat16(device) else "float32"
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+
+
+def resolve_shards(shards: int | Literal["auto"], device: str) -> int:
+    """`auto` -> four parts of a batch on a CPU, whose cores compute one each; the whole batch on a
+    GPU, which mostly waits for the next operation where parts are small.
+
+    Args:
+        device: its type; `auto` counts as a CPU.
+    """
+    if shards == "auto":
+        return 1 if device in GPUS else 4
+    return shards
 
 
 def _is_fast_in_bfloat16(device: "torch.device") -> bool:

@@ -77,11 +77,16 @@ def resize_rows(levels: Tensor, interpolation: str, resized: int, kept: int) -> 
     weights = resize_weights(interpolation, source, resized)[first : first + kept]
     coarse = np.round(weights * 2**15) / 2**15
     rest = weights - coarse
-    sums = torch.from_numpy(coarse).to(levels) @ levels
+    sums = _as_on(levels, coarse) @ levels
     sums.add_(0.5)  # so that floor rounds
     whole = sums.floor()
-    sums.sub_(whole).add_(torch.from_numpy(rest).to(levels) @ levels)
+    sums.sub_(whole).add_(_as_on(levels, rest) @ levels)
     return whole.add_(sums.floor_()).clamp_(0, 255)
+
+
+def _as_on(tensor: Tensor, values: Any) -> Tensor:
+    """Values on the device and in the type of a tensor, without waiting for a GPU."""
+    return torch.as_tensor(values).to(tensor, non_blocking=True)
 
 
 class Preprocessing(nn.Module):
@@ -161,8 +166,8 @@ class Preprocessing(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         pixels = self._resize_and_crop(images.permute(0, 3, 1, 2)).contiguous()
-        mean = torch.tensor(self.mean, device=images.device).view(-1, 1, 1)
-        std = torch.tensor(self.std, device=images.device).view(-1, 1, 1)
+        mean = _as_on(pixels, self.mean).view(-1, 1, 1)
+        std = _as_on(pixels, self.std).view(-1, 1, 1)
         return pixels.div_(255).sub_(mean).div_(std)
 
     def _resize_and_crop(self, images: Tensor) -> Tensor:

@@ -52,14 +52,15 @@ def drop_tokens(tokens: Tensor, prefix: int, fraction: float, rng: np.random.Gen
     Returns:
         (B, T', D), with at least one patch token.
     """
-    images, length, width = tokens.shape
+    images, length, _ = tokens.shape
     patches = length - prefix
     remaining = max(1, round(patches * (1 - fraction)))
-    random_order = torch.from_numpy(rng.random((images, patches))).argsort(dim=1)
-    patch_index = random_order[:, :remaining].sort(dim=1).values + prefix
-    prefix_index = torch.arange(prefix).expand(images, -1)
-    index = to_device_of(tokens, torch.cat([prefix_index, patch_index], dim=1))
-    return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, width))
+    random_order = rng.random((images, patches)).argpartition(remaining - 1, axis=1)
+    patch_index = np.sort(random_order[:, :remaining], axis=1) + prefix
+    prefix_index = np.broadcast_to(np.arange(prefix), (images, prefix))
+    index = torch.from_numpy(np.concatenate([prefix_index, patch_index], axis=1))
+    image = torch.arange(images, device=tokens.device).unsqueeze(1)
+    return tokens[image, to_device_of(tokens, index)]
 
 
 def shift_brightness(tokens: Tensor, strength: float, rng: np.random.Generator) -> Tensor:

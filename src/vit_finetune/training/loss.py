@@ -18,7 +18,12 @@ from vit_finetune.training.augmentation import (
 
 def changes_images(settings: Training) -> bool:
     """Whether images differ from epoch to epoch, so that nothing stored stands for them."""
-    return settings.flip or settings.crop_scale < 1 or settings.randaugment > 0
+    return settings.flip or changes_each_image(settings)
+
+
+def changes_each_image(settings: Training) -> bool:
+    """Whether images are changed one by one, which is done on the CPU."""
+    return settings.crop_scale < 1 or settings.randaugment > 0
 
 
 def balanced_weights(labels: Tensor, classes: int) -> Tensor:
@@ -49,7 +54,7 @@ def training_loss(
     """
     if settings.flip:
         stored = flip_some(stored, rng)
-    if settings.crop_scale < 1 or settings.randaugment:
+    if changes_each_image(settings):
         seed = int(rng.integers(2**63))
         stored = augment(stored, settings.crop_scale, settings.randaugment, seed)
     tokens = split_model.tokens(stored)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from vit_finetune.activations.files import resident
 from vit_finetune.activations.views import View, announce, read_at_random
+from vit_finetune.core.device import resolve_shards
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.files import new_file
 from vit_finetune.core.ranks import ALONE, Ranks
@@ -41,7 +42,12 @@ from vit_finetune.training.history import (
     score,
     trainable_state,
 )
-from vit_finetune.training.loss import balanced_weights, changes_images, training_loss
+from vit_finetune.training.loss import (
+    balanced_weights,
+    changes_each_image,
+    changes_images,
+    training_loss,
+)
 from vit_finetune.training.probe import START, Probe, fit_probe
 
 Gradients = tuple[Tensor | None, ...]  # of each trainable parameter
@@ -69,10 +75,11 @@ class Trainer:
         seed: int,
         ranks: Ranks = ALONE,
     ) -> None:
-        if settings.shards % ranks.world_size:
+        shards = resolve_shards(settings.shards, split_model.device.type)
+        if shards % ranks.world_size:
             raise UserError(
                 f"there are {ranks.world_size} processes: their number must divide {name}.shards "
-                f"({settings.shards}), whose parts of a batch they share"
+                f"({shards}), whose parts of a batch they share"
             )
         self.split_model = split_model
         self.data = data
@@ -80,16 +87,19 @@ class Trainer:
         self.name = name
         self.seed = seed
         self.ranks = ranks
-        self.shards = settings.shards
+        self.shards = shards
         self.shard_ranks = ranks  # the processes that share the shards
         if changes_images(settings):
             assert data.images is not None
             self.view: View = data.images
+            if not changes_each_image(settings):
+                self.view = resident(data.images, split_model.device)
         else:
             self.view = resident(data.train, split_model.device)
             if split_model.trainable_blocks == 0:  # too little work to share
                 self.shards = 1
                 self.shard_ranks = ALONE
+        self.val = resident(data.val, split_model.device)
         self.labels = data.labels.to(split_model.device)
         self.class_weights = None
         if settings.class_weights == "balanced":
@@ -196,7 +206,7 @@ class Trainer:
 
     def _validate(self) -> Score:
         predict = self.split_model.predict_logits
-        logits = predict_shared(predict, self.data.val, self.split_model, self.ranks)
+        logits = predict_shared(predict, self.val, self.split_model, self.ranks)
         return score(logits, self.data.val_labels)
 
     def run_epoch(self, epoch: int) -> Row:
