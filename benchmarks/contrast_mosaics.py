@@ -34,7 +34,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     model = load_model(ROOT / "models/finetuned")
     images, labels = read_split(ROOT / "data/subset", "test", "images", "labels")
-    tiles, sources, first = mosaics(images, np.array(labels), MOSAICS, rng)
+    tiles, sources, first = mosaics(images, np.array(labels), np.arange(len(labels)), MOSAICS, rng)
     second = (first + rng.integers(1, 4, size=MOSAICS)) % 4
     one = torch.from_numpy(labels[sources[np.arange(MOSAICS), first]])
     other = torch.from_numpy(labels[sources[np.arange(MOSAICS), second]])

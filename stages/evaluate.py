@@ -3,6 +3,8 @@ pictures"""
 
 from pathlib import Path
 
+import numpy as np
+
 from vit_finetune.activations.files import map_activations
 from vit_finetune.activations.manifest import Manifest
 from vit_finetune.charts import render
@@ -51,6 +53,9 @@ def main(stage: Stage) -> None:
     bins = measures.reliability(labels, probabilities, settings.calibration_bins, groups)
     selective_rows = measures.selective(labels, predicted, confidence, groups)
     rows = predictions.prediction_rows(indices, files, labels, predicted, confidence, classes)
+    if len(np.unique(groups)) < len(groups):
+        for row, group in zip(rows, groups.tolist(), strict=True):
+            row["group"] = group
     write_csv("plots/predictions.csv", rows)
     write_csv("plots/per_class.csv", class_rows)
     write_csv("plots/reliability.csv", bins)

@@ -2,8 +2,10 @@
 plots/history.csv"""
 
 from vit_finetune.activations.manifest import Manifest
+from vit_finetune.core.arrays import read_split
 from vit_finetune.core.files import new_folder, read_json, write_csv, write_json, write_text
 from vit_finetune.model.adapted import Adapted
+from vit_finetune.model.calibrated import write_validation
 from vit_finetune.model.freezing import freeze
 from vit_finetune.model.saved import head_digest, load_model, save_model
 from vit_finetune.stage import Stage
@@ -19,6 +21,7 @@ def main(stage: Stage) -> None:
     manifest = Manifest.read("data/embedded")
     dataset = read_json("data/subset/dataset.json")
     data = read_training_data("data/embedded", "data/subset", manifest)
+    (val_groups,) = read_split("data/subset", "val", "groups")
     adapted = Adapted.read("models/adapted")
     model = load_model("models/adapted", num_classes=len(dataset["classes"]))
     manifest.require_weights(model)
@@ -68,6 +71,6 @@ def main(stage: Stage) -> None:
     with new_folder("models/finetuned") as folder:
         save_model(model.cpu(), folder, split_model.preprocess, dataset)
         write_text(folder / CARD, model_card(model, dataset, data, history, manifest, calibration))
-        calibration.write_validation(folder)
+        write_validation(folder, calibration.confidence, calibration.right, val_groups)
     stage.record_versions()
     stage.forget_checkpoints()

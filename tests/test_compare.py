@@ -129,6 +129,44 @@ def test_only_images_that_both_have_are_compared_by_file_and_the_others_are_coun
     ]
 
 
+def test_images_with_other_labels_are_left_out_and_counted(repository, compared):
+    """As corrections of test images leave them."""
+    corrected = [(FIRST[0][0], "dog", *FIRST[0][2:]), *FIRST[1:]]
+    repository.record("corrected", corrected)
+    for names in (["second", "corrected"], ["second", "first", "corrected"]):
+        result = compared(*names)
+        assert result["images"] == 19
+        (warning,) = result["warnings"]
+        assert warning.startswith(
+            "test images whose true class is not the same in every run are left out: 1, such as "
+            "test/0: cat in second, "
+        )
+
+
+def test_images_in_groups_are_tested_by_groups(repository, compare, compared):
+    """Ten images of one film are gained together: that may be chance."""
+    answers = ["cat dog"] * 10 + ["cat cat"] * 10
+    for name, groups in (("film", [0] * 10 + [*range(1, 11)]), ("alone", [*range(20)])):
+        rows = [(*row, group) for row, group in zip(table(*answers), groups, strict=True)]
+        repository.record(f"worse-{name}", rows)
+        better = [
+            (*row, group) for row, group in zip(table(*["cat cat"] * 20), groups, strict=True)
+        ]
+        repository.record(f"better-{name}", better)
+    alone = compared("worse-alone", "better-alone")
+    film = compared("worse-film", "better-film")
+    assert (alone["groups"], film["groups"]) == (20, 11)
+    assert alone["p"] == pytest.approx(2 / 2**10)
+    assert film["p"] == 1
+    assert film["classes"][0]["p"] == 1
+    assert film["interval"][0] < 0 < alone["interval"][0]
+    assert compared("worse-film", "better-alone")["groups"] == 11
+    text = compare("worse-film", "better-film")
+    assert "20 test images are in both, in 11 groups." in text
+    assert "p, exact sign-flip test of groups" in text
+    assert "The difference may be chance." in text
+
+
 def test_stages_that_ran_with_other_libraries_are_named(repository, compared):
     def lock(**versions):
         stages = {}
@@ -165,7 +203,7 @@ def test_three_runs_have_a_mean_a_spread_and_images_that_flip(repository, compar
     [
         (
             OTHER_CLASSES,
-            "20 of 20 test images have another true class, such as test/0: cat in first, no cat in "
+            "all 20 test images have another true class, such as test/0: cat in first, no cat in "
             "bad; compare runs of the same data",
         ),
         (

@@ -9,6 +9,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from vit_finetune.command_line import end_when_the_reader_leaves, page_file
 from vit_finetune.comparison.images import add_page_options, page_images
 from vit_finetune.comparison.page import flips, flips_page
@@ -16,7 +18,8 @@ from vit_finetune.comparison.paired import (
     POWER,
     Pairs,
     count_pairs,
-    exact_mcnemar,
+    exact_test,
+    group_changes,
     holm,
     smallest_difference,
     tango_interval,
@@ -25,7 +28,7 @@ from vit_finetune.comparison.runs import STAGES, Run, read_run, read_work_tree
 from vit_finetune.core.environment import complete_environment
 from vit_finetune.core.errors import UserError, readable_errors
 from vit_finetune.core.files import write_text
-from vit_finetune.intervals import LEVEL
+from vit_finetune.intervals import LEVEL, effective_number
 from vit_finetune.report.headline import table
 from vit_finetune.report.page import in_yaml
 
@@ -49,43 +52,71 @@ class ClassChange(NamedTuple):
     p: float
 
 
-def common_files(runs: Sequence[Run]) -> list[str]:
-    """The test images that every run has, in the order of the first.
+class Common(NamedTuple):
+    """The test images that every run has with the same true class, in the order of the first run.
 
-    Raises:
-        UserError: there is none, or their true classes differ.
+    Attributes:
+        files: (N,).
+        groups: of each; images of one group (`data.group`) may depend on each other.
+        relabelled: images that every run has, with other true classes.
     """
+
+    files: list[str]
+    groups: list[str]
+    relabelled: list[str]
+
+    @property
+    def has_groups(self) -> bool:
+        return len(set(self.groups)) < len(self.files)
+
+
+def common_images(runs: Sequence[Run]) -> Common:
+    """UserError if there is none, or if every one has other true classes."""
     first, *others = runs
-    files = [file for file in first.predictions if all(file in run.predictions for run in others)]
-    if not files:
+    shared = [file for file in first.predictions if all(file in run.predictions for run in others)]
+    if not shared:
         example = [f"{next(iter(run.predictions))} in {run.name}" for run in runs]
         raise UserError(
             f"the runs have no test image in common ({', '.join(example)}); compare runs of the "
             "same data"
         )
-    for run in others:
-        changed = [
-            file for file in files if run.predictions[file].actual != first.predictions[file].actual
-        ]
-        if changed:
-            file = changed[0]
-            raise UserError(
-                f"{len(changed):,} of {len(files):,} test images have another true class, such as "
-                f"{file}: {first.predictions[file].actual} in {first.name}, "
-                f"{run.predictions[file].actual} in {run.name}; compare runs of the same data"
-            )
-    return files
+    files: list[str] = []
+    relabelled: list[str] = []
+    for file in shared:
+        if len({run.predictions[file].actual for run in runs}) > 1:
+            relabelled.append(file)
+        else:
+            files.append(file)
+    if not files:
+        shown = _labels_in_words(runs, relabelled[0])
+        raise UserError(
+            f"all {len(relabelled):,} test images have another true class, such as {shown}; "
+            "compare runs of the same data"
+        )
+    # images of one group in one run depend on each other whatever another run calls a group
+    of_runs = [[run.predictions[file].group for file in files] for run in runs]
+    return Common(files, min(of_runs, key=lambda groups: len(set(groups))), relabelled)
 
 
-def find_warnings(runs: Sequence[Run], files: Sequence[str]) -> list[str]:
-    """Where the runs have other images, or were computed with other libraries."""
+def _labels_in_words(runs: Sequence[Run], file: str) -> str:
+    labels = ", ".join(f"{run.predictions[file].actual} in {run.name}" for run in runs)
+    return f"{file}: {labels}"
+
+
+def find_warnings(runs: Sequence[Run], common: Common) -> list[str]:
+    """Where the runs have other images or labels, or were computed with other libraries."""
     warnings = []
     for run in runs:
-        left_out = len(run.predictions) - len(files)
+        left_out = len(run.predictions) - len(common.files) - len(common.relabelled)
         if left_out:
             warnings.append(
                 f"test images of {run.name} that not every run has are left out: {left_out:,}"
             )
+    if common.relabelled:
+        warnings.append(
+            "test images whose true class is not the same in every run are left out: "
+            f"{len(common.relabelled):,}, such as {_labels_in_words(runs, common.relabelled[0])}"
+        )
     if len({run.md5("data/raw") for run in runs}) > 1:
         warnings.append(
             "data/raw differs between the runs (dvc.lock): images are matched by the names of "
@@ -119,20 +150,21 @@ def right_answers(run: Run, files: Sequence[str]) -> list[bool]:
     return [run.predictions[file].right for file in files]
 
 
-def class_changes(a: Run, b: Run, files: Sequence[str]) -> list[ClassChange]:
+def class_changes(a: Run, b: Run, common: Common) -> list[ClassChange]:
     """Every class with images, the least likely by chance first."""
-    by_class: dict[str, list[str]] = {}
-    for file in files:
-        by_class.setdefault(a.predictions[file].actual, []).append(file)
-    pairs = {
-        name: count_pairs(right_answers(a, images), right_answers(b, images))
-        for name, images in by_class.items()
-    }
-    corrected = holm([exact_mcnemar(counts.gained, counts.lost) for counts in pairs.values()])
-    changes = [
-        ClassChange(name, counts, p)
-        for (name, counts), p in zip(pairs.items(), corrected, strict=True)
-    ]
+    by_class: dict[str, list[int]] = {}
+    for place, file in enumerate(common.files):
+        by_class.setdefault(a.predictions[file].actual, []).append(place)
+    pairs = []
+    p_values = []
+    for places in by_class.values():
+        files = [common.files[place] for place in places]
+        groups = [common.groups[place] for place in places]
+        right_a = right_answers(a, files)
+        right_b = right_answers(b, files)
+        pairs.append(count_pairs(right_a, right_b))
+        p_values.append(exact_test(group_changes(right_a, right_b, groups)))
+    changes = [ClassChange(*change) for change in zip(by_class, pairs, holm(p_values), strict=True)]
     return sorted(changes, key=lambda change: (change.p, -change.pairs.changed, change.name))
 
 
@@ -149,31 +181,40 @@ def differing_params(runs: Sequence[Run]) -> dict[str, list[Any]]:
 
 def compare_two(a: Run, b: Run) -> dict[str, Any]:
     """What changed from A to B, as `--json` prints it."""
-    files = common_files([a, b])
-    pairs = count_pairs(right_answers(a, files), right_answers(b, files))
+    common = common_images([a, b])
+    files = common.files
+    right_a = right_answers(a, files)
+    right_b = right_answers(b, files)
+    pairs = count_pairs(right_a, right_b)
+    changes = group_changes(right_a, right_b, common.groups)
+    effective = effective_number(np.subtract(right_b, right_a, dtype=int), common.groups)
     return {
         "runs": [
             {"name": a.name, "commit": a.commit, "accuracy": _accuracy(a, files)},
             {"name": b.name, "commit": b.commit, "accuracy": _accuracy(b, files)},
         ],
         "images": len(files),
+        "groups": len(set(common.groups)),
         **pairs._asdict(),
         "difference": pairs.difference,
-        "interval": tango_interval(pairs),
-        "p": exact_mcnemar(pairs.gained, pairs.lost),
-        "smallest_difference": smallest_difference(pairs.changed, pairs.n),
+        "interval": tango_interval(pairs, effective),
+        "p": exact_test(changes),
+        "smallest_difference": (
+            None if common.has_groups else smallest_difference(pairs.changed, pairs.n)
+        ),
         "classes": [
             {"class": change.name, **change.pairs._asdict(), "p": change.p}
-            for change in class_changes(a, b, files)
+            for change in class_changes(a, b, common)
         ],
         "params": differing_params([a, b]),
-        "warnings": find_warnings([a, b], files),
+        "warnings": find_warnings([a, b], common),
     }
 
 
 def compare_several(runs: Sequence[Run]) -> dict[str, Any]:
     """How much three or more runs differ, as `--json` prints it."""
-    files = common_files(runs)
+    common = common_images(runs)
+    files = common.files
     accuracies = [_accuracy(run, files) for run in runs]
     answers = zip(*(right_answers(run, files) for run in runs), strict=True)
     flipped = sum(len(set(answer)) > 1 for answer in answers)
@@ -187,7 +228,7 @@ def compare_several(runs: Sequence[Run]) -> dict[str, Any]:
         "standard_deviation": statistics.stdev(accuracies),
         "flipped": flipped / len(files),
         "params": differing_params(runs),
-        "warnings": find_warnings(runs, files),
+        "warnings": find_warnings(runs, common),
     }
 
 
@@ -220,7 +261,11 @@ def pair_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     a, b = result["runs"]
     low, high = result["interval"]
     smallest = result["smallest_difference"]
-    if smallest is None:
+    test = "p, exact McNemar test"
+    if result["groups"] < result["images"]:
+        test = "p, exact sign-flip test of groups"
+        shown = "not known for images in groups"
+    elif smallest is None:
         shown = "none: fewer than 6 images changed"
     else:
         changed = result["gained"] + result["lost"]
@@ -233,7 +278,7 @@ def pair_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
             "B minus A, 95 % interval",
             f"{result['difference']:+.4f}  [{low:+.4f}, {high:+.4f}] (Tango 1998)",
         ),
-        ("p, exact McNemar test", p_in_words(result["p"])),
+        (test, p_in_words(result["p"])),
         ("gained: wrong in A, right in B", f"{result['gained']:,}"),
         ("lost: right in A, wrong in B", f"{result['lost']:,}"),
         ("right in both", f"{result['both_right']:,}"),
@@ -284,8 +329,11 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
 
 def two_in_words(result: dict[str, Any], a: Run, b: Run) -> str:
     """What `compare_two` returned, as text."""
+    images = f"{result['images']:,} test images are in both"
+    if result["groups"] < result["images"]:
+        images += f", in {result['groups']:,} groups"
     paragraphs = [
-        f"A: {a.label}\nB: {b.label}\n{result['images']:,} test images are in both.",
+        f"A: {a.label}\nB: {b.label}\n{images}.",
         "\n".join(f"warning: {warning}" for warning in result["warnings"]),
         table(pair_rows(result)),
         f"{verdict(result)} {MODELS_NOT_SETTINGS}",
@@ -332,7 +380,7 @@ def run(args: argparse.Namespace) -> str:
     a, b = runs
     result = compare_two(a, b)
     if args.page:
-        changed = flips(a, b, common_files(runs))
+        changed = flips(a, b, common_images(runs).files)
         images = page_images(runs, changed, args.images, args.maps) if changed else None
         write_text(args.page, flips_page(a, b, pair_rows(result), images))
     return json.dumps(result, indent=2, default=str) if args.json else two_in_words(result, a, b)

@@ -43,7 +43,7 @@ def above_chance(
         groups: (N,), as of `fraction`. Images of a group must not count as independent, so the
             interval of the accuracy must lie above chance as well.
     """
-    if groups is not None:
+    if groups is not None and len(np.unique(groups)) < len(groups):
         accuracy = fraction(labels == predicted, groups)
         if accuracy.low <= chance_agreement(labels, predicted):
             return False
@@ -86,11 +86,11 @@ def fraction(values: NDArray[Any], groups: NDArray[Any] | None = None) -> Interv
     return Interval(hits / n, low, high, n)
 
 
-def effective_number(values: NDArray[Any], groups: NDArray[Any]) -> float:
-    """How many independent values of 0 and 1 tell as much of their fraction as these (n,), of which
-    those of a group (n,) may depend on each other.
+def effective_number(values: NDArray[Any], groups: Any) -> float:
+    """How many independent values tell as much of their mean as these (n,), of which those of a
+    group (n,) may depend on each other.
 
-    The variance of the fraction is taken from the differences of the groups, and Student's t takes
+    The variance of the mean is taken from the differences of the groups, and Student's t takes
     the place of the normal distribution, because groups may be few (Korn and Graubard 1998). If all
     values are equal, that tells nothing of how a group depends, and a group counts as one.
     """
@@ -100,14 +100,13 @@ def effective_number(values: NDArray[Any], groups: NDArray[Any]) -> float:
     n = len(values)
     group = np.unique(groups, return_inverse=True)[1].ravel()
     count = int(group.max()) + 1
-    p = float(values.mean())
     if count == n:
         return float(n)
-    if count == 1 or p in (0, 1):
+    if count == 1 or np.ptp(values) == 0:
         return float(count)
-    excess = np.bincount(group, weights=values - p)  # of each group, in values
+    excess = np.bincount(group, weights=values - values.mean())  # of each group
     variance = count / (count - 1) * float(np.sum(excess**2)) / n**2
-    independent = p * (1 - p) / n
+    independent = float(values.var()) / n
     effective = n * min(1.0, independent / variance) if variance else float(n)
     upper = (1 + LEVEL) / 2
     return effective * float(ndtri(upper) / stdtrit(count - 1, upper)) ** 2

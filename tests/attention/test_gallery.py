@@ -30,7 +30,9 @@ def fill(maker: MapMaker, pixels: torch.Tensor, predicted: list[int]) -> gallery
     count = len(pixels)
     images, labels = np.zeros((count, 8, 16, 3), np.uint8), np.zeros(count, int)
     files = [f"{number}.jpg" for number in range(count)]
-    chosen = PredictedImages(images, labels, np.array(predicted), np.ones(count), files)
+    chosen = PredictedImages(
+        images, labels, np.arange(count), np.array(predicted), np.ones(count), files
+    )
     return gallery.fill_gallery(maker, pixels, np.arange(count) + 7, chosen)
 
 
@@ -209,7 +211,7 @@ def test_maps_of_further_images_are_those_of_the_images_that_were_drawn(maker):
     pixels = pictures(maker.model, 12)
     images = (pixels.permute(0, 2, 3, 1) - pixels.min()).mul(9).numpy().astype(np.uint8)
     predicted = np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2])
-    test = PredictedImages(images, predicted, predicted, np.ones(12), [""] * 12)
+    test = PredictedImages(images, predicted, np.arange(12), predicted, np.ones(12), [""] * 12)
 
     def preprocess(some):
         return some.permute(0, 3, 1, 2).float()

@@ -15,7 +15,7 @@ from vit_finetune.attention.pointing import cell_share, mosaics
 def test_mosaics_are_four_images_of_which_one_alone_is_of_the_class_asked_for(classes, rng):
     images = rng.integers(256, size=(40, 4, 6, 3), dtype=np.uint8)
     labels = rng.permutation(np.arange(40) % classes) * 3 + 2  # numbers with gaps, none of them 0
-    made, chosen, asked = mosaics(images, labels, 200, rng)
+    made, chosen, asked = mosaics(images, labels, np.arange(40), 200, rng)
     assert made.shape == (200, 8, 12, 3)
     assert made.dtype == np.uint8
     assert chosen.shape == (200, 4)
@@ -70,7 +70,7 @@ def test_the_share_of_a_cell_of_nine_is_that_of_its_area_on_a_fine_grid(grid, rn
 def test_mosaics_of_nine_images_hold_nine_classes_and_one_of_them_is_asked_for(rng):
     images = rng.integers(256, size=(40, 4, 6, 3), dtype=np.uint8)
     labels = np.arange(40) % 10
-    made, chosen, asked = mosaics(images, labels, 30, rng, side=3)
+    made, chosen, asked = mosaics(images, labels, np.arange(40), 30, rng, side=3)
     assert made.shape == (30, 12, 18, 3)
     assert set(asked.tolist()) == set(range(9))
     for picture, numbers in zip(made, chosen, strict=True):

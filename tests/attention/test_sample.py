@@ -1,5 +1,7 @@
 """Images are drawn from the test part as asked, each with its own label and prediction."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -25,7 +27,7 @@ def some_images(rng) -> PredictedImages:
     images = rng.integers(256, size=(12, 4, 6, 3), dtype=np.uint8)
     images[:, 0, 0, 0] = np.arange(12)
     return PredictedImages(
-        images, np.arange(12) % 3, rng.integers(3, size=12), rng.random(12), FILES
+        images, np.arange(12) % 3, np.arange(12), rng.integers(3, size=12), rng.random(12), FILES
     )
 
 
@@ -35,7 +37,8 @@ def as_pixels(images: torch.Tensor) -> torch.Tensor:
 
 def test_images_are_read_with_the_number_of_each_predicted_class(tmp_path, some_images):
     names = ["owl", "ant", "cat"]
-    write_split(tmp_path, "test", images=some_images.images, labels=some_images.labels)
+    columns = {name: getattr(some_images, name) for name in ("images", "labels", "groups")}
+    write_split(tmp_path, "test", **columns)
     write_csv(
         tmp_path / "predictions.csv",
         [
@@ -45,7 +48,7 @@ def test_images_are_read_with_the_number_of_each_predicted_class(tmp_path, some_
     )
     found = read_predicted_images(str(tmp_path), str(tmp_path / "predictions.csv"), names)
     assert found.take(np.array([3, 0])).files == ["3.jpg", "0.jpg"]
-    for name in ("images", "labels", "predicted", "confidence"):
+    for name in ("images", "labels", "groups", "predicted", "confidence"):
         assert np.array_equal(getattr(found, name), getattr(some_images, name))
     with pytest.raises(UserError, match=r"test_images\.npy is missing; run dvc repro"):
         read_predicted_images(str(tmp_path / "absent"), str(tmp_path / "predictions.csv"), names)
@@ -68,6 +71,18 @@ def test_a_sample_or_gallery_of_more_images_than_there_are_is_all_of_them(some_i
     assert sorted(choose_gallery(some_images, 99)) == [*range(12)]
 
 
+def test_a_sample_and_mosaics_have_one_image_of_each_group(some_images, rng):
+    """So that they are independent."""
+    grouped = replace(some_images, groups=np.repeat([7, 3, 5, 4], [2, 4, 4, 2]))
+    first = [0, 2, 6, 10]
+    assert draw_sample(grouped, as_pixels, 99, rng).rows.tolist() == first
+    assert len(draw_sample(grouped, as_pixels, 2, rng).rows) == 2
+    mosaics = draw_mosaics(grouped, as_pixels, 20, rng).pixels[:, 0, ::4, ::6]
+    assert set(mosaics.flatten().int().tolist()) == set(first)
+    with pytest.raises(UserError, match="all test images are of one group"):
+        draw_sample(replace(some_images, groups=np.zeros(12, int)), as_pixels, 5, rng)
+
+
 def test_a_mosaic_is_asked_for_the_class_of_the_image_in_its_quadrant(some_images, rng):
     found = draw_mosaics(some_images, as_pixels, 20, rng)
     assert found.pixels.shape == (20, 3, 8, 12)
@@ -88,7 +103,9 @@ def test_the_gallery_has_the_most_confident_mistakes_and_the_least_confident_rig
     predicted = np.array([0] * right + [1] * wrong)
     confidence = rng.random(total)
     images = np.zeros((total, 1, 1, 3), np.uint8)
-    test = PredictedImages(images, np.zeros(total, int), predicted, confidence, [""] * total)
+    labels = np.zeros(total, int)
+    groups = np.arange(total)
+    test = PredictedImages(images, labels, groups, predicted, confidence, [""] * total)
     rows = choose_gallery(test, count)
     assert len(set(rows)) == count
     mistakes, hits = rows[:wrong_shown], rows[wrong_shown:]
@@ -109,7 +126,12 @@ def test_a_model_is_above_chance_when_the_interval_of_its_accuracy_is(right, abo
     predicted = np.where(np.arange(12) < right, labels, (labels + 1) % 3)
     assert (
         PredictedImages(
-            np.zeros((12, 1, 1, 3), np.uint8), labels, predicted, np.ones(12), FILES
+            np.zeros((12, 1, 1, 3), np.uint8),
+            labels,
+            np.arange(12),
+            predicted,
+            np.ones(12),
+            FILES,
         ).above_chance
         == above
     )

@@ -21,12 +21,13 @@ class Repository:
         return done.stdout.strip()
 
     def write(self, rows, **params):
-        """A run in the work tree, of rows (file, actual, predicted, confidence)."""
+        """A run in the work tree, of rows (file, actual, predicted, confidence), or with a
+        group."""
         path = self.folder / TABLE
         path.parent.mkdir(exist_ok=True)
         with path.open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(COLUMNS)
+            writer.writerow([*COLUMNS, "group"] if rows and len(rows[0]) == 5 else COLUMNS)
             writer.writerows([index, *row] for index, row in enumerate(rows))
         stages = {"train": {"params": {"params.yaml": {"train": params}}}}
         Path(self.folder / LOCK).write_text(json.dumps({"stages": stages}))  # JSON is YAML

@@ -18,7 +18,7 @@ from vit_finetune.mistakes import confidence_band, mistakes_page, order_by_confi
 
 def run_of(name, rows):
     predictions = {
-        file: Prediction(actual, predicted, float(confidence))
+        file: Prediction(actual, predicted, float(confidence), file)
         for file, actual, predicted, confidence in rows
     }
     return Run(name, "", predictions, {"stages": {}})

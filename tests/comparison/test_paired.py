@@ -1,5 +1,7 @@
 """The statistics of two models on the same images keep what their names promise."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
@@ -9,10 +11,13 @@ from vit_finetune.comparison.paired import (
     Pairs,
     count_pairs,
     exact_mcnemar,
+    exact_test,
+    group_changes,
     holm,
     smallest_difference,
     tango_interval,
 )
+from vit_finetune.intervals import effective_number
 
 
 def test_the_exact_test_is_scipys_binomial_test():
@@ -20,6 +25,43 @@ def test_the_exact_test_is_scipys_binomial_test():
         for gained in {0, changed // 3, changed // 2, (changed + 1) // 2, changed}:
             expected = binomtest(gained, changed).pvalue if changed else 1
             assert abs(exact_mcnemar(gained, changed - gained) - expected) < 1e-12
+
+
+def test_the_test_of_groups_is_mcnemars_where_each_is_one_image():
+    for gained, lost in [(0, 0), (6, 1), (2, 2), (284, 117), (0, 40)]:
+        changes = [1] * gained + [-1] * lost + [0] * 30
+        assert exact_test(changes) == pytest.approx(exact_mcnemar(gained, lost), rel=1e-9)
+
+
+@pytest.mark.parametrize("changes", [[3, 1, -1, 5], [-2, -2, 7, 0, 1, 1], [4], [-3, 3]])
+def test_the_test_of_groups_counts_the_exchanges_that_differ_as_much(changes):
+    as_much = 0
+    exchanges = list(itertools.product((-1, 1), repeat=len(changes)))
+    for signs in exchanges:
+        as_much += abs(np.dot(signs, changes)) >= abs(sum(changes))
+    assert exact_test(changes) == pytest.approx(as_much / len(exchanges))
+
+
+def test_changes_are_counted_in_each_group():
+    right_a = [True, False, False, True, True]
+    right_b = [True, True, True, False, True]
+    assert group_changes(right_a, right_b, ["x", "y", "y", "z", "y"]) == [0, 2, -1]
+
+
+def test_the_interval_of_groups_covers_the_true_difference_and_that_of_images_does_not():
+    """Groups of ten images that change together: the effective number is that of groups."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(80), 10)
+    covered = {"groups": 0, "images": 0}
+    for _ in range(300):
+        values = np.repeat(rng.choice([-1, 0, 1], p=[0.05, 0.85, 0.1], size=80), 10)
+        gained, lost = int(np.sum(values == 1)), int(np.sum(values == -1))
+        pairs = Pairs(800 - gained - lost, gained, lost, 0)
+        for name, effective in (("groups", effective_number(values, groups)), ("images", None)):
+            low, high = tango_interval(pairs, effective)
+            covered[name] += low <= 0.05 <= high
+    assert covered["groups"] / 300 > 0.95 - 3 * np.sqrt(0.05 * 0.95 / 300)
+    assert covered["images"] / 300 < 0.7
 
 
 def test_answers_that_are_exchanged_at_random_seldom_differ():

@@ -1,12 +1,13 @@
 """Divided heads: the same predictions from calmer or sharper logits, whatever the family."""
 
+import numpy as np
 import pytest
 import torch
 
 from tests.model.small import KINDS, build
 from tests.small_vits import pictures
 from vit_finetune.core.errors import UserError
-from vit_finetune.model.calibrated import divide_logits, read_validation
+from vit_finetune.model.calibrated import divide_logits, read_validation, write_validation
 
 ROUNDING = 1e-5  # of the largest logit: two that are nearer than that are equal but for rounding
 
@@ -34,6 +35,16 @@ def test_equal_logits_stay_equal(tiny_vit):
         divide_logits(tiny_vit, 0.3137)
         logits = tiny_vit(pictures(tiny_vit))
     assert torch.equal(logits[:, 0], logits[:, 1])
+
+
+def test_the_record_has_one_validation_image_of_each_group(tmp_path):
+    confidence = np.array([0.1, 0.2, 0.3, 0.4])
+    right = np.array([True, False, True, True])
+    for groups, images in ((np.arange(4), [0, 1, 2, 3]), (np.array([8, 8, 2, 8]), [0, 2])):
+        write_validation(tmp_path, confidence, right, groups)
+        recorded = read_validation(tmp_path)
+        assert recorded[0].tolist() == confidence[images].tolist()
+        assert recorded[1].tolist() == right[images].tolist()
 
 
 def test_a_folder_without_the_record_of_validation_images_is_named(tmp_path):

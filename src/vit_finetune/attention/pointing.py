@@ -12,23 +12,31 @@ Array = npt.NDArray[Any]
 
 
 def mosaics(
-    images: Array, labels: Array, count: int, rng: np.random.Generator, side: int = 2
+    images: Array,
+    labels: Array,
+    rows: Array,
+    count: int,
+    rng: np.random.Generator,
+    side: int = 2,
 ) -> tuple[Array, Array, Array]:
     """Mosaics of side x side images, uint8 (count, side H, side W, 3), their numbers (count,
     side^2), and the cell asked for.
 
     Cells are numbered row by row. Each image of a mosaic is of another class. Where there are too
     few classes, only the one asked for is in one place alone.
+
+    Args:
+        rows: of the images that may be drawn.
     """
     cells = side**2
-    classes = np.unique(labels)
+    classes = np.unique(labels[rows])
     chosen = []
     asked = rng.integers(cells, size=count)
     for cell in asked:
         order = rng.permutation(classes)
         others = np.resize(order[1:cells], cells - 1)
         wanted = np.insert(others, cell, order[0])
-        chosen.append([rng.choice(np.flatnonzero(labels == k)) for k in wanted])
+        chosen.append([rng.choice(rows[labels[rows] == k]) for k in wanted])
     numbers = np.array(chosen)
     height, width = images.shape[1:3]
     tiles = images[numbers].reshape(count, side, side, height, width, 3)

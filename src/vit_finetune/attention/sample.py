@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vit_finetune.attention.pointing import mosaics
-from vit_finetune.core.arrays import read_split
+from vit_finetune.core.arrays import first_of_each, read_split
+from vit_finetune.core.errors import UserError
 from vit_finetune.core.files import read_csv
 from vit_finetune.intervals import above_chance
 
@@ -19,11 +20,12 @@ Preprocess = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class PredictedImages:
-    """Images (N, H, W, 3) uint8 with their labels, the predicted classes and their probabilities,
-    (N,)."""
+    """Images (N, H, W, 3) uint8 with their labels, groups, the predicted classes and their
+    probabilities, (N,)."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
+    groups: NDArray[np.int64]
     predicted: NDArray[np.int64]
     confidence: NDArray[np.float64]
     files: list[str]
@@ -33,7 +35,7 @@ class PredictedImages:
     @property
     def above_chance(self) -> bool:
         """Whether the model is right clearly more often than by chance."""
-        return above_chance(self.labels, self.predicted)
+        return above_chance(self.labels, self.predicted, self.groups)
 
     def take(self, rows: NDArray[np.intp]) -> "PredictedImages":
         files = [self.files[row] for row in rows]
@@ -41,6 +43,7 @@ class PredictedImages:
         return PredictedImages(
             np.array(self.images[rows]),
             self.labels[rows],
+            self.groups[rows],
             self.predicted[rows],
             self.confidence[rows],
             files,
@@ -51,7 +54,7 @@ class PredictedImages:
 def read_predicted_images(subset: str, predictions: str, classes: Sequence[str]) -> PredictedImages:
     """From the subset's folder and the table of predictions (UserError if a file is missing or
     damaged)."""
-    images, labels = read_split(subset, "test", "images", "labels")
+    images, labels, groups = read_split(subset, "test", "images", "labels", "groups")
     rows = read_csv(predictions)
     predicted = np.array([classes.index(row["predicted"]) for row in rows])
     content = (
@@ -61,7 +64,9 @@ def read_predicted_images(subset: str, predictions: str, classes: Sequence[str])
     )
     confidence = np.array([float(row["confidence"]) for row in rows])
     files = [row["file"] for row in rows]
-    return PredictedImages(images, np.array(labels), predicted, confidence, files, content)
+    return PredictedImages(
+        images, np.array(labels), np.array(groups), predicted, confidence, files, content
+    )
 
 
 @dataclass(frozen=True)
@@ -100,8 +105,19 @@ class Trial:
 def draw_sample(
     test: PredictedImages, preprocess: Preprocess, count: int, rng: np.random.Generator
 ) -> Sample:
-    """`count` test images at random, or all if there are fewer, in the order of the test part."""
-    rows = np.sort(rng.choice(len(test.images), min(count, len(test.images)), replace=False))
+    """`count` test images at random, or all if there are fewer, in the order of the test part. One
+    of each group, so that they are independent.
+
+    Raises:
+        UserError: there is one group alone.
+    """
+    independent = first_of_each(test.groups)
+    if len(independent) < 2:
+        raise UserError(
+            "all test images are of one group (data.group), and maps are judged on at least two "
+            "independent images; put images of other groups into the test part"
+        )
+    rows = np.sort(rng.choice(independent, min(count, len(independent)), replace=False))
     drawn = test.take(rows)
     predicted, labels = torch.from_numpy(drawn.predicted), torch.from_numpy(drawn.labels)
     return Sample(rows, preprocess(torch.from_numpy(drawn.images)), predicted, labels)
@@ -114,8 +130,10 @@ def draw_mosaics(
     rng: np.random.Generator,
     side: int = 2,
 ) -> Mosaics:
-    """`count` mosaics of side x side classes, each with the class that it is asked for."""
-    tiles, sources, cells = mosaics(test.images, test.labels, count, rng, side)
+    """`count` mosaics of side x side classes, each with the class that it is asked for. One image
+    of each group may be in them."""
+    independent = first_of_each(test.groups)
+    tiles, sources, cells = mosaics(test.images, test.labels, independent, count, rng, side)
     classes = test.labels[sources[np.arange(count), cells]]
     return Mosaics(
         preprocess(torch.from_numpy(tiles)),

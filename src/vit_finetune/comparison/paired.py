@@ -1,8 +1,10 @@
 """Two models on the same images: is the difference of their accuracies more than chance?"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from vit_finetune.intervals import LEVEL
 
@@ -61,32 +63,65 @@ def exact_mcnemar(gained: int, lost: int) -> float:
     return min(1.0, 2 * float(betainc(more, fewer + 1, 0.5)))
 
 
-def tango_interval(pairs: Pairs) -> tuple[float, float]:
+def group_changes(
+    right_a: Sequence[bool], right_b: Sequence[bool], groups: Sequence[Hashable]
+) -> list[int]:
+    """How many more images of each group B classifies correctly than A."""
+    changes: dict[Hashable, int] = {}
+    for a, b, group in zip(right_a, right_b, groups, strict=True):
+        changes[group] = changes.get(group, 0) + b - a
+    return list(changes.values())
+
+
+def exact_test(changes: Sequence[int]) -> float:
+    """The two-sided p-value of an exact sign-flip test (Fisher 1935) of the changes of groups: if A
+    and B are equally accurate, each group is as likely gained as lost by as many images.
+
+    Where each group is one image, it is the exact McNemar test.
+    """
+    sizes = [abs(change) for change in changes if change]
+    chances = np.ones(1)  # of each number of images gained
+    for size in sizes:
+        more = np.zeros(len(chances) + size)
+        more[:-size] += chances / 2
+        more[size:] += chances / 2
+        chances = more
+    fewer = (sum(sizes) - abs(sum(changes))) // 2
+    return min(1.0, 2 * float(chances[: fewer + 1].sum()))
+
+
+def tango_interval(pairs: Pairs, effective: float | None = None) -> tuple[float, float]:
     """95 % interval of `pairs.difference` by the score method of Tango (1998, Statistics in
     Medicine 17:891). It stays inside [-1, 1], and no changed image does not make it empty.
 
     Its ends are the differences at which the score statistic reaches the normal quantile.
+
+    Args:
+        effective: how many independent images tell as much as these (`effective_number`); None:
+            as many as there are.
     """
     from scipy.optimize import brentq
     from scipy.special import ndtri
 
-    n = pairs.n
+    n = pairs.n if effective is None else effective
+    gained = pairs.gained * n / pairs.n
+    lost = pairs.lost * n / pairs.n
     z = float(ndtri((1 + LEVEL) / 2))
 
     def beyond_quantile(difference: float) -> float:
         """Above 0 where the difference is outside of the interval."""
-        linear = (2 * n - pairs.gained + pairs.lost) * difference - pairs.changed
-        constant = -pairs.lost * difference * (1 - difference)
+        linear = (2 * n - gained + lost) * difference - gained - lost
+        constant = -lost * difference * (1 - difference)
         root = math.sqrt(max(0.0, linear**2 - 8 * n * constant))
-        lost = (root - linear) / (4 * n)  # its probability, estimated under this difference
-        variance = 2 * lost + difference * (1 - difference)
+        losing = (root - linear) / (4 * n)  # its probability, estimated under this difference
+        variance = 2 * losing + difference * (1 - difference)
         return n * (pairs.difference - difference) ** 2 - z**2 * variance
 
     low = -1.0
     high = 1.0
-    if pairs.lost < n:
+    if pairs.lost < pairs.n:
         low = brentq(beyond_quantile, -1, pairs.difference - CLOSE, xtol=1e-12)
-    if pairs.gained < n:
+    if pairs.gained < pairs.n:
         high = brentq(beyond_quantile, pairs.difference + CLOSE, 1, xtol=1e-12)
     return low, high
 

@@ -28,9 +28,14 @@ EXPERIMENT = re.compile(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/(.+)")
 
 
 class Prediction(NamedTuple):
+    """Attributes:
+    group: of the image (`data.group`); its file if it has none.
+    """
+
     actual: str
     predicted: str
     confidence: float
+    group: str
 
     @property
     def right(self) -> bool:
@@ -232,7 +237,8 @@ def _parse_table(text: str, source: str) -> dict[str, Prediction]:
             confidence = math.nan
         if not 0 <= confidence <= 1:
             raise UserError(f"row {number} of {source} is broken; compute it again: dvc repro")
-        predictions[file] = Prediction(row["actual"], row["predicted"], confidence)
+        group = row.get("group") or file
+        predictions[file] = Prediction(row["actual"], row["predicted"], confidence, group)
     if not predictions:
         raise UserError(f"{source} has no images; compute it again: dvc repro")
     return predictions

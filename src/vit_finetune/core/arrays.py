@@ -91,6 +91,12 @@ def copy_rows(folder: Path, split: str, name: str, array: NDArray[Any], rows: ND
             append(chunk)
 
 
+def first_of_each(groups: NDArray[Any]) -> NDArray[np.intp]:
+    """Rows, in their order, of the first image of each group (N,): images that do not depend on
+    each other."""
+    return np.sort(np.unique(groups, return_index=True)[1])
+
+
 def encode_names(names: Iterable[str]) -> NDArray[np.bytes_]:
     """Names of files as one array of fixed width, which is small in memory and can be mapped from a
     file."""

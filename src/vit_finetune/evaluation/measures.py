@@ -19,7 +19,7 @@ from vit_finetune.calibration import (
     expected_calibration_error,
     negative_log_likelihood,
 )
-from vit_finetune.intervals import above_chance, chance_agreement, fraction, wilson
+from vit_finetune.intervals import above_chance, chance_agreement, fraction
 
 Array = npt.NDArray[Any]
 Row = dict[str, Any]
@@ -79,7 +79,7 @@ def find_warnings(
     else:
         warnings += _no_better_than_chance(labels, predicted, groups)
         warnings += _never_predicted(labels, predicted, classes)
-    return warnings + _far_below_validation(labels == predicted, validation_right)
+    return warnings + _far_below_validation(labels == predicted, validation_right, groups)
 
 
 def _no_better_than_chance(labels: Array, predicted: Array, groups: Array | None) -> list[str]:
@@ -93,18 +93,16 @@ def _no_better_than_chance(labels: Array, predicted: Array, groups: Array | None
     ]
 
 
-def _far_below_validation(right: Array, validation_right: Array) -> list[str]:
+def _far_below_validation(right: Array, validation_right: Array, groups: Array | None) -> list[str]:
     """Whether each test image, and each validation image, was predicted right -> a sentence if the
     intervals do not touch and the accuracies are FAR apart."""
-    accuracy = np.mean(right)
-    validation = np.mean(validation_right)
-    _, high = wilson(int(right.sum()), len(right))
-    low, _ = wilson(int(validation_right.sum()), len(validation_right))
-    if high >= low or validation - accuracy < FAR:
+    test = fraction(right, groups)
+    validation = fraction(validation_right)
+    if test.high >= validation.low or validation.mean - test.mean < FAR:
         return []
     return [
-        f"the test accuracy, {accuracy:.3f} (n = {len(right):,}), is far below that of the "
-        f"validation images, {validation:.3f} (n = {len(validation_right):,}): the test images are "
+        f"the test accuracy, {test.mean:.3f} (n = {test.n:,}), is far below that of the "
+        f"validation images, {validation.mean:.3f} (n = {validation.n:,}): the test images are "
         "of another kind, or validation images are nearly copies of training images"
     ]
 

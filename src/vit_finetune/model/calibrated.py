@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from vit_finetune.core.arrays import first_of_each
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.files import read_csv, write_csv
 from vit_finetune.model.families import family_of
@@ -27,11 +28,19 @@ def divide_logits(model: nn.Module, temperature: float) -> None:
             parameter.div_(temperature)
 
 
-def write_validation(folder: Path, confidence: NDArray[Any], right: NDArray[Any]) -> None:
-    """Confidence (M,), and whether the prediction is right (M,), of each validation image."""
+def write_validation(
+    folder: Path, confidence: NDArray[Any], right: NDArray[Any], groups: NDArray[Any]
+) -> None:
+    """Confidence, and whether the prediction is right, of one validation image of each group, so
+    that they can be counted as independent.
+
+    Args:
+        confidence, right, groups: of all validation images, (M,). Without groups each image has its
+            own number.
+    """
     rows = []
-    for value, is_right in zip(confidence, right, strict=True):
-        rows.append({"confidence": round(float(value), 6), "right": int(is_right)})
+    for image in first_of_each(groups):
+        rows.append({"confidence": round(float(confidence[image]), 6), "right": int(right[image])})
     write_csv(folder / VALIDATION, rows, columns=("confidence", "right"))
 
 

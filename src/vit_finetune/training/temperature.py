@@ -7,7 +7,6 @@ alone would have no maximum, so two priors hold the temperature (docs/benchmarks
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +20,7 @@ from vit_finetune.calibration import (
     negative_log_likelihood,
 )
 from vit_finetune.model.boundary import SplitModel
-from vit_finetune.model.calibrated import divide_logits, write_validation
+from vit_finetune.model.calibrated import divide_logits
 from vit_finetune.training.data import TrainingData
 
 Array = NDArray[Any]
@@ -58,9 +57,6 @@ class Calibration:
     after: Quality
     confidence: Array
     right: Array
-
-    def write_validation(self, folder: Path) -> None:
-        write_validation(folder, self.confidence, self.right)
 
 
 def calibrate(split_model: SplitModel, data: TrainingData) -> Calibration:
