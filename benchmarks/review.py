@@ -15,6 +15,7 @@ import csv
 import io
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,14 @@ from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
+sys.path.insert(0, str(Path(__file__).resolve().parent / "choice"))
+
+from in_process import prepare, run_stages
+from sets import SETS
+
 from vit_finetune.core.files import read_csv, write_csv
-from vit_finetune.intervals import mean
 from vit_finetune.params import Params
+from vit_finetune.profiles import merge
 from vit_finetune.review import labels, neighbours, suspects
 
 TABLE = Path(__file__).with_suffix(".csv")
@@ -36,6 +42,7 @@ SEEDS = (10, 11, 12)  # the thresholds were chosen on other seeds
 SHARES = (0.05, 0.1, 0.2)
 WRONG_LABELS = Params().review.wrong_labels
 COPIES = Params().review.copies
+OTHER_SETS = ("demo", "letters-26", "symbols-100", "textures-10")
 Row = dict[str, Any]
 
 
@@ -134,7 +141,7 @@ def scored(
     wrong: NDArray[np.bool_],
 ) -> Row:
     values: dict[str, Any] = {}
-    if wrong.any():
+    if wrong.any() and not np.isnan(score).any():
         values["value"] = round(float(average_precision_score(wrong, score)), 4)
     if listed is not None:
         values |= listing(listed, wrong)
@@ -212,42 +219,6 @@ def near_copies(
     table.add([row_of("ciFAIR", "train and val", 0, "stage", **values)])
 
 
-def use(images: suspects.Images, test_features: Path, table: Table) -> None:
-    """Test accuracy of a logistic regression on the pretrained features, with 10 % exchanged, and
-    its paired difference from that before."""
-    if not test_features.exists():
-        return
-    features = labels.unit_features(images.pretrained, images.pretrained)
-    tested = labels.unit_features(np.load(test_features), images.pretrained)
-    true = images.labels[images.tested :]
-    answers = images.labels[: images.tested]
-    everything = np.ones(len(true), dtype=bool)
-    right: dict[str, list[NDArray[np.bool_]]] = {}
-    if table.has("use", "evenly 0.1", SEEDS[0]):
-        return
-    for seed in SEEDS:
-        given = exchanged(true, 0.1, None, seed)
-        folds = labels.fold_numbers(given, np.arange(len(given)), seed)
-        judged = labels.judge_seen(features, given, folds, int(true.max()) + 1)
-        listed = 1 - judged[np.arange(len(given)), given] >= WRONG_LABELS
-        for method, rows, used in (
-            ("before", everything, given),
-            ("listed ones dropped", ~listed, given),
-            ("listed ones corrected", everything, np.where(listed, true, given)),
-            ("true labels", everything, true),
-        ):
-            model = LogisticRegression(C=0.01, max_iter=500).fit(features[rows], used[rows])
-            right.setdefault(method, []).append(model.predict(tested) == answers)
-    before = np.mean(right["before"], axis=0)
-    for method, by_seed in right.items():
-        accuracy = np.mean(by_seed, axis=0)  # of each test image
-        values = {"hits": round(len(answers) * accuracy.mean()), "wrong": len(answers)}
-        if method != "before":
-            gain = mean(accuracy - before)
-            values["value"] = f"{gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"
-        table.add([row_of("use", "evenly 0.1", SEEDS[0], method, **values)])
-
-
 def altered(image: NDArray[np.uint8]) -> dict[str, NDArray[np.uint8]]:
     """What people do to photographs: saved again, made smaller, cut, brightened."""
     picture = Image.fromarray(image)
@@ -283,8 +254,7 @@ class Extended:
         self.pixels = images.pixels[2]
         self.features = images.features[rows.start :]
         vectors = neighbours.directions(self.features, self.centre)
-        nearest = neighbours.nearest_images(vectors, range(len(vectors)), neighbours.NEAREST)
-        self.typical = neighbours.typical_distance(nearest)
+        self.typical = neighbours.typical_of(vectors, neighbours.thumbnails([self.pixels]), COPIES)
 
     def embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         import torch
@@ -304,29 +274,71 @@ class Extended:
             neighbours.nearest_images(vectors, among, neighbours.NEAREST)
             for among in (range(count), range(count, len(vectors)))
         ]
-        found = neighbours.find_copies([tested[0], trained[0]], nearest, self.typical, COPIES)
+        small = neighbours.thumbnails([tested[0], trained[0]])
+        found = neighbours.find_copies(small, nearest, self.typical, COPIES)
         leaks = (found.first < count) & (found.second >= count)
         first = found.first[leaks].tolist()
         return set(zip(first, (found.second[leaks] - count).tolist(), strict=True))
 
 
-def altered_copies(extended: Extended, table: Table) -> None:
-    """Altered copies of 100 images to train on, put into the test part."""
-    chosen = np.random.default_rng(0).choice(len(extended.pixels), 100, replace=False)
+def altered_copies(extended: Extended, table: Table, of: str = "", count: int = 100) -> None:
+    """Altered copies of so many images to train on, put into the test part.
+
+    Args:
+        of: the data set, if it is not that of the run.
+    """
+    chosen = np.random.default_rng(0).choice(len(extended.pixels), count, replace=False)
     copies: dict[str, list[NDArray[np.uint8]]] = {}
     for row in chosen:
         for name, copy in altered(np.asarray(extended.pixels[row])).items():
             copies.setdefault(name, []).append(copy)
     true = set(enumerate(chosen.tolist()))
     for name, pictures in copies.items():
-        if table.has("altered copies", name, 0):
+        setting = f"{of}: {name}" if of else name
+        if table.has("altered copies", setting, 0):
             continue
         stacked = np.stack(pictures)
         found = extended.pairs(
             (stacked, extended.embed(stacked)), (extended.pixels, extended.features)
         )
         values = {"listed": len(found), "hits": len(found & true), "wrong": len(true)}
-        table.add([row_of("altered copies", name, 0, "stage", **values)])
+        table.add([row_of("altered copies", setting, 0, "stage", **values)])
+
+
+def other_sets(folder: Path, table: Table) -> None:
+    """Sets whose images are more alike: what is listed where nothing is wrong, and how many of 50
+    copies and of 5 % exchanged labels are found."""
+    for name in OTHER_SETS:
+        place = folder / name
+        if not (place / "data/embedded").is_dir():
+            data = SETS[name]
+            changes = data.changes or {"adapt": {"epochs": 0}}
+            changes = merge(changes, {"runtime": {"threads": 1}})
+            prepare(place, data.draw(0), data.classes, changes)
+            run_stages(place, "adapt", "embed")
+        inputs = place / "data"
+        images = suspects.Images.read(
+            inputs / "subset", inputs / "pretrained_features", inputs / "embedded"
+        )
+        if not table.has("nothing planted", name, 0):
+            kept = np.zeros(len(images.labels), dtype=bool)
+            found = suspects.review(images, kept, 0, WRONG_LABELS, COPIES)
+            for kind, listed in suspects.counts(found.suspects).items():
+                values = {"listed": listed, "hits": 0, "wrong": len(images.labels)}
+                table.add([row_of("nothing planted", name, 0, kind, **values)])
+        altered_copies(Extended(images, place), table, name, 50)
+        for seed in SEEDS:
+            if table.has("exchanged labels", name, seed):
+                continue
+            features = labels.unit_features(images.pretrained, images.pretrained)
+            true = images.labels[images.tested :]
+            given = exchanged(true, 0.05, None, seed)
+            folds = labels.fold_numbers(given, np.arange(len(given)), seed)
+            judged = labels.judge_seen(features, given, folds, len(images.classes))
+            probability = 1 - judged[np.arange(len(given)), given]
+            place_of_row = ("exchanged labels", name, seed)
+            listed = probability >= WRONG_LABELS
+            table.add([scored(place_of_row, "stage", probability, listed, given != true)])
 
 
 def all_pairs(images: suspects.Images, extended: Extended, truth: Path, table: Table) -> None:
@@ -390,18 +402,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, default=Path(), help="work tree of a finished run")
     parser.add_argument("--truth", type=Path, required=True)
-    parser.add_argument("--test-features", type=Path, default=Path("none"))
+    parser.add_argument("--sets", type=Path, help="folder for runs of other data sets")
     options = parser.parse_args()
+    table = Table()
+    if options.sets:
+        other_sets(options.sets.resolve(), table)
+        return
     data = options.run / "data"
     images = suspects.Images.read(data / "subset", data / "pretrained_features", data / "embedded")
     indices = np.concatenate(
         [np.load(data / f"subset/{part}_indices.npy") for part in suspects.PARTS[1:]]
     )
-    table = Table()
     planted(images, table)
     real_noise(images, indices, options.truth, table)
     near_copies(images, indices, options.truth, table)
-    use(images, options.test_features, table)
     test_labels(images, read_csv(options.run / "plots/predictions.csv"), options.truth, table)
     extended = Extended(images, options.run)
     altered_copies(extended, table)

@@ -30,6 +30,8 @@ def main(stage: Stage) -> None:
     write_bytes("plots/review.png", png(picture))
     for warning in font_warnings([picture]):
         stage.warn(warning)
+    if found.not_judged:
+        stage.warn(suspects.not_judged_in_words(found.not_judged))
     if found.mirrored:
         stage.warn(
             f"{found.mirrored} near-copies under another label are mirror images: if left and "

@@ -311,11 +311,11 @@ class Review(Schema):
         description="the smallest probability that a label is wrong at which it is listed",
     )
     copies: float = Field(
-        default=0.77,
+        default=0.79,
         ge=0,
         le=1,
-        description="the smallest score at which two images are listed as near-copies: 1 minus "
-        "the geometric mean of the distances of features and of pixels; 1: only copies",
+        description="the smallest score at which two images are listed as near-copies: 0 for "
+        "images that are as alike as others of the data set, 1 for copies",
     )
 
 

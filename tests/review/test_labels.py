@@ -41,6 +41,19 @@ def test_nothing_is_listed_where_every_label_is_right():
     assert judged(clusters(true, spread=0.2), true).max() < 0.5
 
 
+def test_no_label_is_called_wrong_by_a_classifier_that_names_fewer_than_half():
+    """Of a hundred random images, most labels would look wrong."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(120) % CLASS_COUNT
+    logits = np.eye(CLASS_COUNT)[(labels + 1) % CLASS_COUNT]
+    logits[:59] = np.eye(CLASS_COUNT)[labels[:59]]
+    assert np.isnan(review.true_classes(logits, labels)).all()
+    logits[59:61] = np.eye(CLASS_COUNT)[labels[59:61]]
+    assert not np.isnan(review.true_classes(logits, labels)).any()
+    features = rng.normal(size=(120, 6)).astype(np.float32)
+    assert not (judged(features, labels) >= 0).any()
+
+
 def test_an_image_between_two_classes_is_no_suspect_as_long_as_labels_are_right():
     true = np.arange(300) % CLASS_COUNT
     features = clusters(true, spread=0.2)

@@ -9,6 +9,8 @@ from PIL import Image
 from tests.review.examples import SIDE, textures
 from vit_finetune.review import neighbours
 
+TYPICAL = neighbours.Typical(distance=1, spread=1)
+
 
 def unit_vectors(count, seed=0):
     vectors = np.random.default_rng(seed).normal(size=(count, 6)).astype(np.float32)
@@ -44,7 +46,8 @@ def pairs_of(first, second, least=0.77):
     images = np.concatenate([first, second])
     vectors = np.repeat(unit_vectors(1), len(images), axis=0)
     nearest = neighbours.nearest_images(vectors, range(len(images)), len(images))
-    return neighbours.find_copies([first, second], [nearest], 1.0, least)
+    small = neighbours.thumbnails([first, second])
+    return neighbours.find_copies(small, [nearest], TYPICAL, least)
 
 
 def jpeg(image):
@@ -120,7 +123,8 @@ def test_images_that_are_merely_alike_are_no_near_copies_where_their_features_ar
     counts = []
     for vectors in (near, far):
         nearest = [neighbours.nearest_images(vectors, range(2), 1)]
-        counts.append(len(neighbours.find_copies([first, second], nearest, 1.0, 0.77).first))
+        small = neighbours.thumbnails([first, second])
+        counts.append(len(neighbours.find_copies(small, nearest, TYPICAL, 0.77).first))
     assert counts == [1, 0]
 
 
@@ -129,6 +133,45 @@ def test_a_pair_is_found_once_whichever_image_has_the_other_as_neighbour():
     found = pairs_of(images[:1], images[1:])
     pairs = list(zip(found.first.tolist(), found.second.tolist(), strict=True))
     assert pairs == [(0, 1), (0, 2), (1, 2)]
+
+
+def typical(vectors, images, least=0.79):
+    return neighbours.typical_of(vectors, neighbours.thumbnails([images]), least)
+
+
+def test_the_typical_distance_is_that_of_fifth_neighbours():
+    images = textures(30)
+    vectors = unit_vectors(30)
+    found = typical(vectors, images)
+    small = neighbours.thumbnails([images])
+    nearest = neighbours.nearest_images(vectors, range(30), 5)
+    correlation, _ = neighbours.similarity(small, small[nearest.rows[:, 4]])
+    logarithms = np.log(nearest.distance[:, 4] * (1 - correlation))
+    assert found.distance == pytest.approx(np.exp(np.median(logarithms)), rel=1e-4)
+    lower, upper = np.quantile(logarithms, [0.25, 0.75])
+    assert found.spread == pytest.approx(max(0.5, upper - lower), rel=1e-4)
+
+
+def test_where_images_come_in_sets_of_copies_the_20th_neighbour_is_typical():
+    images = textures(30)
+    vectors = unit_vectors(30)
+    rng = np.random.default_rng(1)
+    frames = images.repeat(10, axis=0).astype(float) + rng.normal(0, 5, (300, *images.shape[1:]))
+    frames = np.clip(frames, 0, 255).astype(np.uint8)
+    moved = vectors.repeat(10, axis=0) + rng.normal(0, 1e-3, (300, 6)).astype(np.float32)
+    found = typical(neighbours.directions(moved, np.zeros(6, dtype=np.float32)), frames)
+    alone = typical(vectors, images)
+    assert 0.1 < found.distance / alone.distance < 1
+    assert typical(vectors, images, least=-9).distance > alone.distance  # the 20th, unasked
+
+
+def test_a_score_is_1_for_a_copy_and_0_for_the_typical_distance():
+    for spread in (0.5, 2):
+        measure = neighbours.Typical(0.3, spread)
+        assert [measure.score(0.0), measure.score(0.3)] == [1, 0]
+        assert measure.score(measure.largest(0.79)) == pytest.approx(0.79)
+    # the same distance means less where distances are far apart
+    assert neighbours.Typical(0.3, 2).score(0.03) < neighbours.Typical(0.3, 0.5).score(0.03)
 
 
 def test_far_is_what_lies_outside_of_tukeys_fence():

@@ -42,7 +42,7 @@ def example(count=4):
         for place in range(count)
     ]
     found.sort(key=lambda suspect: suspects.KINDS.index(suspect.kind))
-    return images, suspects.Review(found, nearest, mirrored=0)
+    return images, suspects.Review(found, nearest, mirrored=0, not_judged=["val", "train"])
 
 
 @pytest.fixture(scope="module")

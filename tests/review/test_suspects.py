@@ -66,6 +66,18 @@ def test_wrong_labels_of_every_part_are_found_with_the_right_class_as_suggestion
     assert suspects.counts(found) == {"wrong_labels": 3, "near_copies": 0}
 
 
+def test_parts_whose_labels_cannot_be_judged_are_named():
+    true = np.arange(300) % len(CLASSES)
+    adapted = clusters(true, spread=0.2, seed=2)
+    random = np.random.default_rng(0).normal(size=(240, adapted.shape[1])).astype(np.float32)
+    columns = {"features": adapted, "pretrained": random}
+    found = review(made_up((60, 60, 180), **columns))
+    assert found.not_judged == ["val", "train"]
+    assert [s for s in found.suspects if s.kind == suspects.WRONG_LABEL] == []
+    assert suspects.not_judged_in_words(["val"]).startswith("no wrong labels are listed in val: ")
+    assert review(made_up((60, 60, 180), features=adapted)).not_judged == []
+
+
 def test_the_features_that_have_seen_the_labels_do_not_judge_them():
     """Features that hold the given label, as those of a trained model may."""
     true = np.arange(300) % len(CLASSES)
@@ -155,7 +167,7 @@ def test_the_thresholds_are_those_of_the_parameters():
     images = copied((3, 30))
     images.pixels[2][30 - TRAIN] ^= 16  # no longer the same pixels
     images.features[30] += 0.1
-    assert near_copies(images, copies=0.77) == [(suspects.OTHER_PART, 30, 3)]
+    assert near_copies(images, copies=0.79) == [(suspects.OTHER_PART, 30, 3)]
     assert near_copies(images, copies=1) == []
     loose = review(images, wrong_labels=1e-6).suspects
     strict = review(images, wrong_labels=0.999999).suspects

@@ -27,6 +27,7 @@ ROUNDS = 2  # of classifier and noise; a third changes nothing
 OWN = 0.3  # weight of a class's own covariance
 SHRINKAGE = 0.8  # weight of the identity
 PRIOR_IMAGES = 30.0  # images of each class that count as mislabelled at the rate of all classes
+ENOUGH = 0.5  # of the labels: a classifier that names fewer cannot tell which are wrong
 ALTERNATIONS = 5  # of temperature and noise
 TEMPERATURES = (-4.0, 2.0)  # logarithms of the smallest and largest inverse temperature
 
@@ -95,7 +96,7 @@ def fold_numbers(labels: Labels, groups: Labels, seed: int) -> Labels:
 def judge_seen(features: Array, labels: Labels, folds: Labels, classes: int) -> Array:
     """Probability of each true class, given an image and its label: (N, K).
 
-    Each image is judged by a classifier that has not seen it.
+    Each image is judged by a classifier that has not seen it. NaN as of `true_classes`.
 
     Args:
         features: (N, D), of a model that was not trained with these labels.
@@ -104,6 +105,8 @@ def judge_seen(features: Array, labels: Labels, folds: Labels, classes: int) -> 
     belongs = np.eye(classes)[labels]
     for _ in range(ROUNDS):
         belongs = true_classes(held_out_logits(features, belongs, folds), labels)
+        if np.isnan(belongs).any():
+            return belongs
     for fold in np.unique(folds):
         unknown = (folds == fold) & ~np.isin(labels, labels[folds != fold])
         belongs[unknown] = np.eye(classes)[labels[unknown]]
@@ -137,12 +140,15 @@ def true_classes(logits: Array, labels: Labels) -> Array:
     the labels (N,) that they have.
 
     The temperature of the logits and the noise of the labels are those of the largest likelihood of
-    the labels.
+    the labels. NaN if the classifier names fewer labels than ENOUGH: its own mistakes would look
+    like wrong labels.
     """
     classes = logits.shape[1]
-    if classes == 1:
-        return np.ones_like(logits)
     has_label = np.eye(classes)[labels]
+    if classes == 1:
+        return has_label
+    if np.mean(logits.argmax(axis=1) == labels) < ENOUGH:
+        return np.full_like(logits, np.nan)
     # as if every mistake of the classifier were a wrong label
     noise = estimate_noise(np.eye(classes)[logits.argmax(axis=1)].T @ has_label)
     for _ in range(ALTERNATIONS):

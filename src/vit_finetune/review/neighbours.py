@@ -5,6 +5,7 @@ N images of all parts, D features.
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,9 @@ Rows = NDArray[np.intp]
 Pixels = NDArray[np.uint8]
 
 NEAREST = 5  # images of each part that are compared by their pixels
+FARTHER = 20  # rank of a neighbour that is no copy, where the fifth is one
+SAMPLE = 1000  # images that tell how alike images of a data set are
+LEAST_SPREAD = 0.5  # so that few images cannot seem to be all equally alike
 SIDE = 16  # pixels of the thumbnails that are compared
 SHIFT = 1  # pixels by which one of them may be moved: a cut of 6 % at a border
 COARSE = 8  # pixels of smaller thumbnails, which tell what is worth a look
@@ -45,9 +49,7 @@ class Copies(NamedTuple):
     Attributes:
         first, second: rows of the images, first < second, (P,).
         distance: of their features, 1 - cosine, (P,).
-        score: 1 minus the geometric mean of two distances, (P,); 1 for a copy. That of the features
-            is relative to `typical_distance`, that of the pixels is 1 - correlation where they fit
-            best.
+        score: `Typical.score`, (P,); 1 for a copy.
         mirrored: whether they fit best when one is mirrored, (P,).
     """
 
@@ -87,39 +89,84 @@ def nearest_images(vectors: Floats, among: range, count: int) -> Nearest:
     return Nearest(rows[is_other].reshape(shape), distance.reshape(shape))
 
 
-def typical_distance(nearest: Nearest) -> float:
-    """Median distance of an image to the last of its nearest: how far apart features are that are
-    merely alike."""
-    return float(np.median(nearest.distance[:, -1])) + 1e-12
+@dataclass(frozen=True)
+class Typical:
+    """How far apart images of a data set are that are merely alike.
+
+    The distance of two images is the product of that of their features, 1 - cosine, and that of
+    their pixels, 1 - correlation where they fit best.
+
+    Attributes:
+        distance: of an image and one of its nearest, the median.
+        spread: the interquartile range of its logarithm.
+    """
+
+    distance: float
+    spread: float
+
+    @classmethod
+    def of(cls, distances: Floats) -> "Typical":
+        logarithms = np.log(distances + 1e-12)
+        lower, middle, upper = np.quantile(logarithms, [0.25, 0.5, 0.75])
+        return cls(float(np.exp(middle)), max(LEAST_SPREAD, float(upper - lower)))
+
+    def score(self, distance: Floats | float) -> Any:
+        """1 for a copy, 0 for an image that is merely alike. The farther apart the distances of a
+        data set are, the smaller must one be to mean a copy."""
+        return 1 - (distance / self.distance) ** (0.5 / self.spread)
+
+    def largest(self, score: float) -> float:
+        """The largest distance with at least this score."""
+        return self.distance * (1 - score) ** (2 * self.spread)
+
+
+def typical_of(vectors: Floats, small: Pixels, least: float) -> Typical:
+    """From images (N, ...) of one part: the distance to the fifth neighbour.
+
+    Where the fifth neighbour is mostly a near-copy, with a score of at least `least` against the
+    20th, the images come in sets of copies, such as frames of films. Then the 20th counts.
+
+    Args:
+        vectors: as of `nearest_images`, (N, D).
+        small: `thumbnails`, (N, SIDE, SIDE, 3).
+    """
+    count = len(vectors)
+    sample = np.unique(np.linspace(0, count - 1, SAMPLE).astype(int))
+    ranks = [min(rank, count - 1) for rank in (NEAREST, FARTHER)]
+    # one more, for each image is the nearest of itself
+    search = NearestNeighbors(n_neighbors=ranks[-1] + 1, algorithm="brute").fit(vectors)
+    distances, rows = search.kneighbors(vectors[sample])
+    near, farther = (
+        Typical.of(
+            np.square(distances[:, rank])
+            / 2
+            * (1 - similarity(small[sample], small[rows[:, rank]])[0])
+        )
+        for rank in ranks
+    )
+    return farther if farther.score(near.distance) >= least else near
 
 
 def find_copies(
-    images: Sequence[Pixels], nearest: Sequence[Nearest], typical: float, least: float
+    small: Pixels, nearest: Sequence[Nearest], typical: Typical, least: float
 ) -> Copies:
     """The pairs of nearest images whose score is at least `least`.
 
     Args:
-        images: of each part, (N_part, H, W, 3), in the order of the rows.
+        small: `thumbnails` of all images.
         nearest: of all images, among each part.
-        typical: `typical_distance`.
     """
-    small = thumbnails(images)
     first, second, distance = _pairs(nearest)
-    with np.errstate(divide="ignore"):
-        needed = np.maximum(ALIKE, 1 - (1 - least) ** 2 * typical / distance)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        needed = np.fmax(ALIKE, 1 - typical.largest(least) / distance)  # 0 / 0 is no obstacle
     promising = coarse_correlation(small, first, second) >= needed - GAIN
     first, second, distance = first[promising], second[promising], distance[promising]
     correlation = np.empty(len(first), dtype=np.float32)
     mirrored = np.empty(len(first), dtype=bool)
     for start in range(0, len(first), AT_ONCE):
         chunk = slice(start, start + AT_ONCE)
-        a = small[first[chunk]]
-        b = small[second[chunk]]
-        plain = best_correlation(a, b)
-        flipped = best_correlation(a, b[:, :, ::-1])
-        mirrored[chunk] = flipped > plain
-        correlation[chunk] = np.maximum(plain, flipped)
-    score = 1 - np.sqrt(np.clip(distance / typical * (1 - correlation), 0, None))
+        correlation[chunk], mirrored[chunk] = similarity(small[first[chunk]], small[second[chunk]])
+    score = typical.score(np.clip(distance * (1 - correlation), 0, None))
     alike = (score >= least) & (correlation >= ALIKE)
     return Copies(
         first=first[alike],
@@ -169,6 +216,14 @@ def thumbnails(images: Sequence[Pixels]) -> Pixels:
             small[row] = np.asarray(reduced)
             row += 1
     return small
+
+
+def similarity(a: Pixels, b: Pixels) -> tuple[Floats, NDArray[np.bool_]]:
+    """`best_correlation` of two thumbnails (n, SIDE, SIDE, 3), as they are or with one mirrored,
+    and whether that is the better, (n,)."""
+    plain = best_correlation(a, b)
+    flipped = best_correlation(a, b[:, :, ::-1])
+    return np.maximum(plain, flipped), flipped > plain
 
 
 def best_correlation(a: Pixels, b: Pixels) -> Floats:

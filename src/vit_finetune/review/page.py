@@ -8,7 +8,15 @@ from typing import NamedTuple
 from vit_finetune.data.corrections import COLUMNS
 from vit_finetune.pages.images import thumbnail
 from vit_finetune.pages.render import render
-from vit_finetune.review.suspects import COPIES, PARTS, WRONG_LABEL, Images, Review, Suspect
+from vit_finetune.review.suspects import (
+    COPIES,
+    PARTS,
+    WRONG_LABEL,
+    Images,
+    Review,
+    Suspect,
+    not_judged_in_words,
+)
 
 MOST = 150  # suspects of each kind: the page stays below 30 MB
 NEIGHBOURS = 3
@@ -49,6 +57,9 @@ def compose(images: Images, review: Review, corrections: Sequence[Mapping[str, s
     """
     cards = []
     notes = []
+    if review.not_judged:
+        reason = not_judged_in_words(review.not_judged)
+        notes.append(f"{reason[:1].upper()}{reason[1:]}.")
     for kind, suspects in groupby(review.suspects, key=lambda suspect: suspect.kind):
         of_kind = list(suspects)
         cards += [suspect_card(images, review, suspect) for suspect in of_kind[:MOST]]

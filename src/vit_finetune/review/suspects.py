@@ -128,11 +128,13 @@ class Review(NamedTuple):
         suspects: one kind after the other, the highest score first.
         nearest: of every image, among those to train on.
         mirrored: how many near-copies under another label are mirror images.
+        not_judged: parts whose labels no classifier could judge.
     """
 
     suspects: list[Suspect]
     nearest: neighbours.Nearest
     mirrored: int
+    not_judged: list[str]
 
 
 def review(
@@ -152,18 +154,21 @@ def review(
         for part in range(len(PARTS))
     ]
     among_train = nearest[-1]
-    typical = neighbours.typical_distance(among_train)
-    pairs = neighbours.find_copies(images.pixels, nearest, typical, copies)
-    copied = copy_suspects(images, pairs)
+    small = neighbours.thumbnails(images.pixels)
+    trained = slice(images.rows_of(2).start, None)
+    typical = neighbours.typical_of(vectors[trained], small[trained], copies)
+    pairs = neighbours.find_copies(small, nearest, typical, copies)
+    probabilities = true_class_probabilities(images, seed)
     suspects = [
-        *wrong_label_suspects(images, among_train, seed, wrong_labels),
-        *copied,
+        *wrong_label_suspects(images, among_train, probabilities, wrong_labels),
+        *copy_suspects(images, pairs),
         *outlier_suspects(among_train),
     ]
     listed = [suspect for suspect in suspects if not kept[suspect.row]]
     listed.sort(key=lambda suspect: (KINDS.index(suspect.kind), -suspect.score, suspect.row))
     other_label = images.labels[pairs.first] != images.labels[pairs.second]
-    return Review(listed, among_train, int((pairs.mirrored & other_label).sum()))
+    mirrored = int((pairs.mirrored & other_label).sum())
+    return Review(listed, among_train, mirrored, parts_not_judged(images, probabilities))
 
 
 def kept_rows(images: Images, corrections: Sequence[Mapping[str, str]]) -> NDArray[np.bool_]:
@@ -174,11 +179,23 @@ def kept_rows(images: Images, corrections: Sequence[Mapping[str, str]]) -> NDArr
     return np.isin(decode_names(images.files), kept)
 
 
+def parts_not_judged(images: Images, probabilities: NDArray[np.float64]) -> list[str]:
+    """The parts of which no label could be judged, see `labels.true_classes`."""
+    unknown = np.isnan(probabilities).any(axis=1)
+    return [name for part, name in enumerate(PARTS) if unknown[images.part == part].all()]
+
+
 def wrong_label_suspects(
-    images: Images, nearest: neighbours.Nearest, seed: int, least: float
+    images: Images,
+    nearest: neighbours.Nearest,
+    probabilities: NDArray[np.float64],
+    least: float,
 ) -> Iterator[Suspect]:
-    """Images whose label is wrong with at least this probability."""
-    probabilities = true_class_probabilities(images, seed)
+    """Images whose label is wrong with at least this probability.
+
+    Args:
+        probabilities: `true_class_probabilities`.
+    """
     wrong = 1 - probabilities[np.arange(len(images.labels)), images.labels]
     for row in np.flatnonzero(wrong >= least):
         others = probabilities[row].copy()
@@ -194,7 +211,8 @@ def wrong_label_suspects(
 
 
 def true_class_probabilities(images: Images, seed: int) -> NDArray[np.float64]:
-    """Probability of each true class of every image, given its label: (N, K).
+    """Probability of each true class of every image, given its label: (N, K). NaN as of
+    `labels.true_classes`.
 
     The adapted model was trained with the labels of the images to train on, so these are judged by
     the features of the pretrained one. Validation images are judged with them.
@@ -205,7 +223,10 @@ def true_class_probabilities(images: Images, seed: int) -> NDArray[np.float64]:
     pretrained = labels.unit_features(images.pretrained, images.pretrained)
     seen = labels.judge_seen(pretrained, seen_labels, folds, len(images.classes))
     adapted = labels.unit_features(images.features, images.features[tested:])
-    unseen = labels.judge_unseen(adapted[:tested], images.labels[:tested], adapted[tested:], seen)
+    belongs = np.where(np.isnan(seen), np.eye(len(images.classes))[seen_labels], seen)
+    unseen = labels.judge_unseen(
+        adapted[:tested], images.labels[:tested], adapted[tested:], belongs
+    )
     return np.concatenate([unseen, seen])
 
 
@@ -276,6 +297,15 @@ def counts(suspects: Sequence[Suspect]) -> dict[str, int]:
         "wrong_labels": kinds.count(WRONG_LABEL),
         "near_copies": sum(kind in COPIES for kind in kinds),
     }
+
+
+def not_judged_in_words(parts: Sequence[str]) -> str:
+    """That labels of these parts were not judged, and why."""
+    return (
+        f"no wrong labels are listed in {', '.join(parts)}: a classifier of the features names "
+        "fewer than half of the labels, so it cannot tell which are wrong; more images of each "
+        "class help"
+    )
 
 
 def in_words(suspects: Sequence[Suspect]) -> str:
