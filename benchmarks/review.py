@@ -4,14 +4,17 @@ It reads the features of the finished run in the work tree. Planted errors: labe
 train on and to validate on are exchanged, evenly or for the class most like theirs. Real errors:
 the labels of CIFAR-10N (Wei et al. 2022), and the test labels that people judged (Northcutt et al.
 2021). Near-copies: the list of ciFAIR (Barz and Denzler 2020). FOLDER holds their files,
-cifar10n_aggregate.npy, cifar10_mturk.json and cifair_duplicates.csv.
+cifar10n_aggregate.npy, cifar10_mturk.json and cifair_duplicates.csv. `--sets FOLDER` instead runs
+the pipeline there on sets whose images are more alike: digits, letters, symbols, made textures.
 
 Every row goes to benchmarks/review.csv; what it has is not computed again. cleanlab 2.9, which gets
-the same out-of-fold probabilities, is needed for its rows alone: `pip install cleanlab==2.9.0`.
+the same out-of-fold probabilities, is needed for its rows alone, and scikit-image for its
+photographs: `pip install cleanlab==2.9.0 scikit-image`.
 """
 
 import argparse
 import csv
+import importlib.util
 import io
 import json
 import os
@@ -32,6 +35,7 @@ from in_process import prepare, run_stages
 from sets import SETS
 
 from vit_finetune.core.files import read_csv, write_csv
+from vit_finetune.intervals import mean
 from vit_finetune.params import Params
 from vit_finetune.profiles import merge
 from vit_finetune.review import labels, neighbours, suspects
@@ -42,6 +46,23 @@ SEEDS = (10, 11, 12)  # the thresholds were chosen on other seeds
 SHARES = (0.05, 0.1, 0.2)
 WRONG_LABELS = Params().review.wrong_labels
 COPIES = Params().review.copies
+CROP = 128  # pixels
+PHOTOGRAPHS = {
+    "sklearn": ["datasets/images/china.jpg", "datasets/images/flower.jpg"],
+    "matplotlib": ["mpl-data/sample_data/grace_hopper.jpg"],
+    "skimage": [
+        "data/astronaut.png",
+        "data/brick.png",
+        "data/camera.png",
+        "data/chelsea.png",
+        "data/coffee.png",
+        "data/coins.png",
+        "data/grass.png",
+        "data/gravel.png",
+        "data/motorcycle_left.png",
+        "data/rocket.jpg",
+    ],
+}
 OTHER_SETS = ("demo", "letters-26", "symbols-100", "textures-10")
 Row = dict[str, Any]
 
@@ -201,7 +222,8 @@ def near_copies(
     images: suspects.Images, indices: NDArray[np.intp], truth: Path, table: Table
 ) -> None:
     """Pairs of ciFAIR whose training image is among those to train on or to validate on."""
-    if table.has("ciFAIR", "train and val", 0):
+    setting = f"{len(indices):,} images"
+    if table.has("ciFAIR", setting, 0):
         return
     with (truth / "cifair_duplicates.csv").open() as file:
         listed_pairs = [(int(r["TestID"]), int(r["TrainID"])) for r in csv.DictReader(file)]
@@ -216,7 +238,43 @@ def near_copies(
     listed = {suspect.row for suspect in leaks}
     hits = sum(train in listed for _, train in true)
     values = {"listed": len(listed), "hits": hits, "wrong": len(true)}
-    table.add([row_of("ciFAIR", "train and val", 0, "stage", **values)])
+    table.add([row_of("ciFAIR", setting, 0, "stage", **values)])
+
+
+def use(images: suspects.Images, test_features: Path, table: Table) -> None:
+    """Test accuracy of a logistic regression on the pretrained features, with 10 % exchanged, and
+    its paired difference from that before."""
+    if not test_features.exists():
+        return
+    features = labels.unit_features(images.pretrained, images.pretrained)
+    tested = labels.unit_features(np.load(test_features), images.pretrained)
+    true = images.labels[images.tested :]
+    answers = images.labels[: images.tested]
+    everything = np.ones(len(true), dtype=bool)
+    right: dict[str, list[NDArray[np.bool_]]] = {}
+    if table.has("use", "evenly 0.1", SEEDS[0]):
+        return
+    for seed in SEEDS:
+        given = exchanged(true, 0.1, None, seed)
+        folds = labels.fold_numbers(given, np.arange(len(given)), seed)
+        judged = labels.judge_seen(features, given, folds, int(true.max()) + 1)
+        listed = 1 - judged[np.arange(len(given)), given] >= WRONG_LABELS
+        for method, rows, used in (
+            ("before", everything, given),
+            ("listed ones dropped", ~listed, given),
+            ("listed ones corrected", everything, np.where(listed, true, given)),
+            ("true labels", everything, true),
+        ):
+            model = LogisticRegression(C=0.01, max_iter=500).fit(features[rows], used[rows])
+            right.setdefault(method, []).append(model.predict(tested) == answers)
+    before = np.mean(right["before"], axis=0)
+    for method, by_seed in right.items():
+        accuracy = np.mean(by_seed, axis=0)  # of each test image
+        values = {"hits": round(len(answers) * accuracy.mean()), "wrong": len(answers)}
+        if method != "before":
+            gain = mean(accuracy - before)
+            values["value"] = f"{gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"
+        table.add([row_of("use", "evenly 0.1", SEEDS[0], method, **values)])
 
 
 def altered(image: NDArray[np.uint8]) -> dict[str, NDArray[np.uint8]]:
@@ -239,22 +297,38 @@ def altered(image: NDArray[np.uint8]) -> dict[str, NDArray[np.uint8]]:
 
 
 class Extended:
-    """The images to train on and to test with the adapted model, and others beside them."""
+    """Images to train on with the features of a model, and others beside them.
 
-    def __init__(self, images: suspects.Images, run: Path) -> None:
+    Args:
+        run: work tree of a finished run.
+        pixels: of the images to train on, (N, H, W, 3).
+        features: of these, (N, D); None to compute them.
+        model: the folder of the model in the run.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        pixels: NDArray[np.uint8],
+        features: NDArray[np.float32] | None = None,
+        model: str = "models/adapted",
+    ) -> None:
         import torch
 
         from vit_finetune.activations.manifest import Manifest
         from vit_finetune.model.saved import load_model
 
         manifest = Manifest.read(run / "data/embedded")
-        self.model = manifest.split_model(load_model(run / "models/adapted"), torch.device("cpu"))
-        self.centre = images.features[images.tested :].mean(axis=0)
-        rows = images.rows_of(2)
-        self.pixels = images.pixels[2]
-        self.features = images.features[rows.start :]
+        self.model = manifest.split_model(load_model(run / model), torch.device("cpu"))
+        self.pixels = pixels
+        self.features = self.embed(pixels) if features is None else features
+        self.centre = self.features.mean(axis=0)
         vectors = neighbours.directions(self.features, self.centre)
-        self.typical = neighbours.typical_of(vectors, neighbours.thumbnails([self.pixels]), COPIES)
+        self.typical = neighbours.typical_of(vectors, neighbours.thumbnails([pixels]), COPIES)
+
+    @classmethod
+    def of_run(cls, run: Path, images: suspects.Images) -> "Extended":
+        return cls(run, images.pixels[2], images.features[images.rows_of(2).start :])
 
     def embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         import torch
@@ -305,6 +379,40 @@ def altered_copies(extended: Extended, table: Table, of: str = "", count: int = 
         table.add([row_of("altered copies", setting, 0, "stage", **values)])
 
 
+def photograph_crops() -> NDArray[np.uint8]:
+    """Crops, 128 pixels a side and without overlap, of photographs that scikit-learn, matplotlib
+    and scikit-image ship."""
+    crops = []
+    for package, names in PHOTOGRAPHS.items():
+        found = importlib.util.find_spec(package)
+        assert found is not None, f"pip install {package}"
+        folder = Path(str(found.origin)).parent
+        for name in names:
+            photograph = Image.open(folder / name).convert("RGB")
+            for top in range(0, photograph.height - CROP + 1, CROP):
+                for left in range(0, photograph.width - CROP + 1, CROP):
+                    box = (left, top, left + CROP, top + CROP)
+                    crops.append(np.asarray(photograph.crop(box)))
+    return np.stack(crops)
+
+
+def photographs(run: Path, table: Table) -> None:
+    """Altered copies of crops of photographs, by the features of the pretrained model; and what is
+    listed among the crops themselves."""
+    if table.has("altered copies", "photographs: brightness -10 %", 0):
+        return
+    extended = Extended(run, photograph_crops(), model="models/pretrained")
+    count = len(extended.pixels)
+    altered_copies(extended, table, "photographs", count)
+    vectors = neighbours.directions(extended.features, extended.centre)
+    nearest = [neighbours.nearest_images(vectors, range(count), neighbours.NEAREST)]
+    small = neighbours.thumbnails([extended.pixels])
+    found = neighbours.find_copies(small, nearest, extended.typical, COPIES)
+    listed = len(np.unique(found.second))
+    values = {"listed": listed, "hits": 0, "wrong": count}
+    table.add([row_of("nothing planted", "photographs", 0, "near_copies", **values)])
+
+
 def other_sets(folder: Path, table: Table) -> None:
     """Sets whose images are more alike: what is listed where nothing is wrong, and how many of 50
     copies and of 5 % exchanged labels are found."""
@@ -326,7 +434,7 @@ def other_sets(folder: Path, table: Table) -> None:
             for kind, listed in suspects.counts(found.suspects).items():
                 values = {"listed": listed, "hits": 0, "wrong": len(images.labels)}
                 table.add([row_of("nothing planted", name, 0, kind, **values)])
-        altered_copies(Extended(images, place), table, name, 50)
+        altered_copies(Extended.of_run(place, images), table, name, 50)
         for seed in SEEDS:
             if table.has("exchanged labels", name, seed):
                 continue
@@ -402,6 +510,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, default=Path(), help="work tree of a finished run")
     parser.add_argument("--truth", type=Path, required=True)
+    parser.add_argument("--test-features", type=Path, default=Path("none"))
+    parser.add_argument("--copies", action="store_true", help="only ciFAIR's pairs in the run")
     parser.add_argument("--sets", type=Path, help="folder for runs of other data sets")
     options = parser.parse_args()
     table = Table()
@@ -413,12 +523,17 @@ def main() -> None:
     indices = np.concatenate(
         [np.load(data / f"subset/{part}_indices.npy") for part in suspects.PARTS[1:]]
     )
+    if options.copies:
+        near_copies(images, indices, options.truth, table)
+        return
     planted(images, table)
     real_noise(images, indices, options.truth, table)
     near_copies(images, indices, options.truth, table)
+    use(images, options.test_features, table)
     test_labels(images, read_csv(options.run / "plots/predictions.csv"), options.truth, table)
-    extended = Extended(images, options.run)
+    extended = Extended.of_run(options.run, images)
     altered_copies(extended, table)
+    photographs(options.run, table)
     all_pairs(images, extended, options.truth, table)
     frames(extended, table)
 

@@ -376,6 +376,8 @@ def copies_table() -> str:
     """benchmarks/review.csv: near-copies, and the use of what is listed."""
     rows = []
     for row in read_csv(ROOT / "benchmarks/review.csv"):
+        if ": " in row["setting"]:
+            continue  # of other sets
         if row["check"] in ("ciFAIR", "altered copies", "subjects", "use", "test labels"):
             check = f"{row['check']}, {row['setting']}"
             found = fraction_text(int(row["hits"]), int(row["wrong"]))
@@ -383,6 +385,38 @@ def copies_table() -> str:
             rows.append([check, row["method"], found, count, row["listed"], row["value"]])
     header = ["check", "method", "fraction", "n", "listed", "difference from before"]
     return markdown_table(header, rows)
+
+
+def alike_table() -> str:
+    """benchmarks/review.csv: sets whose images are more alike than photographs of CIFAR-10."""
+    table = read_csv(ROOT / "benchmarks/review.csv")
+    listed = {}
+    found = {}
+    exchanged = {}
+    for row in table:
+        if row["check"] == "nothing planted" and row["setting"]:
+            images = f"{int(row['listed']):,} of {int(row['wrong']):,}"
+            listed[row["setting"], row["method"]] = images
+        elif row["check"] == "altered copies" and ": " in row["setting"]:
+            name, way = row["setting"].split(": ")
+            found[name, way] = f"{row['hits']} of {row['wrong']}"
+        elif row["check"] == "exchanged labels":
+            exchanged.setdefault(row["setting"], []).append(row)
+    ways = list(dict.fromkeys(way for _, way in found))
+    rows = []
+    for name in dict.fromkeys(name for name, _ in found):
+        cells = [name, listed[name, "near_copies"], *(found[name, way] for way in ways)]
+        cells.append(listed.get((name, "wrong_labels"), ""))
+        planted = exchanged.get(name, [])
+        if total(planted, "listed"):
+            hits = total(planted, "hits")
+            cells.append(fraction_text(hits, total(planted, "listed")))
+            cells.append(fraction_text(hits, total(planted, "wrong")))
+        else:
+            cells += ["not judged" if planted else "", ""]
+        rows.append(cells)
+    header = ["images", "near-copies listed", *ways, "wrong labels listed"]
+    return markdown_table([*header, "5 % exchanged: precision", "recall"], rows)
 
 
 def review_cost_table() -> str:
@@ -442,6 +476,7 @@ TABLES = {  # name of the markers in a document -> what stands between them
     "frontier": frontier_table,
     "wrong labels": wrong_labels_table,
     "near-copies": copies_table,
+    "alike": alike_table,
     "review cost": review_cost_table,
     "browser": browser_table,
 }

@@ -311,7 +311,7 @@ class Review(Schema):
         description="the smallest probability that a label is wrong at which it is listed",
     )
     copies: float = Field(
-        default=0.79,
+        default=0.8,
         ge=0,
         le=1,
         description="the smallest score at which two images are listed as near-copies: 0 for "

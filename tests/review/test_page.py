@@ -42,7 +42,7 @@ def example(count=4):
         for place in range(count)
     ]
     found.sort(key=lambda suspect: suspects.KINDS.index(suspect.kind))
-    return images, suspects.Review(found, nearest, mirrored=0, not_judged=["val", "train"])
+    return images, suspects.Review(found, nearest, mirrored=0, not_judged=[])
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +62,12 @@ def opened(driver, tmp_path):
     driver.refresh()
     yield driver
     assert driver.get_log("browser") == []
+
+
+def test_parts_whose_labels_could_not_be_judged_are_named_on_the_page():
+    images, found = example()
+    html = page.compose(images, found._replace(not_judged=["val", "train"]), EARLIER)
+    assert "No wrong labels are listed in val, train: a classifier of the features" in html
 
 
 def card(driver, file):

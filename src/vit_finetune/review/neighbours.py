@@ -20,7 +20,7 @@ Pixels = NDArray[np.uint8]
 
 NEAREST = 5  # images of each part that are compared by their pixels
 FARTHER = 20  # rank of a neighbour that is no copy, where the fifth is one
-SAMPLE = 1000  # images that tell how alike images of a data set are
+SAMPLE = 2000  # images that tell how alike images of a data set are
 LEAST_SPREAD = 0.5  # so that few images cannot seem to be all equally alike
 SIDE = 16  # pixels of the thumbnails that are compared
 SHIFT = 1  # pixels by which one of them may be moved: a cut of 6 % at a border
@@ -98,7 +98,8 @@ class Typical:
 
     Attributes:
         distance: of an image and one of its nearest, the median.
-        spread: the interquartile range of its logarithm.
+        spread: twice the distance from the median to the upper quartile of its logarithm. Copies,
+            and few images that are very alike, are in the lower half.
     """
 
     distance: float
@@ -107,8 +108,8 @@ class Typical:
     @classmethod
     def of(cls, distances: Floats) -> "Typical":
         logarithms = np.log(distances + 1e-12)
-        lower, middle, upper = np.quantile(logarithms, [0.25, 0.5, 0.75])
-        return cls(float(np.exp(middle)), max(LEAST_SPREAD, float(upper - lower)))
+        middle, upper = np.quantile(logarithms, [0.5, 0.75])
+        return cls(float(np.exp(middle)), max(LEAST_SPREAD, 2 * float(upper - middle)))
 
     def score(self, distance: Floats | float) -> Any:
         """1 for a copy, 0 for an image that is merely alike. The farther apart the distances of a
