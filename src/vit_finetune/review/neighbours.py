@@ -20,7 +20,7 @@ Pixels = NDArray[np.uint8]
 
 NEAREST = 5  # images of each part that are compared by their pixels
 FARTHER = 20  # rank of a neighbour that is no copy, where the fifth is one
-SAMPLE = 2000  # images that tell how alike images of a data set are
+SAMPLE = 5000  # images that tell how alike images of a data set are
 LEAST_SPREAD = 0.5  # so that few images cannot seem to be all equally alike
 SIDE = 16  # pixels of the thumbnails that are compared
 SHIFT = 1  # pixels by which one of them may be moved: a cut of 6 % at a border

@@ -181,7 +181,7 @@ def kept_rows(images: Images, corrections: Sequence[Mapping[str, str]]) -> NDArr
 
 def parts_not_judged(images: Images, probabilities: NDArray[np.float64]) -> list[str]:
     """The parts of which no label could be judged, see `labels.true_classes`."""
-    unknown = np.isnan(probabilities).any(axis=1)
+    unknown = np.isnan(probabilities[:, 0])
     return [name for part, name in enumerate(PARTS) if unknown[images.part == part].all()]
 
 
