@@ -1,6 +1,6 @@
 """The common style of pictures that are made of images. Charts of numbers are drawn elsewhere
-(vit_finetune.charts). Each room draws its pictures in `figures.py`: arrays in, a matplotlib Figure
-out.
+(vit_finetune.charts). Each part of the package draws its pictures in `figures.py`: arrays in, a
+matplotlib Figure out.
 
 K classes, N images; `images` (N, H, W, 3) uint8, `labels` and `predicted` (N,) class indices,
 `classes` the 2 to 100 names. Every figure is 8 inches wide, the width of a README. Meaning never

@@ -64,15 +64,13 @@ TRAINING = {
 }
 DATA = {"class_balance": "How many images of each class each split has."}
 HOW_TO_READ = (
-    "Attention shows where a block reads from; whether a map explains a prediction has to be "
-    "measured. Patches are left out in the order of a map. The score is the area under the "
-    "insertion curve (the probability of the predicted class as the map's best patches come first) "
-    "minus the area under the deletion curve (as they go first). The table subtracts the score of "
-    "a random order, and of a Gaussian in the centre. Mosaic: the fraction of the map in the "
-    "quadrant that shows the class, 0.25 by chance, and of mosaics of 3 × 3 images 0.11. Head "
-    "shuffled: with the weights of the classification head shuffled, a map that explains the "
-    "prediction must change; a correlation "
-    "of 1 says that it did not."
+    "Attention shows where a block reads from. Whether a map explains a prediction has to be "
+    "measured: patches are added to an empty image and removed from the whole one, best first. The "
+    "score is the area between the two curves of the predicted class's probability. The table "
+    "subtracts the score of a random order, and of a Gaussian in the centre. Then four or nine "
+    "test images are joined to one, and the table has the fraction of the map that lies on the image "
+    "of the class. Last, the weights of the classifier are shuffled: a map that explains the "
+    "prediction must change, so its correlation with the first map should be far below 1."
 )
 
 Rows = Sequence[Sequence[str]]  # the first row is the header
