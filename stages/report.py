@@ -52,9 +52,7 @@ def main(stage: Stage) -> None:
     write_text("report.html", text)
 
 
-def image_groups(
-    predictions: list[dict[str, str]], mistakes: int
-) -> dict[str, list[tiles.Group]]:
+def image_groups(predictions: list[dict[str, str]], mistakes: int) -> dict[str, list[tiles.Group]]:
     """The small images of each section of the page."""
     (test_images,) = read_split(SUBSET, "test", "images")
     train_images, labels, files = read_split(SUBSET, "train", "images", "labels", "files")

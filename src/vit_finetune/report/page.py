@@ -68,8 +68,8 @@ HOW_TO_READ = (
     "measured: patches are added to an empty image and removed from the whole one, best first. The "
     "score is the area between the two curves of the predicted class's probability. The table "
     "subtracts the score of a random order, and of a Gaussian in the centre. Then four or nine "
-    "test images are joined to one, and the table has the fraction of the map that lies on the image "
-    "of the class. Last, the weights of the classifier are shuffled: a map that explains the "
+    "test images are joined to one, and the table has the fraction of the map that lies on the "
+    "image of the class. Last, the weights of the classifier are shuffled: a map that explains the "
     "prediction must change, so its correlation with the first map should be far below 1."
 )
 
@@ -250,7 +250,7 @@ def validation_rows(train: Mapping[str, Any], images: int) -> Rows:
         models.append(("trained", "val_accuracy"))
     for name, key in models:
         low, high = wilson(round(train[key] * images), images)
-        rows.append([name, f"{train[key]:.4f}", f"[{low:.4f}, {high:.4f}]"])
+        rows.append([name, f"{train[key]:.4f}", unbroken(f"[{low:.4f}, {high:.4f}]")])
     return rows
 
 

@@ -42,8 +42,11 @@ class Tile(NamedTuple):
 
 
 class Group(NamedTuple):
+    """Tiles under a title; `paired` keeps two and two beside each other."""
+
     title: str
     tiles: Sequence[Tile]
+    paired: bool = False
 
 
 def mistakes(
@@ -114,7 +117,7 @@ def suspects(rows: Sequence[Row], subset: str | Path) -> list[Group]:
     groups = []
     for title, places in shown.items():
         tiles = [Tile(images[part, file], [label, part], file) for part, file, label in places]
-        groups.append(Group(title, tiles))
+        groups.append(Group(title, tiles, paired=True))
     return groups
 
 
