@@ -138,7 +138,7 @@ def luminance(colour):
 
 
 def test_a_darkened_picture_has_letters_that_can_be_read_on_the_dark_page():
-    figure, [[axes]] = style.figure_of(1, "title")
+    figure, [[axes]] = style.figure_of(2, "title")
     for row, colour in enumerate([style.QUIET, style.BLUE, style.VERMILION, "black"]):
         axes.text(0, row, "text", color=colour)
     style.darken(figure)
