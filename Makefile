@@ -11,7 +11,7 @@ help:
 	@echo "make demo    set up, run it on data and weights that are already here (PROFILE=name for another overlay)"
 	@echo "make open    show the report and the attention page of the newest run, demo or default, in a browser"
 	@echo "make clean   remove what interrupted runs and tools left; results and DVC's cache stay"
-	@echo "make test    set up, run the quick tests of every room"
+	@echo "make test    set up, run the quick tests"
 	@echo "make test-all  the quick tests, then the slow ones"
 	@echo "make lint    ruff and mypy for Python, deno for JavaScript and CSS"
 	@echo "make lock    pin every package anew in requirements.lock"

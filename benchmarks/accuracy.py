@@ -131,20 +131,19 @@ def label_of(row):
     )
 
 
-def annotate(panel, row, x, y, color, first):
-    """The number of epochs, or of trained blocks; beside the point, where its interval is not."""
+def annotate(panel, row, x, low, high, color):
+    """The number of epochs, or of trained blocks, below or above an interval: where no other number
+    stands beside it."""
     everything = row["blocks"] == "all"
-    left = first and not everything
-    text = epochs(row["epochs"]) if everything else row["blocks"]
-    offset = (5, -10) if everything else (-6, 3) if left else (5, 3)
-    side = "right" if left else "left"
+    below = row["blocks"] in ("0", "all") or row["adapt"] == "0"
     panel.annotate(
-        text,
-        (x, y),
-        offset,
+        epochs(row["epochs"]) if everything else row["blocks"],
+        (x, low if below else high),
+        (0, -3 if below else 3),
         textcoords="offset points",
-        fontsize=8,
-        ha=side,
+        fontsize=7 if everything else 8,
+        ha="center",
+        va="top" if below else "bottom",
         color=color,
         weight="bold",
     )
@@ -166,8 +165,8 @@ def draw_panel(panel, rows):
             "capsize": 2,
         }
         panel.errorbar(seconds, mean, [mean - low, high - mean], **style | joined, label=name)
-        for row, x, y in zip(line, seconds, mean, strict=True):
-            annotate(panel, row, x, y, style["color"], first=x == min(seconds))
+        for row, x, bottom, top in zip(line, seconds, low, high, strict=True):
+            annotate(panel, row, x, bottom, top, style["color"])
     panel.set(xscale="log", xlabel="CPU seconds of adapt, embed and train")
     panel.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
     panel.xaxis.set_major_formatter("{x:g}")
@@ -191,7 +190,7 @@ def draw(rows):
     axes[-1].legend(
         fontsize=8,
         loc="lower right",
-        title="0, 1, 4: trained blocks, 0 is the head alone",
+        title="0, 1, 4: trained blocks (0: the head alone)",
         title_fontsize=8,
     )
     return figure

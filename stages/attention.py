@@ -10,7 +10,7 @@ from vit_finetune.core.files import new_folder, write_bytes, write_csv, write_js
 from vit_finetune.model.build import preprocessing
 from vit_finetune.model.saved import class_names, load_model
 from vit_finetune.stage import Stage
-from vit_finetune.style import font_warnings, png
+from vit_finetune.style import darken, font_warnings, png
 
 MOSAICS, MOSAICS_3X3 = 64, 32
 
@@ -54,17 +54,20 @@ def main(stage: Stage) -> None:
         grid=pixels.PixelGrid.of(test.images.shape[1:3], preprocess, maker.layout.grid),
     )
 
+    pictures = figures.draw_all(filled.images, judgement, means, common)
+    for name, picture in pictures.items():
+        write_bytes(f"plots/{name}.png", png(picture))
     with new_folder("attention") as folder:
         html = page.attention_page(filled.images, common, judgement)
         (folder / "index.html").write_text(html, encoding="utf-8")
         gallery.write_tensors(folder, filled, judgement.maps, judged.rows, maker.layout.prefix)
         write_csv(folder / "distance.csv", gallery.distance_rows(judgement.distances))
+        for name, picture in pictures.items():  # the same pictures for a dark page
+            darken(picture)
+            write_bytes(folder / "dark" / f"{name}.png", png(picture))
     write_json("metrics/attention.json", judgement.metrics)
     for name, table in judgement.tables.items():
         write_csv(f"plots/{name}.csv", table)
-    pictures = figures.draw_all(filled.images, judgement, means, common)
-    for name, picture in pictures.items():
-        write_bytes(f"plots/{name}.png", png(picture))
     stage.record_versions()
     for warning in font_warnings(pictures.values()):
         stage.warn(warning)

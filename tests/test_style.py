@@ -1,6 +1,7 @@
 """The style that all figures share: sharp pixels, texts that fit, and always the same bytes."""
 
 import hashlib
+import io
 import os
 import subprocess
 import sys
@@ -8,7 +9,10 @@ import sys
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.font_manager import fontManager
+from matplotlib.text import Text
+from PIL import Image
 
 from tests.project import ROOT
 from vit_finetune import style
@@ -124,3 +128,24 @@ def test_the_first_font_is_the_one_that_comes_with_matplotlib_and_only_installed
     first, *others = style.STYLE["font.family"]
     assert first == "DejaVu Sans"
     assert set(others) <= {font.name for font in fontManager.ttflist} & set(style.FALLBACKS)
+
+
+def luminance(colour):
+    """Relative luminance of sRGB, as WCAG 2 defines it."""
+    channels = np.array(to_rgb(colour))
+    linear = np.where(channels <= 0.03928, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def test_a_darkened_picture_has_letters_that_can_be_read_on_the_dark_page():
+    figure, [[axes]] = style.figure_of(2, "title")
+    for row, colour in enumerate([style.QUIET, style.BLUE, style.VERMILION, "black"]):
+        axes.text(0, row, "text", color=colour)
+    style.darken(figure)
+    pixels = np.asarray(Image.open(io.BytesIO(style.png(figure))).convert("RGB"))
+    assert tuple(pixels[0, 0] / 255) == to_rgb(style.DARK_PAGE)
+    page = luminance(style.DARK_PAGE) + 0.05
+    texts = [text for text in figure.findobj(Text) if text.get_text()]
+    assert len(texts) >= 5
+    for text in texts:
+        assert (luminance(text.get_color()) + 0.05) / page >= 4.5, text.get_text()

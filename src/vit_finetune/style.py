@@ -1,6 +1,6 @@
 """The common style of pictures that are made of images. Charts of numbers are drawn elsewhere
-(vit_finetune.charts). Each room draws its pictures in `figures.py`: arrays in, a matplotlib Figure
-out.
+(vit_finetune.charts). Each part of the package draws its pictures in `figures.py`: arrays in, a
+matplotlib Figure out.
 
 K classes, N images; `images` (N, H, W, 3) uint8, `labels` and `predicted` (N,) class indices,
 `classes` the 2 to 100 names. Every figure is 8 inches wide, the width of a README. Meaning never
@@ -16,6 +16,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, fontManager, get_font
 from matplotlib.text import Text
@@ -27,6 +28,8 @@ WIDTH = 8.0  # inches
 QUIET = "#767676"
 BLUE = "#0072b2"
 VERMILION = "#d55e00"
+DARK_PAGE = "#1d1f23"  # the cards of pages/base.css on a dark page
+ON_DARK = {"#000000": "#eceef1", QUIET: "#a3a9b3", BLUE: "#6db7f2", VERMILION: "#f0944d"}
 FALLBACKS = (  # fonts with the characters that DejaVu Sans lacks, where they are installed
     "Noto Sans CJK JP",
     "Noto Sans CJK SC",
@@ -91,6 +94,14 @@ def png(figure: Figure) -> bytes:
         warnings.filterwarnings("ignore", message="Glyph ")
         figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def darken(figure: Figure) -> None:
+    """Change the colours of letters and background to those for a dark page."""
+    figure.set_facecolor(DARK_PAGE)
+    for text in figure.findobj(Text):
+        colour = to_hex(text.get_color())
+        text.set_color(ON_DARK.get(colour, colour))
 
 
 def font_warnings(figures: Iterable[Figure]) -> list[str]:

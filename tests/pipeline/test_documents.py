@@ -30,8 +30,16 @@ READERS_FILES = {
     "pretrained/mine.dvc",
     "pretrained/NAME",
 }
-# setup, tests and the pipeline itself, which CI runs
-RUN_BY_CI = ("make setup", "make repro", "make test", "make lint", "bash .ci/run", ". .venv/bin")
+# the clone, setup, tests and the pipeline itself, which CI runs
+RUN_BY_CI = (
+    "git clone",
+    "make setup",
+    "make repro",
+    "make test",
+    "make lint",
+    "bash .ci/run",
+    ". .venv/bin",
+)
 
 
 def locked_outputs():

@@ -241,7 +241,7 @@ def test_a_folder_that_git_refuses_to_read_is_told_in_gits_own_words(project, tm
 def test_an_unknown_profile_lists_the_known_ones(project):
     result = profile(project, "nosuch")
     assert result.returncode == 1
-    known = "demo, demo-random, other, textbook"
+    known = "demo, demo-random, full, other, photos, small, textbook"
     assert result.stderr == f"profile: there is no profiles/nosuch.yaml; known profiles: {known}\n"
 
 

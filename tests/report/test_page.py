@@ -13,11 +13,11 @@ from vit_finetune.charts import render
 from vit_finetune.params import Data, Freeze, Model, Params, Report, Runtime
 from vit_finetune.report.page import (
     ATTENTION,
-    MISTAKES,
+    DATA,
     NAMES,
-    REVIEW,
     TEST,
     TRAINING,
+    Picture,
     compose,
     in_yaml,
     other_versions,
@@ -25,14 +25,25 @@ from vit_finetune.report.page import (
     used_versions,
     version_rows,
 )
-from vit_finetune.style import figure_of, png
+from vit_finetune.report.tiles import Group, Tile
+from vit_finetune.style import darken, figure_of, png
 from vit_finetune.verdict import verdict
 
 COLUMNS = ("minus_random", "minus_centre", "mosaic_share", "mosaic_share_3x3", "head_shuffled")
-PICTURE = png(figure_of(1, "picture")[0])
+FIGURE = figure_of(1, "picture")[0]
+LIGHT = png(FIGURE)
+darken(FIGURE)
+DARK = png(FIGURE)
 CHART = render.svg("class_balance", [{"split": "train", "class": "a", "images": 1}])
-PICTURES = dict.fromkeys([*MISTAKES, *ATTENTION, *REVIEW], PICTURE)
-PICTURES |= dict.fromkeys([*TEST, *TRAINING], CHART)
+PICTURES = dict.fromkeys(ATTENTION, Picture(LIGHT, DARK))
+PICTURES |= dict.fromkeys([*TEST, *TRAINING, *DATA], Picture(CHART))
+LONG = "a folder/" * 9 + "<name>.png"
+WHY = "attention/index.html#image=2"
+GROUPS = {
+    "mistakes": [Group("confident", [Tile(LIGHT, ["cat 98.1 %", "is dog"], LONG, WHY)])],
+    "review": [Group("outlier: 1", [Tile(LIGHT, ["cat", "train"], "train/7")] * 6)],
+    "data": [Group("samples", [Tile(LIGHT, ["cat"], "train/8")])],
+}
 MAPS = [
     {"map": "LeGrad", "n": "9", "verdict": "better"}
     | {f"{name}{end}": "0.5" for name in COLUMNS for end in ("", "_low", "_high")}
@@ -68,17 +79,17 @@ def page(metrics, **report):
         report=Report(**report),
         runtime=Runtime(threads=7),
     )
-    return compose(params, metrics, MAPS, PICTURES, VERSIONS)
+    return compose(params, metrics, MAPS, PICTURES, GROUPS, VERSIONS)
 
 
 def test_the_numbers_are_those_of_the_metrics_and_parameters(metrics):
     test = metrics["evaluation"] | {"accuracy": 0.12345, "accuracy_ci95": [0.1, 0.2], "n": 54321}
     text = page({**metrics, "evaluation": test})
-    assert "0.1235  [0.1000, 0.2000], n = 54,321" in text
+    assert "0.1235  [0.1000,\u00a00.2000], n\u00a0=\u00a054,321" in text
     assert verdict(MAPS) in text
     assert "1,234,567 parameters trained" in text
-    assert "<tr><td>model.image_size</td><td>null</td><td></td></tr>" in text
-    assert "<tr><td>seed</td><td>0</td><td></td></tr>" in text
+    assert "<tr><td>model.image_size</td><td>null</td></tr>" in text
+    assert "<tr><td>seed</td><td>0</td></tr>" in text
     assert "<td>torch</td><td>2.0</td><td>all stages</td><td>2.0</td>" in text
     assert "All stages ran with the versions of requirements.lock." in text
     assert "Problems of 3 images, classes or files are listed in plots/image_problems.csv." in text
@@ -96,13 +107,21 @@ def test_title_and_author_are_text_and_never_markup(metrics):
     assert "Model: vit_&lt;tiny&gt;&amp;co." in page(metrics)
 
 
-def test_only_settings_that_differ_from_the_shipped_ones_are_marked(metrics):
-    changed = re.findall(r'<tr class="changed">(.*?)</tr>', page(metrics))
+def test_only_settings_that_differ_from_the_shipped_ones_are_open(metrics):
+    text = page(metrics)
+    changed = re.findall(r'<tr class="changed">(.*?)</tr>', text)
     shipped = Params().model.name
     assert changed == [
-        f"<td>model.name *</td><td>vit_&lt;tiny&gt;&amp;co</td><td>{shipped}</td>",
-        "<td>freeze.trainable_blocks *</td><td>2</td><td>1</td>",
+        f"<td>model.name</td><td>vit_&lt;tiny&gt;&amp;co</td><td>{shipped}</td>",
+        "<td>freeze.trainable_blocks</td><td>2</td><td>1</td>",
     ]
+    before, folded = text.split("<details>")
+    assert changed[0] in before
+    assert "<td>train.lr</td>" not in before
+    assert f"<summary>All {folded.count('<tr><td>') - 1} settings</summary>" in folded
+    same = compose(Params(), metrics, MAPS, PICTURES, GROUPS, VERSIONS)
+    assert "All settings are those that the project ships." in same
+    assert 'class="changed"' not in same
 
 
 def test_probes_and_trained_model_are_rows_with_their_interval(metrics):
@@ -112,8 +131,8 @@ def test_probes_and_trained_model_are_rows_with_their_interval(metrics):
     text = page(metrics | changed)
     # Wilson (1927) by hand, z = 1.96
     probe = "<td>linear probe of the adapted backbone</td>"
-    assert f"{probe}<td>0.5000</td><td>[0.2366, 0.7634]</td>" in text
-    assert "<td>trained</td><td>0.9000</td><td>[0.5958, 0.9821]</td>" in text
+    assert f"{probe}<td>0.5000</td><td>[0.2366,\u00a00.7634]</td>" in text
+    assert "<td>trained</td><td>0.9000</td><td>[0.5958,\u00a00.9821]</td>" in text
     assert "<td>linear probe of the backbone as it was</td><td>0.4000</td>" in text
 
 
@@ -135,17 +154,25 @@ def test_a_model_with_a_kept_head_is_no_linear_probe(metrics):
 def test_a_run_without_mistakes_says_so_once_and_draws_none(metrics):
     text = page({**metrics, "evaluation": metrics["evaluation"] | {"accuracy": 1.0, "n": 360}})
     assert text.count("All 360 test images are classified correctly.") == 1
-    assert not any(caption in text for caption in MISTAKES.values())
+    assert LONG not in text
 
 
-def test_the_contents_lead_to_every_section_and_mistakes_come_first(metrics):
+def test_a_mistake_has_its_whole_name_and_leads_to_its_maps(metrics):
+    text = page(metrics)
+    name = escape(LONG)
+    assert f'<span class="file" title="{name}">{name}</span>\n<a href="{WHY}">See why</a>' in text
+    assert f'alt="{name}: cat 98.1 %, is dog"' in text
+    assert text.count("See why</a>") == 1
+
+
+def test_the_contents_lead_to_every_section_and_what_matters_comes_first(metrics):
     text = page(metrics)
     links, sections = (
         re.findall(r'href="#([^"]+)"', text),
         re.findall(r'<section id="([^"]+)"', text),
     )
     assert links == sections
-    assert sections[:2] == ["mistakes", "where-the-model-looks"]
+    assert sections[:4] == ["test-results", "mistakes", "training", "where-the-model-looks"]
 
 
 def test_warnings_of_the_stages_are_shown_as_text(metrics):
@@ -156,11 +183,15 @@ def test_warnings_of_the_stages_are_shown_as_text(metrics):
 
 def test_every_picture_is_inside_the_page_over_its_caption(metrics):
     text = page(metrics)
-    for kind, picture in (("png", PICTURE), ("svg\\+xml", CHART)):
-        found = re.findall(f'src="data:image/{kind};base64,([^"]+)"', text)
-        there = [name for name, given in PICTURES.items() if given == picture]
-        assert [base64.b64decode(data) for data in found] == [picture] * len(there)
-    for caption in (*MISTAKES.values(), *TEST.values(), *ATTENTION.values(), *TRAINING.values()):
+    found = [
+        (kind, base64.b64decode(data))
+        for kind, data in re.findall('(src|srcset)="data:image/[^;]+;base64,([^"]+)"', text)
+    ]
+    tiles = sum(len(group.tiles) for groups in GROUPS.values() for group in groups)
+    assert found.count(("src", LIGHT)) == len(ATTENTION) + tiles
+    assert found.count(("srcset", DARK)) == len(ATTENTION)
+    assert found.count(("src", CHART)) == len([*TEST, *TRAINING, *DATA])
+    for caption in (*TEST.values(), *ATTENTION.values(), *TRAINING.values(), *DATA.values()):
         assert f"<figcaption>{escape(caption)}</figcaption>" in text
 
 
@@ -208,16 +239,60 @@ def test_it_fits_a_screen_and_a_phone_and_asks_the_network_for_nothing(metrics, 
                 == [width] * 2
             )
             sizes = driver.execute_script(
-                "return [...document.images].map(i => [i.naturalWidth, i.clientWidth])"
+                "return [...document.querySelectorAll('.wide img')]"
+                ".map(i => [i.naturalWidth, i.clientWidth])"
             )
             assert len(sizes) == len(PICTURES)
             # letters stay legible
             assert all(shown >= min(natural, 500) > 0 for natural, shown in sizes)
+            tiles = driver.execute_script(
+                "return [...document.querySelectorAll('.tiles img')].map(i => i.clientWidth)"
+            )
+            assert min(tiles) >= 100
             loaded = driver.execute_script(
                 "return performance.getEntriesByType('resource').map(e => e.name)"
             )
             assert [name for name in loaded if not name.startswith("data:")] == []
         assert driver.get_log("browser") == []
+
+
+def test_on_a_phone_no_number_breaks_and_a_table_that_scrolls_says_so(metrics, tmp_path):
+    (tmp_path / "report.html").write_text(page(metrics), encoding="utf-8")
+    with chromium(390, 844) as driver:
+        driver.get((tmp_path / "report.html").as_uri())
+        lines = driver.execute_script("""
+            return [...document.querySelectorAll("dd, td")].flatMap((cell) => {
+              const node = cell.firstChild;
+              return [...(node?.textContent ?? "").matchAll(/\\[.*?\\]|n\\s=\\s[\\d,]+/g)]
+                .map((found) => {
+                  const range = document.createRange();
+                  range.setStart(node, found.index);
+                  range.setEnd(node, found.index + found[0].length);
+                  return range.getClientRects().length;
+                });
+            })""")
+        assert len(lines) > 5
+        assert set(lines) == {1}
+        scrolls = driver.execute_script("""
+            return [...document.querySelectorAll("section > div:has(> table)")].map((box) => [
+              box.scrollWidth > box.clientWidth,
+              box.previousElementSibling?.checkVisibility() === true &&
+                box.previousElementSibling.className.includes("scrolls"),
+            ])""")
+        assert [True, True] in scrolls
+        assert all(scrolling == says for scrolling, says in scrolls)
+
+
+def test_pictures_follow_the_colour_scheme(metrics, tmp_path):
+    (tmp_path / "report.html").write_text(page(metrics), encoding="utf-8")
+    script = "return document.querySelector('source').parentElement.lastElementChild.currentSrc"
+    with chromium(900, 900) as driver:
+        for scheme, picture in (("light", LIGHT), ("dark", DARK)):
+            feature = {"name": "prefers-color-scheme", "value": scheme}
+            driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+            driver.get((tmp_path / "report.html").as_uri())
+            shown = driver.execute_script(script)
+            assert base64.b64decode(shown.partition(",")[2]) == picture
 
 
 @pytest.mark.parametrize(

@@ -64,10 +64,10 @@ def attention_montage(images: Sequence[Shown], common: Common) -> Figure:
     figure, canvas, _ = style.canvas(
         wide + across, height + 0.25, "What speaks for the predicted class, by each map"
     )
-    canvas.text(wide + 0.47, 0.2, "image", ha="center")
+    canvas.text(wide + 0.47, 0.25, "image", ha="center")
     for column, method in enumerate(methods, start=1):
         x = wide + column + 0.47
-        canvas.text(x, 0.2, method.name, ha="center")
+        canvas.text(x, 0.25, method.name.replace(" ", "\n"), ha="center")
         canvas.text(x, 0.4, method.verdict, ha="center", fontsize=7, color=style.QUIET)
     for i, shown in enumerate(images):
         y = 0.5 + i * tall

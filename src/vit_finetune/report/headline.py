@@ -101,8 +101,8 @@ def map_table(maps: Sequence[Mapping[str, Any]]) -> list[list[str]]:
             f"map (n = {maps[0]['n']})",
             "score minus a random map's, should be above 0",
             "score minus the Gaussian's, should be above 0",
-            "fraction in the quadrant of the class, 0.25 by chance",
-            "fraction in the cell of the class, of 3 × 3, 0.11 by chance",
+            "fraction on the right one of 4 joined images, 0.25 by chance",
+            "fraction on the right one of 9 joined images, 0.11 by chance",
             "correlation with itself, classifier shuffled, should be far below 1",
             "against the Gaussian",
         ]

@@ -17,6 +17,7 @@ from vit_finetune.report.headline import (
     review_in_words,
     start,
 )
+from vit_finetune.report.tiles import Group
 from vit_finetune.verdict import verdict
 
 NAMES = {
@@ -25,15 +26,12 @@ NAMES = {
     "digits": "handwritten digits",
     "folder": "images of a folder",
 }
-# The pictures of each section, with their captions, in their order on the page.
-MISTAKES = {
-    "mistakes": "Wrong, and most sure of it.",
-    "confused_pairs": "The classes that are mixed up most often.",
-}
 BROWSE = (
-    "In the project, vit-finetune mistakes mistakes.html shows every wrong test image, "
-    "and vit-finetune compare RUN what changed since another run, image by image."
+    "“See why” opens the attention page on the image. In the project, vit-finetune mistakes "
+    "mistakes.html shows every wrong test image, with maps of the first ones; vit-finetune compare "
+    "RUN shows what changed since another run, image by image."
 )
+# The pictures of each section, with their captions, in their order on the page.
 TEST = {
     "confusion": "Rows are the true class; the shade is the fraction of that class.",
     "per_class": (
@@ -55,7 +53,6 @@ ATTENTION = {
         "How wide, how far and where the attention of each block goes, mean of the heads."
     ),
 }
-REVIEW = {"review": "The first of each kind."}
 TRAINING = {
     "adaptation": (
         "The whole backbone, before it was frozen. Epoch 0 is a linear probe of it as it was."
@@ -64,19 +61,16 @@ TRAINING = {
         "What follows the frozen layers. Epoch 0 is a linear probe of clean images; the training "
         "accuracies after it are of augmented ones."
     ),
-    "samples": "Some of the training images.",
-    "class_balance": "How many images of each class each split has.",
 }
+DATA = {"class_balance": "How many images of each class each split has."}
 HOW_TO_READ = (
-    "Attention shows where a block reads from; whether a map explains a prediction has to be "
-    "measured. Patches are left out in the order of a map. The score is the area under the "
-    "insertion curve (the probability of the predicted class as the map's best patches come first) "
-    "minus the area under the deletion curve (as they go first). The table subtracts the score of "
-    "a random order, and of a Gaussian in the centre. Mosaic: the fraction of the map in the "
-    "quadrant that shows the class, 0.25 by chance, and of mosaics of 3 × 3 images 0.11. Head "
-    "shuffled: with the weights of the classification head shuffled, a map that explains the "
-    "prediction must change; a correlation "
-    "of 1 says that it did not."
+    "Attention shows where a block reads from. Whether a map explains a prediction has to be "
+    "measured: patches are added to an empty image and removed from the whole one, best first. The "
+    "score is the area between the two curves of the predicted class's probability. The table "
+    "subtracts the score of a random order, and of a Gaussian in the centre. Then four or nine "
+    "test images are joined to one, and the table has the fraction of the map that lies on the "
+    "image of the class. Last, the weights of the classifier are shuffled: a map that explains the "
+    "prediction must change, so its correlation with the first map should be far below 1."
 )
 
 Rows = Sequence[Sequence[str]]  # the first row is the header
@@ -111,6 +105,17 @@ class Version(NamedTuple):
         return " or ".join(self.pins) or "missing"
 
 
+class Picture(NamedTuple):
+    """PNG or SVG.
+
+    Attributes:
+        dark: for a dark page; None where `light` follows the reader's colour scheme itself.
+    """
+
+    light: bytes
+    dark: bytes | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Section:
     """A section of the page; its parts are shown in the order of these fields.
@@ -123,6 +128,7 @@ class Section:
     paragraphs: Sequence[str] = ()
     settings: Sequence[Setting] = ()
     tables: Sequence[Rows] = ()
+    groups: Sequence[Group] = ()
     figures: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -134,47 +140,47 @@ def compose(
     params: Params,
     metrics: Mapping[str, Mapping[str, Any]],
     maps: Sequence[Mapping[str, Any]],
-    pictures: Mapping[str, bytes],
+    pictures: Mapping[str, Picture],
+    groups: Mapping[str, Sequence[Group]],
     versions: Sequence[Version],
 ) -> str:
     """The page as text; equal arguments give equal bytes.
 
     Args:
-        params: of the run; settings that differ from the shipped ones are marked.
+        params: of the run; settings that differ from the shipped ones are shown first.
         metrics: {"train": metrics/train.json, ...}.
         maps: rows of plots/attention_maps.csv.
-        pictures: PNG or SVG for each name in MISTAKES, TEST, ATTENTION, REVIEW and TRAINING;
-            "adaptation" only where the backbone was adapted.
+        pictures: for each name in TEST, TRAINING, ATTENTION and DATA; "adaptation" only where the
+            backbone was adapted.
+        groups: small images, "mistakes", "review" and "data".
         versions: of the libraries that each stage ran with.
     """
     training_figures = dict(TRAINING)
     if "adaptation" not in pictures:
         del training_figures["adaptation"]
+    validation = validation_rows(metrics["train"], metrics["subset"]["images"]["val"])
     sections = [
-        mistakes_section(metrics["evaluation"]),
+        Section(title="Test results", figures=TEST),
+        mistakes_section(metrics["evaluation"], groups["mistakes"]),
+        Section(title="Training", tables=[validation], figures=training_figures),
         Section(
             title="Where the model looks",
             paragraphs=[verdict(maps), HOW_TO_READ],
             tables=[map_table(maps)],
             figures=ATTENTION,
         ),
-        Section(title="Test results", figures=TEST),
         Section(
             title="Images to look at",
             paragraphs=[review_in_words(metrics["review"])],
-            figures=REVIEW,
+            groups=groups["review"],
         ),
         Section(
-            title="Training and data",
+            title="Data",
             paragraphs=image_warnings(metrics["subset"]),
-            tables=[validation_rows(metrics["train"], metrics["subset"]["images"]["val"])],
-            figures=training_figures,
+            groups=groups["data"],
+            figures=DATA,
         ),
-        Section(
-            title="Settings",
-            paragraphs=["Settings marked * differ from those that the project ships."],
-            settings=settings_rows(params),
-        ),
+        Section(title="Settings", settings=settings_rows(params)),
         Section(
             title="Versions",
             paragraphs=[other_versions(versions)],
@@ -185,11 +191,17 @@ def compose(
         "report/page.html",
         title=page_title(params, metrics["train"]),
         subtitle=subtitle(params, metrics["subset"]["images"]),
-        headline=headline(metrics),
+        headline=[(name, unbroken(value)) for name, value in headline(metrics)],
         warnings=collect_warnings(metrics),
         sections=sections,
         pictures=pictures,
     )
+
+
+def unbroken(text: str) -> str:
+    """The text with no-break spaces where a line must not end: in an interval, and around a
+    number's `=`."""
+    return re.sub(r"\[[^]]*\]|n = [\d,]+", lambda found: found[0].replace(" ", "\u00a0"), text)
 
 
 def page_title(params: Params, train: Mapping[str, Any]) -> str:
@@ -209,10 +221,10 @@ def subtitle(params: Params, images: Mapping[str, int]) -> str:
     return f"{author}. {text}" if author else text
 
 
-def mistakes_section(test: Mapping[str, Any]) -> Section:
+def mistakes_section(test: Mapping[str, Any], groups: Sequence[Group]) -> Section:
     title = "Mistakes"
     if test["accuracy"] < 1:
-        return Section(title=title, paragraphs=[BROWSE], figures=MISTAKES)
+        return Section(title=title, paragraphs=[BROWSE], groups=groups)
     none = f"All {test['n']:,} test images are classified correctly."
     return Section(title=title, paragraphs=[none])
 
@@ -238,7 +250,7 @@ def validation_rows(train: Mapping[str, Any], images: int) -> Rows:
         models.append(("trained", "val_accuracy"))
     for name, key in models:
         low, high = wilson(round(train[key] * images), images)
-        rows.append([name, f"{train[key]:.4f}", f"[{low:.4f}, {high:.4f}]"])
+        rows.append([name, f"{train[key]:.4f}", unbroken(f"[{low:.4f}, {high:.4f}]")])
     return rows
 
 
@@ -280,7 +292,7 @@ def used_versions(
 
 
 def version_rows(versions: Sequence[Version]) -> Rows:
-    rows = [["library", "version", "stages", "in requirements.lock"]]
+    rows = [["library", "version", "stages", "pinned version"]]
     for version in versions:
         rows.append([version.library, version.number, version.stages, version.in_lock])
     return rows
