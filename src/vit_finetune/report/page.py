@@ -17,7 +17,7 @@ from vit_finetune.report.headline import (
     review_in_words,
     start,
 )
-from vit_finetune.verdict import verdict
+from vit_finetune.verdict import bars_in_words, verdict
 
 NAMES = {
     "cifar10": "CIFAR-10",
@@ -154,7 +154,7 @@ def compose(
         mistakes_section(metrics["evaluation"]),
         Section(
             title="Where the model looks",
-            paragraphs=[verdict(maps), HOW_TO_READ],
+            paragraphs=map_paragraphs(maps, metrics["attention"]),
             tables=[map_table(maps)],
             figures=ATTENTION,
         ),
@@ -215,6 +215,14 @@ def mistakes_section(test: Mapping[str, Any]) -> Section:
         return Section(title=title, paragraphs=[BROWSE], figures=MISTAKES)
     none = f"All {test['n']:,} test images are classified correctly."
     return Section(title=title, paragraphs=[none])
+
+
+def map_paragraphs(
+    maps: Sequence[Mapping[str, Any]], attention: Mapping[str, Any]
+) -> list[str]:
+    """The verdict on the maps, what bars do where images have some, and how to read the table."""
+    bars = bars_in_words(attention)
+    return [verdict(maps), bars, HOW_TO_READ] if bars else [verdict(maps), HOW_TO_READ]
 
 
 def image_warnings(subset: Mapping[str, Any]) -> list[str]:
