@@ -118,11 +118,11 @@ def more_frequent(gains: NDArray[np.int64]) -> str:
     Args:
         gains: (P,), above 0 where the bars decide, below 0 where the image does.
     """
-    from scipy.stats import binomtest
+    from scipy.special import bdtr
 
     bars = int((gains > 0).sum())
     images = int((gains < 0).sum())
-    if bars + images == 0 or binomtest(bars, bars + images).pvalue >= 1 - LEVEL:
+    if 2 * bdtr(min(bars, images), bars + images, 0.5) >= 1 - LEVEL:
         return UNCLEAR
     return BARS if bars > images else IMAGE
 
