@@ -58,7 +58,7 @@ def test_maps_of_a_model_that_only_guesses_are_not_judged():
 @pytest.mark.parametrize(
     ("decides", "end"),
     [
-        (BARS, "So the bars decide more than the image does, and no map shows that."),
+        (BARS, "So the bars decide more than the image does, and these maps do not show that."),
         (IMAGE, "So the image decides more than the bars do."),
         (UNCLEAR, "Whether the image or the bars decide more is not clear."),
     ],
@@ -68,9 +68,9 @@ def test_what_bars_do_is_said_with_both_fractions_and_their_intervals(decides, e
     bars |= {"follow_bars": 0.75, "follow_bars_ci95": [0.66, 0.83]}
     bars |= {"follow_image": 0.2, "follow_image_ci95": [0.13, 0.29]}
     assert bars_in_words({"bars": bars}) == (
-        "No map is drawn on the bars of padded images. With the bars of an image of another "
-        "predicted class, 96 images are predicted as that class in 0.75 [0.66, 0.83] of the cases, "
-        f"and as before in 0.20 [0.13, 0.29]. {end}"
+        "Maps of single images are not drawn on the bars of padded images. With the bars of an "
+        "image of another predicted class, 96 images are predicted as that class in 0.75 "
+        f"[0.66, 0.83] of the cases, and as before in 0.20 [0.13, 0.29]. {end}"
     )
 
 

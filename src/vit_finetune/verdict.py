@@ -77,7 +77,7 @@ def bars_in_words(attention: Mapping[str, Any]) -> str:
     if "bars" not in attention:
         return ""
     bars = attention["bars"]
-    drawn = "No map is drawn on the bars of padded images."
+    drawn = "Maps of single images are not drawn on the bars of padded images."
     if bars["exchanged"] == 0:
         return (
             f"{drawn} What they do to the prediction was not tested: no two images of different "
@@ -89,7 +89,9 @@ def bars_in_words(attention: Mapping[str, Any]) -> str:
         f"in {_part(bars, 'follow_image')}."
     )
     if bars["decides"] == BARS:
-        return f"{found} So the bars decide more than the image does, and no map shows that."
+        return (
+            f"{found} So the bars decide more than the image does, and these maps do not show that."
+        )
     if bars["decides"] == IMAGE:
         return f"{found} So the image decides more than the bars do."
     return f"{found} Whether the image or the bars decide more is not clear."

@@ -1,8 +1,9 @@
 """What decides where `data.fit: pad` was used: the image, or the bars beside it?
 
-No map is drawn on bars, but a model sees them, and they tell the shape of the file. If shape and
-class go together, a model may read nothing else, and no score of a map shows that. So pairs of
-images of different predicted classes exchange their bars, and the model is asked again.
+Maps of single images are not drawn on bars, but a model sees them, and they tell the shape of the
+file. If shape and class go together, a model may read nothing else, and no score of a map shows
+that. So pairs of images of different predicted classes exchange their bars, and the model is asked
+again.
 
 Both images of a pair are asked. So a model that gives one answer to whatever looks unusual follows
 the bars once and the image once, and the pair decides nothing.

@@ -217,9 +217,7 @@ def mistakes_section(test: Mapping[str, Any]) -> Section:
     return Section(title=title, paragraphs=[none])
 
 
-def map_paragraphs(
-    maps: Sequence[Mapping[str, Any]], attention: Mapping[str, Any]
-) -> list[str]:
+def map_paragraphs(maps: Sequence[Mapping[str, Any]], attention: Mapping[str, Any]) -> list[str]:
     """The verdict on the maps, what bars do where images have some, and how to read the table."""
     bars = bars_in_words(attention)
     return [verdict(maps), bars, HOW_TO_READ] if bars else [verdict(maps), HOW_TO_READ]
