@@ -25,7 +25,7 @@ setup: .venv/.complete
 	@echo "installing the packages of requirements.lock; on Linux several GB, which takes a few minutes"
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
-	$(BIN)/python tools/plots_page.py
+	$(RUN) python tools/plots_page.py
 	touch $@
 
 repro: setup

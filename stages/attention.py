@@ -4,13 +4,14 @@ curves, pictures"""
 import numpy as np
 import torch
 
-from vit_finetune.attention import figures, gallery, judge, maps, page, pixels, sample
+from vit_finetune.attention import bars, figures, gallery, judge, maps, page, pixels, sample
 from vit_finetune.core.device import resolve_precision
 from vit_finetune.core.files import new_folder, write_bytes, write_csv, write_json
 from vit_finetune.model.build import preprocessing
 from vit_finetune.model.saved import class_names, load_model
 from vit_finetune.stage import Stage
 from vit_finetune.style import darken, font_warnings, png
+from vit_finetune.verdict import BARS, bars_in_words
 
 MOSAICS, MOSAICS_3X3 = 64, 32
 
@@ -46,6 +47,12 @@ def main(stage: Stage) -> None:
         maker, test, preprocess, judged, judgement.maps["relevance"], rng
     )
     means = gallery.class_means(relevance, test.predicted[drawn], test.labels[drawn], classes)
+    if test.content is not None:
+        drawn_images = test.take(judged.rows)
+        found = bars.exchange_bars(model, drawn_images, preprocess, rng)
+        judgement.metrics["bars"] = found
+        tell = stage.warn if found.get("decides") == BARS else stage.say
+        tell(bars_in_words(judgement.metrics))
     common = page.Common(
         classes=classes,
         prefix=maker.layout.prefix,

@@ -2,7 +2,15 @@
 
 import pytest
 
-from vit_finetune.verdict import NOT_JUDGED, verdict, word_for
+from vit_finetune.verdict import (
+    BARS,
+    IMAGE,
+    NOT_JUDGED,
+    UNCLEAR,
+    bars_in_words,
+    verdict,
+    word_for,
+)
 
 
 def rows(**verdicts):
@@ -45,3 +53,27 @@ def test_maps_of_a_model_that_only_guesses_are_not_judged():
     text = verdict(rows(LeGrad=NOT_JUDGED, rollout=NOT_JUDGED, centre=""))
     assert "no map of it is judged" in text
     assert "LeGrad" not in text
+
+
+@pytest.mark.parametrize(
+    ("decides", "end"),
+    [
+        (BARS, "So the bars decide more than the image does, and these maps do not show that."),
+        (IMAGE, "So the image decides more than the bars do."),
+        (UNCLEAR, "Whether the image or the bars decide more is not clear."),
+    ],
+)
+def test_what_bars_do_is_said_with_both_fractions_and_their_intervals(decides, end):
+    bars = {"exchanged": 96, "decides": decides}
+    bars |= {"follow_bars": 0.75, "follow_bars_ci95": [0.66, 0.83]}
+    bars |= {"follow_image": 0.2, "follow_image_ci95": [0.13, 0.29]}
+    assert bars_in_words({"bars": bars}) == (
+        "Maps of single images are not drawn on the bars of padded images. With the bars of an "
+        "image of another predicted class, 96 images are predicted as that class in 0.75 "
+        f"[0.66, 0.83] of the cases, and as before in 0.20 [0.13, 0.29]. {end}"
+    )
+
+
+def test_bars_that_could_not_be_exchanged_are_no_bars_that_do_nothing():
+    assert "was not tested" in bars_in_words({"bars": {"exchanged": 0}})
+    assert bars_in_words({"images": 200}) == ""

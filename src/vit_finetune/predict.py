@@ -239,7 +239,8 @@ def run(args: argparse.Namespace) -> list[str]:
         print(json.dumps(answer) if args.json else in_words(answer), flush=True)
     if args.page:
         verdict = read_verdicts(Path(args.model)).get(request.method)
-        drawn = DrawnMap(request.method, args.against, verdict)
+        bars = predictor.source["fit"] == "pad"
+        drawn = DrawnMap(request.method, args.against, verdict, bars)
         write_text(args.page, predictions_page(cards, drawn, promise))
     if actual and not args.json:
         print("\n".join(["", *accuracy_lines(actual, predicted)]))

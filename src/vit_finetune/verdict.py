@@ -1,4 +1,4 @@
-"""Which attention maps are better than a centred Gaussian, in words.
+"""Which attention maps are better than a centred Gaussian, and whether bars decide, in words.
 
 Rows are those of plots/attention_maps.csv.
 """
@@ -10,6 +10,7 @@ from vit_finetune.intervals import LEVEL
 
 WORDS = ("better", "no better", "worse")
 NOT_JUDGED = "not judged"
+BARS, IMAGE, UNCLEAR = "bars", "image", "not clear"  # what decides where images have bars
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -68,3 +69,34 @@ def error_chance(rows: Rows) -> str:
 def verdict(rows: Rows) -> str:
     """Both sentences."""
     return f"{in_words(rows)} {error_chance(rows)}".rstrip()
+
+
+def bars_in_words(attention: Mapping[str, Any]) -> str:
+    """What exchanging the bars of padded images showed, from metrics/attention.json; empty if
+    images were not padded."""
+    if "bars" not in attention:
+        return ""
+    bars = attention["bars"]
+    drawn = "Maps of single images are not drawn on the bars of padded images."
+    if bars["exchanged"] == 0:
+        return (
+            f"{drawn} What they do to the prediction was not tested: no two images of different "
+            "predicted classes have clearly different bars."
+        )
+    found = (
+        f"{drawn} With the bars of an image of another predicted class, {bars['exchanged']} images "
+        f"are predicted as that class in {_part(bars, 'follow_bars')} of the cases, and as before "
+        f"in {_part(bars, 'follow_image')}."
+    )
+    if bars["decides"] == BARS:
+        return (
+            f"{found} So the bars decide more than the image does, and these maps do not show that."
+        )
+    if bars["decides"] == IMAGE:
+        return f"{found} So the image decides more than the bars do."
+    return f"{found} Whether the image or the bars decide more is not clear."
+
+
+def _part(bars: Mapping[str, Any], name: str) -> str:
+    low, high = bars[f"{name}_ci95"]
+    return f"{bars[name]:.2f} [{low:.2f}, {high:.2f}]"

@@ -16,7 +16,7 @@ from vit_finetune.attention.maps import METHODS, MapMaker
 from vit_finetune.attention.pixels import PixelGrid
 from vit_finetune.attention.sample import PredictedImages, Sample
 from vit_finetune.attention.walk import Walk
-from vit_finetune.verdict import error_chance, in_words
+from vit_finetune.verdict import bars_in_words, error_chance, in_words
 
 GRID = PixelGrid((8, 16), (64, 128), (64, 64), (4, 4))  # the middle half of a wide image
 
@@ -287,6 +287,14 @@ def test_the_facts_of_the_page_are_those_of_the_judgement(filled):
     assert "+0.100 [+0.070, +0.130]" in text
     assert "What the model attends to" in text
     assert in_words(ROWS) in text
+
+
+def test_what_bars_do_stands_beside_the_verdict_of_the_page(filled):
+    bars = {"bars": {"exchanged": 0}}
+    padded = replace(JUDGEMENT, metrics=JUDGEMENT.metrics | bars)
+    text = page.attention_page(filled.images, common_of(filled), padded)
+    assert f"{in_words(ROWS)} {bars_in_words(bars)}" in text
+    assert "bars" not in in_words(ROWS)
 
 
 def test_the_methods_of_the_page_come_with_their_verdict_in_the_order_of_the_rows(filled):

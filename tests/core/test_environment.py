@@ -100,8 +100,9 @@ def test_a_command_runs_with_the_programs_of_this_environment_whatever_path_says
     assert Path(done.stdout.strip()).parent == Path(OWN)
 
 
-@pytest.mark.slow
-def test_dvc_runs_for_a_user_without_name_and_home(tmp_path):
+@pytest.fixture
+def start_unknown(tmp_path):
+    """A function that runs a command in an empty folder, as a user without name and home."""
     unknown = ["unshare", "--user", "--map-user=54321"]
     if (
         not shutil.which("unshare")
@@ -119,9 +120,34 @@ def test_dvc_runs_for_a_user_without_name_and_home(tmp_path):
             check=False,
         )
 
+    return start
+
+
+@pytest.mark.slow
+def test_dvc_runs_for_a_user_without_name_and_home(tmp_path, start_unknown):
     subprocess.run([*DVC, "init", "--no-scm"], cwd=tmp_path, check=True, capture_output=True)
-    without = start(*DVC, "status")
+    without = start_unknown(*DVC, "status")
     assert without.returncode, "DVC needs no home any more: core/environment.py can be shorter"
-    done = start(*COMPLETED, *DVC, "status")
+    done = start_unknown(*COMPLETED, *DVC, "status")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / ".home").is_dir()
+
+
+@pytest.mark.slow
+def test_the_set_up_configures_dvc_for_a_user_without_name_and_home(tmp_path, start_unknown):
+    subprocess.run([*DVC, "init", "--no-scm"], cwd=tmp_path, check=True, capture_output=True)
+    for name in ("tools/plots_page.py", ".dvc/plots/page.html"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "src").symlink_to(ROOT / "src")
+    recipe = subprocess.run(
+        ["make", "--dry-run", "--always-make", "--directory", str(ROOT), "setup"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    (line,) = [line for line in recipe.splitlines() if "plots_page.py" in line]
+    done = start_unknown("sh", "-c", line.replace(".venv/bin", OWN))
+    assert done.returncode == 0, done.stderr
+    assert "offline.html" in (tmp_path / ".dvc/config.local").read_text()
+    assert not list(tmp_path.glob("matplotlib-*")), "matplotlib found no folder for its files"

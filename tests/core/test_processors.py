@@ -170,6 +170,34 @@ def test_the_threads_are_limited_where_the_libraries_would_start_more(
     monkeypatch.setattr(module, "_quotas", lambda: [quota])
     limit_threads(*asked)
     assert os.environ.get("OMP_NUM_THREADS") == limit
+    assert os.environ.get("TOKIO_WORKER_THREADS") == limit
+
+
+DRAW = """
+import os
+import sys
+from pathlib import Path
+from vit_finetune.core.processors import limit_threads
+limit_threads(int(sys.argv[1]))
+from vit_finetune.charts import render
+render.png("class_balance", [{"split": "train", "class": "a", "images": 1}])
+names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+print(sum(name.startswith("tokio") for name in names))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="Linux lists threads here")
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_drawing_a_chart_starts_no_more_of_its_threads_than_the_limit(threads):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(
+        [sys.executable, "-c", DRAW, threads],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == threads
 
 
 def test_nobody_else_counts_processors_or_starts_a_pool_of_threads():

@@ -48,3 +48,9 @@ def test_without_a_run_the_maps_come_in_their_own_order(tmp_path, model):
 )
 def test_the_page_says_what_the_run_found_of_its_map(verdict, expected):
     assert expected in predictions_page([], DrawnMap("rollout", None, verdict))
+
+
+def test_the_page_says_that_bars_have_no_map_only_where_there_may_be_some():
+    words = "No map is drawn on bars"
+    assert words in predictions_page([], DrawnMap("rollout", None, None, bars=True))
+    assert words not in predictions_page([], DrawnMap("rollout", None, None))

@@ -9,6 +9,7 @@ from vit_finetune.report.headline import (
     outcome,
     table,
 )
+from vit_finetune.verdict import BARS, IMAGE
 
 METRICS = {
     "train": {
@@ -80,12 +81,16 @@ def test_a_model_that_is_a_linear_probe_is_called_one():
     assert outcome(train) == "a kept head of 99 parameters; training did not help"
 
 
-def test_warnings_are_those_of_training_then_those_of_the_evaluation():
-    assert collect_warnings({"evaluation": {"warning": "c"}, "train": {"warning": "a; b"}}) == [
+def test_warnings_are_those_of_training_then_those_of_the_evaluation_then_that_of_bars():
+    attention = {"bars": {"exchanged": 40, "decides": BARS}}
+    metrics = {"attention": attention, "evaluation": {"warning": "c"}}
+    assert collect_warnings(metrics | {"train": {"warning": "a; b"}}) == [
         "a; b",
         "c",
+        "the bars of padded images decide more than the images do",
     ]
-    assert collect_warnings({"evaluation": {}, "train": {}}) == []
+    for attention in ({}, {"bars": {"exchanged": 0}}, {"bars": {"exchanged": 9, "decides": IMAGE}}):
+        assert collect_warnings({"evaluation": {}, "train": {}, "attention": attention}) == []
 
 
 def test_an_interval_is_its_mean_and_both_ends_with_signs_where_asked():

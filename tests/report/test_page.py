@@ -27,7 +27,7 @@ from vit_finetune.report.page import (
 )
 from vit_finetune.report.tiles import Group, Tile
 from vit_finetune.style import darken, figure_of, png
-from vit_finetune.verdict import verdict
+from vit_finetune.verdict import bars_in_words, verdict
 
 COLUMNS = ("minus_random", "minus_centre", "mosaic_share", "mosaic_share_3x3", "head_shuffled")
 FIGURE = figure_of(1, "picture")[0]
@@ -95,6 +95,13 @@ def test_the_numbers_are_those_of_the_metrics_and_parameters(metrics):
     assert "Problems of 3 images, classes or files are listed in plots/image_problems.csv." in text
     assert "Probably wrong labels: 1,234. Near-copies of other images: 5." in text
     assert "image_problems" not in page({**metrics, "subset": metrics["subset"] | {"problems": 0}})
+
+
+def test_what_bars_do_stands_beside_the_verdict_on_the_maps(metrics):
+    bars = {"bars": {"exchanged": 0}}
+    text = page(metrics | {"attention": metrics["attention"] | bars})
+    assert f"<p>{verdict(MAPS)}</p>\n<p>{bars_in_words(bars)}</p>" in text
+    assert "bars" not in page(metrics)
 
 
 def test_title_and_author_are_text_and_never_markup(metrics):

@@ -18,7 +18,7 @@ from vit_finetune.attention.kept import Kept
 from vit_finetune.attention.maps import METHODS
 from vit_finetune.attention.pixels import PixelGrid
 from vit_finetune.pages.render import data_uri, pack, render
-from vit_finetune.verdict import error_chance, in_words
+from vit_finetune.verdict import bars_in_words, error_chance, in_words
 
 MATRICES = "attention"  # the view of the matrices themselves, beside those of the methods
 TOP_LEVEL = 255  # of an attention value: 8 bits
@@ -214,11 +214,12 @@ def opening(images: Sequence[Shown], judgement: Judgement) -> tuple[int, str]:
 
 def attention_page(images: Sequence[Shown], common: Common, judgement: Judgement) -> str:
     """The interactive page, as text."""
+    verdict = in_words(judgement.tables["attention_maps"])
     return compose(
         images,
         common,
         title="What the model attends to",
-        summary=in_words(judgement.tables["attention_maps"]),
+        summary=f"{verdict} {bars_in_words(judgement.metrics)}".rstrip(),
         facts=facts(judgement),
         start=opening(images, judgement),
     )

@@ -2,7 +2,8 @@
 
 The libraries that compute read OMP_NUM_THREADS when they are imported, and child processes inherit
 it. So the limit of a stage is kept there, and everything that starts threads asks
-`available_threads`.
+`available_threads`. What draws charts (vl-convert) reads a variable of its own for one of its
+pools; the other, of the JavaScript engine V8, has no setting.
 """
 
 import math
@@ -12,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 THREADS_VARIABLE = "OMP_NUM_THREADS"
+CHARTS_VARIABLE = "TOKIO_WORKER_THREADS"  # of vl-convert, which is written in Rust
 
 
 def available_threads() -> int:
@@ -40,6 +42,7 @@ def limit_threads(total: int | None, processes: int = 1) -> None:
     threads = max(1, (total or available_threads()) // processes)
     if total or threads < _bound_to():
         os.environ[THREADS_VARIABLE] = str(threads)
+        os.environ[CHARTS_VARIABLE] = str(threads)
 
 
 def processors() -> int:

@@ -49,12 +49,18 @@ def prediction_card(
 
 
 class DrawnMap(NamedTuple):
-    """The map that is drawn, the second class of it, and its verdict on the run that trained the
-    model, None where there is none."""
+    """The map that is drawn.
+
+    Attributes:
+        against: its second class, if it has one.
+        verdict: on the run that trained the model, None where there is none.
+        bars: whether images may have bars, on which no map is drawn.
+    """
 
     method: str
     against: str | None
     verdict: str | None = None
+    bars: bool = False
 
 
 def predictions_page(cards: Sequence[Card], drawn: DrawnMap, promise: Promise | None = None) -> str:

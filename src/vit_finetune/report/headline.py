@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vit_finetune.verdict import BARS
+
 Metrics = Mapping[str, Mapping[str, Any]]  # {"train": metrics/train.json, ...}
 
 
@@ -74,7 +76,10 @@ def outcome(train: Mapping[str, Any]) -> str:
 def collect_warnings(metrics: Metrics) -> list[str]:
     """What the stages warn of: that the run did not work."""
     stages = (metrics["train"], metrics["evaluation"])
-    return [stage["warning"] for stage in stages if "warning" in stage]
+    warnings = [stage["warning"] for stage in stages if "warning" in stage]
+    if metrics["attention"].get("bars", {}).get("decides") == BARS:
+        warnings.append("the bars of padded images decide more than the images do")
+    return warnings
 
 
 def review_in_words(review: Mapping[str, Any]) -> str:

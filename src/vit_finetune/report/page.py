@@ -18,7 +18,7 @@ from vit_finetune.report.headline import (
     start,
 )
 from vit_finetune.report.tiles import Group
-from vit_finetune.verdict import verdict
+from vit_finetune.verdict import bars_in_words, verdict
 
 NAMES = {
     "cifar10": "CIFAR-10",
@@ -165,7 +165,7 @@ def compose(
         Section(title="Training", tables=[validation], figures=training_figures),
         Section(
             title="Where the model looks",
-            paragraphs=[verdict(maps), HOW_TO_READ],
+            paragraphs=map_paragraphs(maps, metrics["attention"]),
             tables=[map_table(maps)],
             figures=ATTENTION,
         ),
@@ -227,6 +227,12 @@ def mistakes_section(test: Mapping[str, Any], groups: Sequence[Group]) -> Sectio
         return Section(title=title, paragraphs=[BROWSE], groups=groups)
     none = f"All {test['n']:,} test images are classified correctly."
     return Section(title=title, paragraphs=[none])
+
+
+def map_paragraphs(maps: Sequence[Mapping[str, Any]], attention: Mapping[str, Any]) -> list[str]:
+    """The verdict on the maps, what bars do where images have some, and how to read the table."""
+    bars = bars_in_words(attention)
+    return [verdict(maps), bars, HOW_TO_READ] if bars else [verdict(maps), HOW_TO_READ]
 
 
 def image_warnings(subset: Mapping[str, Any]) -> list[str]:
