@@ -30,8 +30,12 @@ RIVALS = ("gradient rollout", "relevance")
 IMAGES, MOSAICS = 200, 64
 
 
-def differences(name: str, folder: Path) -> list[dict]:
-    """A row for each map and each measure: its value, and its difference from each rival."""
+def differences(name: str, folder: Path, count: int) -> list[dict]:
+    """A row for each map and each measure: its value, and its difference from each rival.
+
+    Args:
+        count: of mosaics, for each size of them.
+    """
     classes = class_names(folder / "models/finetuned")
     model = load_model(folder / "models/finetuned")
     preprocess = preprocessing(model, None)
@@ -54,11 +58,11 @@ def differences(name: str, folder: Path) -> list[dict]:
         rows.append(row)
 
     for side in (2, 3):
-        mosaics = draw_mosaics(test, preprocess, MOSAICS, rng, side)
+        mosaics = draw_mosaics(test, preprocess, count, rng, side)
         found = maker.maps(mosaics.pixels, mosaics.classes)
         shares = {method: cell_share(one, mosaics.cells, side) for method, one in found.items()}
         for method, share in shares.items():
-            row = {"run": name, "measure": f"mosaic {side} x {side}", "map": method, "n": MOSAICS}
+            row = {"run": name, "measure": f"mosaic {side} x {side}", "map": method, "n": count}
             row |= cells("value", mean(share))
             for rival in RIVALS:
                 compared = None if rival == method else mean(share - shares[rival])
@@ -73,10 +77,11 @@ def main() -> None:
     )
     parser.add_argument("name", help="what the rows are called")
     parser.add_argument("folder", type=Path, help="of a finished run")
+    parser.add_argument("--mosaics", type=int, default=MOSAICS, help="of each size")
     arguments = parser.parse_args()
     before = read_csv(TABLE) if TABLE.is_file() else []
     kept = [row for row in before if row["run"] != arguments.name]
-    rows = differences(arguments.name, arguments.folder)
+    rows = differences(arguments.name, arguments.folder, arguments.mosaics)
     write_csv(TABLE, [*kept, *rows])
     for row in rows:
         print(", ".join(str(value) for value in row.values()))

@@ -21,30 +21,34 @@ def main(stage: Stage) -> None:
     precision = stage.params.model.precision
     seed = stage.params.seed
 
-    device = stage.device("cpu")  # every matrix and its gradient in float32
+    device = stage.device()
     fast_precision = resolve_precision("float32" if precision == "float32" else "auto", device)
-    model = load_model("models/finetuned")
-    pretrained = load_model("models/pretrained")
+    model = load_model("models/finetuned").to(device)
+    pretrained = load_model("models/pretrained").to(device)
     classes = class_names("models/finetuned")
     preprocess = preprocessing(model, None)
+
+    def pixels_of(images: torch.Tensor) -> torch.Tensor:
+        return preprocess(images.to(device))
+
     test = sample.read_predicted_images("data/subset", "plots/predictions.csv", classes)
     maker = maps.MapMaker(model, settings.fusion, settings.discard_ratio, settings.batch_size)
 
     rng = np.random.default_rng(seed)
-    judged = sample.draw_sample(test, preprocess, settings.sample, rng)
+    judged = sample.draw_sample(test, pixels_of, settings.sample, rng)
     count = min(len(judged.rows), MOSAICS)
-    mosaics = sample.draw_mosaics(test, preprocess, count, rng)
-    mosaics_3x3 = sample.draw_mosaics(test, preprocess, min(count, MOSAICS_3X3), rng, side=3)
+    mosaics = sample.draw_mosaics(test, pixels_of, count, rng)
+    mosaics_3x3 = sample.draw_mosaics(test, pixels_of, min(count, MOSAICS_3X3), rng, side=3)
     trial = sample.Trial(judged, mosaics, mosaics_3x3, test.above_chance)
     with stage.progress(range(judge.STEPS), "step", total=judge.STEPS) as bar:
         judgement = judge.judge(maker, pretrained, trial, seed, bar.update, fast_precision)
 
     rows = sample.choose_gallery(test, settings.gallery)
     shown = test.take(rows)
-    shown_pixels = preprocess(torch.from_numpy(shown.images))
+    shown_pixels = pixels_of(torch.from_numpy(shown.images))
     filled = gallery.fill_gallery(maker, shown_pixels, rows, shown)
     relevance, drawn = gallery.relevance_by_class(
-        maker, test, preprocess, judged, judgement.maps["relevance"], rng
+        maker, test, pixels_of, judged, judgement.maps["relevance"], rng
     )
     means = gallery.class_means(relevance, test.predicted[drawn], test.labels[drawn], classes)
     if test.content is not None:

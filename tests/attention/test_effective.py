@@ -139,6 +139,12 @@ def test_an_activation_of_exactly_zero_gives_no_gradient_that_is_not_a_number():
     torch.testing.assert_close(found, torch.tensor([0.0, 0.8413]), rtol=1e-4, atol=1e-4)
 
 
+def test_a_gate_keeps_no_tensor_beside_what_the_activation_keeps():
+    x = torch.rand(4, requires_grad=True)
+    output = Operators().hold_gate(nn.GELU(), (x,), F.gelu(x))
+    assert [one.data_ptr() for one in output.grad_fn.saved_tensors] == [x.data_ptr()]
+
+
 def test_a_model_with_an_unknown_operator_keeps_its_other_maps():
     model = build(norm_layer=SimpleNorm)
     assert unknown_operators(model) == ["SimpleNorm"]

@@ -381,7 +381,7 @@ def test_accuracy_from_some_patches_keeps_the_patches_that_it_says(monkeypatch, 
 
 def test_a_batch_is_bounded_in_choices_and_in_patches(rng):
     model, seen = build("vit_tiny_patch16_224"), []
-    model.register_forward_pre_hook(lambda _model, args: seen.append(len(args[0])))
+    model.patch_embed.register_forward_pre_hook(lambda _m, args: seen.append(len(args[0])))
     images = pictures(model, 10)
     order = ranking(random_maps(10, (4, 4), rng), rng)
     for patches, choices, at_a_time, largest in (

@@ -112,7 +112,8 @@ def judged(
     model: nn.Module, pretrained: nn.Module, batch_size: int, precision: torch.dtype = torch.float32
 ) -> tuple[Judgement, int]:
     """The judgement of eight images, and how often `step` was called."""
-    pixels, labels, steps = pictures(model, 16), torch.arange(8) % 3, []
+    device = next(model.parameters()).device
+    pixels, labels, steps = pictures(model, 16).to(device), torch.arange(8) % 3, []
     sample = Sample(np.arange(8), pixels[:8], labels, labels)
     cells = torch.arange(8) % 4
     trial = Trial(
@@ -140,6 +141,18 @@ def test_in_bfloat16_patches_are_left_out_and_nothing_else_changes(maker):
                 assert value == pytest.approx(other[key], abs=0.05), key
             elif key != "verdict":
                 assert value == other[key], key
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_maps_of_the_cpu_to_rounding(maker):
+    expected, _ = judged(maker.model, maker.model, 8)
+    model = copy.deepcopy(maker.model).to("cuda")
+    found, _ = judged(model, model, 8)
+    assert found.metrics["selfcheck_max_rel_err"] < 1e-5
+    for name in METHODS:
+        torch.testing.assert_close(found.maps[name], expected.maps[name], rtol=1e-3, atol=1e-4)
+    for name, table in found.tables.items():
+        assert len(table) == len(expected.tables[name])
 
 
 def test_the_whole_judgement_is_the_same_for_any_batch_size_and_sees_every_block(maker):

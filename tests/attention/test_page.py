@@ -15,6 +15,7 @@ from tests.browser import chromium, set_screen
 from vit_finetune.attention import page as module
 from vit_finetune.attention.gallery import Shown
 from vit_finetune.attention.kept import Kept
+from vit_finetune.attention.maps import MAPS
 from vit_finetune.attention.pixels import PixelGrid
 
 CLASSES = ["<b>&", "cat", "</script>", "ship"]
@@ -589,6 +590,34 @@ def test_every_map_has_a_thumbnail_that_opens_it(page):
     assert page.js("viewer.state.view") == "rollout"
 
 
+@pytest.mark.parametrize(("width", "height"), [(1024, 768), (1440, 900), (1920, 1080), (390, 844)])
+def test_the_first_screen_holds_the_whole_image(driver, tmp_path, width, height):
+    """A square image, every map that there is, and the summary of the committed run."""
+    rng = np.random.default_rng(0)
+    methods = [module.Method(one.name, one.description, "no better", one.signed) for one in MAPS]
+    maps = {one.name: rng.random((len(CLASSES), ROWS, COLUMNS)) for one in MAPS}
+    image = np.zeros((32, 32, 3), np.uint8)
+    record = make_record(rng, image=image, maps=maps, contrasts={}, rivals=[])
+    grid = PixelGrid((32, 32), (240, 240), (240, 240), (ROWS, COLUMNS))
+    html = compose(
+        [record],
+        with_common(methods=methods, grid=grid),
+        title="What the model attends to",
+        summary="Attention maps that are better than a centred Gaussian: relevance, LeGrad, "
+        "gradient rollout. No better: effective gradient, last block, rollout.",
+        start=(0, "relevance"),
+    )
+    set_screen(driver, width, height, phone=width < 500)
+    try:
+        page = open_page(driver, write_page(tmp_path, html))
+        area = page.js("document.getElementById('stage').getBoundingClientRect()")
+    finally:
+        set_screen(driver, **DESKTOP)
+    assert area["width"] == pytest.approx(area["height"], abs=1)
+    assert area["height"] >= 288
+    assert area["bottom"] <= height
+
+
 def test_a_phone_shows_all_without_scrolling_sideways_and_a_tap_holds_a_patch(driver, address):
     """On the touch screen of a phone, which the same browser plays."""
     set_screen(driver, 390, 844, scale=2, phone=True)
@@ -665,7 +694,7 @@ def test_what_was_cut_away_is_dimmed(page):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("view", ["relevance", "attention"])
+@pytest.mark.parametrize("view", ["relevance", "signed", "rollout", "attention"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_tool_finds_no_fault_in_contrast_names_and_keyboard(driver, address, view, scheme):
     """axe-core, with all its rules."""

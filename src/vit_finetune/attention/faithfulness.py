@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from vit_finetune.intervals import Interval, sum_of_means
+from vit_finetune.model.boundary import embed_patches, run_blocks
 from vit_finetune.model.families import family_of
 
 Array = npt.NDArray[Any]
@@ -84,10 +85,19 @@ def kept_probabilities(
             images.tensor_split(batches), keep.to(images.device).tensor_split(batches), strict=True
         ):
             with family_of(model).keep_patches(model, kept.flatten(0, 1)):
-                parts.append(model(some).float().softmax(dim=-1).unflatten(0, (-1, choices)))
+                logits = logits_of(model, some).float()
+                parts.append(logits.softmax(dim=-1).unflatten(0, (-1, choices)))
     finally:
         repeat.remove()
     return torch.cat(parts).cpu()
+
+
+def logits_of(model: Any, images: Tensor) -> Tensor:
+    """(B, K). Where the head reads CLS alone, so does the last block."""
+    if not family_of(model).reads_only_cls(model):
+        return model(images)
+    tokens = embed_patches(model, images)
+    return model.head(run_blocks(model, tokens, len(model.blocks)))
 
 
 def precision_for(model: Any, images: Tensor, wanted: torch.dtype) -> torch.dtype:

@@ -78,16 +78,17 @@ class Shown:
 
 
 class BlocksOfImage:
-    """Takes the blocks of one image: its maps for several classes, and, of the first one, which is
-    the predicted class, the matrices and the contrasts with the classes that follow it."""
+    """Takes the blocks of one image: its maps for several classes, and the contrasts of the first
+    one, which is the predicted class, with those that follow it. Maps that know no class are made
+    with the first one alone."""
 
     def __init__(self, maker: MapMaker, walk: Walk, classes: int, rivals: int) -> None:
         knowing = [kind for kind in maker.kinds if kind.asks]
-        self.layout = maker.layout
-        self.readout = maker.readout(walk)
+        readout = maker.readout(walk)
         settings = maker.settings
-        self.maps = [MapsOfDirection(maker.kinds, self.readout, settings) for _ in range(classes)]
-        self.contrasts = [Contrast(knowing, self.readout, settings) for _ in range(rivals)]
+        self.maps = [MapsOfDirection(maker.kinds, readout, settings)]
+        self.maps += [MapsOfDirection(knowing, readout, settings) for _ in range(1, classes)]
+        self.contrasts = [Contrast(knowing, readout, settings) for _ in range(rivals)]
         self.predicted: BlockAttention | None = None
 
     def pass_block(self, block: BlockAttention) -> None:

@@ -28,7 +28,7 @@ from vit_finetune.model.tokens import TokenLayout
 BATCH_BYTES = 2**28
 # (H, T, T) float32 of an image at once, of one block: attention, two gradients, two on the way
 MATRICES = 5
-# (T, D) float32 of an image that the graph keeps for each block, about: 10 to 18 in timm's families
+# (T, D) float32 of an image that the graph keeps for each block: up to about 18 in timm's families
 GRAPH = 18
 
 Fusion = Literal["mean", "max"]

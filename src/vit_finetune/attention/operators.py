@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from timm.layers import AttentionPoolLatent, DropPath, GluMlp, LayerScale, Mlp, RmsNorm, SwiGLU
 from torch import Tensor, nn
 from torch.autograd import Function
@@ -74,9 +75,9 @@ class Operators:
         """Of fixed operators, the output is a constant."""
         return Constant.apply(output, self)
 
-    def hold_gate(self, _module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Any:
+    def hold_gate(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Any:
         """Of fixed operators, an activation a(x) is x times the constant a(x) / x."""
-        return Gated.apply(args[0], output, self)
+        return Gated.apply(args[0], output, module, self)
 
     def hold_deviation(self, module: Any, args: tuple[Tensor, ...], output: Tensor) -> Any:
         """Of fixed operators, the deviation that a normalisation divides by is a constant."""
@@ -98,21 +99,24 @@ class Constant(Function):
 
 
 class Gated(Function):
-    """a(x), given x and a(x)."""
+    """a(x), given x, a(x) and a. On the way back a(x) is computed again, which takes less memory
+    than to keep it."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, output: Tensor, operators: Operators) -> Tensor:
+    def forward(ctx: Any, x: Tensor, output: Tensor, activation: Any, operators: Operators) -> Any:
+        ctx.activation = activation
         ctx.operators = operators
-        ctx.save_for_backward(x, output)
+        ctx.save_for_backward(x)
         return output.view_as(output)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         if not ctx.operators.are_fixed:
-            return None, gradient, None
-        x, output = ctx.saved_tensors
-        gate = (output / x).nan_to_num_(nan=0.0)  # a(0) = 0, so any gate serves there
-        return gradient * gate, None, None
+            return None, gradient, None, None
+        (x,) = ctx.saved_tensors
+        gate = ctx.activation.forward(x) / x
+        gate.nan_to_num_(nan=0.0)  # a(0) = 0, so any gate serves there
+        return gate.mul_(gradient), None, None, None
 
 
 class Normalised(Function):
@@ -122,8 +126,10 @@ class Normalised(Function):
     def forward(ctx: Any, x: Tensor, output: Tensor, *others: Any) -> Tensor:
         weight, _bias, module, ctx.operators = others
         ctx.is_centred = isinstance(module, nn.LayerNorm)
-        deviation = x - x.mean(dim=-1, keepdim=True) if ctx.is_centred else x
-        scale = (deviation.square().mean(dim=-1, keepdim=True) + module.eps).rsqrt()
+        if ctx.is_centred:
+            scale = torch.native_layer_norm(x, x.shape[-1:], None, None, module.eps)[2]
+        else:
+            scale = (x.square().mean(dim=-1, keepdim=True) + module.eps).rsqrt()
         ctx.save_for_backward(scale, weight)
         return output.view_as(output)
 

@@ -17,7 +17,7 @@ def effective_patches(maps: Tensor) -> Tensor:
 def corner_share(maps: Tensor) -> Tensor:
     """Share of maps (..., G_h, G_w) on the four corner patches -> (...), where attention sinks
     show."""
-    corners = torch.zeros(maps.shape[-2:], dtype=torch.bool)
+    corners = torch.zeros(maps.shape[-2:], dtype=torch.bool, device=maps.device)
     corners[[0, 0, -1, -1], [0, -1, 0, -1]] = True
     return maps[..., corners].sum(dim=-1) / maps.sum(dim=(-2, -1))
 
@@ -47,5 +47,5 @@ def attention_distance(attn: Tensor, layout: TokenLayout) -> Tensor:
         torch.arange(rows) * float(height), torch.arange(columns) * float(width)
     )
     among = attn[..., prefix:, prefix:]
-    travelled = torch.einsum("...qk,qk->...q", among, torch.cdist(centres, centres).to(attn))
+    travelled = (among * torch.cdist(centres, centres).to(attn)).sum(dim=-1)
     return (travelled / among.sum(dim=-1)).mean(dim=-1)

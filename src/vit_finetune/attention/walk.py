@@ -154,6 +154,22 @@ class Step:
         (through_attention,) = grad(self.reads, self.tokens, of_reads, retain_graph=True)
         return of_matrix, of_tokens + through_attention
 
+    def back_from_head(self, explicit: "Explicit", gradient: Tensor) -> Tensor:
+        """From a gradient (B, T, D) that the head itself gives to that for the matrix
+        (B, H, T, T).
+
+        What follows the attention takes each token by itself. The head may read CLS alone: then the
+        other tokens have no gradient, and only the block's end for CLS runs again.
+        """
+        rows = gradient.any(dim=2).any(dim=0).nonzero()[:, 0]
+        output = self.output
+        if len(rows) < gradient.shape[1] / 2:
+            with attention_gives(self.block, self.read[:, rows]):
+                output = self.block(self.tokens.detach()[:, rows])
+            gradient = gradient[:, rows]
+        (of_read,) = grad(output, self.read, gradient, retain_graph=True)
+        return grad(explicit.read, explicit.matrix, of_read, retain_graph=True)[0]
+
 
 @dataclass(frozen=True)
 class Explicit:
@@ -324,8 +340,8 @@ class Walk:
             if handed:
                 found[GRADIENT], handed[c] = step.back(explicit, handed[c])
             if early_logits is not None:
-                (of_read,) = grad(early_logits, step.read, weights, retain_graph=True)
-                found[EARLY] = grad(explicit.read, explicit.matrix, of_read, retain_graph=True)[0]
+                (of_output,) = grad(early_logits, step.output, weights, retain_graph=True)
+                found[EARLY] = step.back_from_head(explicit, of_output)
             visit(BlockAttention(index, c, explicit.matrix.detach(), **found))
 
     def _at_head(self, directions: Sequence[Tensor]) -> list[Tensor]:
@@ -364,6 +380,28 @@ def explicit_attention(attention: Any) -> Iterator[list[Tensor]]:
             attention.fused_attn = False
             restore.callback(attention.attn_drop.register_forward_hook(keep).remove)
         yield seen
+
+
+@contextmanager
+def attention_gives(block: Any, read: Tensor) -> Iterator[None]:
+    """Inside, the attention of a block computes nothing and gives `read`."""
+    attention = block.attn
+    block.attn = Given(read)
+    try:
+        yield
+    finally:
+        block.attn = attention
+
+
+class Given(nn.Module):
+    """Gives the same tensor for any input."""
+
+    def __init__(self, output: Tensor) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, *_args: Any, **_options: Any) -> Tensor:
+        return self.output
 
 
 @contextmanager
