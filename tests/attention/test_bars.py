@@ -84,10 +84,16 @@ def images_of(content, predicted, pixels=None):
     predicted = np.array(predicted)
     rng = np.random.default_rng(0)
     images = [padded(rng, box) for box in content] if pixels is None else pixels
+    count = len(predicted)
     return PredictedImages(
-        np.array(images), predicted, predicted, np.ones(len(predicted)), [""] * len(predicted),
+        np.array(images),
+        predicted,
+        np.arange(count),
+        predicted,
+        np.ones(count),
+        [""] * count,
         content,
-    )  # fmt: skip
+    )
 
 
 def pairs_of(test):
