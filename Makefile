@@ -4,7 +4,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m vit_finetune.core.environment
-PROFILE ?= demo
 
 help:
 	@echo "make repro   set up, run the pipeline of params.yaml, print the results (DATA=folder of your own images)"
@@ -30,7 +29,7 @@ setup: .venv/.complete
 
 repro: setup
 ifdef DATA
-	$(RUN) python -m vit_finetune.own_images "$(DATA)"
+	$(RUN) python -m vit_finetune.own_images "$(DATA)" $(if $(PROFILE),--profile $(PROFILE))
 else
 	$(BIN)/python -m vit_finetune.params
 	$(RUN) dvc repro
@@ -38,7 +37,7 @@ endif
 	$(BIN)/python -m vit_finetune.summary
 
 demo: setup
-	$(BIN)/python -m vit_finetune.profiles $(PROFILE)
+	$(BIN)/python -m vit_finetune.profiles $(or $(PROFILE),demo)
 
 open: setup
 	$(BIN)/python -m vit_finetune.open

@@ -60,6 +60,18 @@ def test_folder_and_sizes_are_set_for_an_experiment_and_said(commands, tmp_path,
     assert command[3::2] == ["-S"] * 5
 
 
+def test_a_profile_is_set_beside_the_folder(commands, capsys):
+    write_images(Path("data/images"))
+    Path("profiles").mkdir()
+    Path("profiles/large.yaml").write_text("data:\n  image_size: 288\ntrain:\n  lr: 0.001\n")
+    own_images.run("data/images", "large")
+    assert "set in params.yaml: data.image_size: 288" in capsys.readouterr().out
+    (command,) = commands
+    assert {"data.image_size=288", "train.lr=0.001"} <= set(command)
+    with pytest.raises(UserError, match=r"no profiles/none\.yaml; known profiles: large"):
+        own_images.run("data/images", "none")
+
+
 def test_what_params_yaml_says_of_the_folder_holds(commands, tmp_path, capsys):
     for number in range(12):
         (tmp_path / "flat").mkdir(exist_ok=True)
@@ -103,6 +115,7 @@ def test_make_repro_with_data_starts_it():
 
     assert 'python -m vit_finetune.own_images "a folder"' in commands_of("DATA=a folder")
     assert "dvc repro" not in commands_of("DATA=a folder")
+    assert '"a folder" --profile photos' in commands_of("DATA=a folder", "PROFILE=photos")
     assert "own_images" not in commands_of()
 
 

@@ -1,7 +1,8 @@
 """`vit-finetune own_images FOLDER`: run the pipeline on a folder of images, as a DVC experiment in
 the work tree.
 
-The folder and sizes that fit it are set in params.yaml, as `dvc exp run -S` does.
+The folder and sizes that fit it are set in params.yaml, as `dvc exp run -S` does, and what a
+profile changes if one is named.
 """
 
 import argparse
@@ -9,10 +10,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from vit_finetune.comparison.runs import flatten
 from vit_finetune.core.errors import UserError, readable_errors
 from vit_finetune.data.folder_layout import Layout, read_layout
-from vit_finetune.params import Params, check_params, read_yaml
-from vit_finetune.profiles import merge, overrides, require_history
+from vit_finetune.params import check_params, read_yaml
+from vit_finetune.profiles import merge, overrides, read_overlay, require_history
 
 SIZES = {"train_size": "auto", "val_size": "auto", "test_size": "auto"}
 
@@ -41,19 +43,23 @@ def found(layout: Layout) -> str:
     return f"{len(layout.classes)} classes, images: {counts}"
 
 
-def run(folder: str) -> None:
+def run(folder: str, profile: str | None = None) -> None:
     """Check the folder, say what is set, and run.
 
+    Args:
+        profile: its changes of params.yaml are made, too.
+
     Raises:
-        UserError: the folder is no data set, or the run failed.
+        UserError: the folder is no data set, there is no such profile, or the run failed.
     """
     changed = changes(folder)
-    params: Params = check_params(merge(read_yaml("params.yaml"), changed))
+    if profile:
+        overlay, _ = read_overlay(profile)
+        changed = merge(overlay, changed)
+    params = check_params(merge(read_yaml("params.yaml"), changed))
     require_history()
     print(f"{params.data.folder}: {found(read_layout(params.data))}", flush=True)
-    keys = {
-        f"{section}.{key}": value for section in changed for key, value in changed[section].items()
-    }
+    keys = flatten(changed)
     for key, value in keys.items():
         print(f"set in params.yaml: {key}: {value}", flush=True)
     command = ["dvc", "exp", "run"]
@@ -66,10 +72,11 @@ def run(folder: str) -> None:
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vit-finetune own_images", description=__doc__)
     parser.add_argument("folder", metavar="FOLDER", help="with a folder of images for each class")
+    parser.add_argument("--profile", metavar="NAME", help="profiles/NAME.yaml over params.yaml")
     return parser
 
 
 if __name__ == "__main__":
     args = make_parser().parse_args()
     with readable_errors("own images"):
-        run(args.folder)
+        run(args.folder, args.profile)

@@ -47,7 +47,7 @@ def merge(values: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_overlay(name: str) -> tuple[dict[str, Any], Params]:
-    """{"train.lr": 1, ...}, and params.yaml with these values, checked (UserError)."""
+    """{"train": {"lr": 1}, ...}, and params.yaml with these values, checked (UserError)."""
     path = PROFILES / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml")))
@@ -56,7 +56,7 @@ def read_overlay(name: str) -> tuple[dict[str, Any], Params]:
     if not isinstance(overlay, dict):
         raise UserError(f"{path} must hold sections of params.yaml with the keys that differ")
     params = check_params(merge(read_yaml("params.yaml"), overlay), f"{path} over params.yaml")
-    return flatten(overlay), params
+    return overlay, params
 
 
 def overrides(overlay: dict[str, Any]) -> list[str]:
@@ -206,7 +206,7 @@ def fetch_results(name: str) -> dict[str, dict[str, Any]]:
 def run(name: str) -> None:
     """Run a profile, then print its headline numbers and where to look."""
     overlay, params = read_overlay(name)
-    arguments = overrides(overlay)
+    arguments = overrides(flatten(overlay))
     require_history()
     require_tracked(params)
     require_ascii_cache()
