@@ -53,7 +53,7 @@ def main(stage: Stage) -> None:
     means = gallery.class_means(relevance, test.predicted[drawn], test.labels[drawn], classes)
     if test.content is not None:
         drawn_images = test.take(judged.rows)
-        found = bars.exchange_bars(model, drawn_images, preprocess, rng)
+        found = bars.exchange_bars(model, drawn_images, pixels_of, rng)
         judgement.metrics["bars"] = found
         tell = stage.warn if found.get("decides") == BARS else stage.say
         tell(bars_in_words(judgement.metrics))
