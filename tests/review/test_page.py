@@ -42,7 +42,7 @@ def example(count=4):
         for place in range(count)
     ]
     found.sort(key=lambda suspect: suspects.KINDS.index(suspect.kind))
-    return images, suspects.Review(found, nearest, mirrored=0, not_judged=[])
+    return images, suspects.Review(found, nearest, mirrored=0, not_judged=["val", "train"])
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +65,7 @@ def opened(driver, tmp_path):
 
 
 def test_parts_whose_labels_could_not_be_judged_are_named_on_the_page():
-    images, found = example()
-    html = page.compose(images, found._replace(not_judged=["val", "train"]), EARLIER)
+    html = page.compose(*example(), EARLIER)
     assert "No wrong labels are listed in val, train: a classifier of the features" in html
 
 
@@ -112,7 +111,7 @@ def test_keys_and_buttons_decide_and_any_file_name_survives(opened, tmp_path):
         SHOWN[2]: ("keep", ""),
         SHOWN[3]: ("drop", ""),
     }
-    assert opened.find_element("id", "decided").text == "4 of 4 decided"
+    assert opened.find_element("id", "decided").text == "4 of 4 images decided"
 
 
 def test_the_same_key_takes_a_decision_back_and_another_replaces_it(opened, tmp_path):
@@ -159,6 +158,38 @@ def test_it_fits_a_screen_and_a_phone_in_light_and_dark(opened):
             opened.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
             size = "return [innerWidth, document.documentElement.scrollWidth]"
             assert opened.execute_script(size) == [width] * 2
+    set_screen(opened, 1280, 900)
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+@pytest.mark.parametrize(("width", "phone"), [(1280, False), (390, True)])
+def test_the_bar_hides_no_image_that_is_moved_to(opened, width, phone, is_open):
+    set_screen(opened, width, 700, phone=phone)
+    opened.execute_script("document.querySelector('details').open = arguments[0]", is_open)
+    next_frames = "requestAnimationFrame(() => requestAnimationFrame(arguments[0]))"
+    opened.execute_async_script(next_frames)  # the bar is measured
+    bottoms = """
+    document.querySelectorAll(".card")[arguments[0]].focus();
+    return [document.activeElement, document.querySelector("footer")]
+        .map((element) => element.getBoundingClientRect())
+    """
+    for place in range(4):
+        moved_to, bar = opened.execute_script(bottoms, place)
+        assert moved_to["bottom"] <= bar["top"]
+    set_screen(opened, 1280, 900)
+
+
+def test_a_word_under_a_small_image_is_not_broken_on_a_phone(opened):
+    set_screen(opened, 390, 844, phone=True)
+    heights = """
+    const [text] = document.querySelectorAll(".card > div > :nth-child(2) p");
+    return ["cat", "automobile"].map((word) => {
+      text.textContent = word;
+      return text.offsetHeight;
+    });
+    """
+    short, long = opened.execute_script(heights)
+    assert short == long
     set_screen(opened, 1280, 900)
 
 

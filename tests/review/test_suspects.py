@@ -116,6 +116,26 @@ def test_a_copy_under_another_label_is_the_worst_kind_and_suggests_that_label():
     assert images.labels[suspect.neighbour] == suspect.suggestion != labels[30]
 
 
+def test_a_label_that_is_listed_as_wrong_is_no_suggestion_for_its_near_copies():
+    labels = np.arange(300) % len(CLASSES)
+    features = clusters(labels, spread=0.2, seed=2)
+    features[123] = features[3]
+    images = made_up(
+        (60, 60, 180),
+        labels=labels.copy(),
+        features=features,
+        pretrained=clusters(labels[60:], spread=0.2),
+    )
+    images.pixels[2][123 - 120] = images.pixels[0][3]
+    images.labels[3] = (labels[3] + 1) % len(CLASSES)
+    found = {(s.kind, s.row): s.suggestion for s in review(images).suspects}
+    assert found[suspects.WRONG_LABEL, 3] == labels[3]
+    assert found[suspects.OTHER_LABEL, 123] is None
+    keep = {"data": "folder", "file": "test/3", "action": "keep"}
+    found = {(s.kind, s.row): s.suggestion for s in review(images, [keep]).suspects}
+    assert found[suspects.OTHER_LABEL, 123] == images.labels[3]
+
+
 def test_copies_in_one_group_are_expected_unless_their_labels_differ():
     groups = np.arange(51)
     groups[24] = 21

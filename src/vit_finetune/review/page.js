@@ -60,7 +60,6 @@ function isDecided(file) {
 }
 
 function showDecisions() {
-  let count = 0;
   for (const card of suspects) {
     const decision = decisions.get(card.dataset.file);
     card.toggleAttribute("data-decided", decision !== undefined);
@@ -71,9 +70,11 @@ function showDecisions() {
     if (decision?.action === "relabel") {
       card.querySelector("input").value = decision.label;
     }
-    count += decision === undefined ? 0 : 1;
   }
-  document.getElementById("decided").textContent = `${count} of ${suspects.length} decided`;
+  const files = [...new Set(suspects.map((card) => card.dataset.file))];
+  const decided = files.filter((file) => decisions.has(file));
+  document.getElementById("decided").textContent =
+    `${decided.length} of ${files.length} images decided`;
   /** @type {any} */ (document.getElementById("text")).value = correctionsText();
 }
 
@@ -123,6 +124,12 @@ function save() {
   URL.revokeObjectURL(link.href);
 }
 
+/** The text in the bar makes it high: images that are moved to stay above it. */
+function measureBar() {
+  const height = document.querySelector("footer").offsetHeight;
+  document.documentElement.style.setProperty("--bar", `${height}px`);
+}
+
 for (const card of suspects) {
   const input = card.querySelector("input");
   input.addEventListener("input", () => changeLabel(card, input));
@@ -132,4 +139,5 @@ for (const card of suspects) {
 }
 document.addEventListener("keydown", decideByKey);
 document.getElementById("save").addEventListener("click", save);
+new ResizeObserver(measureBar).observe(document.querySelector("footer"));
 showDecisions();

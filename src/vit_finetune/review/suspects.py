@@ -164,7 +164,7 @@ def review(
         *copy_suspects(images, pairs),
         *outlier_suspects(among_train),
     ]
-    listed = [suspect for suspect in suspects if not kept[suspect.row]]
+    listed = without_wrong_suggestions([each for each in suspects if not kept[each.row]])
     listed.sort(key=lambda suspect: (KINDS.index(suspect.kind), -suspect.score, suspect.row))
     other_label = images.labels[pairs.first] != images.labels[pairs.second]
     mirrored = int((pairs.mirrored & other_label).sum())
@@ -256,6 +256,17 @@ def copy_suspects(images: Images, pairs: neighbours.Copies) -> Iterator[Suspect]
         )
 
 
+def without_wrong_suggestions(suspects: Sequence[Suspect]) -> list[Suspect]:
+    """The suspects, none suggesting the label of a near-copy that is listed as wrong itself."""
+    wrong = {suspect.row for suspect in suspects if suspect.kind == WRONG_LABEL}
+    return [
+        suspect._replace(suggestion=None)
+        if suspect.kind in COPIES and suspect.neighbour in wrong
+        else suspect
+        for suspect in suspects
+    ]
+
+
 def outlier_suspects(nearest: neighbours.Nearest) -> Iterator[Suspect]:
     """Images that are far from the images to train on (Sun et al., arXiv:2204.06507)."""
     distance = nearest.distance[:, -1]
@@ -302,9 +313,9 @@ def counts(suspects: Sequence[Suspect]) -> dict[str, int]:
 def not_judged_in_words(parts: Sequence[str]) -> str:
     """That labels of these parts were not judged, and why."""
     return (
-        f"no wrong labels are listed in {', '.join(parts)}: a classifier of the features names "
-        "fewer than half of the labels, so it cannot tell which are wrong; more images of each "
-        "class help"
+        f"no wrong labels are listed in {', '.join(parts)}: a classifier of the features agrees "
+        "with fewer than half of the labels, so it cannot tell which are wrong; more images of "
+        "each class help"
     )
 
 
