@@ -68,7 +68,7 @@ def test_without_a_browser_or_a_page_it_says_so(monkeypatch, capsys):
     Path("attention/index.html").unlink()
     run()
     assert capsys.readouterr().out.splitlines() == [
-        "open: no browser was found for report.html",
+        "open: no browser was found; open report.html yourself",
         "open: attention/index.html is missing; run dvc repro",
-        "open: no browser was found for review.html",
+        "open: no browser was found; open review.html yourself",
     ]

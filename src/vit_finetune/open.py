@@ -37,7 +37,7 @@ def run() -> None:
         elif webbrowser.open_new_tab(path.resolve().as_uri()):
             print(f"open: {path}")
         else:
-            print(f"open: no browser was found for {path}")
+            print(f"open: no browser was found; open {path} yourself")
 
 
 if __name__ == "__main__":
