@@ -291,7 +291,7 @@ def main():
     write(args.ways[0], "start-up", {"seconds": start_up_seconds(args.device)})
     for way in args.ways:
         for stage in args.stages:
-            if stage == "attention" and way != "one-shard":  # it computes on the CPU, always alike
+            if stage == "attention" and way != "one-shard":  # shards do not change it
                 continue
             with compiled_blocks() if way == "compiled" else ExitStack():
                 measures, top = measure_stage(way, stage, splits, machine)
