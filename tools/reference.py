@@ -219,7 +219,7 @@ def headline_text() -> str:
         f"**{run['accuracy']:.4f} test accuracy on CIFAR-10** (95 % interval [{low:.4f}, "
         f"{high:.4f}], n = {run['n']:,}) from {labels:,} labelled images ({images['val']:,} of "
         "them for validation) and a small Vision Transformer (ViT-Ti/16) pretrained on ImageNet, "
-        "**in 5 to 9 minutes on two CPU cores** that compute in bfloat16, or half an hour on two "
+        "**in 5 to 10 minutes on two CPU cores** that compute in bfloat16, or half an hour on two "
         "that do not."
     )
 

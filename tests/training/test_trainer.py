@@ -136,6 +136,27 @@ def test_losses_on_changed_images_are_those_of_the_full_network_on_the_same_chan
     assert np.abs(np.array(unchanged) - expected).max() > 1e-3
 
 
+def test_flip_mirrors_about_half_of_the_images_before_the_frozen_blocks(tiny_vit):
+    images = np.random.default_rng(0).integers(256, size=(40, 32, 32, 3), dtype=np.uint8)
+    seen = []
+
+    def preprocess(batch):
+        seen.append(batch.clone())
+        return batch.permute(0, 3, 1, 2) / 255
+
+    split_model = split_at(tiny_vit, 1, preprocess=preprocess)
+    labels = torch.zeros(40, dtype=torch.int64)
+    settings = plain_settings(flip=True)
+    make_trainer(split_model, ImageView(images), labels, settings, seed=0).run_epoch(1)
+    rows = {image.tobytes(): row for row, image in enumerate(images)}
+    found = [rows.get(image.numpy().tobytes()) for image in torch.cat(seen)]
+    mirrored = [rows.get(image.flip(1).numpy().tobytes()) for image in torch.cat(seen)]
+    plain_rows = [row for row in found if row is not None]
+    mirrored_rows = [row for row in mirrored if row is not None]
+    assert sorted(plain_rows + mirrored_rows) == list(range(40))
+    assert 8 < len(mirrored_rows) < 32
+
+
 def test_each_image_is_seen_once_an_epoch_in_another_order(tiny_vit, monkeypatch):
     seen = []
 
