@@ -132,6 +132,7 @@ def main():
             labels=labels.repeat(repeats),
             val=stored,
             val_labels=labels,
+            val_groups=np.arange(len(labels)),
         )
         trainer = Trainer(split_model, data, settings, name="train", seed=0)
         here = partial(trainer.run_epoch, 1)

@@ -2,7 +2,6 @@
 plots/history.csv"""
 
 from vit_finetune.activations.manifest import Manifest
-from vit_finetune.core.arrays import read_split
 from vit_finetune.core.files import new_folder, read_json, write_csv, write_json, write_text
 from vit_finetune.model.adapted import Adapted
 from vit_finetune.model.calibrated import write_validation
@@ -21,7 +20,6 @@ def main(stage: Stage) -> None:
     manifest = Manifest.read("data/embedded")
     dataset = read_json("data/subset/dataset.json")
     data = read_training_data("data/embedded", "data/subset", manifest)
-    (val_groups,) = read_split("data/subset", "val", "groups")
     adapted = Adapted.read("models/adapted")
     model = load_model("models/adapted", num_classes=len(dataset["classes"]))
     manifest.require_weights(model)
@@ -71,6 +69,6 @@ def main(stage: Stage) -> None:
     with new_folder("models/finetuned") as folder:
         save_model(model.cpu(), folder, split_model.preprocess, dataset)
         write_text(folder / CARD, model_card(model, dataset, data, history, manifest, calibration))
-        write_validation(folder, calibration.confidence, calibration.right, val_groups)
+        write_validation(folder, calibration.confidence, calibration.right, data.val_groups)
     stage.record_versions()
     stage.forget_checkpoints()

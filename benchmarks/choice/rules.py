@@ -41,7 +41,9 @@ def choose(logits, labels):
     loss = calibrated.mean(axis=1)
     last = len(logits) - 1
     rng = np.random.default_rng(0)
-    start_is_righter = is_clearly_better(right[0], right[last], np.ones(len(labels)), rng)
+    ones = np.ones(len(labels))
+    groups = np.arange(len(labels))  # each image is one
+    start_is_righter = is_clearly_better(right[0], right[last], ones, groups, rng)
     return {
         "kept": 0 if start_is_righter else last,
         "last": last,

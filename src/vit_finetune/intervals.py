@@ -1,4 +1,5 @@
-"""95 % intervals of fractions, means, and sums of means; whether a model is above chance."""
+"""95 % intervals of fractions, means, and sums of means; a sign test; whether a model is above
+chance."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -110,6 +111,20 @@ def effective_number(values: NDArray[Any], groups: Any) -> float:
     effective = n * min(1.0, independent / variance) if variance else float(n)
     upper = (1 + LEVEL) / 2
     return effective * float(ndtri(upper) / stdtrit(count - 1, upper)) ** 2
+
+
+def sign_test(positive: int, negative: int) -> float:
+    """The two-sided p-value of the exact sign test: by chance, each change is as likely positive as
+    negative. Of the images that only one of two models classifies correctly, it is the exact test
+    of McNemar (1947)."""
+    from scipy.special import betainc
+
+    if positive == negative:
+        return 1.0
+    fewer = min(positive, negative)
+    more = max(positive, negative)
+    # twice the probability of at most `fewer` changes of this sign, as the binomial tail
+    return min(1.0, 2 * float(betainc(more, fewer + 1, 0.5)))
 
 
 def mean(values: NDArray[Any]) -> Interval:

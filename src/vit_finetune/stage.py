@@ -48,10 +48,10 @@ class Stage:
     params: Params
     ranks: Ranks = ALONE
 
-    def device(self, wanted: str | None = None) -> "torch.device":
-        """The device to compute on, `runtime.device` if no other is wanted. Sets up torch for it:
-        threads, deterministic algorithms."""
-        return set_up_torch(wanted or self.params.runtime.device, None, self.ranks)
+    def device(self) -> "torch.device":
+        """The device to compute on, that of `runtime.device`. Sets up torch for it: threads,
+        deterministic algorithms."""
+        return set_up_torch(self.params.runtime.device, None, self.ranks)
 
     def say(self, message: str) -> None:
         print(f"{self.name}: {message}", flush=True)

@@ -1,6 +1,7 @@
 """Settings, data and models that the tests of training share. Images are already pixels: nothing
 preprocesses them."""
 
+import numpy as np
 import timm
 import torch
 
@@ -34,7 +35,7 @@ def plain_settings(**changes):
 def make_trainer(split_model, view, labels, settings=PLAIN, *, seed=0, **options):
     """A trainer whose training images are its validation images, too."""
     images = view if isinstance(view, ImageView) else None
-    data = TrainingData(view, labels, view, labels, images)
+    data = TrainingData(view, labels, view, labels, np.arange(len(labels)), images)
     return Trainer(split_model, data, settings, name="train", seed=seed, **options)
 
 

@@ -49,7 +49,8 @@ def data_of(model, blocks=1):
     pixels, labels = make_data()
     val, val_labels = make_data(24, seed=1)
     train = store(model, pixels, blocks)
-    return TrainingData(train, labels, store(model, val, blocks), val_labels)
+    groups = np.arange(len(val_labels))
+    return TrainingData(train, labels, store(model, val, blocks), val_labels, groups)
 
 
 def fit(model, settings, *, checkpoint=None, stop_after=None):
@@ -141,12 +142,26 @@ def test_better_is_clear_where_the_exact_mcnemar_test_says_so(gained, lost, is_b
     assert (p_value < LEVEL) == is_better
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        assert is_clearly_better(right, other, np.ones(len(right)), rng) == is_better
+        ones = np.ones(len(right))
+        assert is_clearly_better(right, other, ones, np.arange(len(right)), rng) == is_better
 
 
 def test_equal_predictions_are_not_better():
     right = torch.tensor([True, False, True])
-    assert not is_clearly_better(right, right, np.ones(3), np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    assert not is_clearly_better(right, right, np.ones(3), np.arange(3), rng)
+
+
+@pytest.mark.parametrize(("subjects", "is_better"), [(10, True), (5, False)])
+def test_better_is_clear_by_subjects_and_not_by_images(tiny_vit, subjects, is_better):
+    """Twenty images on which the start alone is right are many if they show ten subjects."""
+    labels = torch.zeros(20, dtype=torch.long)
+    groups = np.arange(20) % subjects
+    train = torch.zeros(2, 32), torch.tensor([0, 1])
+    data = TrainingData(*train, torch.zeros(20, 32), labels, groups)
+    trainer = Trainer(split_at(tiny_vit, 0), data, plain_settings(), name="train", seed=0)
+    history = History(start_right=torch.ones(20), last_right=torch.zeros(20))
+    assert trainer._start_is_clearly_better(history) == is_better
 
 
 def test_balanced_counts_an_image_by_how_rare_its_class_is(tiny_vit):
@@ -157,7 +172,8 @@ def test_balanced_counts_an_image_by_how_rare_its_class_is(tiny_vit):
     found = {}
     for class_weights in ("none", "balanced"):
         settings = plain_settings(class_weights=class_weights)
-        data = TrainingData(torch.zeros(2, 32), torch.tensor([0, 1]), torch.zeros(100, 32), labels)
+        train = torch.zeros(2, 32), torch.tensor([0, 1])
+        data = TrainingData(*train, torch.zeros(100, 32), labels, np.arange(100))
         trainer = Trainer(split_at(tiny_vit, 0), data, settings, name="train", seed=0)
         history = History(start_right=start, last_right=last)
         found[class_weights] = trainer._start_is_clearly_better(history)

@@ -57,7 +57,8 @@ CALIBRATION = Calibration(
 
 def card_of(model, history=HISTORY, dataset=DATASET):
     freeze(model, 0)
-    data = TrainingData(torch.zeros(7, 32), torch.zeros(7), torch.zeros(3, 32), torch.arange(3))
+    train = torch.zeros(7, 32), torch.zeros(7)
+    data = TrainingData(*train, torch.zeros(3, 32), torch.arange(3), np.arange(3))
     return model_card(model, dataset, data, history, MANIFEST, CALIBRATION)
 
 

@@ -2,6 +2,7 @@
 
 import io
 
+import numpy as np
 import pytest
 import torch
 from tqdm import tqdm
@@ -93,7 +94,9 @@ def test_off_a_terminal_each_epoch_is_a_line():
 
 def warnings_of(rows, labels=(0, 0, 0, 1) * 10):
     labels = torch.tensor(labels)
-    data = TrainingData(torch.zeros(len(labels), 1), labels, torch.zeros(1), labels)
+    data = TrainingData(
+        torch.zeros(len(labels), 1), labels, torch.zeros(1), labels, np.arange(len(labels))
+    )
     return results.training_warnings(History(rows), data)
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from vit_finetune.attention.sample import PredictedImages, Preprocess
-from vit_finetune.intervals import LEVEL, fraction
+from vit_finetune.intervals import LEVEL, fraction, sign_test
 from vit_finetune.verdict import BARS, IMAGE, UNCLEAR
 
 Image = NDArray[np.uint8]
@@ -119,11 +119,9 @@ def more_frequent(gains: NDArray[np.int64]) -> str:
     Args:
         gains: (P,), above 0 where the bars decide, below 0 where the image does.
     """
-    from scipy.special import bdtr
-
     bars = int((gains > 0).sum())
     images = int((gains < 0).sum())
-    if 2 * bdtr(min(bars, images), bars + images, 0.5) >= 1 - LEVEL:
+    if sign_test(bars, images) >= 1 - LEVEL:
         return UNCLEAR
     return BARS if bars > images else IMAGE
 

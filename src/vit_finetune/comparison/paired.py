@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vit_finetune.intervals import LEVEL
+from vit_finetune.intervals import LEVEL, sign_test
 
 POWER = 0.8
 CLOSE = 1e-9  # to the estimate, where the score is 0
@@ -48,19 +48,6 @@ def count_pairs(right_a: Sequence[bool], right_b: Sequence[bool]) -> Pairs:
         lost=answers.count((True, False)),
         both_wrong=answers.count((False, False)),
     )
-
-
-def exact_mcnemar(gained: int, lost: int) -> float:
-    """The two-sided p-value of the exact test of McNemar (1947): if A and B are equally accurate,
-    each of the changed images is as likely gained as lost."""
-    from scipy.special import betainc
-
-    if gained == lost:
-        return 1.0
-    fewer = min(gained, lost)
-    more = max(gained, lost)
-    # twice the probability of at most `fewer` of the changed images, as the binomial tail
-    return min(1.0, 2 * float(betainc(more, fewer + 1, 0.5)))
 
 
 def group_changes(
@@ -135,7 +122,7 @@ def smallest_difference(changed: int, n: int) -> float | None:
     from scipy.special import bdtri
 
     needed = changed // 2
-    while needed <= changed and exact_mcnemar(needed, changed - needed) >= 1 - LEVEL:
+    while needed <= changed and sign_test(needed, changed - needed) >= 1 - LEVEL:
         needed += 1
     if needed > changed:
         return None

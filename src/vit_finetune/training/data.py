@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vit_finetune.activations.files import map_activations
@@ -23,6 +25,7 @@ class TrainingData:
         labels: (N,).
         val: the same for the validation images, (M, ...).
         val_labels: (M,).
+        val_groups: (M,); images with the same number show one subject, such as frames of a film.
         images: the training images (N, H, W, 3). They are needed where the settings change the
             images in every epoch.
     """
@@ -31,6 +34,7 @@ class TrainingData:
     labels: Tensor
     val: View
     val_labels: Tensor
+    val_groups: NDArray[np.int64]
     images: ImageView | None = None
 
     def labels_digest(self) -> str:
@@ -41,13 +45,14 @@ class TrainingData:
 def read_training_images(subset: str | Path) -> tuple[TrainingData, str]:
     """The images and labels of train and val, and their SHA-256."""
     images, labels = read_split(subset, "train", "images", "labels")
-    val_images, val_labels = read_split(subset, "val", "images", "labels")
+    val_images, val_labels, val_groups = read_split(subset, "val", "images", "labels", "groups")
     train = ImageView(images)
     data = TrainingData(
         train=train,
         labels=torch.tensor(labels),
         val=ImageView(val_images),
         val_labels=torch.tensor(val_labels),
+        val_groups=np.array(val_groups),
         images=train,
     )
     return data, digest(images, labels, val_images, val_labels)
@@ -62,12 +67,13 @@ def read_training_data(
         UserError: a file is missing or damaged.
     """
     images, labels = read_split(subset, "train", "images", "labels")
-    (val_labels,) = read_split(subset, "val", "labels")
+    val_labels, val_groups = read_split(subset, "val", "labels", "groups")
     return TrainingData(
         train=map_activations(embedded, manifest, "train"),
         labels=torch.tensor(labels),
         val=map_activations(embedded, manifest, "val"),
         val_labels=torch.tensor(val_labels),
+        val_groups=np.array(val_groups),
         images=ImageView(images),
     )
 

@@ -88,19 +88,26 @@ def score(logits: Tensor, labels: Tensor) -> Score:
 
 
 def is_clearly_better(
-    right: Tensor, other_right: Tensor, weights: NDArray[np.float64], rng: np.random.Generator
+    right: Tensor,
+    other_right: Tensor,
+    weights: NDArray[np.float64],
+    groups: NDArray[np.int64],
+    rng: np.random.Generator,
 ) -> bool:
     """Whether more images are predicted correctly, by more than chance.
 
-    A sign-flip test (Fisher 1935) of the images that only one of two models predicts correctly.
-    Where all images weigh the same, it is McNemar's test.
+    A sign-flip test (Fisher 1935) of the groups in which one of two models predicts more images
+    correctly. Where each image is a group and all images weigh the same, it is McNemar's test.
 
     Args:
         right: of a model, (M,).
         other_right: of the other model, (M,).
         weights: what each image counts, (M,).
+        groups: the number of the group of each image, (M,).
     """
-    differences = (right.double() - other_right.double()).numpy() * weights
+    of_images = (right.double() - other_right.double()).numpy() * weights
+    _, group = np.unique(groups, return_inverse=True)
+    differences = np.bincount(group, weights=of_images)
     differences = differences[differences != 0]
     signs = rng.choice([-1.0, 1.0], size=(RESAMPLES, len(differences)))
     sums_by_chance = signs @ differences

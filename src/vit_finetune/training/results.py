@@ -115,7 +115,8 @@ def training_warnings(history: History, data: TrainingData) -> list[str]:
     if images < FEW_IMAGES:
         warnings.append(
             f"one of {images} validation images is worth {100 / images:.1f} points of accuracy: "
-            "they cannot tell whether training helped. Take more, or merge val/ into train/"
+            "they cannot tell whether training helped. Raise subset.val_size; if the images have a "
+            "folder val/, move its images to train/ first"
         )
     accuracy = history.kept["val_accuracy"]
     largest = largest_fraction(data.val_labels)

@@ -155,7 +155,9 @@ class Trainer:
         if self.settings.class_weights == "balanced":
             weights = compute_sample_weight("balanced", labels.numpy())
         rng = np.random.default_rng([self.seed, 0])  # epochs begin with 1
-        return is_clearly_better(history.start_right, history.last_right, weights, rng)
+        return is_clearly_better(
+            history.start_right, history.last_right, weights, self.data.val_groups, rng
+        )
 
     def _start(self, features: Features) -> History:
         """Epoch 0 is the probe, or the head that the model was kept with. Epoch 1 may start from
