@@ -18,7 +18,6 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import reference
 
-README = DOCUMENTS["README.md"]
 REFERENCE = DOCUMENTS["docs/reference.md"]
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
 # keys of metrics that are there only if there is something to say
