@@ -8,8 +8,9 @@ from vit_finetune.model.calibrated import write_validation
 from vit_finetune.model.freezing import freeze
 from vit_finetune.model.saved import head_digest, load_model, save_model
 from vit_finetune.stage import Stage
-from vit_finetune.training import features, results, temperature
+from vit_finetune.training import results, temperature
 from vit_finetune.training.data import read_training_data
+from vit_finetune.training.features import Features
 from vit_finetune.training.mirrored import mirrored_warnings
 from vit_finetune.training.model_card import CARD, model_card
 from vit_finetune.training.trainer import Trainer, possible_settings
@@ -20,6 +21,7 @@ def main(stage: Stage) -> None:
     manifest = Manifest.read("data/embedded")
     dataset = read_json("data/subset/dataset.json")
     data = read_training_data("data/embedded", "data/subset", manifest)
+    features = Features.read("data/embedded")
     adapted = Adapted.read("models/adapted")
     model = load_model("models/adapted", num_classes=len(dataset["classes"]))
     manifest.require_weights(model)
@@ -49,8 +51,6 @@ def main(stage: Stage) -> None:
         device.type,
     )
 
-    stored = features.read_or_compute(checkpoint / "features.pt", split_model, data, stage.ranks)
-
     def write(history: results.History) -> None:
         """Replace the history and the metrics, so that both can be watched while training runs."""
         metrics = results.training_metrics(history, trainer.epochs, model, adapted, warnings)
@@ -58,8 +58,8 @@ def main(stage: Stage) -> None:
         write_json("metrics/train.json", metrics)
 
     if settings.flip and stage.ranks.is_first:
-        warn(mirrored_warnings(split_model, data, stored, stage.name))
-    history = results.fit_with_bar(trainer, stored, checkpoint / "last.pt", write, stage.say)
+        warn(mirrored_warnings(split_model, data, features, stage.name))
+    history = results.fit_with_bar(trainer, features, checkpoint / "last.pt", write, stage.say)
     stage.ranks.barrier()
     if not stage.ranks.is_first:
         return

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vit_finetune.activations.views import View
-from vit_finetune.core.arrays import write_split
+from vit_finetune.core.arrays import read_split, write_split
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.files import new_file, new_folder
 from vit_finetune.core.ranks import Ranks
@@ -27,6 +27,13 @@ class Features:
 
     train: Tensor
     val: Tensor
+
+    @classmethod
+    def read(cls, folder: str) -> "Features":
+        """Those that an earlier stage wrote; UserError if a file is missing or damaged."""
+        (train,) = read_split(folder, "train", "features")
+        (val,) = read_split(folder, "val", "features")
+        return cls(train=torch.tensor(train), val=torch.tensor(val))
 
     def write(self, folder: str) -> None:
         """Replace the folder by one with these features."""
