@@ -182,3 +182,11 @@ def test_far_is_what_lies_outside_of_tukeys_fence():
     np.testing.assert_array_equal(neighbours.is_far(distance), distance > fence)
     assert neighbours.is_far(distance).sum() == 2
     assert not neighbours.is_far(np.ones(5, dtype=np.float32)).any()
+
+
+def test_at_most_one_image_of_a_hundred_is_far_however_alike_the_others_are():
+    distance = np.random.default_rng(0).lognormal(sigma=1.5, size=2000).astype(np.float32)
+    lower, upper = np.quantile(distance, [0.25, 0.75])
+    assert (distance > upper + 1.5 * (upper - lower)).sum() > 100  # by Tukey's rule alone
+    far = np.flatnonzero(neighbours.is_far(distance))
+    assert sorted(far) == sorted(np.argsort(distance)[-20:])

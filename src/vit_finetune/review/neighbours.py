@@ -29,6 +29,7 @@ ALIKE = 0.5  # the smallest correlation of near-copies
 GAIN = 0.25  # correlation that shifts and larger thumbnails can add to that of these
 AT_ONCE = 4096  # pairs in memory
 FAR = 1.5  # interquartile ranges above the upper quartile (Tukey 1977)
+MOST_FAR = 0.01  # of the images: where most are very alike, many are far by Tukey's rule
 
 
 class Nearest(NamedTuple):
@@ -131,20 +132,18 @@ def typical_of(vectors: Floats, small: Pixels, least: float) -> Typical:
         vectors: as of `nearest_images`, (N, D).
         small: `thumbnails`, (N, SIDE, SIDE, 3).
     """
-    count = len(vectors)
-    sample = np.unique(np.linspace(0, count - 1, SAMPLE).astype(int))
-    ranks = [min(rank, count - 1) for rank in (NEAREST, FARTHER)]
+    last = len(vectors) - 1
+    sample = np.unique(np.linspace(0, last, SAMPLE).astype(int))
     # one more, for each image is the nearest of itself
-    search = NearestNeighbors(n_neighbors=ranks[-1] + 1, algorithm="brute").fit(vectors)
+    count = min(FARTHER, last) + 1
+    search = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(vectors)
     distances, rows = search.kneighbors(vectors[sample])
-    near, farther = (
-        Typical.of(
-            np.square(distances[:, rank])
-            / 2
-            * (1 - similarity(small[sample], small[rows[:, rank]])[0])
-        )
-        for rank in ranks
-    )
+    typical = []
+    for rank in (min(NEAREST, last), min(FARTHER, last)):
+        of_features = np.square(distances[:, rank]) / 2
+        correlation, _ = similarity(small[sample], small[rows[:, rank]])
+        typical.append(Typical.of(of_features * (1 - correlation)))
+    near, farther = typical
     return farther if farther.score(near.distance) >= least else near
 
 
@@ -257,6 +256,6 @@ def _normalised(pixels: NDArray[Any]) -> Floats:
 
 
 def is_far(distance: Floats) -> NDArray[np.bool_]:
-    """Which distances (N,) are much larger than most."""
-    lower, upper = np.quantile(distance, [0.25, 0.75])
-    return distance > upper + FAR * (upper - lower)
+    """Which distances (N,) are much larger than most: at most MOST_FAR of them."""
+    lower, upper, largest = np.quantile(distance, [0.25, 0.75, 1 - MOST_FAR])
+    return distance > max(upper + FAR * (upper - lower), largest)
