@@ -9,6 +9,7 @@ from vit_finetune.classifier_page.runtime import (
     fetch_runtime,
     kept_runtime,
     read_runtime,
+    with_a_base,
     with_global,
 )
 from vit_finetune.core.errors import UserError
@@ -74,3 +75,8 @@ def test_the_package_is_kept_in_the_users_cache(tmp_path, monkeypatch):
 def test_the_exports_of_a_module_become_properties_of_a_global():
     code = "var a=1,b={};export{a as one,b as default};\n//# sourceMappingURL=x.map\n"
     assert with_global(code) == "var a=1,b={};globalThis.ort={one:a,default:b};\n"
+
+
+def test_a_module_completes_its_address_by_that_of_the_page_which_firefox_has_for_files():
+    code = 'origin=typeof location>"u"?void 0:location.origin,base=new URL(file,origin)'
+    assert with_a_base(code) == code.replace("location.origin", "location.href")

@@ -90,7 +90,17 @@ def read_runtime(file: Path) -> Runtime:
     with tarfile.open(file) as package:
         parts = {name: package.extractfile(name) for name in (MODULE, WASM)}
         module, wasm = (part.read() for part in parts.values() if part is not None)
-    return Runtime(with_global(module.decode("utf-8")), wasm)
+    script = with_global(with_a_base(module.decode("utf-8")))
+    return Runtime(script, wasm)
+
+
+def with_a_base(module: str) -> str:
+    """A module that a page can start which is opened as a file.
+
+    It completes its own address by the origin of the page. In Firefox the origin of a file is
+    "null", which completes no address; the address of the page does in every browser.
+    """
+    return module.replace("location.origin", "location.href")
 
 
 def with_global(module: str) -> str:
