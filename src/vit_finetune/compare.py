@@ -371,19 +371,19 @@ def run(args: argparse.Namespace) -> str:
     if len(runs) > 2:
         if args.page:
             raise UserError(f"--page shows two runs side by side, and {len(runs)} are named")
-        several = compare_several(runs)
-        return (
-            json.dumps(several, indent=2, default=str)
-            if args.json
-            else several_in_words(several, runs)
-        )
-    a, b = runs
-    result = compare_two(a, b)
-    if args.page:
-        changed = flips(a, b, common_images(runs).files)
-        images = page_images(runs, changed, args.images, args.maps) if changed else None
-        write_text(args.page, flips_page(a, b, pair_rows(result), images))
-    return json.dumps(result, indent=2, default=str) if args.json else two_in_words(result, a, b)
+        result = compare_several(runs)
+        words = several_in_words(result, runs)
+    else:
+        a, b = runs
+        result = compare_two(a, b)
+        words = two_in_words(result, a, b)
+        if args.page:
+            changed = flips(a, b, common_images(runs).files)
+            images = page_images(runs, changed, args.images, args.maps) if changed else None
+            write_text(args.page, flips_page(a, b, pair_rows(result), images))
+    if args.json:
+        return json.dumps(result, indent=2, default=str)
+    return words
 
 
 def make_parser() -> argparse.ArgumentParser:
