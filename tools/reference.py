@@ -80,7 +80,7 @@ def rerun_by(key: str, stages: Mapping[str, Any]) -> list[str]:
 def reruns_in_words(reruns: list[str], stages: list[str]) -> str:
     """Most keys rerun a stage and all that follow it."""
     if reruns == stages:
-        return "all"
+        return "all stages"
     if len(reruns) > 2 and reruns == stages[-len(reruns) :]:
         return f"{reruns[0]} and all after"
     return ", ".join(reruns) or "nothing"
@@ -111,10 +111,11 @@ def means_the_same(name: str) -> bool:
 
 
 def parameter_table() -> str:
-    """A row for each key; one for both where `adapt` and `train` have the same."""
+    """A table for each set of stages that a change reruns. It has a row for each key; one for both
+    where `adapt` and `train` have the same."""
     stages = read_yaml(ROOT / "dvc.yaml")["stages"]
     shipped = Params()
-    rows = []
+    groups: dict[str, list[list[str]]] = {}
     for key, field in KEYS.items():
         section, _, name = key.partition(".")
         keys = [key]
@@ -130,8 +131,13 @@ def parameter_table() -> str:
                 values.append(f"`{value}`")
             reruns.append(reruns_in_words(rerun_by(one, stages), list(stages)))
         names = ", ".join(f"`{one}`" for one in keys)
-        rows.append([names, ", ".join(values), field.description, "; ".join(reruns)])
-    return markdown_table(["key", "default", "meaning", "a change reruns"], rows)
+        row = [names, ", ".join(values), field.description]
+        groups.setdefault(", or ".join(reruns), []).append(row)
+    tables = []
+    for stages_to_run, rows in groups.items():
+        table = markdown_table(["key", "default", "meaning"], rows)
+        tables.append(f"**A change reruns {stages_to_run}:**\n\n{table}")
+    return "\n\n".join(tables)
 
 
 def output_table() -> str:

@@ -295,8 +295,8 @@ class Freeze(Schema):
     )
     parameters: Parameters = Field(
         default="all",
-        description="which parameters of these are trained: `all`, `norms`, `biases` (BitFit), "
-        "or a list of patterns of names in order, `!pattern` taking away again; "
+        description="which parameters after the freeze boundary are trained: `all`, `norms`, "
+        "`biases` (BitFit), or a list of patterns of names in order, `!pattern` taking away again; "
         "the head always is",
     )
 

@@ -150,6 +150,25 @@ def test_the_tutorial_reads_the_attention_of_the_committed_run():
     assert "All blocks were adapted" in tutorial
 
 
+def test_the_tutorial_reads_the_accuracies_of_the_committed_run():
+    tutorial = " ".join(DOCUMENTS["docs/tutorial.md"].split())
+    trained = json.loads((ROOT / "metrics/train.json").read_text())
+    with (ROOT / "plots/adaptation.csv").open() as file:
+        *_, adapted = csv.DictReader(file)
+    with (ROOT / "plots/per_class.csv").open() as file:
+        lowest, second, *_ = sorted(csv.DictReader(file), key=lambda row: float(row["f1"]))
+    f1 = [f"{row['class']} ({float(row['f1']):.3f})" for row in (lowest, second)]
+    for sentence in [
+        f"the probe of the pretrained backbone, is {trained['pretrained_probe_accuracy']:.3f}, "
+        f"and that of the last epoch {float(adapted['val_accuracy']):.3f}",
+        f"validation accuracy of {trained['probe_accuracy']:.3f}, "
+        f"the last epoch {trained['val_accuracy']:.3f}",
+        f"{trained['parameters_trained']:,} parameters are trained",
+        f"{f1[0].capitalize()} and {f1[1]} have the lowest F1",
+    ]:
+        assert sentence in tutorial, sentence
+
+
 def test_metrics_and_plot_data_in_git_are_those_that_the_lock_names():
     command = ["git", "ls-files", "metrics", "plots"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
