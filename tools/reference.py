@@ -221,10 +221,9 @@ def headline_text() -> str:
     return (
         f"**{run['accuracy']:.4f} test accuracy on CIFAR-10** (95 % interval [{low:.4f}, "
         f"{high:.4f}], n = {run['n']:,}) from {labels:,} labelled images ({images['val']:,} of "
-        "them for validation) and a small Vision Transformer (ViT-Ti/16) pretrained on ImageNet-21k "
-        "and ImageNet, "
-        "**in 5 to 10 minutes on two CPU cores** that compute in bfloat16 (`bf16` in the output of "
-        "`lscpu`), or in half an hour on two older cores."
+        "them for validation) and a small Vision Transformer (ViT-Ti/16) pretrained on "
+        "ImageNet-21k and ImageNet, **in 5 to 10 minutes on two CPU cores** that compute in "
+        "bfloat16 (`bf16` in the output of `lscpu`), or in half an hour on two older cores."
     )
 
 
