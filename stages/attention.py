@@ -74,7 +74,6 @@ def main(stage: Stage) -> None:
         gallery.write_tensors(folder, filled, judgement.maps, judged.rows, maker.layout.prefix)
         write_csv(folder / "distance.csv", gallery.distance_rows(judgement.distances))
         for name, picture in pictures.items():  # the same pictures for a dark page
-            picture.set_layout_engine("none")  # everything has its place already
             darken(picture)
             write_bytes(folder / "dark" / f"{name}.png", png(picture))
     write_json("metrics/attention.json", judgement.metrics)
