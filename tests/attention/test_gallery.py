@@ -66,6 +66,11 @@ def test_what_the_gallery_holds_of_an_image_is_what_the_model_computes_on_it(mak
     assert [shown.file for shown in filled.images] == ["0.jpg", "1.jpg", "2.jpg"]
 
 
+def test_the_graph_of_an_image_ends_before_the_next_image_begins(maker, other_walks):
+    fill(maker, pictures(maker.model, 3), [0, 2, 2])
+    assert other_walks == [0] * 3
+
+
 def test_the_predicted_class_is_compared_with_the_most_probable_others(maker, filled):
     knowing = [name for name, kind in METHODS.items() if kind.asks]
     for shown in filled.images:

@@ -5,6 +5,7 @@ import copy
 import gc
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -14,7 +15,7 @@ from torchvision.models import VisionTransformer as TorchvisionViT
 
 from tests.attention.whole import whole_maps, whole_stacks
 from tests.small_vits import RELPOS, SIDES, SMALL, Faulty, build, pictures, scatter_weights
-from vit_finetune.attention.judge import maps_and_shapes
+from vit_finetune.attention.judge import distances_of, maps_and_shapes
 from vit_finetune.attention.maps import GRAPH, MATRICES, METHODS, MapMaker
 from vit_finetune.attention.sample import Sample
 from vit_finetune.attention.shape import attention_distance, prefix_mass
@@ -292,6 +293,14 @@ def test_only_one_blocks_matrices_live_during_the_walk(live_matrices):
     counts.clear()
     walk.each_block(lambda block: kept.append(block) or counts.append(live_matrices()), directions)
     assert counts[-1] > 3
+
+
+def test_the_graph_of_a_batch_ends_before_the_next_batch_begins(vit, other_walks):
+    maker, images = MapMaker(vit, batch_size=1), pictures(vit)
+    maker.maps(images, CLASSES)
+    maps_and_shapes(maker, Sample(np.arange(2), images, CLASSES, CLASSES))
+    distances_of(maker, images)
+    assert other_walks == [0] * 6
 
 
 @pytest.mark.parametrize("name", SIDES)

@@ -185,6 +185,7 @@ def fill_gallery(
                 contrasts=contrasts,
             )
         )
+        del walk  # and with it the graph, before the next image makes its own
     return gallery
 
 

@@ -178,6 +178,7 @@ def maps_and_shapes(maker: MapMaker, sample: Sample) -> tuple[Maps, dict[str, Te
         maps.append(maker.on_grid(found.values()))
         shapes.append(shape.stacked())
         errors.append(walk.error)
+        del walk  # and with it the graph, before the next batch makes its own
     return joined(maps), joined(shapes), max(errors)
 
 
@@ -191,6 +192,7 @@ def distances_of(maker: MapMaker, pixels: Tensor) -> tuple[Tensor, float]:
         go_back(walk, [walk.direction(0)], [distances])
         parts.append(torch.stack(distances.blocks[::-1], dim=1).cpu())
         errors.append(walk.error)
+        del walk
     return torch.cat(parts), max(errors)
 
 

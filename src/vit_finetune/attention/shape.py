@@ -46,6 +46,8 @@ def attention_distance(attn: Tensor, layout: TokenLayout) -> Tensor:
     centres = torch.cartesian_prod(
         torch.arange(rows) * float(height), torch.arange(columns) * float(width)
     )
+    distances = torch.cdist(centres, centres).to(attn)
     among = attn[..., prefix:, prefix:]
-    travelled = (among * torch.cdist(centres, centres).to(attn)).sum(dim=-1)
-    return (travelled / among.sum(dim=-1)).mean(dim=-1)
+    # matrix by matrix, since a product of all takes as much memory as they do
+    travelled = [(matrix * distances).sum(dim=-1) for matrix in among.flatten(end_dim=-3)]
+    return (torch.stack(travelled).view(among.shape[:-1]) / among.sum(dim=-1)).mean(dim=-1)

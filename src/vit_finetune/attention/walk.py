@@ -96,10 +96,11 @@ class Step:
     read: Tensor
     output: Tensor
 
-    def __init__(self, name: str, block: Any, differentiate: bool) -> None:
+    def __init__(self, name: str, block: Any, differentiate: bool, operators: Operators) -> None:
         self.name = name
         self.block = block
         self.differentiate = differentiate
+        self.operators = operators
         self.others: tuple[tuple[Any, ...], dict[str, Any]] = (), {}
 
     def _begin(self, tensor: Tensor) -> Tensor:
@@ -132,43 +133,49 @@ class Step:
         hooks.callback(attention.register_forward_pre_hook(attend, with_kwargs=True).remove)
         hooks.callback(attention.register_forward_hook(attended).remove)
 
-    def attend_again(self, operators: Operators) -> "Explicit":
+    def attend_again(self) -> "Explicit":
         """Run the attention again, step by step, with a graph of its own."""
         reads = self._begin(self.reads)
-        with operators.watched(self.block.attn), explicit_attention(self.block.attn) as seen:
+        attention = self.block.attn
+        with self.operators.watched(attention), explicit_attention(attention) as seen:
             others, options = self.others
-            read = self.block.attn(reads, *others, **options)
+            read = attention(reads, *others, **options)
         if not seen:
             raise UserError(f"the attention of {self.name} computes no matrix that could be shown")
         return Explicit(reads, seen[0], read)
 
-    def back(self, explicit: "Explicit", gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """From a gradient (B, T, D) for the block's output to those for its matrix (B, H, T, T) and
-        for its tokens (B, T, D)."""
+    def back_through_end(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """From a gradient (B, T, D) for the block's output to those for what its attention gives,
+        and for its tokens on the way past the attention."""
         of_read, of_tokens = grad(
             self.output, (self.read, self.tokens), gradient, retain_graph=True
         )
-        of_matrix, of_reads = grad(
-            explicit.read, (explicit.matrix, explicit.reads), of_read, retain_graph=True
-        )
-        (through_attention,) = grad(self.reads, self.tokens, of_reads, retain_graph=True)
-        return of_matrix, of_tokens + through_attention
+        return of_read, of_tokens
 
-    def back_from_head(self, explicit: "Explicit", gradient: Tensor) -> Tensor:
-        """From a gradient (B, T, D) that the head itself gives to that for the matrix
-        (B, H, T, T).
+    def back_through_end_from_head(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """The same from a gradient that the head itself gives.
 
         What follows the attention takes each token by itself. The head may read CLS alone: then the
         other tokens have no gradient, and only the block's end for CLS runs again.
         """
         rows = gradient.any(dim=2).any(dim=0).nonzero()[:, 0]
-        output = self.output
-        if len(rows) < gradient.shape[1] / 2:
-            with attention_gives(self.block, self.read[:, rows]):
-                output = self.block(self.tokens.detach()[:, rows])
-            gradient = gradient[:, rows]
-        (of_read,) = grad(output, self.read, gradient, retain_graph=True)
-        return grad(explicit.read, explicit.matrix, of_read, retain_graph=True)[0]
+        if len(rows) >= gradient.shape[1] / 2:
+            return self.back_through_end(gradient)
+        with attention_gives(self.block, self.read[:, rows]), self.operators.watched(self.block):
+            output = self.block(self.tokens[:, rows])
+        of_read, of_tokens = grad(output, (self.read, self.tokens), gradient[:, rows])
+        return of_read, of_tokens
+
+    def back_through_attention(
+        self, explicit: "Explicit", of_read: Tensor, of_tokens: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """From the two gradients of the block's end to those for its matrix (B, H, T, T) and for
+        its tokens (B, T, D)."""
+        of_matrix, of_reads = grad(
+            explicit.read, (explicit.matrix, explicit.reads), of_read, retain_graph=True
+        )
+        (through_attention,) = grad(self.reads, self.tokens, of_reads, retain_graph=True)
+        return of_matrix, of_tokens + through_attention
 
 
 @dataclass(frozen=True)
@@ -212,7 +219,9 @@ class Walk:
         self.pooling: Tensor | None = None
         self.error = 0.0
         blocks = encoder_blocks(model)
-        self.steps = [Step(name, block, bool(asked)) for name, block in blocks.items()]
+        self.steps = [
+            Step(name, block, bool(asked), self.operators) for name, block in blocks.items()
+        ]
         order: list[str] = []
         with token_gradients(model, bool(asked)), ExitStack() as hooks:
             hooks.enter_context(fused_attention(model))
@@ -327,21 +336,26 @@ class Walk:
         """Visit one block. The gradients for its output, ordinary ones and those of fixed
         operators, are replaced by those for its tokens; empty lists if they were not asked for."""
         step = self.steps[index]
-        explicit = step.attend_again(self.operators)
+        explicit = step.attend_again()
         self._check(step.name, explicit.read, step.read)
         early_logits = self._early_logits(step)
+        is_last = index == len(self.steps) - 1
+        end_back = step.back_through_end_from_head if is_last else step.back_through_end
         for c, weights in enumerate(directions):
             found: dict[str, Any] = {}
             if effective:
                 with self.operators.fixed():
-                    effective[c] = step.back(explicit, effective[c])[1]
+                    ends = end_back(effective[c])
+                    effective[c] = step.back_through_attention(explicit, *ends)[1]
                     if index == 0:
                         found[EFFECTIVE] = self._at_patches(effective[c])
             if handed:
-                found[GRADIENT], handed[c] = step.back(explicit, handed[c])
+                ends = end_back(handed[c])
+                found[GRADIENT], handed[c] = step.back_through_attention(explicit, *ends)
             if early_logits is not None:
                 (of_output,) = grad(early_logits, step.output, weights, retain_graph=True)
-                found[EARLY] = step.back_from_head(explicit, of_output)
+                of_read, _ = step.back_through_end_from_head(of_output)
+                found[EARLY] = grad(explicit.read, explicit.matrix, of_read, retain_graph=True)[0]
             visit(BlockAttention(index, c, explicit.matrix.detach(), **found))
 
     def _at_head(self, directions: Sequence[Tensor]) -> list[Tensor]:
