@@ -437,15 +437,14 @@ def use_table() -> str:
     table = read_csv(ROOT / "benchmarks/review_use.csv")
     rows = []
     for name, words in names.items():
-        runs = [row for row in table if row["labels"] == name and row["right"]]
-        difference = [
-            row["difference"] for row in table if row["labels"] == name and not row["right"]
-        ]
+        of_name = [row for row in table if row["labels"] == name]
+        runs = [row for row in of_name if row["right"]]
         right = total(runs, "right")
         count = total(runs, "n")
         wrong = total(runs, "wrong") / total(runs, "images")
-        cells = [words, f"{wrong:.1%}", f"{right / count:.4f}", f"{count:,}", *difference]
-        rows.append(cells + [""] * (5 - len(cells)))
+        difference = "".join(row["difference"] for row in of_name)  # a row of its own
+        cells = [words, f"{wrong:.1%}", fraction_text(right, count), f"{count:,}", difference]
+        rows.append(cells)
     header = ["labels", "wrong ones", "test accuracy", "n", "difference [95 % interval]"]
     return markdown_table(header, rows)
 
