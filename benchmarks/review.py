@@ -35,7 +35,6 @@ from in_process import prepare, run_stages
 from sets import SETS
 
 from vit_finetune.core.files import read_csv, write_csv
-from vit_finetune.intervals import mean
 from vit_finetune.params import Params
 from vit_finetune.profiles import merge
 from vit_finetune.review import labels, neighbours, suspects
@@ -239,42 +238,6 @@ def near_copies(
     hits = sum(train in listed for _, train in true)
     values = {"listed": len(listed), "hits": hits, "wrong": len(true)}
     table.add([row_of("ciFAIR", setting, 0, "stage", **values)])
-
-
-def use(images: suspects.Images, test_features: Path, table: Table) -> None:
-    """Test accuracy of a logistic regression on the pretrained features, with 10 % exchanged, and
-    its paired difference from that before."""
-    if not test_features.exists():
-        return
-    features = labels.unit_features(images.pretrained, images.pretrained)
-    tested = labels.unit_features(np.load(test_features), images.pretrained)
-    true = images.labels[images.tested :]
-    answers = images.labels[: images.tested]
-    everything = np.ones(len(true), dtype=bool)
-    right: dict[str, list[NDArray[np.bool_]]] = {}
-    if table.has("use", "evenly 0.1", SEEDS[0]):
-        return
-    for seed in SEEDS:
-        given = exchanged(true, 0.1, None, seed)
-        folds = labels.fold_numbers(given, np.arange(len(given)), seed)
-        judged = labels.judge_seen(features, given, folds, int(true.max()) + 1)
-        listed = 1 - judged[np.arange(len(given)), given] >= WRONG_LABELS
-        for method, rows, used in (
-            ("before", everything, given),
-            ("listed ones dropped", ~listed, given),
-            ("listed ones corrected", everything, np.where(listed, true, given)),
-            ("true labels", everything, true),
-        ):
-            model = LogisticRegression(C=0.01, max_iter=500).fit(features[rows], used[rows])
-            right.setdefault(method, []).append(model.predict(tested) == answers)
-    before = np.mean(right["before"], axis=0)
-    for method, by_seed in right.items():
-        accuracy = np.mean(by_seed, axis=0)  # of each test image
-        values = {"hits": round(len(answers) * accuracy.mean()), "wrong": len(answers)}
-        if method != "before":
-            gain = mean(accuracy - before)
-            values["value"] = f"{gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"
-        table.add([row_of("use", "evenly 0.1", SEEDS[0], method, **values)])
 
 
 def altered(image: NDArray[np.uint8]) -> dict[str, NDArray[np.uint8]]:
@@ -510,7 +473,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, default=Path(), help="work tree of a finished run")
     parser.add_argument("--truth", type=Path, required=True)
-    parser.add_argument("--test-features", type=Path, default=Path("none"))
     parser.add_argument("--copies", action="store_true", help="only ciFAIR's pairs in the run")
     parser.add_argument("--sets", type=Path, help="folder for runs of other data sets")
     options = parser.parse_args()
@@ -529,7 +491,6 @@ def main() -> None:
     planted(images, table)
     real_noise(images, indices, options.truth, table)
     near_copies(images, indices, options.truth, table)
-    use(images, options.test_features, table)
     test_labels(images, read_csv(options.run / "plots/predictions.csv"), options.truth, table)
     extended = Extended.of_run(options.run, images)
     altered_copies(extended, table)
