@@ -200,7 +200,16 @@ def test_a_suspect_is_beside_its_near_copy_and_the_nearest_images_with_labels_an
     assert (shown.picture.label, shown.picture.part) == (CLASSES[images.labels[leak.row]], "train")
     parts = [neighbour.part for neighbour in shown.neighbours]
     assert parts == ["test", "train", "train"]
-    assert "score 1.00" in shown.sentence
+    near_copy = images.file(leak.neighbour)
+    assert shown.sentence == f"Near-copy in another part: {near_copy}, score 0.9996 (a copy has 1)"
+
+
+def test_a_score_is_rounded_down_so_that_nothing_but_a_copy_has_1():
+    images, found = example()
+    (leak,) = [s for s in found.suspects if s.kind == suspects.OTHER_PART]
+    almost = page.suspect_card(images, found, leak._replace(score=0.99999)).sentence
+    assert "score 0.9999 " in almost
+    assert "score 1.0000 " in page.suspect_card(images, found, leak._replace(score=1.0)).sentence
 
 
 def test_a_probability_is_rounded_down():

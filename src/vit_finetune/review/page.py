@@ -89,7 +89,7 @@ def suspect_card(images: Images, review: Review, suspect: Suspect) -> SuspectCar
     return SuspectCard(
         picture=picture(images, suspect.row, LARGE),
         neighbours=[picture(images, row, SMALL) for row in rows[:NEIGHBOURS]],
-        sentence=in_words(suspect, label, suggestion),
+        sentence=in_words(suspect, label, suggestion, images.file(suspect.neighbour)),
         suggestion=suggestion,
         data={"kind": suspect.kind, "part": part, "label": label, "file": file},
     )
@@ -105,11 +105,16 @@ def picture(images: Images, row: int, longest: int) -> Picture:
     )
 
 
-def in_words(suspect: Suspect, label: str, suggestion: str) -> str:
-    """Why an image is listed, and how sure that is."""
+def in_words(suspect: Suspect, label: str, suggestion: str, neighbour: str) -> str:
+    """Why an image is listed, and how sure that is.
+
+    Args:
+        neighbour: the file of its near-copy.
+    """
     if suspect.kind == WRONG_LABEL:
         percent = math.floor(1000 * suspect.score) / 10  # nothing but certainty is 100 %
         return f"{label} is wrong with probability {percent:.1f} %. Suggestion: {suggestion}"
     if suspect.kind in COPIES:
-        return f"{suspect.kind.capitalize()}, score {suspect.score:.2f} (a copy has 1)"
+        score = math.floor(10_000 * suspect.score) / 10_000  # nothing but a copy has 1
+        return f"{suspect.kind.capitalize()}: {neighbour}, score {score:.4f} (a copy has 1)"
     return f"Outlier, distance {suspect.score:.2f} from the images to train on"
