@@ -428,22 +428,16 @@ def copies_table() -> str:
 
 def use_table() -> str:
     """benchmarks/review_use.csv: all seeds together; the difference is of the same test images."""
-    names = {
-        "as they came": "as they came",
-        "listed dropped": "the listed ones dropped",
-        "listed corrected": "the listed ones corrected",
-        "all true": "all true",
-    }
     table = read_csv(ROOT / "benchmarks/review_use.csv")
     rows = []
-    for name, words in names.items():
+    for name in dict.fromkeys(row["labels"] for row in table):
         of_name = [row for row in table if row["labels"] == name]
         runs = [row for row in of_name if row["right"]]
         right = total(runs, "right")
         count = total(runs, "n")
         wrong = total(runs, "wrong") / total(runs, "images")
         difference = "".join(row["difference"] for row in of_name)  # a row of its own
-        cells = [words, f"{wrong:.1%}", fraction_text(right, count), f"{count:,}", difference]
+        cells = [name, f"{wrong:.1%}", fraction_text(right, count), f"{count:,}", difference]
         rows.append(cells)
     header = ["labels", "wrong ones", "test accuracy", "n", "difference [95 % interval]"]
     return markdown_table(header, rows)

@@ -47,8 +47,8 @@ def test_a_stage_ends_itself_when_its_dvc_is_killed(finished, tmp_path, shell):
     _, errors = dvc.communicate()  # ends when the stage, which writes to the same pipe, has ended
     stage.wait(30)  # its pipes close before it is gone
     assert "train: the process that started it is gone; ending\n" in errors
-    for partial in project.folder.rglob("*.partial"):  # if it ended while it wrote the history
-        partial.unlink()
+    for output in ("plots/history.csv", "metrics/train.json"):  # it may end while it writes one
+        (project.folder / f"{output}.partial").unlink(missing_ok=True)
     project.set(**{"train.epochs": 2})
     assert project.repro() == []
     assert finished.outputs() == project.outputs()
