@@ -1,9 +1,8 @@
 """Accuracy against CPU seconds: epochs of adaptation, blocks trained from stored activations,
 training images.
 
-    python benchmarks/accuracy.py            # every line that benchmarks/accuracy.csv lacks
-    python benchmarks/accuracy.py --plot     # docs/accuracy.png and the tables' rows from the lines
-    that are there
+    python benchmarks/accuracy.py           # every line that benchmarks/accuracy.csv lacks
+    python benchmarks/accuracy.py --plot    # docs/accuracy.png from the lines that are there
 
 A line is a run of the pipeline's own stages with the settings of params.yaml, but for those that it
 names. `adapt.min_steps` is 0, so that epochs are what they say; `all` has no adaptation, and the
@@ -11,7 +10,7 @@ layer decay of `adapt`. Every line is judged on the same 3,000 images of CIFAR-1
 which no line trains on; its epoch is chosen on 1,000 others. The first 2,000 test images are
 evaluated beside them and decide nothing. CPU seconds are of all cores together: of `adapt`, of the
 pass over training and validation images, of `train`. Other work on the machine makes them larger,
-but does not count itself.
+but does not count itself. CIFAR-10 is read as the pipeline reads it (VIT_DATA_DIR, or a download).
 """
 
 import argparse
@@ -22,149 +21,160 @@ import numpy as np
 from in_process import ROOT, prepare, run_stages
 from matplotlib.ticker import LogLocator, NullLocator
 
-from vit_finetune.core.arrays import read_split
-from vit_finetune.core.files import read_csv, write_bytes, write_csv
+from vit_finetune.core.files import read_csv, read_json, write_bytes, write_csv, write_json
+from vit_finetune.data.cifar import load_cifar
 from vit_finetune.data.split import stratified
 from vit_finetune.intervals import wilson
 from vit_finetune.style import figure_of, png, styled
 
-WORK, TABLE, PLOT = (
-    ROOT / ".checkpoints/accuracy",
-    ROOT / "benchmarks/accuracy.csv",
-    ROOT / "docs/accuracy.png",
-)
-COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"]
-SERIES = [
-    {"color": colour, "marker": marker, "markevery": 0.12}
-    for colour, marker in zip(COLOURS, "osD^vP", strict=True)
+WORK = ROOT / ".checkpoints/accuracy"
+TABLE = ROOT / "benchmarks/accuracy.csv"
+PLOT = ROOT / "docs/accuracy.png"
+STYLES = [  # of the ways, in a panel
+    {"color": "#0072b2", "marker": "o"},
+    {"color": "#d55e00", "marker": "s"},
+    {"color": "#009e73", "marker": "D"},
+    {"color": "#cc79a7", "marker": "^"},
+    {"color": "#56b4e9", "marker": "v"},
+    {"color": "#e69f00", "marker": "P"},
 ]
-VAL, JUDGES, TESTS = 1_000, 3_000, 2_000
-CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-LINES = [
-    line
-    for images in (1_000, 5_000)
-    for line in [
-        *(
-            {"images": images, "adapt": epochs, "blocks": blocks, "epochs": 8}
-            for epochs, blocks in itertools.product((0, 1, 2), ("0", "1", "4"))
-        ),
-        *(
-            {"images": images, "adapt": 0, "blocks": "all", "epochs": epochs}
-            for epochs in (1, 2, 4, 8)
-        ),
-    ]
-]
+SIZES = (1000, 5000)  # training images
+VAL = 1000
+JUDGES = 3000
+TESTS = 2000
 
 
-def splits_of(images, seed):
-    """Training, validation and judging images; smaller training sets are parts of larger ones."""
-    (pixels, labels), (test_pixels, test_labels) = (
-        read_split(ROOT / "data/raw", part, "images", "labels") for part in ("train", "test")
-    )
+def lines_of(images):
+    """The lines of a number of training images."""
+    lines = []
+    for adapt, blocks in itertools.product((0, 1, 2), ("0", "1", "4")):
+        lines.append({"images": images, "adapt": adapt, "blocks": blocks, "epochs": 8})
+    for epochs in (1, 2, 4, 8):
+        lines.append({"images": images, "adapt": 0, "blocks": "all", "epochs": epochs})
+    return lines
+
+
+def splits_of(data, images, seed):
+    """Training, validation and judging images; smaller training sets are parts of larger ones. The
+    split `test` holds the judging images, then test images."""
+    pixels = data.images["train"]
+    labels = data.labels["train"]
     judges, rest = stratified(labels, JUDGES, seed)
-    chosen, others = stratified(labels[rest], 5_000, seed)
+    pool, others = stratified(labels[rest], max(SIZES), seed)
     val = others[stratified(labels[rest][others], VAL, seed)[0]]
-    train = (
-        rest[chosen[stratified(labels[rest][chosen], images, seed)[0]]]
-        if images < 5_000
-        else rest[chosen]
-    )
-    shown = {"train": train, "val": rest[val]}
-    splits = {split: (pixels[rows], labels[rows]) for split, rows in shown.items()}
-    parts = (pixels[judges], test_pixels[:TESTS]), (labels[judges], test_labels[:TESTS])
-    return splits | {"test": tuple(np.concatenate(part) for part in parts)}
+    train = pool
+    if images < len(pool):
+        train = pool[stratified(labels[rest][pool], images, seed)[0]]
+    judging = [pixels[judges], data.images["test"][:TESTS]]
+    judging_labels = [labels[judges], data.labels["test"][:TESTS]]
+    return {
+        "train": (pixels[rest[train]], labels[rest[train]]),
+        "val": (pixels[rest[val]], labels[rest[val]]),
+        "test": (np.concatenate(judging), np.concatenate(judging_labels)),
+    }
 
 
-def run_line(line, seed, threads):
-    """The row of a line; what it shares with the line before it is not computed again."""
-    backbone = WORK / f"{line['images']}-{line['adapt']}-{seed}"
-    changes = {
+def changes_of(line, seed, threads):
+    """Of params.yaml."""
+    everything = line["blocks"] == "all"
+    train = {"epochs": line["epochs"], "min_steps": 0}
+    if everything:
+        train["layer_decay"] = 0.75  # that of `adapt`
+    return {
         "seed": seed,
         "subset": {"train_size": line["images"]},
         "adapt": {"epochs": line["adapt"], "min_steps": 0},
-        "freeze": {
-            "trainable_blocks": line["blocks"] if line["blocks"] == "all" else int(line["blocks"])
-        },
-        "train": {"epochs": line["epochs"], "min_steps": 0},
+        "freeze": {"trainable_blocks": "all" if everything else int(line["blocks"])},
+        "train": train,
         "runtime": {"threads": threads},
     }
-    if line["blocks"] == "all":
-        changes["train"]["layer_decay"] = 0.75
-    splits = splits_of(line["images"], seed)
-    prepare(backbone, splits, CLASSES, changes)
-    spent = backbone / "adapt.csv"
+
+
+def seconds_of_adapt(folder):
+    """CPU seconds of the adaptation in a folder, which lines share."""
+    spent = folder / "adapt.json"
     if not spent.is_file():
-        write_csv(spent, [{"seconds": run_stages(backbone, "adapt")["adapt"]}])
-    seconds = {"adapt": float(read_csv(spent)[0]["seconds"]) if line["adapt"] else 0.0}
-    seconds |= run_stages(backbone, "embed", "train", "evaluate")
-    computed = line["images"] + VAL
-    hits = np.array(
-        [row["actual"] == row["predicted"] for row in read_csv(backbone / "plots/predictions.csv")]
-    )
+        write_json(spent, run_stages(folder, "adapt"))
+    return read_json(spent)["adapt"]
+
+
+def run_line(line, data, seed, threads):
+    """The row of a line; what it shares with the line before it is not computed again."""
+    folder = WORK / f"{line['images']}-{line['adapt']}-{seed}"
+    splits = splits_of(data, line["images"], seed)
+    prepare(folder, splits, data.classes, changes_of(line, seed, threads))
+    adapt_seconds = seconds_of_adapt(folder)
+    seconds = run_stages(folder, "embed", "train", "evaluate")
+
+    predictions = read_csv(folder / "plots/predictions.csv")
+    right = np.array([row["actual"] == row["predicted"] for row in predictions])
     row = {**line, "seed": seed}
-    for name, part in (("val", hits[:JUDGES]), ("test", hits[JUDGES:])):
+    for name, part in {"val": right[:JUDGES], "test": right[JUDGES:]}.items():
         low, high = wilson(int(part.sum()), len(part))
-        row |= {
-            name: round(float(part.mean()), 4),
-            f"{name}_low": round(low, 4),
-            f"{name}_high": round(high, 4),
-        }
-    row |= {
-        "adapt_s": seconds["adapt"],
-        "pass_s": seconds["embed"] * computed / (computed + JUDGES + TESTS),
-    }
-    row |= {"train_s": seconds["train"]}
-    return {key: round(value, 1) if key.endswith("_s") else value for key, value in row.items()}
+        row[name] = round(float(part.mean()), 4)
+        row[f"{name}_low"] = round(low, 4)
+        row[f"{name}_high"] = round(high, 4)
+    used = line["images"] + VAL
+    row["adapt_s"] = round(adapt_seconds if line["adapt"] else 0.0, 1)
+    row["pass_s"] = round(seconds["embed"] * used / (used + JUDGES + TESTS), 1)
+    row["train_s"] = round(seconds["train"], 1)
+    return row
 
 
-def epochs(number):
-    return f"{number} epoch{'s' * (number != '1')}"
+def in_epochs(number):
+    plural = "" if number == "1" else "s"
+    return f"{number} epoch{plural}"
 
 
-def label_of(row):
+def way_of(row):
+    """In words, for the legend."""
     if row["blocks"] == "all":
         return "everything trained from the images"
-    return (
-        f"adapted for {epochs(row['adapt'])}, then frozen"
-        if row["adapt"] != "0"
-        else "frozen as pretrained"
-    )
+    if row["adapt"] == "0":
+        return "frozen as pretrained"
+    return f"adapted for {in_epochs(row['adapt'])}, then frozen"
 
 
 def annotate(panel, row, x, low, high, color):
     """The number of epochs, or of trained blocks, below or above an interval: where no other number
     stands beside it."""
     everything = row["blocks"] == "all"
-    below = row["blocks"] in ("0", "all") or row["adapt"] == "0"
+    is_below = everything or row["blocks"] == "0" or row["adapt"] == "0"
     panel.annotate(
-        epochs(row["epochs"]) if everything else row["blocks"],
-        (x, low if below else high),
-        (0, -3 if below else 3),
+        in_epochs(row["epochs"]) if everything else row["blocks"],
+        (x, low if is_below else high),
+        (0, -3 if is_below else 3),
         textcoords="offset points",
         fontsize=7 if everything else 8,
         ha="center",
-        va="top" if below else "bottom",
+        va="top" if is_below else "bottom",
         color=color,
         weight="bold",
     )
 
 
 def draw_panel(panel, rows):
-    """One number of training images: a line for each way, a point for each line of the table."""
-    for name, style in zip(dict.fromkeys(map(label_of, rows)), SERIES, strict=False):
-        line = [row for row in rows if label_of(row) == name]
-        seconds = [
-            sum(float(row[f"{part}_s"]) for part in ("adapt", "pass", "train")) for row in line
-        ]
-        mean, low, high = (
-            np.array([float(row[key]) for row in line]) for key in ("val", "val_low", "val_high")
+    """One number of training images: a line for each way, a point for each row of the table."""
+    ways = {}
+    for row in rows:
+        ways.setdefault(way_of(row), []).append(row)
+    for (way, line), style in zip(ways.items(), STYLES, strict=False):
+        seconds = []
+        for row in line:
+            seconds.append(sum(float(row[f"{part}_s"]) for part in ("adapt", "pass", "train")))
+        mean = np.array([float(row["val"]) for row in line])
+        low = np.array([float(row["val_low"]) for row in line])
+        high = np.array([float(row["val_high"]) for row in line])
+        is_joined = line[0]["blocks"] == "all"
+        panel.errorbar(
+            seconds,
+            mean,
+            [mean - low, high - mean],
+            linestyle="-" if is_joined else "none",
+            capsize=2,
+            label=way,
+            **style,
         )
-        joined = {
-            "linestyle": "-" if line[0]["blocks"] == "all" else "none",
-            "markevery": 1,
-            "capsize": 2,
-        }
-        panel.errorbar(seconds, mean, [mean - low, high - mean], **style | joined, label=name)
         for row, x, bottom, top in zip(line, seconds, low, high, strict=True):
             annotate(panel, row, x, bottom, top, style["color"])
     panel.set(xscale="log", xlabel="CPU seconds of adapt, embed and train")
@@ -176,16 +186,20 @@ def draw_panel(panel, rows):
 
 @styled
 def draw(rows):
-    """Accuracy against CPU seconds, a panel for each number of training images all of whose lines
-    are there."""
-    sizes = list(dict.fromkeys(str(line["images"]) for line in LINES))
-    panels = [[row for row in rows if row["images"] == images] for images in sizes]
-    panels = [found for found in panels if len(found) >= len(LINES) / len(sizes)]
+    """Accuracy against CPU seconds: a panel for each number of training images whose lines are all
+    there."""
+    panels = []
+    for images in SIZES:
+        found = [row for row in rows if row["images"] == str(images)]
+        if len(found) >= len(lines_of(images)):
+            panels.append(found)
     figure, [axes] = figure_of(3.6, "Accuracy against time", len(panels))
     for ax, found in zip(axes, panels, strict=True):
         draw_panel(ax, found)
+    lowest = min(ax.get_ylim()[0] for ax in axes)
+    highest = max(ax.get_ylim()[1] for ax in axes)
     for ax in axes:
-        ax.set_ylim(min(ax.get_ylim()[0] for ax in axes), max(ax.get_ylim()[1] for ax in axes))
+        ax.set_ylim(lowest, highest)
     axes[0].set_ylabel(f"accuracy, {JUDGES:,} held-out images, 95 %")
     axes[-1].legend(
         fontsize=8,
@@ -196,27 +210,34 @@ def draw(rows):
     return figure
 
 
+def add_missing_rows(rows, seed, threads):
+    """Compute the lines that the table lacks."""
+    data = load_cifar("cifar10")
+    done = [
+        {name: row[name] for name in lines_of(0)[0]} for row in rows if row["seed"] == str(seed)
+    ]
+    for images in SIZES:
+        for line in lines_of(images):
+            if {name: str(value) for name, value in line.items()} in done:
+                continue
+            rows.append(run_line(line, data, seed, threads))
+            print(rows[-1], flush=True)
+            write_csv(TABLE, rows)
+    shutil.rmtree(WORK, ignore_errors=True)
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--plot", action="store_true")
+    parser.add_argument("--plot", action="store_true", help="draw the rows that are there")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int)
+    parser.add_argument("--threads", type=int, help="of torch; default: all cores")
     args = parser.parse_args()
     rows = read_csv(TABLE) if TABLE.is_file() else []
-    done = {
-        tuple(row[key] for key in ("images", "adapt", "blocks", "epochs", "seed")) for row in rows
-    }
-    for line in [] if args.plot else LINES:
-        if (*map(str, line.values()), str(args.seed)) in done:
-            continue
-        rows.append(run_line(line, args.seed, args.threads))
-        print(rows[-1], flush=True)
-        write_csv(TABLE, rows)
     if not args.plot:
-        shutil.rmtree(WORK, ignore_errors=True)
-    write_bytes(PLOT, png(draw(read_csv(TABLE))))
+        add_missing_rows(rows, args.seed, args.threads)
+    write_bytes(PLOT, png(draw(rows)))
 
 
 if __name__ == "__main__":

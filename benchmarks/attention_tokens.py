@@ -41,8 +41,10 @@ def measure(name):
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = timm.create_model(name, img_size=MODELS[name], num_classes=10).eval()
-    maker, loaded = MapMaker(model), peak_mib()
-    pixels, labels = torch.randn(IMAGES, 3, MODELS[name], MODELS[name]), torch.arange(IMAGES)
+    maker = MapMaker(model)
+    loaded = peak_mib()
+    pixels = torch.randn(IMAGES, 3, MODELS[name], MODELS[name])
+    labels = torch.arange(IMAGES)
     start = time.process_time()
     maps_and_shapes(maker, Sample(np.arange(IMAGES), pixels, labels, labels))
     seconds = (time.process_time() - start) / IMAGES
@@ -58,7 +60,8 @@ def main():
     )
     if chosen := parser.parse_args().model:
         return measure(chosen)
-    names, rows = ("model", "tokens", "seconds_per_image", "peak_mib", "model_alone_mib"), []
+    names = ("model", "tokens", "seconds_per_image", "peak_mib", "model_alone_mib")
+    rows = []
     print("{:32}{:>8}{:>20}{:>10}{:>17}".format(*names))
     for name in MODELS:
         run = subprocess.run(

@@ -286,9 +286,11 @@ def main():
             settings = prepare(
                 Path(place), asked | {"epochs_run": epochs, "images_run": images}, {}
             )
-            here, here_right = None, None
+            here = None
+            here_right = None
             for way in args.ways:
-                seconds, tested = seconds_of(way, settings), ""
+                seconds = seconds_of(way, settings)
+                tested = ""
                 here = here or seconds
                 if whole:
                     right = hits(

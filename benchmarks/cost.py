@@ -23,7 +23,8 @@ from matplotlib import pyplot as plt
 
 from vit_finetune.core.files import read_csv, write_csv
 
-TABLE, PLOT = ROOT / "benchmarks/cost.csv", ROOT / "docs/cost.png"
+TABLE = ROOT / "benchmarks/cost.csv"
+PLOT = ROOT / "docs/cost.png"
 BASE = {"images": "1000", "epochs": "4", "blocks": "2", "image_size": "224"}
 VALUES = {
     "images": ("500", "1000", "2000", "4000", "8000"),
@@ -47,7 +48,8 @@ LINES = list(
 def seconds_and_mib(stage):
     """Wall-clock seconds of a stage in a process of its own, and the peak of its anonymous
     memory."""
-    start, peak = time.perf_counter(), 0
+    start = time.perf_counter()
+    peak = 0
     process = subprocess.Popen([sys.executable, "-m", "stages", stage], stdout=subprocess.DEVNULL)
     while process.poll() is None:
         for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
@@ -64,7 +66,8 @@ def measured(line):
     with tempfile.TemporaryDirectory() as place:
         prepare(Path(place), settings, {"model.image_size": line["image_size"]})
         seconds_and_mib("adapt")  # without adaptation: what loads the model
-        embed, train = seconds_and_mib("embed"), seconds_and_mib("train")
+        embed = seconds_and_mib("embed")
+        train = seconds_and_mib("train")
         stored = sum(path.stat().st_size for path in Path("data/embedded").glob("train*"))
         os.chdir(ROOT)
     names = ("embed_s", "embed_mib", "train_s", "train_mib", "stored_mib")

@@ -44,7 +44,9 @@ CPU = torch.device("cpu")
 
 class Photographs(Dataset):
     def __init__(self, images, labels, transform):
-        self.images, self.labels, self.transform = images, labels, transform
+        self.images = images
+        self.labels = labels
+        self.transform = transform
 
     def __len__(self):
         return len(self.images)

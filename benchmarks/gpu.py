@@ -57,7 +57,10 @@ STEPS = {  # what is called at the beginning of each step, or of each batch of t
     "embed": (forward, "_activations_of_rows"),
     "train": (Trainer, "_set_learning_rate"),
 }
-WARM, TIMED, PROFILED = 3, 5, 5  # steps
+# steps
+WARM = 3
+TIMED = 5
+PROFILED = 5
 TOP = 12  # operations that are shown
 NOTES = """\
 How to read it. Launches a step x 5 to 10 microseconds is what the CPU needs to start a step's work;

@@ -19,7 +19,9 @@ from scipy.special import ndtr, ndtri
 
 from vit_finetune.intervals import LEVEL, mean
 
-SIZES, RESAMPLES, BATCH = (8, 16, 48, 200), 2000, 250
+SIZES = (8, 16, 48, 200)
+RESAMPLES = 2000
+BATCH = 250
 TAILS = np.array([(1 - LEVEL) / 2, (1 + LEVEL) / 2])
 # Draws values of a shape, their true mean and standard deviation.
 DATA = {
@@ -57,7 +59,8 @@ def resampled(centred, rng):
     n = centred.shape[1]
     drawn = rng.integers(n, size=(RESAMPLES, n)) + n * np.arange(RESAMPLES)[:, None]
     times = np.bincount(drawn.ravel(), minlength=RESAMPLES * n).reshape(RESAMPLES, n) / n
-    means, squares = centred @ times.T, centred**2 @ times.T
+    means = centred @ times.T
+    squares = centred**2 @ times.T
     return means, np.sqrt(np.maximum(squares - means**2, 0) * n / (n - 1))
 
 
@@ -86,7 +89,8 @@ def bca(means, centred):
     acceleration = (centred**3).sum(axis=1) / (6 * np.where(squares > 0, squares, 1) ** 1.5)
     below = (means < -1e-12).mean(axis=1) / 2 + (means <= 1e-12).mean(axis=1) / 2
     bias = ndtri(np.clip(below, 1 / RESAMPLES, 1 - 1 / RESAMPLES))
-    ordered, ends = np.sort(means, axis=1), []
+    ordered = np.sort(means, axis=1)
+    ends = []
     for tail in TAILS:
         z = bias + ndtri(tail)
         place = np.rint(ndtr(bias + z / (1 - acceleration * z)) * (RESAMPLES - 1)).astype(int)
@@ -96,7 +100,8 @@ def bca(means, centred):
 
 def intervals_of(samples, rng):
     """Name of each method -> low and high, (2, R), of samples (R, n)."""
-    centre, n = samples.mean(axis=1), samples.shape[1]
+    centre = samples.mean(axis=1)
+    n = samples.shape[1]
     centred = samples - centre[:, None]
     means, spreads = resampled(centred, rng)
     error = centred.std(axis=1, ddof=1) / np.sqrt(n)

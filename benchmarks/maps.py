@@ -27,7 +27,8 @@ from vit_finetune.model.saved import class_names, load_model
 
 TABLE = Path(__file__).with_suffix(".csv")
 RIVALS = ("gradient rollout", "relevance")
-IMAGES, MOSAICS = 200, 64
+IMAGES = 200
+MOSAICS = 64
 
 
 def differences(name: str, folder: Path, count: int) -> list[dict]:

@@ -19,15 +19,18 @@ from vit_finetune.model.build import build_model, preprocessing
 from vit_finetune.params import read_params
 
 # the pass that leaves one block to train is the longest with tokens at its end
-CPU, BLOCKS = torch.device("cpu"), 1
+CPU = torch.device("cpu")
+BLOCKS = 1
 BATCH = 16  # images, as the embed stage takes on a CPU
 SIDE = 1024
 
 
 def operations(model, blocks):
     """Of one image through the prefix, without the resize."""
-    tokens, width = model.pos_embed.shape[1], model.embed_dim
-    patches, (high, wide) = tokens - model.num_prefix_tokens, model.patch_embed.patch_size
+    tokens = model.pos_embed.shape[1]
+    width = model.embed_dim
+    patches = tokens - model.num_prefix_tokens
+    high, wide = model.patch_embed.patch_size
     hidden = model.blocks[0].mlp.fc1.out_features
     block = (
         tokens * (3 * width * width + width * width + 2 * width * hidden)
@@ -54,7 +57,8 @@ def main():
     model = build_model(
         options.name, pretrained=options.pretrained, image_size=options.image_size, seed=params.seed
     )
-    preprocess, threads = preprocessing(model, options.crop_pct), torch.get_num_threads()
+    preprocess = preprocessing(model, options.crop_pct)
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     images = torch.tensor(read_split("data/subset", "train", "images")[0][: args.images])
     batches = images.split(BATCH)

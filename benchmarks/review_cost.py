@@ -20,8 +20,11 @@ from vit_finetune.params import Params
 from vit_finetune.review import page, suspects
 
 TABLE = Path(__file__).with_suffix(".csv")
-CLASSES, FEATURES, SIDE = 10, 192, 32
-VAL, TEST = 1_000, 10_000
+CLASSES = 10
+FEATURES = 192
+SIDE = 32
+VAL = 1_000
+TEST = 10_000
 
 
 def made_up(folder: Path, train: int) -> suspects.Images:

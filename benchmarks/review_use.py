@@ -30,7 +30,10 @@ TABLE = Path(__file__).with_suffix(".csv")
 COLUMNS = ("seed", "labels", "images", "wrong", "right", "n", "difference", "cpu_s")
 SEEDS = (10, 11, 12)
 SEEN = ("train", "val")
-BEFORE, DROPPED, CORRECTED, TRUE = "as they came", "listed dropped", "listed corrected", "all true"
+BEFORE = "as they came"
+DROPPED = "listed dropped"
+CORRECTED = "listed corrected"
+TRUE = "all true"
 
 
 def with_errors(labels, share, rng):

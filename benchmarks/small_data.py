@@ -30,8 +30,10 @@ from vit_finetune.core.hashes import digest, key_of
 from vit_finetune.data.digits import load_digits
 from vit_finetune.params import read_yaml
 
-WORK, TABLE = ROOT / ".checkpoints/small_data", ROOT / "benchmarks/small_data.csv"
-SEEDS, STRENGTHS = (0, 1, 2), 10.0 ** np.arange(-6, 4)
+WORK = ROOT / ".checkpoints/small_data"
+TABLE = ROOT / "benchmarks/small_data.csv"
+SEEDS = (0, 1, 2)
+STRENGTHS = 10.0 ** np.arange(-6, 4)
 TEST = 1_000
 UNEQUAL = (500, 300, 180, 108, 65, 39, 23, 14, 8, 5)  # training images of each class
 GLYPHS = {"model": {"name": "local-dir:pretrained/glyph-vit"}}
@@ -49,7 +51,8 @@ def draw(labels, counts, rng):
 def splits_of(pool, test, train, val, seed):
     """Training images by class counts `train`, then validation images by `val`, from a pool; TEST
     test images."""
-    (images, labels), rng = pool, np.random.default_rng(seed)
+    (images, labels) = pool
+    rng = np.random.default_rng(seed)
     rows, rest = draw(labels, train, rng)
     val_rows = rest[draw(labels[rest], val, rng)[0]]
     first = np.random.default_rng(0).permutation(len(test[1]))[:TEST]
@@ -133,7 +136,8 @@ SETS = {  # name: images, class names, changes of params.yaml
 
 class Pictures(Dataset):
     def __init__(self, images, transform):
-        self.images, self.transform = images, transform
+        self.images = images
+        self.transform = transform
 
     def __len__(self):
         return len(self.images)

@@ -35,7 +35,9 @@ IMAGES = (  # pictures of plots/ that the tutorial shows
     "attention_classes",
 )
 MISTAKES = 8  # of docs/contrast.png
-FOR, AGAINST = (255, 223, 63), (63, 127, 255)  # colours of the page of attention
+# colours of the page of attention
+FOR = (255, 223, 63)
+AGAINST = (63, 127, 255)
 CHARTS = {  # table of plots/ that the tutorial shows -> template
     "adaptation": "history",
     "history": "history",
@@ -79,7 +81,8 @@ def spotlights(pairs: list[tuple[str, np.ndarray, np.ndarray]], title: str, colu
 def tokens(image: np.ndarray, seen: np.ndarray, patch: int) -> Figure:
     """An image as it is stored, as the model sees it, and its patches apart."""
     figure, [panels] = figure_of(2.9, "From an image to tokens", 3)
-    rows, columns = seen.shape[0] // patch, seen.shape[1] // patch
+    rows = seen.shape[0] // patch
+    columns = seen.shape[1] // patch
     gap = 4
     apart = np.full((rows * (patch + gap) - gap, columns * (patch + gap) - gap, 3), 255, np.uint8)
     for row in range(rows):

@@ -46,7 +46,8 @@ FONTS = (
 )
 HELD_OUT_FONTS = ("DejaVuSansDisplay", "cmss10", "cmmi10")
 STROKES = (0, 1, 2, 4)  # pixels added on each side of the stroke, in the bank's resolution
-BANK_SIZE, IMAGE_SIZE = 64, 32
+BANK_SIZE = 64
+IMAGE_SIZE = 32
 LOW_RESOLUTIONS = (8, 8, 8, 10, 12, 16, 32)  # the share of a value is how often it stands here
 
 MODEL_ARGS = {"img_size": IMAGE_SIZE, "patch_size": 4, "embed_dim": 128, "depth": 4, "num_heads": 4}
@@ -87,9 +88,13 @@ def random_grid(n: int, generator: torch.Generator) -> Tensor:
     def uniform(low: float, high: float) -> Tensor:
         return torch.rand(n, generator=generator) * (high - low) + low
 
-    angle, shear = uniform(-0.3, 0.3), uniform(-0.35, 0.35)
-    scale_x, scale_y = uniform(0.95, 1.9), uniform(0.95, 1.25)  # > 1 makes the glyph smaller
-    cos, sin = angle.cos(), angle.sin()
+    angle = uniform(-0.3, 0.3)
+    shear = uniform(-0.35, 0.35)
+    # > 1 makes the glyph smaller
+    scale_x = uniform(0.95, 1.9)
+    scale_y = uniform(0.95, 1.25)
+    cos = angle.cos()
+    sin = angle.sin()
     theta = torch.stack(
         [
             torch.stack([scale_x * cos, scale_x * (shear - sin), uniform(-0.12, 0.12)], 1),
@@ -199,7 +204,9 @@ def main() -> None:
     schedules = [
         torch.optim.lr_scheduler.LambdaLR(optimizer, share_of_lr) for optimizer in optimizers
     ]
-    start, losses, hits = time.monotonic(), [], 0
+    start = time.monotonic()
+    losses = []
+    hits = 0
     model.train()
     for step in range(1, args.steps + 1):
         images, labels = make_batch(bank, args.batch_size, generator)

@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-CLASSES, WIDTH, HEIGHT, BASES = 10, 300, 200, 20
+CLASSES = 10
+WIDTH = 300
+HEIGHT = 200
+BASES = 20
 
 
 def main(folder: Path, count: int) -> None:

@@ -4,19 +4,20 @@
 
 Stop it at any time: the same line continues after the last training that was finished. One seed of
 every set comes before the next seed. Each set and seed is adapted and embedded once; then it is
-trained with each of RECIPES. In the folder:
+trained with each of RECIPES. A row of benchmarks/choice/rows.csv for each `adapt` and each
+training; in the folder:
 
-    rows.csv                             a row for each `adapt` and each training
     logits/<set>-<seed>/<training>.npz   see record.py
     runs/<set>-<seed>/                   what is stored of each set and seed
 
 A row holds accuracies on validation and test images: `start` is the linear probe that training
 starts from, `kept` is what the pipeline keeps, `best` is the epoch with the best validation
 accuracy, and `last` is the last epoch. Those of `adapt` on test images are of linear probes of
-these models.
+these models. `gained` and `lost` count the `n` test images on which only `kept`, or only `start`,
+is right.
 
 CIFAR-10 is read as the pipeline reads it (VIT_DATA_DIR, or a download). After a change of the code,
-of params.yaml or of profiles/demo.yaml, take a new folder.
+of params.yaml or of profiles/demo.yaml, remove the rows and the folder.
 """
 
 import argparse
@@ -40,6 +41,7 @@ from vit_finetune.core.files import new_file, read_csv, write_csv
 from vit_finetune.params import read_params
 
 FOLDER = ROOT / ".run/choice"
+TABLE = Path(__file__).with_name("rows.csv")
 ADAPT = "adapt"
 
 
@@ -62,7 +64,8 @@ def stored_run(threads):
 
 def row_of(training, logged):
     val = logged["val"]
-    chosen = choose(val, logged["val_labels"])
+    val_labels = logged["val_labels"]
+    chosen = choose(val, val_labels)
     last = len(val) - 1
     epochs = {
         "start": 0,
@@ -71,29 +74,33 @@ def row_of(training, logged):
         "last": last,
     }
     row = {"epochs": last, "kept_epoch": epochs["kept"], "best_epoch": epochs["best"]}
-    for name, epoch in epochs.items():
-        row[f"val_{name}"] = accuracy(val[epoch], logged["val_labels"])
+    right = {}
     for name, epoch in epochs.items():
         if training == ADAPT:
             models = {0: "pretrained", last: "last"}
             logits = logged[f"{models.get(epoch, 'best')}_test"][0]
         else:
             logits = logged["test"][epoch]
-        row[f"test_{name}"] = accuracy(logits, logged["test_labels"])
+        right[name] = logits.argmax(axis=1) == logged["test_labels"]
+        row[f"val_{name}"] = rounded_mean(val[epoch].argmax(axis=1) == val_labels)
+    for name in epochs:
+        row[f"test_{name}"] = rounded_mean(right[name])
+    row["gained"] = int((right["kept"] & ~right["start"]).sum())
+    row["lost"] = int((right["start"] & ~right["kept"]).sum())
+    row["n"] = len(right["kept"])
     return row
 
 
-def accuracy(logits, labels):
-    return round(float((logits.argmax(axis=1) == labels).mean()), 4)
+def rounded_mean(right):
+    return round(float(right.mean()), 4)
 
 
 class Log:
-    """The rows and logits in the folder."""
+    """The rows of the table and the logits in the folder."""
 
     def __init__(self, folder):
         self.folder = folder
-        self.table = folder / "rows.csv"
-        self.rows = read_csv(self.table) if self.table.is_file() else []
+        self.rows = read_csv(TABLE) if TABLE.is_file() else []
 
     def missing(self, name, seed):
         """The trainings of a set and seed that are not done."""
@@ -113,7 +120,7 @@ class Log:
         row |= row_of(training, logged)
         row["cpu_s"] = round(seconds, 1)
         self.rows.append(row)
-        write_csv(self.table, self.rows)
+        write_csv(TABLE, self.rows)
         numbers = ", ".join(f"{key} {value}" for key, value in list(row.items())[3:])
         print(f"{name}, seed {seed}, {training}: {numbers}", flush=True)
 

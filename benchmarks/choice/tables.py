@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
 from record import RECIPES, WAYS
 from rules import RULES, choose, losses
-from run import ADAPT, FOLDER
+from run import ADAPT, FOLDER, TABLE
 from sets import SETS
 
 from vit_finetune.core.files import read_csv
@@ -74,11 +74,16 @@ def evaluate_adapt(logged):
 
 
 def read_all(folder, rows):
-    """(set, seed) -> training -> what was evaluated of it."""
+    """(set, seed) -> training -> what was evaluated of it, where its logits are there."""
     results = {}
     for row in rows:
-        name, seed, training = row["set"], row["seed"], row["training"]
-        logged = np.load(folder / f"logits/{name}-{seed}/{training}.npz")
+        name = row["set"]
+        seed = row["seed"]
+        training = row["training"]
+        path = folder / f"logits/{name}-{seed}/{training}.npz"
+        if not path.is_file():
+            continue
+        logged = np.load(path)
         run = results.setdefault((name, seed), {})
         run[training] = evaluate_adapt(logged) if training == ADAPT else evaluate_train(logged)
     return results
@@ -187,9 +192,9 @@ def main():
     )
     parser.add_argument("--folder", type=Path, default=FOLDER, help="default: .run/choice")
     folder = parser.parse_args().folder
-    rows = read_csv(folder / "rows.csv")
+    rows = read_csv(TABLE)
     results = read_all(folder, rows)
-    print(f"{len(rows)} trainings of {len(results)} sets and seeds.")
+    print(f"{len(rows)} trainings; the logits of {len(results)} sets and seeds are in the folder.")
     print_sets(results, rows)
 
     rules = [(RULES[rule], (ADAPT, rule), (ADAPT, START)) for rule in ADAPT_RULES]

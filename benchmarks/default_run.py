@@ -1,0 +1,188 @@
+"""The default run with several seeds, beside shorter adaptations and shorter trainings.
+
+    python benchmarks/default_run.py --seeds 1 2 3    # judged on images that train nothing
+    python benchmarks/default_run.py --seeds 1 2 3 --test    # last, once: on the test images
+
+A seed draws the images as the stage `subset` does, and everything that follows. Each of ADAPTATIONS
+is computed and embedded once for a seed, and trained with each of TRAININGS. Each of these runs
+leaves its model and its row in .run/default/kept, and is not computed again. The rows together are
+benchmarks/default_run.csv. Columns:
+
+    probe, adapted, val    accuracy on validation images: of a linear probe of the pretrained model,
+                           of a linear probe of the adapted one, and of what is kept
+    others                 accuracy on 3,000 more images of CIFAR-10's training part, by which
+                           nothing was trained
+    gained, lost           on how many of these the model is right where params.yaml's is wrong, and
+                           the other way round
+    adapt_s, pass_s, train_s    CPU seconds; the pass over training and validation images
+    test, nll, ece         on the 10,000 test images, after calibration
+
+CIFAR-10 is read as the pipeline reads it (VIT_DATA_DIR, or a download).
+"""
+
+import argparse
+import itertools
+from pathlib import Path
+
+import numpy as np
+from in_process import ROOT, prepare, run_stages
+
+from vit_finetune.activations.files import map_activations
+from vit_finetune.activations.manifest import Manifest
+from vit_finetune.activations.views import ImageView
+from vit_finetune.core.device import resolve_precision, set_up_torch
+from vit_finetune.core.files import new_folder, read_json, write_csv, write_json
+from vit_finetune.data.cifar import load_cifar
+from vit_finetune.data.split import stratified, train_val_test
+from vit_finetune.evaluation.measures import classification_summary
+from vit_finetune.model.boundary import SplitModel, to_device
+from vit_finetune.model.build import preprocessing
+from vit_finetune.model.saved import load_model
+
+FOLDER = ROOT / ".run/default"
+TABLE = Path(__file__).with_suffix(".csv")
+TRAIN = 5000
+VAL = 1000
+OTHERS = 3000
+DEFAULT = "default"
+ADAPTATIONS = {  # changes of the section `adapt` of params.yaml
+    DEFAULT: {},
+    "1 epoch": {"epochs": 1, "min_steps": 0},
+}
+TRAININGS = {  # changes of the section `train`
+    DEFAULT: {},
+    "4 epochs": {"epochs": 4},
+    "2 epochs": {"epochs": 2, "min_steps": 0},
+}
+
+
+def draw(data, seed):
+    """The splits of a seed, with the others in the place of the test images."""
+    labels = data.labels["train"]
+    rows = train_val_test(data.labels, train_size=TRAIN, val_size=VAL, test_size="all", seed=seed)
+    used = np.concatenate([rows["train"], rows["val"]])
+    free = np.setdiff1d(np.arange(len(labels)), used)
+    rows["test"] = free[stratified(labels[free], OTHERS, seed)[0]]
+    return {split: (data.images["train"][chosen], labels[chosen]) for split, chosen in rows.items()}
+
+
+def adapt_and_embed(folder):
+    """CPU seconds of both, of a finished run as they were."""
+    spent = folder / "seconds.json"
+    if not spent.is_file():
+        write_json(spent, run_stages(folder, "adapt", "embed"))
+    return read_json(spent)
+
+
+def answers_on_others(folder, labels, device):
+    """Whether the kept model is right, (N,)."""
+    manifest = Manifest.read(folder / "data/embedded")
+    split_model = manifest.split_model(load_model(folder / "models/finetuned"), device)
+    stored = map_activations(folder / "data/embedded", manifest, "test")
+    return split_model.predict_logits(stored).numpy().argmax(axis=1) == labels
+
+
+def kept_folder(run):
+    return FOLDER / "kept" / "-".join(map(str, run)).replace(" ", "-")
+
+
+def record(run, splits, classes, threads):
+    """Keep the model, the answers on the others and the row of a run.
+
+    Args:
+        run: its seed, adaptation and training.
+    """
+    seed, adaptation, training = run
+    folder = FOLDER / f"{seed}-{adaptation}".replace(" ", "-")
+    changes = {
+        "seed": seed,
+        "adapt": ADAPTATIONS[adaptation],
+        "train": TRAININGS[training],
+        "runtime": {"threads": threads},
+    }
+    prepare(folder, splits, classes, changes)
+    seconds = adapt_and_embed(folder) | run_stages(folder, "train")
+    right = answers_on_others(folder, splits["test"][1], set_up_torch("auto", threads))
+    trained = read_json(folder / "metrics/train.json")
+    embedded = TRAIN + VAL + OTHERS
+    row = {
+        "seed": seed,
+        "adapt": adaptation,
+        "train": training,
+        "precision": trained["precision"],
+        "probe": trained["pretrained_probe_accuracy"],
+        "adapted": trained["probe_accuracy"],
+        "val": trained["val_accuracy"],
+        "others": round(float(right.mean()), 4),
+        "adapt_s": round(seconds["adapt"], 1),
+        "pass_s": round(seconds["embed"] * (embedded - OTHERS) / embedded, 1),
+        "train_s": round(seconds["train"], 1),
+    }
+    with new_folder(kept_folder(run)) as kept:
+        (folder / "models/finetuned").rename(kept / "model")
+        np.save(kept / "right.npy", right)
+        write_json(kept / "row.json", row)
+    print(row, flush=True)
+
+
+def record_test(run, data, threads):
+    """Keep the accuracy, nll and ece of a run on the test images."""
+    kept = kept_folder(run)
+    device = set_up_torch("auto", threads)
+    model = load_model(kept / "model")
+    precision = resolve_precision("auto", device)
+    placed = to_device(model, device, precision)
+    split_model = SplitModel(placed, "all", preprocessing(model, None), device, precision)
+    logits = split_model.predict_logits(ImageView(data.images["test"])).numpy()
+    summary = classification_summary(data.labels["test"], logits, data.classes, bins=15)
+    row = {"test": summary["accuracy"], "nll": summary["nll"], "ece": summary["ece"]}
+    write_json(kept / "test.json", {name: round(value, 4) for name, value in row.items()})
+    print(run, row, flush=True)
+
+
+def write_table():
+    """Of all runs that were kept."""
+    rows = []
+    for run in itertools.product(range(10), ADAPTATIONS, TRAININGS):
+        kept = kept_folder(run)
+        if not kept.is_dir():
+            continue
+        row = read_json(kept / "row.json")
+        row |= {"gained": "", "lost": "", "test": "", "nll": "", "ece": ""}
+        base = kept_folder((run[0], DEFAULT, DEFAULT)) / "right.npy"
+        if base.is_file():
+            right = np.load(kept / "right.npy")
+            before = np.load(base)
+            row["gained"] = int((right & ~before).sum())
+            row["lost"] = int((before & ~right).sum())
+        if (kept / "test.json").is_file():
+            row |= read_json(kept / "test.json")
+        rows.append(row)
+    write_csv(TABLE, rows)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(range(5)))
+    parser.add_argument("--adaptations", nargs="+", choices=ADAPTATIONS, default=list(ADAPTATIONS))
+    parser.add_argument("--trainings", nargs="+", choices=TRAININGS, default=list(TRAININGS))
+    parser.add_argument("--test", action="store_true", help="evaluate what was trained before")
+    parser.add_argument("--threads", type=int, help="of torch; default: all cores")
+    args = parser.parse_args()
+    data = load_cifar("cifar10")
+    for seed, adaptation in itertools.product(args.seeds, args.adaptations):
+        splits = draw(data, seed)
+        for training in args.trainings:
+            run = seed, adaptation, training
+            kept = kept_folder(run)
+            if args.test and not (kept / "test.json").is_file():
+                record_test(run, data, args.threads)
+            elif not args.test and not kept.is_dir():
+                record(run, splits, data.classes, args.threads)
+            write_table()
+
+
+if __name__ == "__main__":
+    main()
