@@ -1,21 +1,22 @@
-"""The default run with several seeds, beside shorter adaptations and shorter trainings.
+"""The default run with several seeds, beside fewer epochs of `adapt` and of `train`.
 
-    python benchmarks/default_run.py --seeds 1 2 3    # judged on images that train nothing
+    python benchmarks/default_run.py --seeds 1 2 3           # judged on images that train nothing
     python benchmarks/default_run.py --seeds 1 2 3 --test    # last, once: on the test images
 
-A seed draws the images as the stage `subset` does, and everything that follows. Each of ADAPTATIONS
-is computed and embedded once for a seed, and trained with each of TRAININGS. Each of these runs
-leaves its model and its row in .run/default/kept, and is not computed again. The rows together are
-benchmarks/default_run.csv. Columns:
+A seed draws the images as the stage `subset` does, and everything that follows. Each number of
+epochs of `adapt` is computed and embedded once for a seed, then trained for each number of epochs
+of `train`; 0 is the linear probe that training starts from. A run leaves its model and its row in
+.run/default/kept, and is not computed again. The rows together are benchmarks/default_run.csv:
 
+    adapt, train           epochs
     probe, adapted, val    accuracy on validation images: of a linear probe of the pretrained model,
                            of a linear probe of the adapted one, and of what is kept
     others                 accuracy on 3,000 more images of CIFAR-10's training part, by which
                            nothing was trained
-    gained, lost           on how many of these the model is right where params.yaml's is wrong, and
+    gained, lost           on how many of these the model is right where that of BASE is wrong, and
                            the other way round
     adapt_s, pass_s, train_s    CPU seconds; the pass over training and validation images
-    test, nll, ece         on the 10,000 test images, after calibration
+    test, nll, ece         on the 10,000 test images; a probe is not calibrated
 
 CIFAR-10 is read as the pipeline reads it (VIT_DATA_DIR, or a download).
 """
@@ -25,6 +26,7 @@ import itertools
 from pathlib import Path
 
 import numpy as np
+import torch
 from in_process import ROOT, prepare, run_stages
 
 from vit_finetune.activations.files import map_activations
@@ -37,23 +39,18 @@ from vit_finetune.data.split import stratified, train_val_test
 from vit_finetune.evaluation.measures import classification_summary
 from vit_finetune.model.boundary import SplitModel, to_device
 from vit_finetune.model.build import preprocessing
-from vit_finetune.model.saved import load_model
+from vit_finetune.model.saved import load_model, save_model
+from vit_finetune.training.features import Features
+from vit_finetune.training.probe import fit_probe
 
 FOLDER = ROOT / ".run/default"
 TABLE = Path(__file__).with_suffix(".csv")
 TRAIN = 5000
 VAL = 1000
 OTHERS = 3000
-DEFAULT = "default"
-ADAPTATIONS = {  # changes of the section `adapt` of params.yaml
-    DEFAULT: {},
-    "1 epoch": {"epochs": 1, "min_steps": 0},
-}
-TRAININGS = {  # changes of the section `train`
-    DEFAULT: {},
-    "4 epochs": {"epochs": 4},
-    "2 epochs": {"epochs": 2, "min_steps": 0},
-}
+ADAPT_EPOCHS = (2, 1)
+TRAIN_EPOCHS = (8, 4, 2, 0)
+BASE = (2, 8)
 
 
 def draw(data, seed):
@@ -74,6 +71,16 @@ def adapt_and_embed(folder):
     return read_json(spent)
 
 
+def write_probe(folder, labels, seed):
+    """In place of what `train` writes."""
+    features = Features.read(folder / "data/embedded")
+    model = load_model(folder / "models/adapted", num_classes=int(labels.max()) + 1)
+    probe = fit_probe(features.train, torch.tensor(labels), "auto", "none", seed)
+    probe.place(model.head)
+    with new_folder(folder / "models/finetuned") as finetuned:
+        save_model(model, finetuned, preprocessing(model, None))
+
+
 def answers_on_others(folder, labels, device):
     """Whether the kept model is right, (N,)."""
     manifest = Manifest.read(folder / "data/embedded")
@@ -82,52 +89,50 @@ def answers_on_others(folder, labels, device):
     return split_model.predict_logits(stored).numpy().argmax(axis=1) == labels
 
 
-def kept_folder(run):
-    return FOLDER / "kept" / "-".join(map(str, run)).replace(" ", "-")
+def kept_folder(seed, adapt, train):
+    return FOLDER / f"kept/{seed}-{adapt}-{train}"
 
 
-def record(run, splits, classes, threads):
-    """Keep the model, the answers on the others and the row of a run.
-
-    Args:
-        run: its seed, adaptation and training.
-    """
-    seed, adaptation, training = run
-    folder = FOLDER / f"{seed}-{adaptation}".replace(" ", "-")
+def record(seed, adapt, train, splits, classes, threads):
+    """Keep the model, the answers on the others and the row of a run."""
+    folder = FOLDER / f"{seed}-{adapt}"
     changes = {
         "seed": seed,
-        "adapt": ADAPTATIONS[adaptation],
-        "train": TRAININGS[training],
+        "adapt": {"epochs": adapt, "min_steps": 0},
+        "train": {"epochs": max(1, train), "min_steps": 0},
         "runtime": {"threads": threads},
     }
     prepare(folder, splits, classes, changes)
-    seconds = adapt_and_embed(folder) | run_stages(folder, "train")
+    seconds = adapt_and_embed(folder) | {"train": 0.0}
+    if train == 0:
+        write_probe(folder, splits["train"][1], seed)
+    else:
+        seconds |= run_stages(folder, "train")
     right = answers_on_others(folder, splits["test"][1], set_up_torch("auto", threads))
     trained = read_json(folder / "metrics/train.json")
     embedded = TRAIN + VAL + OTHERS
     row = {
         "seed": seed,
-        "adapt": adaptation,
-        "train": training,
+        "adapt": adapt,
+        "train": train,
         "precision": trained["precision"],
         "probe": trained["pretrained_probe_accuracy"],
         "adapted": trained["probe_accuracy"],
-        "val": trained["val_accuracy"],
+        "val": trained["val_accuracy" if train else "probe_accuracy"],
         "others": round(float(right.mean()), 4),
         "adapt_s": round(seconds["adapt"], 1),
         "pass_s": round(seconds["embed"] * (embedded - OTHERS) / embedded, 1),
         "train_s": round(seconds["train"], 1),
     }
-    with new_folder(kept_folder(run)) as kept:
+    with new_folder(kept_folder(seed, adapt, train)) as kept:
         (folder / "models/finetuned").rename(kept / "model")
         np.save(kept / "right.npy", right)
         write_json(kept / "row.json", row)
     print(row, flush=True)
 
 
-def record_test(run, data, threads):
+def record_test(kept, data, threads):
     """Keep the accuracy, nll and ece of a run on the test images."""
-    kept = kept_folder(run)
     device = set_up_torch("auto", threads)
     model = load_model(kept / "model")
     precision = resolve_precision("auto", device)
@@ -137,19 +142,19 @@ def record_test(run, data, threads):
     summary = classification_summary(data.labels["test"], logits, data.classes, bins=15)
     row = {"test": summary["accuracy"], "nll": summary["nll"], "ece": summary["ece"]}
     write_json(kept / "test.json", {name: round(value, 4) for name, value in row.items()})
-    print(run, row, flush=True)
+    print(kept.name, row, flush=True)
 
 
 def write_table():
     """Of all runs that were kept."""
     rows = []
-    for run in itertools.product(range(10), ADAPTATIONS, TRAININGS):
-        kept = kept_folder(run)
+    for seed, adapt, train in itertools.product(range(10), ADAPT_EPOCHS, TRAIN_EPOCHS):
+        kept = kept_folder(seed, adapt, train)
         if not kept.is_dir():
             continue
         row = read_json(kept / "row.json")
         row |= {"gained": "", "lost": "", "test": "", "nll": "", "ece": ""}
-        base = kept_folder((run[0], DEFAULT, DEFAULT)) / "right.npy"
+        base = kept_folder(seed, *BASE) / "right.npy"
         if base.is_file():
             right = np.load(kept / "right.npy")
             before = np.load(base)
@@ -166,21 +171,20 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(5)))
-    parser.add_argument("--adaptations", nargs="+", choices=ADAPTATIONS, default=list(ADAPTATIONS))
-    parser.add_argument("--trainings", nargs="+", choices=TRAININGS, default=list(TRAININGS))
+    parser.add_argument("--adapt", nargs="+", type=int, default=ADAPT_EPOCHS, help="epochs")
+    parser.add_argument("--train", nargs="+", type=int, default=TRAIN_EPOCHS, help="epochs")
     parser.add_argument("--test", action="store_true", help="evaluate what was trained before")
     parser.add_argument("--threads", type=int, help="of torch; default: all cores")
     args = parser.parse_args()
     data = load_cifar("cifar10")
-    for seed, adaptation in itertools.product(args.seeds, args.adaptations):
+    for seed, adapt in itertools.product(args.seeds, args.adapt):
         splits = draw(data, seed)
-        for training in args.trainings:
-            run = seed, adaptation, training
-            kept = kept_folder(run)
+        for train in args.train:
+            kept = kept_folder(seed, adapt, train)
             if args.test and not (kept / "test.json").is_file():
-                record_test(run, data, args.threads)
+                record_test(kept, data, args.threads)
             elif not args.test and not kept.is_dir():
-                record(run, splits, data.classes, args.threads)
+                record(seed, adapt, train, splits, data.classes, args.threads)
             write_table()
 
 

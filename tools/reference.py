@@ -13,9 +13,13 @@ import numpy as np
 from dvc.utils.serialize import dumps_yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks/choice"))
+
+from differences import compare, in_nats, in_points, read_runs
+from rules import KEPT, RULES, START
 
 from vit_finetune.core.files import read_csv
-from vit_finetune.intervals import mean, wilson
+from vit_finetune.intervals import wilson
 from vit_finetune.params import KEYS, Params, read_yaml
 from vit_finetune.report.headline import map_table
 from vit_finetune.verdict import error_chance, in_words
@@ -43,6 +47,7 @@ MODELS = (  # one of each family that tests split at a block
     "torchvision/vit_b_16.IMAGENET1K_V1",
 )
 JUDGES = 3000  # images that benchmarks/default_run.py judges by
+SHIPPED = "shipped"  # the settings of `train`, in benchmarks/choice/rows.csv
 METHODS = ("stage", "cleanlab", "highest loss")  # of benchmarks/review.py
 MEANS = {0.485: "ImageNet", 0.481: "CLIP"}  # of the red channel
 
@@ -279,42 +284,66 @@ def models_table() -> str:
     return markdown_table([*header, "licence of the weights"], rows)
 
 
-def hits(runs: Sequence[Mapping[str, str]], method: str) -> np.ndarray:
-    """Which test images a method got right in each run, as 0 and 1: (runs, images)."""
-    return np.array([[int(bit) for bit in run[method]] for run in runs])
-
-
 def small_data_table() -> str:
-    """benchmarks/small_data.csv: means over the seeds; the interval is of the paired difference
-    over test images."""
+    """benchmarks/choice/rows.csv: means over the seeds of a set."""
+    runs = read_runs()
+    whole = compare(runs[SHIPPED, KEPT], runs["adapt", START])
+    of_train = compare(runs[SHIPPED, KEPT], runs[SHIPPED, START])
     rows = []
-    differences = []
-    table = read_csv(ROOT / "benchmarks/small_data.csv")
-    for name, group in itertools.groupby(table, key=lambda row: row["data"]):
-        runs = list(group)
-        ours = hits(runs, "ours")
-        regression = hits(runs, "regression")
-        difference = mean((ours - regression).mean(axis=0))
-        if regression.mean() < 0.98:
-            differences.append(difference.mean)
-        seconds = np.mean([float(run["cpu_s"]) for run in runs])
-        rows.append(
-            [
-                name,
-                str(len(runs)),
-                f"{ours.shape[1]:,}",
-                f"{regression.mean():.3f}",
-                f"{ours.mean():.3f}",
-                f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]",
-                f"{seconds:.0f}",
-            ]
-        )
-    header = ["data", "seeds", "test images", "regression", "pipeline", "difference", "CPU s"]
-    average = f"{np.mean(differences):+.3f}"
-    return (
-        f"{markdown_table(header, rows)}\n\n"
-        f"Mean of the differences where the regression is below 0.98: {average}."
-    )
+    for name, found in whole.items():
+        pipeline = [float(one["test"]) for one, _ in found.pairs]
+        probe = [float(other["test"]) for _, other in found.pairs]
+        any_row = found.pairs[0][0]
+        cells = [name]
+        for number in (any_row["images"], any_row["classes"], len(found.pairs), any_row["n"]):
+            cells.append(f"{int(number):,}")
+        cells += [f"{np.mean(probe):.3f}", f"{np.mean(pipeline):.3f}"]
+        for part in (found, of_train[name]):
+            cells.append(f"{100 * part.difference:+.2f} ± {100 * part.margin:.2f}")
+        rows.append(cells)
+    header = [
+        "data",
+        "training images",
+        "classes",
+        "seeds",
+        "test images",
+        "probe",
+        "pipeline",
+        "difference, points",
+        "of which `train`",
+    ]
+    return markdown_table(header, rows)
+
+
+def rules_table() -> str:
+    """benchmarks/choice/rows.csv: what each rule gains over the start."""
+    runs = read_runs()
+    rows = []
+    for rule, words in RULES.items():
+        cells = [words]
+        for training in ("adapt", SHIPPED):
+            found = runs.get((training, rule))
+            cells.append(in_points(found, runs[training, START]) if found else "")
+        rows.append(cells)
+    return markdown_table(["rule", "`adapt`", "`train`"], rows)
+
+
+def recipes_table() -> str:
+    """benchmarks/choice/rows.csv: other settings of `train`, minus the shipped ones."""
+    runs = read_runs()
+    rows = []
+    for training, choice in runs:
+        if choice != KEPT or training in ("adapt", SHIPPED):
+            continue
+        both = runs[training, KEPT], runs[SHIPPED, KEPT]
+        rows.append([training, str(len(compare(*both))), in_points(*both), in_nats(*both)])
+    header = [
+        "`train`",
+        "sets",
+        "accuracy, points, clearly better / worse",
+        "calibrated loss, nats",
+    ]
+    return markdown_table(header, rows)
 
 
 def cost_table() -> str:
@@ -373,14 +402,10 @@ def frontier_table() -> str:
 
 
 def shorter_runs_table() -> str:
-    """benchmarks/default_run.csv: params.yaml, and less of `adapt` and of `train`."""
+    """benchmarks/default_run.csv: runs of 5,000 images by their epochs."""
     runs: dict[tuple[str, str], list[dict[str, str]]] = {}
     for row in read_csv(ROOT / "benchmarks/default_run.csv"):
         runs.setdefault((row["adapt"], row["train"]), []).append(row)
-    names = {
-        "adapt": {"default": "2 epochs (default)"},
-        "train": {"default": "8 epochs (default)"},
-    }
     rows = []
     for (adapt, train), seeds in runs.items():
         images = len(seeds) * JUDGES
@@ -396,8 +421,8 @@ def shorter_runs_table() -> str:
             seconds[step] = np.mean([float(row[f"{step}_s"]) for row in seeds])
         rows.append(
             [
-                names["adapt"].get(adapt, adapt),
-                names["train"].get(train, train),
+                adapt,
+                train if train != "0" else "0, the linear probe",
                 str(len(seeds)),
                 f"{accuracy:.4f}",
                 f"{difference:+.2f} ± {margin:.2f}" if gained + lost else "",
@@ -405,8 +430,8 @@ def shorter_runs_table() -> str:
             ]
         )
     header = [
-        "`adapt`",
-        "`train`",
+        "epochs of `adapt`",
+        "epochs of `train`",
         "seeds",
         f"accuracy, n = {JUDGES:,} each",
         "difference, points",
@@ -576,6 +601,8 @@ TABLES = {  # name of the markers in a document -> what stands between them
     "verdict": verdict_text,
     "models": models_table,
     "small data": small_data_table,
+    "rules": rules_table,
+    "recipes": recipes_table,
     "cost": cost_table,
     "frontier": frontier_table,
     "shorter runs": shorter_runs_table,
