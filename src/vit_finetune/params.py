@@ -525,7 +525,8 @@ def broken_rules(params: Params) -> list[str]:
 
 def _sizes_out_of_reach(params: Params) -> list[str]:
     """Rules on sizes that are numbers; what a share or `auto` is, the stage `subset` computes."""
-    data, subset = params.data.name, params.subset
+    data = params.data.name
+    subset = params.subset
     train_images, test_images, classes = DATASET_SIZES[data]
     if subset.val_size == "all":
         return [f"subset.val_size is all: {data} has no validation images of its own, use a number"]
