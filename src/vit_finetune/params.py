@@ -157,7 +157,7 @@ class Training(Schema):
     The freeze boundary of `adapt` is the image: all blocks are trained.
     """
 
-    epochs: int = Field(default=8, ge=1, le=10_000, description="passes over the training images")
+    epochs: int = Field(default=4, ge=1, le=10_000, description="passes over the training images")
     min_steps: int = Field(
         default=200,
         ge=0,
