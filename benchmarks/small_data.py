@@ -51,7 +51,7 @@ def draw(labels, counts, rng):
 def splits_of(pool, test, train, val, seed):
     """Training images by class counts `train`, then validation images by `val`, from a pool; TEST
     test images."""
-    (images, labels) = pool
+    images, labels = pool
     rng = np.random.default_rng(seed)
     rows, rest = draw(labels, train, rng)
     val_rows = rest[draw(labels[rest], val, rng)[0]]

@@ -13,7 +13,8 @@ from vit_finetune.stage import Stage
 from vit_finetune.style import darken, font_warnings, png
 from vit_finetune.verdict import BARS, bars_in_words
 
-MOSAICS, MOSAICS_3X3 = 64, 32
+MOSAICS = 64
+MOSAICS_3X3 = 32
 
 
 def main(stage: Stage) -> None:

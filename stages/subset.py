@@ -1,6 +1,8 @@
 """subset: data/raw, data/corrections.csv -> data/subset (images, labels, files, groups, indices of
 train, val and test), problems, class counts"""
 
+from collections.abc import Sequence
+
 from vit_finetune.core.arrays import read_split
 from vit_finetune.core.files import new_folder, write_bytes, write_csv, write_json
 from vit_finetune.data.checks import COLUMNS, find_problems, in_words
@@ -44,6 +46,11 @@ def main(stage: Stage) -> None:
     ]
     if corrected:
         numbers["corrected"] = "; ".join(corrected)
+    warnings = absent_in_words(splits, raw.classes)
+    for warning in warnings:
+        stage.warn(warning)
+    if warnings:
+        numbers["warning"] = "; ".join(warnings)
     write_json("metrics/subset.json", numbers)
     write_csv("plots/class_balance.csv", balance_rows(counts))
     (train_images,) = read_split("data/subset", "train", "images")
@@ -85,8 +92,14 @@ def draw_splits(stage: Stage, raw: Dataset, corrections: list[Correction]) -> di
         if split.corrections:
             stage.say(f"{name}: {split.corrections} ({CORRECTIONS})")
     require_every_class(splits["train"].labels, raw.classes)
-    for name in ("val", "test"):
-        absent = absent_classes(splits[name].labels, raw.classes)
-        if absent:
-            stage.warn(f"{name} has no image of {', '.join(absent)}")
     return splits
+
+
+def absent_in_words(splits: dict[str, Split], classes: Sequence[str]) -> list[str]:
+    """A warning for each part that lacks classes."""
+    warnings = []
+    for name in ("val", "test"):
+        absent = absent_classes(splits[name].labels, classes)
+        if absent:
+            warnings.append(f"{name} has no image of {', '.join(absent)}")
+    return warnings

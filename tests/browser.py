@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 # Debian: chromium, chromium-driver
-CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
+CHROMIUM = Path("/usr/bin/chromium")
+DRIVER = Path("/usr/bin/chromedriver")
 FLAGS = [
     "--headless=new",
     "--no-sandbox",

@@ -84,7 +84,8 @@ def finished(run_folder, warm, tiny_model_folder):
     from tests.graph import STAGES
     from tests.project import Project
 
-    project, done = Project(run_folder / "finished" / "p"), run_folder / "finished.done"
+    project = Project(run_folder / "finished" / "p")
+    done = run_folder / "finished.done"
     with locked(run_folder / "finished.lock"):
         if not done.exists():
             Project.create(project.folder, tiny_model_folder)

@@ -22,12 +22,11 @@ from pathlib import Path
 from tests.graph import STAGES
 from tests.project import Project, save_tiny_model, stages_run
 
-RWLOCK, RWLOCK_BROKEN = ".dvc/tmp/rwlock", "Unable to read RWLock-file"
-SIGNALS, TARGETS, SHELLS = (
-    ("SIGINT", "SIGTERM", "SIGKILL"),
-    ("stage", "dvc", "group"),
-    ("sh", "bash"),
-)
+RWLOCK = ".dvc/tmp/rwlock"
+RWLOCK_BROKEN = "Unable to read RWLock-file"
+SIGNALS = ("SIGINT", "SIGTERM", "SIGKILL")
+TARGETS = ("stage", "dvc", "group")
+SHELLS = ("sh", "bash")
 
 
 @dataclass
@@ -65,7 +64,8 @@ def undisturbed(finished: Project, folder: Path, stages: Iterable[str]) -> dict[
     """Seconds that dvc takes with each of these stages."""
     seconds = {}
     for stage in set(stages):
-        project, start = finished.copy(folder / stage), time.monotonic()
+        project = finished.copy(folder / stage)
+        start = time.monotonic()
         force(project, stage).communicate()
         seconds[stage] = time.monotonic() - start
         shutil.rmtree(project.folder)
@@ -104,12 +104,14 @@ def inject(finished: Project, folder: Path, fault: Fault, seconds: float) -> Res
     second = project.run(*again)
     if RWLOCK_BROKEN in second.stderr and fault.signal == "SIGKILL":
         (project.folder / RWLOCK).unlink()
-        result.rwlock, second = True, project.run(*again)
+        result.rwlock = True
+        second = project.run(*again)
     dvc.communicate()
     if second.returncode:
         result.problems.append(f"dvc repro failed: {second.stderr}")
         return result
-    before, after = finished.outputs(), project.outputs()
+    before = finished.outputs()
+    after = project.outputs()
     result.problems += [f"{name} differs" for name in before if before[name] != after.get(name)]
     result.problems += [f"{path} was left" for path in project.folder.rglob("*.partial")]
     result.problems += [f"process {process.pid} still runs" for process in project.processes()]

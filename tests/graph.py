@@ -76,7 +76,8 @@ def imported_modules(path):
 @cache
 def closure(path):
     """A file and all project files that running it imports; empty files hold no code."""
-    seen, todo = set(), [Path(path)]
+    seen = set()
+    todo = [Path(path)]
     while todo:
         current = todo.pop()
         if current not in seen:

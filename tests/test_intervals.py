@@ -217,7 +217,8 @@ def test_a_fraction_of_few_images_has_wilsons_interval_and_never_one_without_wid
 
 def test_the_sum_of_the_means_of_groups_has_the_interval_of_welch():
     rng = np.random.default_rng(0)
-    first, second = rng.normal(1, 3, size=9), rng.normal(2, 0.5, size=30)
+    first = rng.normal(1, 3, size=9)
+    second = rng.normal(2, 0.5, size=30)
     interval = intervals.sum_of_means([first, -second])
     expected = stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
     assert interval.mean == pytest.approx(first.mean() - second.mean())

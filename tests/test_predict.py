@@ -68,7 +68,8 @@ def call(monkeypatch, capfd):
         monkeypatch.setattr(sys, "argv", [module, *map(str, arguments)])
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
         monkeypatch.delitem(sys.modules, f"vit_finetune.{module}", raising=False)
-        handler, status = signal.getsignal(signal.SIGPIPE), 0
+        handler = signal.getsignal(signal.SIGPIPE)
+        status = 0
         try:
             runpy.run_module(f"vit_finetune.{module}", run_name="__main__")
         except SystemExit as end:  # as Python ends: a text goes to stderr, and the status is 1
@@ -505,7 +506,8 @@ def test_what_is_drawn_of_two_classes_is_the_first_against_the_second(predictor,
 
 def test_the_picture_of_a_contrast_names_both_classes_and_has_one_scale_for_both():
     painted = np.full((8, 8), np.nan)
-    painted[2:6, 2:4], painted[2:6, 4:6] = 2.0, -1.0
+    painted[2:6, 2:4] = 2.0
+    painted[2:6, 4:6] = -1.0
     figure = contrast(np.zeros((8, 8, 3), np.uint8), painted, "cat", "dog")
     axes, bar = figure.axes
     assert figure.get_suptitle() == "Yellow speaks for cat, blue for dog"

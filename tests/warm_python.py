@@ -86,7 +86,8 @@ with socket.socket(socket.AF_UNIX) as server:
 
 def warm_folder(place: Path) -> Path:
     """A folder with a `python` to put first on PATH; its server lives as long as the test run."""
-    folder, meeting = place / "warm", place / "warm.socket"
+    folder = place / "warm"
+    meeting = place / "warm.socket"
     if not (folder / "python").exists():
         folder.mkdir(exist_ok=True)
         run = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
@@ -143,11 +144,9 @@ def _run(connection: socket.socket) -> None:
         os.chdir(folder)
         if KILL_AT in environment:
             sys.addaudithook(_killer(folder, int(environment[KILL_AT])))
-        sys.path[0], sys.argv, sys.orig_argv = (
-            folder,
-            [module, *arguments],
-            [sys.executable, "-m", module, *arguments],
-        )
+        sys.path[0] = folder
+        sys.argv = [module, *arguments]
+        sys.orig_argv = [sys.executable, "-m", module, *arguments]
         status = _status_of(module)
         sys.stdout.flush()
         sys.stderr.flush()

@@ -48,7 +48,8 @@ def export(folder: Path, target: Path, with_preprocessing: bool, opset: int = OP
     model = exportable_model(folder)
     preprocess = preprocessing(model, None)
     if with_preprocessing:
-        height, width = rows, columns
+        height = rows
+        width = columns
         model = nn.Sequential(preprocess, model, nn.Softmax(dim=1))
         example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
         given = "images"

@@ -157,7 +157,7 @@ class Training(Schema):
     The freeze boundary of `adapt` is the image: all blocks are trained.
     """
 
-    epochs: int = Field(default=8, ge=1, le=10_000, description="passes over the training images")
+    epochs: int = Field(default=4, ge=1, le=10_000, description="passes over the training images")
     min_steps: int = Field(
         default=200,
         ge=0,
@@ -525,7 +525,8 @@ def broken_rules(params: Params) -> list[str]:
 
 def _sizes_out_of_reach(params: Params) -> list[str]:
     """Rules on sizes that are numbers; what a share or `auto` is, the stage `subset` computes."""
-    data, subset = params.data.name, params.subset
+    data = params.data.name
+    subset = params.subset
     train_images, test_images, classes = DATASET_SIZES[data]
     if subset.val_size == "all":
         return [f"subset.val_size is all: {data} has no validation images of its own, use a number"]

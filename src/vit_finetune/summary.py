@@ -12,7 +12,7 @@ from vit_finetune.core.files import read_json
 from vit_finetune.params import read_params
 from vit_finetune.report.headline import collect_warnings, headline, review_in_words, table
 
-METRICS = ("train", "evaluation", "attention", "review")
+METRICS = ("subset", "train", "evaluation", "attention", "review")
 WHERE = [
     ("metrics", "dvc metrics show"),
     ("report", "report.html"),

@@ -10,7 +10,10 @@ from vit_finetune.intervals import LEVEL
 
 WORDS = ("better", "no better", "worse")
 NOT_JUDGED = "not judged"
-BARS, IMAGE, UNCLEAR = "bars", "image", "not clear"  # what decides where images have bars
+# what decides where images have bars
+BARS = "bars"
+IMAGE = "image"
+UNCLEAR = "not clear"
 Rows = Sequence[Mapping[str, Any]]
 
 

@@ -12,7 +12,8 @@ from vit_finetune.core.errors import UserError
 
 
 def activation_file(folder, values, batch_size=2):
-    path, done = folder / "val.bin", folder / "done"
+    path = folder / "val.bin"
+    done = folder / "done"
     return ActivationFile(path, done, list(values.shape), values.dtype, batch_size)
 
 

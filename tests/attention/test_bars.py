@@ -22,7 +22,8 @@ from vit_finetune.verdict import BARS, IMAGE, UNCLEAR
 
 SIDE = 12
 WHOLE = (0, 0, SIDE, SIDE)
-WIDE, TALL = (3, 0, 9, SIDE), (0, 3, SIDE, 9)
+WIDE = (3, 0, 9, SIDE)
+TALL = (0, 3, SIDE, 9)
 GREY = 127  # the bars; images below have no such value
 
 
@@ -52,7 +53,8 @@ def padded(rng, box, low=128):
 @given(seed=st.integers(0, 999), box=boxes(), other=boxes())
 def test_an_exchange_changes_the_bars_and_no_pixel_that_stays_visible(seed, box, other):
     rng = np.random.default_rng(seed)
-    image, donor = padded(rng, box), padded(rng, other)
+    image = padded(rng, box)
+    donor = padded(rng, other)
     assert np.array_equal(with_bars(image, box, image, box), image)
     mixed = with_bars(image, box, donor, other)
     assert np.array_equal((mixed == GREY).all(axis=2), ~mask(other))

@@ -110,7 +110,9 @@ def test_of_a_linear_model_a_patch_adds_what_the_logit_loses_without_it():
 
 
 def test_a_contrast_is_the_difference_of_the_maps_of_two_classes(vit):
-    maker, images, others = MapMaker(vit), pictures(vit), torch.tensor([2, 0])
+    maker = MapMaker(vit)
+    images = pictures(vit)
+    others = torch.tensor([2, 0])
     contrast = maker.maps(images, CLASSES, others, methods=[NAME])[NAME]
     one, other = (maker.maps(images, k, methods=[NAME])[NAME] for k in (CLASSES, others))
     torch.testing.assert_close(contrast, one - other, rtol=1e-4, atol=1e-5)

@@ -84,11 +84,14 @@ def test_patches_left_out_are_as_if_they_had_never_been_and_the_others_keep_thei
     name, options
 ):
     model = build(name, **options)
-    images, prefix, family = pictures(model, 3), model.num_prefix_tokens, family_of(model)
+    images = pictures(model, 3)
+    prefix = model.num_prefix_tokens
+    family = family_of(model)
     with torch.no_grad(), keep_patches(model, KEEP):
         found = model(images)
     with torch.no_grad():
-        tokens, block_options = family.tokens(model, images), family.block_options(model)
+        tokens = family.tokens(model, images)
+        block_options = family.block_options(model)
         for image, patches in enumerate(KEEP.tolist()):
             kept = tokens[[image]][:, [*range(prefix), *(prefix + p for p in patches)]]
             for block, given in zip(model.blocks, block_options, strict=True):
@@ -115,10 +118,8 @@ BEITS = {
 def test_patches_that_beit_leaves_out_are_as_if_they_and_their_biases_had_never_been(
     positions, pooling, monkeypatch
 ):
-    model, images = (
-        build("beit_base_patch16_224", **BEITS[positions], **pooling),
-        torch.randn(3, 3, 64, 64),
-    )
+    model = build("beit_base_patch16_224", **BEITS[positions], **pooling)
+    images = torch.randn(3, 3, 64, 64)
     with torch.no_grad(), keep_patches(model, KEEP):
         found = model(images)
     own = [block.attn._get_rel_pos_bias() for block in model.blocks if block.attn.window_size]
@@ -161,7 +162,8 @@ def test_keeping_everything_changes_nothing_in_any_order_and_batch(name, options
 @pytest.mark.parametrize(("name", "options"), EVERY_KIND, ids=str)
 def test_several_choices_of_an_image_are_what_each_is_alone(name, options):
     model = build(name, **options)
-    images, keep = pictures(model, 3), torch.stack([KEEP, (KEEP + 7) % 16], dim=1)
+    images = pictures(model, 3)
+    keep = torch.stack([KEEP, (KEEP + 7) % 16], dim=1)
     with torch.no_grad(), keep_patches(model, keep[:, 1]):
         second = model(images).softmax(dim=-1)
     found = kept_probabilities(model, images, keep, batch_tokens=12)  # two images, then one
@@ -175,9 +177,11 @@ def test_several_choices_of_an_image_are_what_each_is_alone(name, options):
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize(("name", "options"), EVERY_KIND, ids=str)
 def test_the_model_is_restored_afterwards_and_after_an_error(name, options, fails):
-    model, attention = build(name, **options), F.scaled_dot_product_attention
+    model = build(name, **options)
+    attention = F.scaled_dot_product_attention
     images = pictures(model, 3)
-    modules, before = dict(model.named_modules()), getattr(model, "patch_drop", None)
+    modules = dict(model.named_modules())
+    before = getattr(model, "patch_drop", None)
     with torch.no_grad():
         expected = model(images)
         with (
@@ -243,7 +247,8 @@ def test_curves_are_of_the_target_class_of_each_image(only_patch_three_matters, 
 @pytest.mark.parametrize(("name", "options"), EVERY_KIND, ids=str)
 def test_every_kind_of_model_can_be_asked_in_bfloat16(name, options, capsys):
     model = build(name, **options)
-    images, keep = pictures(model, 3), torch.stack([KEEP, (KEEP + 7) % 16], dim=1)
+    images = pictures(model, 3)
+    keep = torch.stack([KEEP, (KEEP + 7) % 16], dim=1)
     exact = kept_probabilities(model, images, keep)
     model = to_device(model, torch.device("cpu"), torch.bfloat16)
     # also where it is not fused
@@ -295,7 +300,8 @@ def test_a_map_measured_patch_by_patch_beats_its_opposite_on_a_real_model(rng):
 
 def test_an_image_is_asked_at_the_fractions_of_its_group_as_if_it_were_asked_at_all(rng):
     model = build()
-    images, maps = pictures(model, 9), {"any": random_maps(9, (4, 4), rng)}
+    images = pictures(model, 9)
+    maps = {"any": random_maps(9, (4, 4), rng)}
     targets = torch.arange(9) % 3
 
     def curves(groups: int) -> Curves:
@@ -303,7 +309,8 @@ def test_an_image_is_asked_at_the_fractions_of_its_group_as_if_it_were_asked_at_
         schedule = Schedule(groups=groups)
         return deletion_insertion(model, images, targets, maps, rng, schedule)["any"]
 
-    every, some = curves(1), curves(4)
+    every = curves(1)
+    some = curves(4)
     for whole, part in ((every.deletion, some.deletion), (every.insertion, some.insertion)):
         assert not np.isnan(whole).any()
         asked = np.arange(9)[:, None] % 4 == np.arange(len(FRACTIONS)) % 4
@@ -339,7 +346,9 @@ def test_asked_everywhere_the_score_is_the_mean_area_by_trapezoids(rng):
 
 
 def test_groups_estimate_the_same_score_and_their_interval_holds():
-    rng, held, found = np.random.default_rng(0), 0, []
+    rng = np.random.default_rng(0)
+    held = 0
+    found = []
     truth = np.linspace(-0.2, 0.6, 8)
     for _ in range(1000):
         # the fractions of an image go together
@@ -380,7 +389,8 @@ def test_accuracy_from_some_patches_keeps_the_patches_that_it_says(monkeypatch, 
 
 
 def test_a_batch_is_bounded_in_choices_and_in_patches(rng):
-    model, seen = build("vit_tiny_patch16_224"), []
+    model = build("vit_tiny_patch16_224")
+    seen = []
     model.patch_embed.register_forward_pre_hook(lambda _m, args: seen.append(len(args[0])))
     images = pictures(model, 10)
     order = ranking(random_maps(10, (4, 4), rng), rng)

@@ -24,7 +24,8 @@ def heat(figure):
 
 @pytest.mark.parametrize("k", [2, 100])
 def test_every_figure_draws_for_few_and_many_classes(k):
-    rng, classes = np.random.default_rng(k), class_names(k)
+    rng = np.random.default_rng(k)
+    classes = class_names(k)
     assert_draws(montage(classes=classes))
     assert_draws(overlay(IMAGES[0], rng.random((8, 8)), classes[0]))
     assert_draws(block_head_grid(IMAGES[0], rng.random((3, 2, 4, 6)), "heads"))
@@ -35,7 +36,9 @@ def montage(images=IMAGES[:3], methods=("raw", "rollout"), classes=CLASSES, maps
     """Three images, of which the second is taken for another class, with maps each."""
     height, width = images[0].shape[:2]
     given = {"raw": np.full((4, 4), 0.2), "rollout": np.eye(4)}
-    labels, predicted, confidence = [0, 1, 0], [0, len(classes) - 1, 0], [0.914, 0.5, 1.0]
+    labels = [0, 1, 0]
+    predicted = [0, len(classes) - 1, 0]
+    confidence = [0.914, 0.5, 1.0]
     shown = []
     for i, image in enumerate(images):
         of_image = maps or {name: (2 * i + 1) * one for name, one in given.items()}
@@ -100,10 +103,8 @@ def test_the_montage_dims_what_the_model_did_not_see():
 
 
 def test_the_overlay_shows_the_image_on_the_left_and_on_the_right_in_the_spotlight():
-    image, painted = (
-        np.random.default_rng(0).integers(256, size=(8, 12, 3), dtype=np.uint8),
-        np.eye(8, 12),
-    )
+    image = np.random.default_rng(0).integers(256, size=(8, 12, 3), dtype=np.uint8)
+    painted = np.eye(8, 12)
     left, right = (figure := overlay(image, painted, "cat 0.87")).axes[0].images
     assert np.array_equal(left.get_array(), image)
     assert np.array_equal(right.get_array(), spotlight(image, painted))

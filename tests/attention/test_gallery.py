@@ -28,7 +28,8 @@ def maker() -> MapMaker:
 
 def fill(maker: MapMaker, pixels: torch.Tensor, predicted: list[int]) -> gallery.Gallery:
     count = len(pixels)
-    images, labels = np.zeros((count, 8, 16, 3), np.uint8), np.zeros(count, int)
+    images = np.zeros((count, 8, 16, 3), np.uint8)
+    labels = np.zeros(count, int)
     files = [f"{number}.jpg" for number in range(count)]
     chosen = PredictedImages(
         images, labels, np.arange(count), np.array(predicted), np.ones(count), files
@@ -114,7 +115,8 @@ def test_a_gallery_above_the_stated_sizes_keeps_some_blocks_or_mean_heads_and_sa
     maker = MapMaker(build(depth=4, num_classes=3))
     monkeypatch.setattr(kept, "FILE_BYTES", 2 * matrices * 2 * 17**2)
     monkeypatch.setattr(kept, "PAGE_BYTES", 2 * 2 * 17**2)
-    images, whole = pictures(maker.model), {}
+    images = pictures(maker.model)
+    whole = {}
     small = fill(maker, images, [0, 1])
     walk = Walk(maker.model, images, frozenset())
     walk.each_block(lambda block: whole.update({block.index: block.attn}), [walk.direction(0)])
@@ -200,7 +202,8 @@ def test_class_means_average_the_images_of_a_class_and_leave_the_others_empty():
 
 
 def test_right_and_wrong_are_apart_where_both_have_enough_images():
-    predicted, labels = np.repeat([0, 1], [45, 39]), np.repeat([0, 1, 1, 0], [20, 25, 20, 19])
+    predicted = np.repeat([0, 1], [45, 39])
+    labels = np.repeat([0, 1, 1, 0], [20, 25, 20, 19])
     maps = torch.from_numpy((predicted != labels).astype(np.float32))[:, None, None].expand(
         -1, 2, 2
     )
@@ -222,7 +225,8 @@ def test_maps_of_further_images_are_those_of_the_images_that_were_drawn(maker):
         return some.permute(0, 3, 1, 2).float()
 
     rows = np.array([0, 1, 6, 9])
-    all_images, classes = torch.from_numpy(images), torch.from_numpy(predicted)
+    all_images = torch.from_numpy(images)
+    classes = torch.from_numpy(predicted)
     sample = Sample(rows, preprocess(all_images[rows]), classes[rows], torch.zeros(4))
     maps = maker.maps(sample.pixels, sample.predicted)["relevance"]
     found, drawn = gallery.relevance_by_class(

@@ -113,7 +113,9 @@ def judged(
 ) -> tuple[Judgement, int]:
     """The judgement of eight images, and how often `step` was called."""
     device = next(model.parameters()).device
-    pixels, labels, steps = pictures(model, 16).to(device), torch.arange(8) % 3, []
+    pixels = pictures(model, 16).to(device)
+    labels = torch.arange(8) % 3
+    steps = []
     sample = Sample(np.arange(8), pixels[:8], labels, labels)
     cells = torch.arange(8) % 4
     trial = Trial(

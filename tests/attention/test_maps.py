@@ -14,7 +14,12 @@ from vit_finetune.attention.maps import MapMaker, Settings, readout_maps
 from vit_finetune.attention.walk import GRADIENT, BlockAttention
 from vit_finetune.model.families import token_layout
 
-B, L, H, P, N = 2, 3, 2, 2, 6  # images, blocks, heads, prefix tokens, patches
+# images, blocks, heads, prefix tokens, patches
+B = 2
+L = 3
+H = 2
+P = 2
+N = 6
 T = P + N
 READOUTS = {
     "CLS": torch.eye(T)[0],
@@ -76,7 +81,8 @@ def test_every_map_is_that_of_products_of_whole_matrices(
 def test_rollout_of_a_chain_follows_the_chain():
     """CLS looks at patch 3 in the last block, patch 3 at patch 5 in the first: both, and nothing
     else, matter."""
-    first, last = torch.eye(T), torch.eye(T)
+    first = torch.eye(T)
+    last = torch.eye(T)
     first[P + 3] = torch.eye(T)[P + 5]
     last[0] = torch.eye(T)[P + 3]
     chain = torch.stack([first, last])[None, :, None]
@@ -96,7 +102,8 @@ def test_maps_of_the_readout_against_a_loop():
     layout = token_layout(
         timm.create_model("vit_small_patch14_reg4_dinov2", img_size=(42, 70), **SMALL)
     )
-    attn, readout = torch.rand(2, 3, layout.tokens, layout.tokens), torch.rand(2, layout.tokens)
+    attn = torch.rand(2, 3, layout.tokens, layout.tokens)
+    readout = torch.rand(2, layout.tokens)
     found = readout_maps(attn, layout, readout)
     assert found.shape == (2, 3, 3, 5)
     for b, head, i, j in np.ndindex(*found.shape):
@@ -115,7 +122,9 @@ def maker() -> MapMaker:
 def test_a_contrast_is_signed_by_the_order_of_its_classes_and_nothing_for_a_class_against_itself(
     maker,
 ):
-    images, one, other = pictures(maker.model, 3), torch.tensor([1, 4, 0]), torch.tensor([2, 0, 3])
+    images = pictures(maker.model, 3)
+    one = torch.tensor([1, 4, 0])
+    other = torch.tensor([2, 0, 3])
     found, swapped, same = (
         maker.maps(images, *asked) for asked in ((one, other), (other, one), (one, one))
     )
@@ -130,7 +139,9 @@ def test_a_contrast_is_signed_by_the_order_of_its_classes_and_nothing_for_a_clas
 
 
 def test_a_contrast_is_half_the_difference_of_the_maps_of_a_direction_and_its_opposite(maker):
-    images, one, other = pictures(maker.model), torch.tensor([1, 4]), torch.tensor([2, 0])
+    images = pictures(maker.model)
+    one = torch.tensor([1, 4])
+    other = torch.tensor([2, 0])
     found = maker.maps(images, one, other)
     weights = F.one_hot(one, 5).float() - F.one_hot(other, 5)
     (attn, grads, early), _ = whole_stacks(maker.model, images, torch.stack([weights, -weights]))
@@ -149,7 +160,8 @@ def test_a_contrast_is_half_the_difference_of_the_maps_of_a_direction_and_its_op
 
 
 def test_only_the_methods_that_are_asked_for_are_made_and_they_are_the_same(maker):
-    images, classes = pictures(maker.model), torch.tensor([1, 4])
+    images = pictures(maker.model)
+    classes = torch.tensor([1, 4])
     every = maker.maps(images, classes)
     assert [*every] == [*maps.METHODS]
     for method, values in every.items():
@@ -171,7 +183,8 @@ def test_a_method_is_one_class(maker, monkeypatch):
                 self.values = block.gradient.mean(dim=(1, 2))
 
     monkeypatch.setattr(maps, "MAPS", (*maps.MAPS, OwnGradient))
-    images, classes = pictures(maker.model), torch.tensor([1, 4])
+    images = pictures(maker.model)
+    classes = torch.tensor([1, 4])
     found = maker.maps(images, classes)
     assert [*found][-1] == "own gradient"
     assert found["own gradient"].std() > 0
@@ -179,7 +192,8 @@ def test_a_method_is_one_class(maker, monkeypatch):
 
 
 def test_classes_need_one_for_each_image(maker):
-    images, one = pictures(maker.model), torch.tensor([1, 4])
+    images = pictures(maker.model)
+    one = torch.tensor([1, 4])
     with pytest.raises(ValueError, match=r"classes: shape \(1,\); use one class per image, \(2,\)"):
         maker.maps(images, torch.tensor([1]))
     with pytest.raises(ValueError, match=r"against: shape \(1,\); use one class per image, \(2,\)"):

@@ -25,7 +25,10 @@ METHODS = [
     module.Method("signed", "Has a sign.", "no better", signed=True),
     module.Method("rollout", "Knows no class.", "no better", signed=False),
 ]
-ROWS, COLUMNS, BLOCKS, HEADS = 3, 5, 2, 3
+ROWS = 3
+COLUMNS = 5
+BLOCKS = 2
+HEADS = 3
 TOKENS = len(PREFIX) + ROWS * COLUMNS
 DESKTOP = {"width": 1280, "height": 900}
 # images of 20 x 40 pixels; the crop cuts the sides and is padded at the ends, or the other way
@@ -99,7 +102,8 @@ def with_common(**changes):
 def dequantise(levels, scale):
     """Values (..., T, T) as the page's script reads them, and the step of each: the distance to the
     next level."""
-    level, unit = levels.astype(np.float32), scale[..., None] / module.TOP_LEVEL**2
+    level = levels.astype(np.float32)
+    unit = scale[..., None] / module.TOP_LEVEL**2
     return unit * level**2, unit * (2 * level + 1)
 
 
@@ -326,7 +330,8 @@ def test_hovering_a_patch_shows_its_attention_within_the_stated_step(
     page.select(image, block, head)
     page.choose("direction", str(incoming).lower())
     page.hover(*at)
-    matrix, query = records[image].page_attn[block, head], token(*at)
+    matrix = records[image].page_attn[block, head]
+    query = token(*at)
     truth = matrix[:, query] if incoming else matrix[query]
     _, steps = page.row()
     assert page.js("viewer.state.cursor") == query
@@ -462,7 +467,8 @@ def test_a_second_class_shows_what_speaks_for_the_first_rather_than_for_it(
     sign, rival = (1, other) if one == 1 else (-1, one)
     truth = sign * records[0].contrasts[method][records[0].rivals.index(rival)]
     assert page.shows(truth)
-    first, second = CLASSES[one], CLASSES[other]
+    first = CLASSES[one]
+    second = CLASSES[other]
     caption = (
         f"Yellow speaks for {first} rather than {second}, blue for {second} rather than {first}."
     )
@@ -568,7 +574,8 @@ def test_the_strip_shows_every_head_of_every_block_for_the_chosen_token(page, re
     )
     light = np.array(pixels).reshape(size[1], size[0], 4)[..., :3].sum(axis=-1)
     for block, head in np.ndindex(BLOCKS, HEADS):
-        top, left = head * (ROWS + 1), block * (COLUMNS + 1)
+        top = head * (ROWS + 1)
+        left = block * (COLUMNS + 1)
         drawn = light[top : top + ROWS, left : left + COLUMNS].ravel()
         truth = records[0].page_attn[block, head, token(1, 1), len(PREFIX) :]
         assert (np.diff(drawn[np.argsort(truth)]) >= -3).all()

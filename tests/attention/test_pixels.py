@@ -65,7 +65,8 @@ def test_cropped_as_the_image_is_a_painted_map_has_one_value_in_each_patch(geome
 
 def test_light_on_the_painted_pixels_of_a_patch_reaches_that_patch_of_the_models_input():
     geometry = GEOMETRIES["landscape"]
-    grid, (_, resized, crop, shape) = PixelGrid(*geometry), geometry
+    grid = PixelGrid(*geometry)
+    _, resized, crop, shape = geometry
     for row, column in np.ndindex(*shape):
         one_hot = np.zeros(shape)
         one_hot[row, column] = 1

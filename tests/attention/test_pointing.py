@@ -41,7 +41,9 @@ def test_the_share_of_a_quadrant_against_a_loop(grid, rng):
     for quadrant, relevance in enumerate(maps):
         inside = total = 0.0
         for i, j in np.ndindex(*grid):
-            down, across = 2 * i + 1 - grid[0], 2 * j + 1 - grid[1]  # below 0: upper, left half
+            # below 0: upper, left half
+            down = 2 * i + 1 - grid[0]
+            across = 2 * j + 1 - grid[1]
             vertical = 0.5 if down == 0 else float((down > 0) == (quadrant >= 2))
             horizontal = 0.5 if across == 0 else float((across > 0) == (quadrant % 2 == 1))
             inside += vertical * horizontal * max(0.0, float(relevance[i, j]))

@@ -108,7 +108,8 @@ def test_the_gallery_has_the_most_confident_mistakes_and_the_least_confident_rig
     test = PredictedImages(images, labels, groups, predicted, confidence, [""] * total)
     rows = choose_gallery(test, count)
     assert len(set(rows)) == count
-    mistakes, hits = rows[:wrong_shown], rows[wrong_shown:]
+    mistakes = rows[:wrong_shown]
+    hits = rows[wrong_shown:]
     assert predicted[mistakes].all()
     assert not predicted[hits].any()
     others = np.setdiff1d(np.arange(total), rows)

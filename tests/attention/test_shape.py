@@ -58,7 +58,8 @@ def test_attention_distance_against_a_loop(attn):
             weights = attn[b, block, head, 2 + q, 2:]
             moved = 0.0
             for k in range(6):
-                down, across = 16 * (q // 3 - k // 3), 8 * (q % 3 - k % 3)
+                down = 16 * (q // 3 - k // 3)
+                across = 8 * (q % 3 - k % 3)
                 moved += float(weights[k]) * np.hypot(down, across)
             rows.append(moved / float(weights.sum()))
         assert found[b, block, head] == pytest.approx(np.mean(rows), rel=1e-5)

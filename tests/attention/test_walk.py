@@ -24,7 +24,8 @@ from vit_finetune.core.errors import UserError
 from vit_finetune.model.families import token_layout
 from vit_finetune.model.torchvision import load_torchvision_state
 
-CLASSES, OTHERS = torch.tensor([1, 3]), torch.tensor([2, 0])
+CLASSES = torch.tensor([1, 3])
+OTHERS = torch.tensor([2, 0])
 NOTHING = frozenset[str]()
 ALL = frozenset([GRADIENT, EARLY, EFFECTIVE])
 # float32, over sums that cancel; a gradient is of the order of 1
@@ -50,7 +51,8 @@ def test_attention_and_gradients_are_those_of_one_graph_over_the_whole_model(any
     seen = []
 
     def compare(block) -> None:
-        c, index = block.direction, block.index
+        c = block.direction
+        index = block.index
         torch.testing.assert_close(block.attn, attn[:, index], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(block.gradient, grads[c, :, index], **CLOSE)
         torch.testing.assert_close(block.early, early[c, :, index], **CLOSE)
@@ -296,7 +298,8 @@ def test_only_one_blocks_matrices_live_during_the_walk(live_matrices):
 
 
 def test_the_graph_of_a_batch_ends_before_the_next_batch_begins(vit, other_walks):
-    maker, images = MapMaker(vit, batch_size=1), pictures(vit)
+    maker = MapMaker(vit, batch_size=1)
+    images = pictures(vit)
     maker.maps(images, CLASSES)
     maps_and_shapes(maker, Sample(np.arange(2), images, CLASSES, CLASSES))
     distances_of(maker, images)
@@ -306,8 +309,10 @@ def test_the_graph_of_a_batch_ends_before_the_next_batch_begins(vit, other_walks
 @pytest.mark.parametrize("name", SIDES)
 def test_the_graph_keeps_no_matrix_and_as_much_as_batches_are_sized_for(name):
     # 12 values a head, so that no other tensor looks like a matrix
-    model, kept = build(name, num_heads=4), {}
-    weights, images = {p.untyped_storage().data_ptr() for p in model.parameters()}, pictures(model)
+    model = build(name, num_heads=4)
+    kept = {}
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    images = pictures(model)
 
     def keep(one: Tensor) -> Tensor:
         kept[one.untyped_storage().data_ptr()] = one

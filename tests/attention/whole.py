@@ -50,8 +50,10 @@ def whole_stacks(
     ]
     with torch.enable_grad(), textbook_attention() as seen:
         logits = model(images)
-        attn, pooling = seen[: len(model.blocks)], seen[len(model.blocks) :]
-        grads, early = [], []
+        attn = seen[: len(model.blocks)]
+        pooling = seen[len(model.blocks) :]
+        grads = []
+        early = []
         for weights in directions:
             grads.append(
                 torch.stack(

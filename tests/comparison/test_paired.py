@@ -54,7 +54,8 @@ def test_the_interval_of_groups_covers_the_true_difference_and_that_of_images_do
     covered = {"groups": 0, "images": 0}
     for _ in range(300):
         values = np.repeat(rng.choice([-1, 0, 1], p=[0.05, 0.85, 0.1], size=80), 10)
-        gained, lost = int(np.sum(values == 1)), int(np.sum(values == -1))
+        gained = int(np.sum(values == 1))
+        lost = int(np.sum(values == -1))
         pairs = Pairs(800 - gained - lost, gained, lost, 0)
         for name, effective in (("groups", effective_number(values, groups)), ("images", None)):
             low, high = tango_interval(pairs, effective)

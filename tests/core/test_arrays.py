@@ -20,7 +20,8 @@ from vit_finetune.core.errors import UserError
 
 
 def test_split_arrays_come_back_mapped_and_read_only(tmp_path):
-    images, labels = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3), np.array([1, 0])
+    images = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)
+    labels = np.array([1, 0])
     write_split(tmp_path, "val", images=images, labels=labels)
     read = read_split(tmp_path, "val", "labels", "images")
     for array, expected in zip(read, (labels, images), strict=True):
@@ -86,7 +87,8 @@ def test_rows_that_are_appended_give_the_bytes_that_numpy_writes(tmp_path, count
 
 def test_chosen_rows_are_copied_a_chunk_at_a_time_in_their_order(tmp_path, monkeypatch):
     monkeypatch.setattr("vit_finetune.core.arrays.CHUNK", 25)
-    array, rows = np.arange(40, dtype=np.uint8).reshape(8, 5), np.array([7, 0, 3, 3, 2, 6, 1])
+    array = np.arange(40, dtype=np.uint8).reshape(8, 5)
+    rows = np.array([7, 0, 3, 3, 2, 6, 1])
     assert [len(chunk) for chunk in chunks(array, rows)] == [5, 2]
     copy_rows(tmp_path, "val", "images", array, rows)
     assert np.array_equal(read_split(tmp_path, "val", "images")[0], array[rows])

@@ -16,7 +16,8 @@ def machine(monkeypatch):
     """A function that makes torch see a machine with these devices; torch's global settings are put
     back."""
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    threads = torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
     # the first call imports what must see the true functions
     torch.use_deterministic_algorithms(deterministic)
 

@@ -66,7 +66,8 @@ def test_a_new_folder_appears_whole_and_replaces_the_old_one(tmp_path):
 
 @pytest.mark.parametrize("before", [False, True])
 def test_a_folder_takes_the_place_of_another_one_or_of_none(tmp_path, before):
-    out, new = tmp_path / "deep" / "out", tmp_path / "new"
+    out = tmp_path / "deep" / "out"
+    new = tmp_path / "new"
     for folder in (out, new) if before else (new,):
         folder.mkdir(parents=True)
         (folder / folder.name).write_text("text")

@@ -202,7 +202,8 @@ def test_drawing_a_chart_starts_no_more_of_its_threads_than_the_limit(threads):
 
 def test_nobody_else_counts_processors_or_starts_a_pool_of_threads():
     """So that everything keeps to the limit."""
-    counted, pools = [], []
+    counted = []
+    pools = []
     for path in [*(ROOT / "src").rglob("*.py"), *(ROOT / "stages").glob("*.py")]:
         source = path.read_text()
         if re.search(r"cpu_count|sched_getaffinity", source):

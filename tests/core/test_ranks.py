@@ -67,7 +67,8 @@ def test_training_shared_by_several_gives_the_bits_of_one(world_size):
 
     rows, state = train(Ranks())
     assert not torch.equal(state["head.weight"], model.head.weight)
-    meeting, parts = threading.Barrier(world_size, timeout=60), {}
+    meeting = threading.Barrier(world_size, timeout=60)
+    parts = {}
     ranks = [
         ThreadRanks(rank, world_size, rank, world_size, meeting, parts)
         for rank in range(world_size)

@@ -21,7 +21,8 @@ def photograph():
     return file.getvalue()
 
 
-JPEG, BLP = photograph(), saved("BLP", mode="P", size=(8, 8), colour=0)
+JPEG = photograph()
+BLP = saved("BLP", mode="P", size=(8, 8), colour=0)
 BOMB = saved("PNG", size=(100, 100))  # more pixels than the fixture `few_pixels` allows
 
 BROKEN_FILES = {

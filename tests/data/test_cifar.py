@@ -27,8 +27,10 @@ from vit_finetune.data import cifar as cifar_module
 from vit_finetune.data.cifar import FOLDER_VARIABLE
 from vit_finetune.data.dataset import channel_statistics
 
-BATCHES, ARCHIVE = "cifar-10-batches-py", "cifar-10-python.tar.gz"
-BATCHES_100, ARCHIVE_100 = "cifar-100-python", "cifar-100-python.tar.gz"
+BATCHES = "cifar-10-batches-py"
+ARCHIVE = "cifar-10-python.tar.gz"
+BATCHES_100 = "cifar-100-python"
+ARCHIVE_100 = "cifar-100-python.tar.gz"
 
 
 def load_cifar(name):
@@ -281,7 +283,8 @@ def test_a_link_or_folder_in_the_archive_in_place_of_a_file_is_refused(
     (tmp_path / "secret").write_text("not yours")
     with tarfile.open(data_folder / ARCHIVE, "w:gz") as tar:
         entry = tarfile.TarInfo(f"{BATCHES}/data_batch_1")
-        entry.type, entry.linkname = kind, "../../secret"
+        entry.type = kind
+        entry.linkname = "../../secret"
         tar.addfile(entry)
     monkeypatch.setattr(cifar, "tgz_md5", md5(data_folder / ARCHIVE))
     assert f"{ARCHIVE} was not unpacked: " in error_of_loading()
@@ -587,7 +590,8 @@ def test_a_lock_whose_holder_removes_its_file_is_not_taken_for_the_one_of_the_ne
 ):
     path = tmp_path / "cache" / "vit_finetune.lock"
     requests = server(lambda request: send(request, (originals / ARCHIVE).read_bytes()))
-    first, second = FileLock(path), FileLock(path)
+    first = FileLock(path)
+    second = FileLock(path)
     first.acquire()
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(load_cifar, "cifar10")
@@ -619,7 +623,9 @@ def send_rest(request, body, first=0, *, half):
 def test_a_download_that_ends_early_goes_on_from_where_it_was_or_starts_anew(
     server, originals, monkeypatch, end, ranges
 ):
-    body, asked, done = (originals / ARCHIVE).read_bytes(), [], threading.Event()
+    body = (originals / ARCHIVE).read_bytes()
+    asked = []
+    done = threading.Event()
 
     def answer(request):
         asked.append(request.headers["Range"])

@@ -116,6 +116,8 @@ def test_a_class_that_corrections_take_from_training_is_an_error_and_from_test_a
         ]
 
     run(*drop("test"))
-    assert "subset: warning: test has no image of 7" in capsys.readouterr().out.splitlines()
+    warning = "test has no image of 7"
+    assert f"subset: warning: {warning}" in capsys.readouterr().out.splitlines()
+    assert read_json("metrics/subset.json")["warning"] == warning
     with pytest.raises(UserError, match=r"^no image of 7 is left to train on"):
         run(*drop("train"))

@@ -19,7 +19,8 @@ def test_the_digits_are_rgb_bytes_with_integer_labels(digits):
     assert digits.classes == list("0123456789")
     assert digits.checksums == {}
     for part in ("train", "test"):
-        images, labels = digits.images[part], digits.labels[part]
+        images = digits.images[part]
+        labels = digits.labels[part]
         assert (images.dtype, labels.dtype) == (np.uint8, np.int64)
         assert images.shape == (len(labels), 8, 8, 3)
         assert (images.min(), images.max()) == (0, 255)

@@ -9,7 +9,8 @@ from vit_finetune.data.figures import sample_grid
 
 @pytest.mark.parametrize("k", [2, 100])
 def test_samples_draw_for_few_and_many_classes(k):
-    labels, classes = np.random.default_rng(k).integers(k, size=len(IMAGES)), class_names(k)
+    labels = np.random.default_rng(k).integers(k, size=len(IMAGES))
+    classes = class_names(k)
     assert_draws(sample_grid(IMAGES, labels, classes))
 
 

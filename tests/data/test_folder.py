@@ -89,7 +89,8 @@ def test_every_image_comes_once_with_its_folder_as_the_class_numbered_by_name(tm
     parts = found(dataset, colours, tmp_path)
     assert list(parts) == ["train", "test"]
     for name, count in counts.items():
-        train, test = parts["train"][name], parts["test"][name]
+        train = parts["train"][name]
+        test = parts["test"][name]
         assert sorted(train + test) == names(name, numbers=range(count))[name]
         assert (train, test) == (sorted(train), sorted(test))
     for labels in dataset.labels.values():
@@ -113,7 +114,8 @@ def test_each_class_gives_its_test_share_and_at_least_one_image(tmp_path, share,
 
 def test_the_test_images_do_not_depend_on_where_the_folder_lies_or_how_it_was_filled(tmp_path):
     counts = {"cat": 10, "dog": 7}
-    here, there = tmp_path / "here", tmp_path / "far" / "away"
+    here = tmp_path / "here"
+    there = tmp_path / "far" / "away"
     colours = make_tree(here, counts)
     for colour, path in reversed(colours.items()):
         (there / path.relative_to(here)).parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +136,8 @@ def test_adding_a_class_moves_no_image_of_the_others_between_train_and_test(tmp_
 @pytest.mark.parametrize("share", [0.2, 0.5])
 def test_adding_an_image_moves_at_most_one_other_between_train_and_test(tmp_path, share):
     colours = make_tree(tmp_path, {"cat": 4, "dog": 4})
-    before, moves = found(load(tmp_path, test_share=share), colours, tmp_path), Counter()
+    before = found(load(tmp_path, test_share=share), colours, tmp_path)
+    moves = Counter()
     for number in np.random.default_rng(0).permutation(np.arange(4, 34)):
         colours |= paint(tmp_path / "cat" / f"{number:02}.png", len(colours))
         after = found(load(tmp_path, test_share=share), colours, tmp_path)
@@ -166,7 +169,8 @@ def test_test_images_come_from_anywhere_in_a_class_not_from_its_start(tmp_path):
 )
 def test_given_parts_keep_their_images_however_their_folders_are_spelt(tmp_path, spelt):
     counts = {"train": (6, 4), "val": (2, 5), "test": (1, 3)}
-    tree, expected = {}, {}
+    tree = {}
+    expected = {}
     for part, folder in spelt.items():
         cats, dogs = counts[part]
         tree |= {f"{folder}/dog": dogs, f"{folder}/cat": cats}
@@ -539,7 +543,8 @@ def test_a_folder_around_the_classes_is_named_as_the_way_out(tmp_path):
     )
 
 
-COMPOSED, DECOMPOSED = "caf\xe9", "cafe\u0301"
+COMPOSED = "caf\xe9"
+DECOMPOSED = "cafe\u0301"
 
 
 @pytest.mark.parametrize(("first", "second"), [("", ""), ("train/", "test/")])

@@ -105,7 +105,8 @@ def test_numbers_of_no_known_range_are_refused_with_what_to_do(tmp_path, values,
 
 def deep_colours(path, values):
     """A TIFF of 16-bit RGB (H, W, 3), which Pillow reads and cannot write."""
-    pixels, (height, width, _) = values.astype("<u2").tobytes(), values.shape
+    pixels = values.astype("<u2").tobytes()
+    height, width, _ = values.shape
     numbers = {256: width, 257: height, 259: 1, 262: 2, 273: 8, 277: 3, 278: height}  # by tag
     entries = {tag: struct.pack("<HHII", tag, 4, 1, number) for tag, number in numbers.items()}
     # bits of each channel: they lie after the pixels
@@ -264,7 +265,9 @@ def fitted_by_hand(width, height, size, fit):
     """What `fit_image` should make of a picture that is red by column and green by row, 5 levels
     each."""
     rows, columns = size
-    across, down = width / columns, height / rows  # pixels of the picture to one of the result
+    # pixels of the picture to one of the result
+    across = width / columns
+    down = height / rows
     if fit != "squash":
         across = down = min(across, down) if fit == "crop" else max(across, down)
     x = (width - 1) / 2 + (np.arange(columns) - (columns - 1) / 2) * across  # about the middle
@@ -305,7 +308,8 @@ def test_a_gradient_is_fitted_as_calculated_by_hand(width, height, size, fit):
 )
 def test_pixels_stay_exactly_as_they_are_where_no_scaling_is_needed(fit, picture, expected, turn):
     if turn:
-        picture, expected = picture.swapaxes(0, 1), expected.swapaxes(0, 1)
+        picture = picture.swapaxes(0, 1)
+        expected = expected.swapaxes(0, 1)
     result = fit_image(Image.fromarray(np.ascontiguousarray(picture)), (8, 8), fit)
     assert np.array_equal(result, expected)
 
@@ -397,7 +401,8 @@ def test_what_pillow_cannot_open_as_an_image_is_none_and_all_the_rest_are():
 
 
 def test_links_to_folders_are_followed_once_and_in_no_circle(tmp_path):
-    folder, elsewhere = tmp_path / "images" / "cat", tmp_path / "elsewhere"
+    folder = tmp_path / "images" / "cat"
+    elsewhere = tmp_path / "elsewhere"
     for name in (folder / "a.png", folder.parent / "dog" / "b.png", elsewhere / "deep" / "c.png"):
         name.parent.mkdir(parents=True, exist_ok=True)
         name.touch()

@@ -96,9 +96,11 @@ def test_fewer_than_one_per_class_or_more_than_there_are_is_an_error_that_names_
         stratified(labels_of(10, 10, 10), size, 0, **({} if key == "size" else {"key": key}))
 
 
-TRAIN, TEST = labels_of(40, 40, 40), labels_of(12, 12, 12, seed=1)
+TRAIN = labels_of(40, 40, 40)
+TEST = labels_of(12, 12, 12, seed=1)
 VAL = labels_of(5, 10, 15, seed=2)
-TWO, THREE = {"train": TRAIN, "test": TEST}, {"train": TRAIN, "val": VAL, "test": TEST}
+TWO = {"train": TRAIN, "test": TEST}
+THREE = {"train": TRAIN, "val": VAL, "test": TEST}
 
 
 @given(

@@ -12,9 +12,11 @@ FILES = [f"test/{index}" for index in range(len(IMAGES))]
 
 @pytest.mark.parametrize("k", [2, 100])
 def test_every_figure_draws_for_few_and_many_classes(k):
-    labels, classes = np.random.default_rng(k).integers(k, size=len(IMAGES)), class_names(k)
+    labels = np.random.default_rng(k).integers(k, size=len(IMAGES))
+    classes = class_names(k)
     shares = probabilities(labels, k)
-    predicted, confidence = shares.argmax(axis=1), shares.max(axis=1)
+    predicted = shares.argmax(axis=1)
+    confidence = shares.max(axis=1)
     counts = confusion(labels, predicted, k)
     worst = worst_mistakes(labels, shares, 10)
     assert_draws(

@@ -87,7 +87,8 @@ def test_one_image():
 
 @pytest.mark.filterwarnings("error")
 def test_a_class_without_test_images_has_a_row_but_no_weight_in_macro_f1():
-    labels, logits = np.array([0, 0, 1, 1]), 50 * np.eye(3)[[0, 0, 1, 2]]
+    labels = np.array([0, 0, 1, 1])
+    logits = 50 * np.eye(3)[[0, 0, 1, 2]]
     summary = measures.classification_summary(labels, logits, names(3), bins=5)
     row = measures.per_class(labels, logits.argmax(axis=1), names(3))[2]
     assert row == {"class": "class 2", "precision": 0, "recall": None, "f1": None, "support": 0}
@@ -164,7 +165,8 @@ def test_a_model_that_did_not_learn_is_called_so(labels, predicted, warning):
 
 
 def test_a_model_that_learned_is_not_warned_of():
-    labels, predicted = np.array([0, 1] * 40), np.array([0, 1] * 39 + [1, 0])
+    labels = np.array([0, 1] * 40)
+    predicted = np.array([0, 1] * 39 + [1, 0])
     assert measures.find_warnings(labels, predicted, names(2), labels == predicted) == []
 
 
@@ -211,8 +213,10 @@ def test_classes_that_are_never_predicted_are_named_and_rare_ones_with_the_key_t
 def test_reliability_and_ece_agree_with_a_plain_loop(bins):
     labels, probabilities = predictions(n=700)
     rows = measures.reliability(labels, probabilities, bins)
-    confidence, hits = probabilities.max(axis=1).astype(float), probabilities.argmax(1) == labels
-    expected, gap = [], 0.0
+    confidence = probabilities.max(axis=1).astype(float)
+    hits = probabilities.argmax(1) == labels
+    expected = []
+    gap = 0.0
     for b in range(bins):
         inside = [i for i in range(700) if b / bins < confidence[i] <= (b + 1) / bins]
         if inside:

@@ -36,7 +36,8 @@ def test_first_part_then_second_part_gives_the_logits_of_the_whole_model(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_trained_part_has_the_gradients_of_the_whole_model(kind):
     model = build(kind)
-    pixels, labels = pictures(model), torch.tensor([1, 4])
+    pixels = pictures(model)
+    labels = torch.tensor([1, 4])
     for blocks in (1, "all"):
         freeze(model, blocks)
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}

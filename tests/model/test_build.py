@@ -205,7 +205,8 @@ def test_every_architecture_of_timm_is_built_or_refused_in_one_line(monkeypatch)
         return create(name, **options)
 
     monkeypatch.setattr(timm, "create_model", one_block)
-    accepted, refused = {}, {}
+    accepted = {}
+    refused = {}
     for name in architectures():
         with torch.device("meta"), NoInitialisation():
             try:

@@ -62,7 +62,8 @@ def test_only_a_family_that_knows_positions_tells_tokens_in_another_order(name):
 @each_family
 def test_keeping_all_patches_gives_the_whole_models_logits_and_keeping_some_hides_the_others(name):
     model, family, _ = one_of(name)
-    pixels, several = pictures(model), torch.tensor([[2, 0, 3, 1], [1, 3, 2, 0]])
+    pixels = pictures(model)
+    several = torch.tensor([[2, 0, 3, 1], [1, 3, 2, 0]])
     changed = pixels.clone()
     changed[:, :, :16, 16:] += 1  # patch 1
     with torch.no_grad():
@@ -80,7 +81,8 @@ def test_keeping_all_patches_gives_the_whole_models_logits_and_keeping_some_hide
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "rotary" in kind or "beit, " in kind])
 def test_block_options_are_given_where_a_model_has_them_and_they_matter(kind):
     model = build(kind)
-    tokens, options = store(model, pictures(model), 2), family_of(model).block_options(model)
+    tokens = store(model, pictures(model), 2)
+    options = family_of(model).block_options(model)
     assert len(options) == len(model.blocks)
     given = [value for block in options for value in block.values() if value is not None]
     shared = getattr(model, "rel_pos_bias", None) is not None

@@ -10,7 +10,8 @@ def test_cls_token_alone_has_the_blocks_own_output_gradients_and_attention(tiny_
     tokens = torch.randn(4, 17, 32, generator=torch.Generator().manual_seed(0), requires_grad=True)
     weights = torch.randn(4, 32, generator=torch.Generator().manual_seed(1))
     inputs = [tokens, *block.parameters()]
-    alone, full = cls_of_block(block, tokens), block(tokens)[:, 0]
+    alone = cls_of_block(block, tokens)
+    full = block(tokens)[:, 0]
     torch.testing.assert_close(alone, full, rtol=0, atol=1e-5)
     own = torch.autograd.grad((alone * weights).sum(), inputs)
     expected = torch.autograd.grad((full * weights).sum(), inputs)

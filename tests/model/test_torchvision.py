@@ -29,7 +29,8 @@ def small_timm(side=32, classes=5):
 
 
 def test_torchvisions_tensors_in_timms_model_give_torchvisions_logits():
-    theirs, model = small_torchvision(), small_timm()
+    theirs = small_torchvision()
+    model = small_timm()
     load_torchvision_state(model, theirs.state_dict())
     pixels = pictures(model)
     with torch.no_grad():
@@ -41,7 +42,8 @@ def test_torchvisions_tensors_in_timms_model_give_torchvisions_logits():
 
 
 def test_torchvisions_older_names_of_the_mlps_tensors_are_understood():
-    model, same = small_timm(), small_timm()
+    model = small_timm()
+    same = small_timm()
     state = small_torchvision().state_dict()
     older = {}
     for name, tensor in state.items():
@@ -53,7 +55,8 @@ def test_torchvisions_older_names_of_the_mlps_tensors_are_understood():
 
 
 def test_torchvisions_head_is_left_out_where_the_model_has_none():
-    theirs, model = small_torchvision(), small_timm(classes=0)
+    theirs = small_torchvision()
+    model = small_timm(classes=0)
     load_torchvision_state(model, theirs.state_dict())
     theirs.heads = torch.nn.Identity()
     pixels = pictures(model)
@@ -69,7 +72,9 @@ def test_a_torchvision_state_that_lacks_a_tensor_is_an_error():
 
 
 def test_another_image_size_resamples_torchvisions_position_embedding_and_nothing_else():
-    theirs, same, larger = small_torchvision(64), small_timm(64), small_timm(96)
+    theirs = small_torchvision(64)
+    same = small_timm(64)
+    larger = small_timm(96)
     load_torchvision_state(same, theirs.state_dict())
     load_torchvision_state(larger, theirs.state_dict())
     own = theirs.encoder.pos_embedding.detach()
@@ -86,10 +91,12 @@ def test_another_image_size_resamples_torchvisions_position_embedding_and_nothin
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_every_architecture_of_torchvision_has_the_tensors_and_settings_of_its_model_of_timm(name):
     with torch.device("meta"), NoInitialisation():
-        theirs, model = get_model(name), timm.create_model(TORCHVISION[name])
+        theirs = get_model(name)
+        model = timm.create_model(TORCHVISION[name])
         # fails if any tensor differs in name or shape
         load_torchvision_state(model, theirs.state_dict())
-    block, last = model.blocks[-1], theirs.encoder.layers[-1]
+    block = model.blocks[-1]
+    last = theirs.encoder.layers[-1]
     assert model.patch_embed.img_size == (theirs.image_size,) * 2
     assert block.attn.num_heads == last.self_attention.num_heads
     assert [norm.eps for norm in (block.norm1, block.norm2, model.norm)] == [last.ln_1.eps] * 3

@@ -18,7 +18,8 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import reference
 
-INTEGER, NUMBER = "be a valid integer", "be a valid number"
+INTEGER = "be a valid integer"
+NUMBER = "be a valid number"
 BLOCKS = "be a valid integer or be 'all'"
 SIZES = "or be 'all' or 'auto'"
 WORDS = "be 'all', 'norms' or 'biases' or be a valid list"

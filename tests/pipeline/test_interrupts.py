@@ -111,7 +111,8 @@ STRIDE = {"embed": 2, "train": 2}  # of the points at which a stage is killed; 8
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_killed_between_two_changes_to_the_disk_loses_nothing(finished, tmp_path, stage):
     """Points from the first change to behind the last, under both shells in turn."""
-    project, before = finished.copy(tmp_path / "p"), finished.outputs()
+    project = finished.copy(tmp_path / "p")
+    before = finished.outputs()
     shells = cycle(path for path in map(shutil.which, ("sh", "bash")) if path)
     for point in count(1, STRIDE.get(stage, 8)):
         killed = force(project, stage, {KILL_AT: str(point), "SHELL": next(shells)}).returncode != 0

@@ -29,7 +29,8 @@ AFTER_ADAPT = ["embed", "review", *AFTER_EMBED]
 FROM_ADAPT = ["adapt", *AFTER_ADAPT]
 AFTER_SUBSET = ["subset", *FROM_ADAPT]
 # which only the images of a folder know, and what nothing after it reads
-DOWNLOADED_ALIKE, ATTENTION_ALONE = ["download", "report"], ["attention", "report"]
+DOWNLOADED_ALIKE = ["download", "report"]
+ATTENTION_ALONE = ["attention", "report"]
 # Another value for every key, and the stages that it reruns: a stage whose inputs come out the same
 # does not run.
 RERUNS = {
@@ -377,7 +378,8 @@ def test_the_pipeline_runs_with_every_family_of_models(project, family):
 @pytest.mark.slow
 def test_metrics_and_curves_of_the_epochs_so_far_are_shown_while_training_runs(project):
     project.set(**{"train.epochs": 3_000})
-    run, written = project.start("dvc", "repro", "train"), project.folder / "metrics/train.json"
+    run = project.start("dvc", "repro", "train")
+    written = project.folder / "metrics/train.json"
     before = written.read_bytes()
     while run.poll() is None and not (written.is_file() and written.read_bytes() != before):
         time.sleep(0.1)
@@ -397,8 +399,10 @@ def test_metrics_and_curves_of_the_epochs_so_far_are_shown_while_training_runs(p
 
 
 def test_a_new_key_in_the_schema_reruns_only_the_stages_that_read_its_section(project):
-    schemas, values = project.folder / "src/vit_finetune/params.py", project.folder / "params.yaml"
-    source, original = schemas.read_text(), values.read_text()
+    schemas = project.folder / "src/vit_finetune/params.py"
+    values = project.folder / "params.yaml"
+    source = schemas.read_text()
+    original = values.read_text()
     for section, schema, users in (
         ("runtime", "Runtime", []),
         ("evaluate", "Evaluate", ["evaluate", "report"]),
@@ -421,7 +425,8 @@ def test_one_thread_and_two_agree_to_rounding(project):
         values = flatten({stage: metrics_of(project, stage) for stage in stages})
         return {key: value for key, value in values.items() if isinstance(value, int | float)}
 
-    one, two = measured(1), measured(2)
+    one = measured(1)
+    two = measured(2)
     assert one.keys() == two.keys()
     np.testing.assert_allclose([*one.values()], [*two.values()], rtol=1e-4, atol=1e-5)
 
@@ -440,14 +445,16 @@ def test_outputs_are_what_the_contract_says(finished):
     assert (folder / "data/raw/train_images.npy").stat().st_nlink == 2
     dataset = json.loads((folder / "data/raw/dataset.json").read_text())
     assert dataset["classes"] == [str(digit) for digit in range(10)]
-    evaluation, rows = metrics_of(finished, "evaluation"), rows_of(finished, "predictions")
+    evaluation = metrics_of(finished, "evaluation")
+    rows = rows_of(finished, "predictions")
     right = sum(row["actual"] == row["predicted"] for row in rows)
     low, high = evaluation["accuracy_ci95"]
     assert evaluation["n"] == len(rows) == 40
     assert evaluation["accuracy"] == right / 40
     assert low < evaluation["accuracy"] < high
     assert {"macro_f1", "nll", "ece"} <= set(evaluation)
-    train, history = metrics_of(finished, "train"), rows_of(finished, "history")
+    train = metrics_of(finished, "train")
+    history = rows_of(finished, "history")
     columns = "epoch train_loss train_accuracy lr val_loss val_accuracy"
     assert set(history[0]) == set(columns.split())
     assert float(history[train["kept_epoch"]]["val_accuracy"]) == train["val_accuracy"]
@@ -551,7 +558,8 @@ def within_mount(options):
     return ["unshare", "-m", "sh", "-c", script, "sh"]
 
 
-SMALL, READ_ONLY = within_mount("size=32k"), within_mount("ro")
+SMALL = within_mount("size=32k")
+READ_ONLY = within_mount("ro")
 NO_SHARED_MEMORY = [
     *("unshare", "-m", "sh", "-c"),
     *('mount -t tmpfs -o size=4k tmpfs /dev/shm && exec "$@"', "sh"),
@@ -740,7 +748,8 @@ def test_what_lies_before_the_boundary_is_adapted_and_then_keeps_its_bits(projec
 def test_without_adaptation_the_adapted_model_is_the_pretrained_one(project):
     project.set(**{"adapt.epochs": 0})
     project.repro("adapt")
-    pretrained, adapted = tensors(project, "pretrained"), tensors(project, "adapted")
+    pretrained = tensors(project, "pretrained")
+    adapted = tensors(project, "adapted")
     assert adapted.keys() == pretrained.keys()
     assert all(tensor.equal(adapted[name]) for name, tensor in pretrained.items())
     assert (project.folder / "plots/adaptation.csv").read_text().splitlines() == [

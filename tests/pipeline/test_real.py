@@ -45,7 +45,8 @@ def test_real_losses_from_stored_activations_are_those_of_the_full_network(
 ):
     images, labels = images_and_labels
     settings = plain_settings(lr=0.0003)
-    model, naive = pretrained_model(), pretrained_model()
+    model = pretrained_model()
+    naive = pretrained_model()
     pixels = preprocessing(model, 1.0)(images)
     freeze(naive, blocks)
     expected = losses_of_the_usual_loop(naive, pixels, labels, settings, seed=1)

@@ -81,16 +81,22 @@ def test_a_model_that_is_a_linear_probe_is_called_one():
     assert outcome(train) == "a kept head of 99 parameters; training did not help"
 
 
-def test_warnings_are_those_of_training_then_those_of_the_evaluation_then_that_of_bars():
-    attention = {"bars": {"exchanged": 40, "decides": BARS}}
-    metrics = {"attention": attention, "evaluation": {"warning": "c"}}
-    assert collect_warnings(metrics | {"train": {"warning": "a; b"}}) == [
-        "a; b",
-        "c",
+def test_warnings_are_those_of_the_stages_in_their_order_then_that_of_bars():
+    metrics = {
+        "attention": {"bars": {"exchanged": 40, "decides": BARS}},
+        "evaluation": {"warning": "d"},
+        "train": {"warning": "b; c"},
+        "subset": {"warning": "a"},
+    }
+    assert collect_warnings(metrics) == [
+        "a",
+        "b; c",
+        "d",
         "the bars of padded images decide more than the images do",
     ]
     for attention in ({}, {"bars": {"exchanged": 0}}, {"bars": {"exchanged": 9, "decides": IMAGE}}):
-        assert collect_warnings({"evaluation": {}, "train": {}, "attention": attention}) == []
+        metrics = {"subset": {}, "train": {}, "evaluation": {}, "attention": attention}
+        assert collect_warnings(metrics) == []
 
 
 def test_an_interval_is_its_mean_and_both_ends_with_signs_where_asked():

@@ -174,10 +174,8 @@ def test_a_mistake_has_its_whole_name_and_leads_to_its_maps(metrics):
 
 def test_the_contents_lead_to_every_section_and_what_matters_comes_first(metrics):
     text = page(metrics)
-    links, sections = (
-        re.findall(r'href="#([^"]+)"', text),
-        re.findall(r'<section id="([^"]+)"', text),
-    )
+    links = re.findall(r'href="#([^"]+)"', text)
+    sections = re.findall(r'<section id="([^"]+)"', text)
     assert links == sections
     assert sections[:4] == ["test-results", "mistakes", "training", "where-the-model-looks"]
 

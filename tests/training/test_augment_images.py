@@ -20,7 +20,8 @@ def test_each_image_gets_its_own_random_crop_neither_turned_nor_mirrored(size, c
     images = coordinates(*size)
     cropped = augment(images, crop_scale, 0, seed=3)
     assert (cropped.shape, cropped.dtype) == (images.shape, torch.uint8)
-    down, right = cropped[..., 0].float(), cropped[..., 1].float()
+    down = cropped[..., 0].float()
+    right = cropped[..., 1].float()
     assert down.std(2).max() < 0.6  # no rotation
     assert right.std(1).max() < 0.6
     shares = (

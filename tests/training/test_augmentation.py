@@ -37,7 +37,8 @@ def test_brightness_shifts_all_tokens_of_a_channel_alike_and_never_beyond_the_ch
         [0.1, 1, 10, 100]
     )
     shifted = shift_brightness(tokens, 0.25, np.random.default_rng(0))
-    low, high = tokens.amin(1, keepdim=True), tokens.amax(1, keepdim=True)
+    low = tokens.amin(1, keepdim=True)
+    high = tokens.amax(1, keepdim=True)
     assert (shifted >= low).all()
     assert (shifted <= high).all()
     free = (shifted > low) & (shifted < high)  # what was not cut off at the end of the range

@@ -63,7 +63,8 @@ def card_of(model, history=HISTORY, dataset=DATASET):
 
 
 def test_the_card_gives_the_numbers_of_the_training(tiny_vit):
-    text, total = card_of(tiny_vit), sum(p.numel() for p in tiny_vit.parameters())
+    text = card_of(tiny_vit)
+    total = sum(p.numel() for p in tiny_vit.parameters())
     for line in (
         "3 classes: cat, dog, owl.",
         "| images | 7 for training, 3 for validation |",

@@ -170,7 +170,8 @@ def test_each_image_is_seen_once_an_epoch_in_another_order(tiny_vit, monkeypatch
     trainer = make_trainer(split_at(tiny_vit, 0), plain, labels, PLAIN, seed=0)
     for epoch in (1, 2):
         trainer.run_epoch(epoch)
-    first, second = torch.cat(seen[:5]).flatten().tolist(), torch.cat(seen[5:]).flatten().tolist()
+    first = torch.cat(seen[:5]).flatten().tolist()
+    second = torch.cat(seen[5:]).flatten().tolist()
     assert sorted(first) == sorted(second) == list(range(40))
     assert first != second
 
@@ -211,8 +212,10 @@ def test_every_batch_but_the_first_is_announced_before_it_is_taken(tiny_vit, mon
 def test_a_step_in_shards_is_the_step_of_the_whole_batch(tiny_vit):
     """40 images in batches of 24: the last batch has 16, so some of 24 shards are empty."""
     pixels, labels = make_data()
-    stored, start = store(tiny_vit, pixels, 1), copy_of_weights(tiny_vit)
-    rows, weights = {}, {}
+    stored = store(tiny_vit, pixels, 1)
+    start = copy_of_weights(tiny_vit)
+    rows = {}
+    weights = {}
     for shards in (1, 3, 24):
         tiny_vit.load_state_dict(start)
         settings = plain_settings(batch_size=24, shards=shards, class_weights="balanced")
@@ -550,7 +553,8 @@ def test_the_weighted_loss_is_the_one_computed_by_hand(tiny_vit, smoothing, mixu
     )
 
     def by_hand(logits, targets):
-        surprise, total = -logits.log_softmax(1), 0.0
+        surprise = -logits.log_softmax(1)
+        total = 0.0
         for i, k in enumerate(targets.tolist()):
             total += (1 - smoothing) * weights[k] * surprise[i, k]
             total += smoothing * sum(weights[c] * surprise[i, c] for c in range(3)) / 3
@@ -560,7 +564,8 @@ def test_the_weighted_loss_is_the_one_computed_by_hand(tiny_vit, smoothing, mixu
         if mixup:
             rng = np.random.default_rng(5)
             share = rng.beta(mixup, mixup)
-            share, partner = max(share, 1 - share), torch.from_numpy(rng.permutation(8))
+            share = max(share, 1 - share)
+            partner = torch.from_numpy(rng.permutation(8))
             logits = tiny_vit.head(share * features + (1 - share) * features[partner])
             expected = share * by_hand(logits, labels) + (1 - share) * by_hand(
                 logits, labels[partner]

@@ -34,7 +34,8 @@ BATCH_TOKENS = 4096
 BATCH_CHOICES = 64
 GROUPS = 6  # of images; each is asked at every sixth of the fractions
 # images, and the mean difference between probabilities of a class, see `precision_for`
-CHECKED, TOLERANCE = 16, 0.01
+CHECKED = 16
+TOLERANCE = 0.01
 
 
 def centre_prior(grid: tuple[int, int], sigma: float = 0.25) -> Tensor:
@@ -74,7 +75,8 @@ def kept_probabilities(
             equally large.
         batch_choices: choices in one pass, at most; a single image may have more.
     """
-    choices, parts = keep.shape[1], []
+    choices = keep.shape[1]
+    parts = []
     at_once = max(1, min(batch_choices, batch_tokens // keep.shape[2]) // choices)
     batches = math.ceil(len(keep) / at_once)
     repeat = model.patch_embed.register_forward_hook(
@@ -200,13 +202,13 @@ def deletion_insertion(
     curves = {name: Curves(tuple(fractions), known.copy(), known.copy()) for name in maps}
     orders = torch.stack([ranking(relevance, rng) for relevance in maps.values()], dim=1)
     for f, fraction in enumerate(fractions):
-        rows, gone = torch.nonzero(group == f % groups)[:, 0], round(fraction * count)
-        some, classes, order = (
-            images[rows.to(images.device)],
-            targets.cpu()[rows][:, None, None],
-            orders[rows],
-        )
-        left, come = order[..., min(gone, count - 1) :], order[..., : max(gone, 1)]
+        rows = torch.nonzero(group == f % groups)[:, 0]
+        gone = round(fraction * count)
+        some = images[rows.to(images.device)]
+        classes = targets.cpu()[rows][:, None, None]
+        order = orders[rows]
+        left = order[..., min(gone, count - 1) :]
+        come = order[..., : max(gone, 1)]
         for kind, keep in (("deletion", left), ("insertion", come)):
             every = keep.shape[2] == count  # all patches are the same choice in any order
             found = kept_probabilities(model, some, keep[:, :1] if every else keep)
@@ -231,7 +233,8 @@ def kept_correct(
     order = ranking(maps, rng)
     chance = ranking(random_maps(len(maps), (maps.shape[1], maps.shape[2]), rng), rng)
     middle = ranking(centre_prior((maps.shape[1], maps.shape[2])).expand_as(maps), rng)
-    few, half = max(1, round(share * order.shape[1])), order.shape[1] // 2
+    few = max(1, round(share * order.shape[1]))
+    half = order.shape[1] // 2
     kept = {
         "top": order[:, :few],
         "random": chance[:, :few],

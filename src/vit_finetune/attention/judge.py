@@ -47,7 +47,8 @@ Rng = np.random.Generator
 Row = dict[str, Any]
 Intervals = dict[str, Interval]  # by the name of a map, a block or a choice of patches
 
-SANITY_IMAGES, STEPS = 16, 5
+SANITY_IMAGES = 16
+STEPS = 5
 BASELINES = ("random", "centre")
 NUMBERS = (
     "score",
@@ -233,8 +234,10 @@ def sanity_correlations(
     maker: MapMaker, pixels: Tensor, targets: Tensor, maps: Maps, seed: int
 ) -> dict[str, Intervals]:
     """Rank correlation of each map with that of the same model after its weights are shuffled."""
-    pixels, targets = pixels[:SANITY_IMAGES], targets[:SANITY_IMAGES]
-    heads, found = family_of(maker.model).heads, {}
+    pixels = pixels[:SANITY_IMAGES]
+    targets = targets[:SANITY_IMAGES]
+    heads = family_of(maker.model).heads
+    found = {}
     for name, parts in (("head_shuffled", heads), ("blocks_shuffled", [*heads, "blocks"])):
         shuffled = randomised(maker.model, parts, torch.Generator().manual_seed(seed))
         others = replace(maker, model=shuffled).maps(pixels, targets)

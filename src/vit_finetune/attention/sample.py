@@ -119,7 +119,8 @@ def draw_sample(
         )
     rows = np.sort(rng.choice(independent, min(count, len(independent)), replace=False))
     drawn = test.take(rows)
-    predicted, labels = torch.from_numpy(drawn.predicted), torch.from_numpy(drawn.labels)
+    predicted = torch.from_numpy(drawn.predicted)
+    labels = torch.from_numpy(drawn.labels)
     return Sample(rows, preprocess(torch.from_numpy(drawn.images)), predicted, labels)
 
 
@@ -151,7 +152,8 @@ def draw_for_classes(
 
     As many as are taken at most; classes with the fewest come first.
     """
-    rows, levels = [], []
+    rows = []
+    levels = []
     free = np.ones(len(predicted), dtype=bool)
     free[taken] = False
     for k in np.unique(predicted):

@@ -42,7 +42,9 @@ def attention_distance(attn: Tensor, layout: TokenLayout) -> Tensor:
     attention on patches scaled to one: what goes to prefix tokens travels no distance and would
     make a head look local.
     """
-    (rows, columns), (height, width), prefix = layout.grid, layout.patch, len(layout.prefix)
+    rows, columns = layout.grid
+    height, width = layout.patch
+    prefix = len(layout.prefix)
     centres = torch.cartesian_prod(
         torch.arange(rows) * float(height), torch.arange(columns) * float(width)
     )

@@ -29,7 +29,9 @@ from vit_finetune.model.families import fused_attention
 TOLERANCE = 1e-4
 
 # gradients that a map may ask for, see `BlockAttention`
-GRADIENT, EARLY, EFFECTIVE = "gradient", "early", "effective"
+GRADIENT = "gradient"
+EARLY = "early"
+EFFECTIVE = "effective"
 
 
 def encoder_blocks(model: nn.Module) -> dict[str, nn.Module]:
@@ -314,7 +316,8 @@ class Walk:
         """
         for weights in directions:
             if weights.shape != self.logits.shape:
-                shape, wanted = tuple(weights.shape), tuple(self.logits.shape)
+                shape = tuple(weights.shape)
+                wanted = tuple(self.logits.shape)
                 raise ValueError(f"a direction has the shape {shape}; use {wanted}")
         with token_gradients(self.model, bool(self.asked)):
             handed = self._at_head(directions) if GRADIENT in self.asked else []

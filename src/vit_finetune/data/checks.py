@@ -15,9 +15,11 @@ from vit_finetune.data.image_files import image_type
 
 COLUMNS = ("problem", "part", "class", "file", "detail")
 # a class is rare with a tenth of the images of the largest; an image small at half of the side
-RARE, SMALL = 10, 2
+RARE = 10
+SMALL = 2
 # a shortcut is right for more than this fraction, and above a half by so many standard errors
-SHORTCUT, SURE = 0.75, 3
+SHORTCUT = 0.75
+SURE = 3
 FEW = 8  # images of a class, which tell nothing of it
 STEPS = 4  # in which a size is told from its double
 TWO_PARTS = "in two parts"

@@ -103,7 +103,8 @@ def _upright_rgb(file: ImageFile.ImageFile) -> Image.Image:
 def fit_image(image: Image.Image, size: tuple[int, int], fit: str) -> NDArray[np.uint8]:
     """An RGB image in another size (height, width), by `crop`, `pad` or `squash` -> uint8 (height,
     width, 3)."""
-    target, bicubic = (size[1], size[0]), Image.Resampling.BICUBIC
+    target = (size[1], size[0])
+    bicubic = Image.Resampling.BICUBIC
     if fit == "crop":
         fitted = ImageOps.fit(image, target, bicubic)
     else:
@@ -126,7 +127,8 @@ def around_crop(
     scale = max(size[0] / image.height, size[1] / image.width)
     whole = max(size[1], round(image.width * scale)), max(size[0], round(image.height * scale))
     pixels = np.array(image.resize(whole, Image.Resampling.BICUBIC))
-    top, left = (whole[1] - size[0]) // 2, (whole[0] - size[1]) // 2
+    top = (whole[1] - size[0]) // 2
+    left = (whole[0] - size[1]) // 2
     pixels[top : top + size[0], left : left + size[1]] = fit_image(image, size, "crop")
     return pixels, (top, left)
 
@@ -138,9 +140,11 @@ def content_boxes(sizes: NDArray[Any], target: tuple[int, int], fit: str) -> NDA
     A size is height and width, a box top, left, bottom and right. Of `pad` the rest is grey; else
     the box is all of it.
     """
-    inner, outer = np.tile(np.asarray(target), (len(sizes), 1)), np.asarray(target)
+    inner = np.tile(np.asarray(target), (len(sizes), 1))
+    outer = np.asarray(target)
     if fit == "pad":  # as ImageOps.pad computes it
-        (height, width), (tall, wide) = sizes.T.astype(float), outer
+        height, width = sizes.T.astype(float)
+        tall, wide = outer
         flat = width / height > wide / tall
         inner[flat, 0] = np.rint(height / width * wide)[flat]
         inner[~flat, 1] = np.rint(width / height * tall)[~flat]
@@ -160,7 +164,8 @@ def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
 
 def image_names(folder: Path) -> tuple[list[str], list[str]]:
     """As `image_files`, as text relative to the folder, which takes a fraction of the memory."""
-    seen, shown = {parent.resolve() for parent in folder.absolute().parents}, []
+    seen = {parent.resolve() for parent in folder.absolute().parents}
+    shown = []
     for root, folders, names in os.walk(folder, onerror=_stop, followlinks=True):
         here = Path(root)
         if here.resolve() in seen:

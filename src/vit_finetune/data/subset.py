@@ -75,7 +75,8 @@ def subset_size(dataset: Dataset, splits: Mapping[str, Split]) -> int:
 def write_subset(folder: Path, dataset: Dataset, splits: Mapping[str, Split]) -> None:
     """Copy the images with all that is known of them."""
     for name, split in splits.items():
-        part, indices = split.part, split.indices
+        part = split.part
+        indices = split.indices
         (images,) = read_split(RAW, part, "images")
         copy_rows(folder, name, "images", images, indices)
         write_split(

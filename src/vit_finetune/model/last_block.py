@@ -19,7 +19,9 @@ def cls_attention(attn: Attention, tokens: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         The attention output for the first token (B, D), and its probabilities (B, H, T).
     """
-    heads, head_dim, width = attn.num_heads, attn.head_dim, tokens.shape[-1]
+    heads = attn.num_heads
+    head_dim = attn.head_dim
+    width = tokens.shape[-1]
     weight_q, weight_k, weight_v = attn.qkv.weight.view(3, heads, head_dim, width)
     query = torch.einsum("bc,hdc->bhd", tokens[:, 0], weight_q)
     if attn.qkv.bias is not None:

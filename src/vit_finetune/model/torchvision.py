@@ -57,7 +57,8 @@ def torchvision_model(name: str, *, pretrained: bool, **options: Any) -> Any:
         )
     weights: Any = known[tag or "DEFAULT"]
     preset = weights.transforms()
-    (crop,), (resize,) = preset.crop_size, preset.resize_size
+    (crop,) = preset.crop_size
+    (resize,) = preset.resize_size
     model = timm.create_model(TORCHVISION[architecture], **{"img_size": crop, **options})
     model.pretrained_cfg = {
         **model.pretrained_cfg,

@@ -160,7 +160,9 @@ def find_copies(
     with np.errstate(divide="ignore", invalid="ignore"):
         needed = np.fmax(ALIKE, 1 - typical.largest(least) / distance)  # 0 / 0 is no obstacle
     promising = coarse_correlation(small, first, second) >= needed - GAIN
-    first, second, distance = first[promising], second[promising], distance[promising]
+    first = first[promising]
+    second = second[promising]
+    distance = distance[promising]
     correlation = np.empty(len(first), dtype=np.float32)
     mirrored = np.empty(len(first), dtype=bool)
     for start in range(0, len(first), AT_ONCE):
