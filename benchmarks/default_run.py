@@ -50,7 +50,7 @@ VAL = 1000
 OTHERS = 3000
 ADAPT_EPOCHS = (2, 1)
 TRAIN_EPOCHS = (8, 4, 2, 0)
-BASE = (2, 8)
+BASE = (2, 4)
 
 
 def draw(data, seed):
