@@ -471,8 +471,8 @@ def other_seeds_text() -> str:
     nll = np.mean([float(row["nll"]) for row in runs])
     ece = np.mean([float(row["ece"]) for row in runs])
     return (
-        f"The default with {len(runs)} other seeds: test accuracies {listed} (n = 10,000 each); mean "
-        f"negative log-likelihood {nll:.3f}, mean calibration error {ece:.3f}."
+        f"The default with {len(runs)} other seeds: test accuracies {listed} (n = 10,000 each); "
+        f"mean negative log-likelihood {nll:.3f}, mean calibration error {ece:.3f}."
     )
 
 
