@@ -327,7 +327,7 @@ def small_data_text() -> str:
         images.append(int(found.pairs[0][0]["images"]))
     return (
         f"On {len(compared)} small data sets, of {min(images)} to {max(images):,} training images, "
-        f"the default was {min(points):.1f} to {max(points):.1f} points above a linear probe of "
+        f"the pipeline was {min(points):.1f} to {max(points):.1f} points above a linear probe of "
         f"the same pretrained network, clearly so on {clear} of them "
         "([table](docs/benchmarks.md#small-data-sets-never-below-a-linear-probe))."
     )

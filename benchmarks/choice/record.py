@@ -45,7 +45,6 @@ SHIPPED = "shipped"
 RECIPES: dict[str, dict[str, Any]] = {  # changes of the section `train` of params.yaml
     SHIPPED: {},
     "no smoothing, no mixup": {"label_smoothing": 0.0, "mixup": 0.0},
-    "no token dropout": {"token_dropout": 0.0},
     "4 epochs, 100 steps at least": {"epochs": 4, "min_steps": 100},
 }
 
