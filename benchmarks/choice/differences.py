@@ -29,8 +29,8 @@ def read_runs():
 
 
 def interval(differences):
-    """Mean of differences (seeds, images) and the half of its 95 % interval, over seeds and images:
-    the sum of both variances, less that of the residual, which is in both."""
+    """Mean of differences (seeds, images) and half of its 95 % interval. The variance is the sum of
+    those over seeds and over images, minus that of the residual, which both contain."""
     seeds, images = differences.shape
     by_image = differences.mean(axis=0)
     variance = by_image.var(ddof=1) / images

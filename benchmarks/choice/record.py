@@ -161,7 +161,7 @@ def record_train(params: Params, device: torch.device) -> Rows:
     states = []
 
     def after_epoch(history: History) -> None:
-        # at the start the model has the head that epoch 1 starts from, which is another
+        # the start is the probe, but the model has the head that epoch 1 starts from
         states.append(trainable_state(model) if history.epochs else history.start_state)
 
     def predict(view: View, state: dict[str, Tensor]) -> NDArray[np.float32]:
