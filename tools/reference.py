@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks/choice"))
 
 from differences import compare, in_nats, in_points, read_runs
-from rules import KEPT, RULES, START
+from rules import KEPT, RULES, SHIPPED, START
 
 from vit_finetune.core.files import read_csv
 from vit_finetune.intervals import wilson
@@ -48,7 +48,6 @@ MODELS = (  # one of each family that tests split at a block
 )
 DEFAULT_EPOCHS = ("2", "4")  # of `adapt` and of `train`
 JUDGES = 3000  # images that benchmarks/default_run.py judges by
-SHIPPED = "shipped"  # the settings of `train`, in benchmarks/choice/rows.csv
 METHODS = ("stage", "cleanlab", "highest loss")  # of benchmarks/review.py
 MEANS = {0.485: "ImageNet", 0.481: "CLIP"}  # of the red channel
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rules import AVERAGE, choose, losses
+from rules import AVERAGE, SHIPPED, choose, losses
 from torch import Tensor
 
 from vit_finetune.activations.files import map_activations
@@ -41,7 +41,6 @@ Rows = list[dict[str, Any]]
 Logits = tuple[NDArray[np.float32], NDArray[np.float32]]  # of validation and of test images
 
 ADAPT = "adapt"
-SHIPPED = "shipped"
 RECIPES: dict[str, dict[str, Any]] = {  # changes of the section `train` of params.yaml
     SHIPPED: {},
     "no smoothing, no mixup": {"label_smoothing": 0.0, "mixup": 0.0},

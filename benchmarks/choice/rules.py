@@ -7,6 +7,8 @@ from scipy.special import log_softmax
 from vit_finetune.training.history import is_clearly_better
 from vit_finetune.training.temperature import fit_temperature
 
+SHIPPED = "shipped"  # the settings of `train` in params.yaml
+
 START = "start"
 KEPT = "kept"
 AVERAGE = "average"

@@ -20,6 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from differences import TABLE
 from in_process import ROOT, prepare, run_stages
 from record import ADAPT, RECIPES, record_adapt, record_train
 from sets import SETS
@@ -29,7 +30,6 @@ from vit_finetune.core.files import read_csv, write_csv
 from vit_finetune.params import read_params
 
 FOLDER = ROOT / ".run/choice"
-TABLE = Path(__file__).with_name("rows.csv")
 
 
 class Log:
