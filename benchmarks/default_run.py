@@ -1,20 +1,21 @@
-"""The default run with several seeds, beside fewer epochs of `adapt` and of `train`.
+"""The default run with several seeds, beside other numbers of epochs of `train`.
 
     python benchmarks/default_run.py --seeds 1 2 3           # judged on images that train nothing
     python benchmarks/default_run.py --seeds 1 2 3 --test    # last, once: on the test images
 
-A seed draws the images as the stage `subset` does, and everything that follows. Each number of
-epochs of `adapt` is computed and embedded once for a seed, then trained for each number of epochs
-of `train`; 0 is the linear probe that training starts from. A run leaves its model and its row in
-.run/default/kept, and is not computed again. The rows together are benchmarks/default_run.csv:
+A seed draws the images as the stage `subset` does, and everything that follows. The model is
+adapted and embedded once for a seed, then trained for each number of epochs; 0 is the linear probe
+that training starts from. A run leaves its model and its row in .run/default/kept, and is not
+computed again. The rows together are benchmarks/default_run.csv, which keeps the rows of runs that
+are not in this folder:
 
-    adapt, train           epochs
+    train                  epochs
     probe, adapted, val    accuracy on validation images: of a linear probe of the pretrained model,
                            of a linear probe of the adapted one, and of what is kept
     others                 accuracy on 3,000 more images of CIFAR-10's training part, by which
                            nothing was trained
-    gained, lost           on how many of these the model is right where that of BASE is wrong, and
-                           the other way round
+    gained, lost           on how many of these the model is right where that of the shipped number
+                           of epochs is wrong, and the other way round
     adapt_s, pass_s, train_s    CPU seconds; the pass over training and validation images
     test, nll, ece         on the 10,000 test images; a probe is not calibrated
 
@@ -33,7 +34,7 @@ from vit_finetune.activations.files import map_activations
 from vit_finetune.activations.manifest import Manifest
 from vit_finetune.activations.views import ImageView
 from vit_finetune.core.device import resolve_precision, set_up_torch
-from vit_finetune.core.files import new_folder, read_json, write_csv, write_json
+from vit_finetune.core.files import new_folder, read_csv, read_json, write_csv, write_json
 from vit_finetune.data.cifar import load_cifar
 from vit_finetune.data.split import stratified, train_val_test
 from vit_finetune.evaluation.measures import classification_summary
@@ -48,9 +49,8 @@ TABLE = Path(__file__).with_suffix(".csv")
 TRAIN = 5000
 VAL = 1000
 OTHERS = 3000
-ADAPT_EPOCHS = (2, 1)
-TRAIN_EPOCHS = (8, 4, 2, 0)
-BASE = (2, 4)
+EPOCHS = (8, 4, 2, 0)
+SHIPPED = 4
 
 
 def draw(data, seed):
@@ -89,16 +89,15 @@ def answers_on_others(folder, labels, device):
     return split_model.predict_logits(stored).numpy().argmax(axis=1) == labels
 
 
-def kept_folder(seed, adapt, train):
-    return FOLDER / f"kept/{seed}-{adapt}-{train}"
+def kept_folder(seed, train):
+    return FOLDER / f"kept/{seed}-{train}"
 
 
-def record(seed, adapt, train, splits, classes, threads):
+def record(seed, train, splits, classes, threads):
     """Keep the model, the answers on the others and the row of a run."""
-    folder = FOLDER / f"{seed}-{adapt}"
+    folder = FOLDER / str(seed)
     changes = {
         "seed": seed,
-        "adapt": {"epochs": adapt, "min_steps": 0},
         "train": {"epochs": max(1, train), "min_steps": 0},
         "runtime": {"threads": threads},
     }
@@ -113,7 +112,6 @@ def record(seed, adapt, train, splits, classes, threads):
     embedded = TRAIN + VAL + OTHERS
     row = {
         "seed": seed,
-        "adapt": adapt,
         "train": train,
         "precision": trained["precision"],
         "probe": trained["pretrained_probe_accuracy"],
@@ -124,7 +122,7 @@ def record(seed, adapt, train, splits, classes, threads):
         "pass_s": round(seconds["embed"] * (embedded - OTHERS) / embedded, 1),
         "train_s": round(seconds["train"], 1),
     }
-    with new_folder(kept_folder(seed, adapt, train)) as kept:
+    with new_folder(kept_folder(seed, train)) as kept:
         (folder / "models/finetuned").rename(kept / "model")
         np.save(kept / "right.npy", right)
         write_json(kept / "row.json", row)
@@ -146,24 +144,27 @@ def record_test(kept, data, threads):
 
 
 def write_table():
-    """Of all runs that were kept."""
-    rows = []
-    for seed, adapt, train in itertools.product(range(10), ADAPT_EPOCHS, TRAIN_EPOCHS):
-        kept = kept_folder(seed, adapt, train)
+    """The rows of all runs that were kept, in the place of theirs, among those of the table."""
+    rows = {}
+    for row in read_csv(TABLE):
+        rows[int(row["seed"]), int(row["train"])] = row
+    for seed, train in itertools.product(range(10), EPOCHS):
+        kept = kept_folder(seed, train)
         if not kept.is_dir():
             continue
         row = read_json(kept / "row.json")
         row |= {"gained": "", "lost": "", "test": "", "nll": "", "ece": ""}
-        base = kept_folder(seed, *BASE) / "right.npy"
-        if base.is_file():
+        shipped = kept_folder(seed, SHIPPED) / "right.npy"
+        if shipped.is_file():
             right = np.load(kept / "right.npy")
-            before = np.load(base)
+            before = np.load(shipped)
             row["gained"] = int((right & ~before).sum())
             row["lost"] = int((before & ~right).sum())
         if (kept / "test.json").is_file():
             row |= read_json(kept / "test.json")
-        rows.append(row)
-    write_csv(TABLE, rows)
+        rows[seed, train] = row
+    by_seed = sorted(rows.items(), key=lambda item: (item[0][0], -item[0][1]))
+    write_csv(TABLE, [row for _, row in by_seed])
 
 
 def main():
@@ -171,20 +172,19 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(5)))
-    parser.add_argument("--adapt", nargs="+", type=int, default=ADAPT_EPOCHS, help="epochs")
-    parser.add_argument("--train", nargs="+", type=int, default=TRAIN_EPOCHS, help="epochs")
+    parser.add_argument("--train", nargs="+", type=int, default=EPOCHS, help="epochs")
     parser.add_argument("--test", action="store_true", help="evaluate what was trained before")
     parser.add_argument("--threads", type=int, help="of torch; default: all cores")
     args = parser.parse_args()
     data = load_cifar("cifar10")
-    for seed, adapt in itertools.product(args.seeds, args.adapt):
+    for seed in args.seeds:
         splits = draw(data, seed)
         for train in args.train:
-            kept = kept_folder(seed, adapt, train)
+            kept = kept_folder(seed, train)
             if args.test and not (kept / "test.json").is_file():
                 record_test(kept, data, args.threads)
             elif not args.test and not kept.is_dir():
-                record(seed, adapt, train, splits, data.classes, args.threads)
+                record(seed, train, splits, data.classes, args.threads)
             write_table()
 
 

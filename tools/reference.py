@@ -46,8 +46,8 @@ MODELS = (  # one of each family that tests split at a block
     "vit_base_patch32_clip_224.openai",
     "torchvision/vit_b_16.IMAGENET1K_V1",
 )
-DEFAULT_EPOCHS = ("2", "4")  # of `adapt` and of `train`
-JUDGES = 3000  # images that benchmarks/default_run.py judges by
+DEFAULT_EPOCHS = "4"  # of `train`
+JUDGES = 3000  # images that benchmarks/default_run.py and adaptation.py judge by
 METHODS = ("stage", "cleanlab", "highest loss")  # of benchmarks/review.py
 MEANS = {0.485: "ImageNet", 0.481: "CLIP"}  # of the red channel
 
@@ -418,60 +418,98 @@ def frontier_table() -> str:
     return markdown_table(header, rows)
 
 
-def shorter_runs_table() -> str:
-    """benchmarks/default_run.csv: runs of 5,000 images by their epochs."""
-    runs: dict[tuple[str, str], list[dict[str, str]]] = {}
-    for row in read_csv(ROOT / "benchmarks/default_run.csv"):
-        runs.setdefault((row["adapt"], row["train"]), []).append(row)
+def difference_in_points(rows: Sequence[Mapping[str, str]]) -> str:
+    """Of accuracy over the judging images of several seeds, with its 95 % interval: from the counts
+    `gained` and `lost`. Nothing for a way that is compared with itself."""
+    images = len(rows) * JUDGES
+    gained = total(rows, "gained")
+    lost = total(rows, "lost")
+    if not gained + lost:
+        return ""
+    difference = (gained - lost) / images
+    # of a mean of -1, 0 and 1
+    variance = ((gained + lost) / images - difference**2) / images
+    return f"{100 * difference:+.2f} ± {100 * 1.96 * variance**0.5:.2f}"
+
+
+def mean_of(rows: Sequence[Mapping[str, str]], column: str) -> float:
+    return float(np.mean([float(row[column]) for row in rows]))
+
+
+def grouped(path: str, *columns: str) -> dict[tuple[str, ...], list[dict[str, str]]]:
+    """The rows of a table of benchmarks/ by some of its columns."""
+    groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    for row in read_csv(ROOT / "benchmarks" / path):
+        groups.setdefault(tuple(row[column] for column in columns), []).append(row)
+    return groups
+
+
+def epochs_table() -> str:
+    """benchmarks/default_run.csv: runs of 5,000 images by their epochs of `train`."""
+    runs = grouped("default_run.csv", "train")
+    compared = {row["seed"] for row in runs["0",]}  # those of every number of epochs
     rows = []
-    for (adapt, train), seeds in runs.items():
-        images = len(seeds) * JUDGES
-        accuracy = np.mean([float(row["others"]) for row in seeds])
-        gained = total(seeds, "gained")
-        lost = total(seeds, "lost")
-        difference = 100 * (gained - lost) / images
-        # of a mean of -1, 0 and 1
-        variance = ((gained + lost) / images - ((gained - lost) / images) ** 2) / images
-        margin = 100 * 1.96 * variance**0.5
-        seconds = {}
-        for step in ("adapt", "pass", "train"):
-            seconds[step] = np.mean([float(row[f"{step}_s"]) for row in seeds])
+    for (epochs,), all_seeds in runs.items():
+        seeds = [row for row in all_seeds if row["seed"] in compared]
         rows.append(
             [
-                adapt,
-                train if train != "0" else "0, the linear probe",
+                epochs if epochs != "0" else "0, the linear probe",
                 str(len(seeds)),
-                f"{accuracy:.4f}",
-                f"{difference:+.2f} ± {margin:.2f}" if gained + lost else "",
-                *(f"{number:.0f}" for number in (*seconds.values(), sum(seconds.values()))),
+                f"{mean_of(seeds, 'others'):.4f}",
+                difference_in_points(seeds),
+                f"{mean_of(seeds, 'train_s'):.0f}",
             ]
         )
     header = [
-        "epochs of `adapt`",
         "epochs of `train`",
         "seeds",
         f"accuracy, n = {JUDGES:,} each",
         "difference, points",
-        "`adapt`, s",
-        "pass, s",
         "training, s",
-        "all, s",
+    ]
+    return markdown_table(header, rows)
+
+
+def adaptation_table() -> str:
+    """benchmarks/adaptation.csv: ways to adapt to 5,000 images."""
+    rows = []
+    for (way, weights), seeds in grouped("adaptation.csv", "way", "weights").items():
+        rows.append(
+            [
+                way if weights == "last" else f"{way}, averaged weights",
+                str(len(seeds)),
+                f"{mean_of(seeds, 'alone'):.4f}",
+                f"{mean_of(seeds, 'others'):.4f}",
+                difference_in_points(seeds),
+                f"{mean_of(seeds, 'adapt_s'):.0f}",
+            ]
+        )
+    header = [
+        "`adapt`",
+        "seeds",
+        "adapted model alone",
+        f"after `train`, n = {JUDGES:,} each",
+        "difference, points",
+        "`adapt`, s",
     ]
     return markdown_table(header, rows)
 
 
 def other_seeds_text() -> str:
-    """benchmarks/default_run.csv: the test accuracy of the default with other seeds."""
+    """The test accuracy of the committed run, and of benchmarks/default_run.csv: the default with
+    other seeds."""
     runs = []
     for row in read_csv(ROOT / "benchmarks/default_run.csv"):
-        if (row["adapt"], row["train"]) == DEFAULT_EPOCHS and row["test"]:
+        if row["train"] == DEFAULT_EPOCHS and row["test"]:
             runs.append(row)
-    listed = ", ".join(f"{float(row['test']):.4f}" for row in runs)
-    nll = np.mean([float(row["nll"]) for row in runs])
-    ece = np.mean([float(row["ece"]) for row in runs])
+    accuracies = [float(row["test"]) for row in runs]
+    listed = ", ".join(f"{accuracy:.4f}" for accuracy in accuracies)
+    accuracies.append(read_result("metrics/evaluation.json")["accuracy"])
     return (
-        f"The default with {len(runs)} other seeds: test accuracies {listed} (n = 10,000 each); "
-        f"mean negative log-likelihood {nll:.3f}, mean calibration error {ece:.3f}."
+        f"{len(runs)} other seeds of the default have {listed}. The mean of all {len(accuracies)} "
+        f"is {np.mean(accuracies):.4f}, their standard deviation {np.std(accuracies, ddof=1):.4f}; "
+        f"the other seeds' mean negative log-likelihood is {mean_of(runs, 'nll'):.3f}, their mean "
+        f"calibration error {mean_of(runs, 'ece'):.3f}."
     )
 
 
@@ -638,7 +676,8 @@ TABLES = {  # name of the markers in a document -> what stands between them
     "recipes": recipes_table,
     "cost": cost_table,
     "frontier": frontier_table,
-    "shorter runs": shorter_runs_table,
+    "epochs of train": epochs_table,
+    "ways to adapt": adaptation_table,
     "other seeds": other_seeds_text,
     "wrong labels": wrong_labels_table,
     "near-copies": copies_table,
