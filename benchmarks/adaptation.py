@@ -32,7 +32,7 @@ from unittest import mock
 import numpy as np
 import torch
 import torch.nn.functional as F
-from default_run import answers_on_others, draw
+from default_run import answers_on_others, draw, gained_and_lost
 from in_process import ROOT, prepare, run_stages
 
 from vit_finetune.activations.views import ImageView
@@ -252,15 +252,11 @@ def write_table():
     rows = []
     for name, weights, seed in itertools.product(WAYS, WEIGHTS, range(10)):
         kept = kept_folder(name, weights, seed)
-        base = kept_folder(SHIPPED, "last", seed)
+        shipped = kept_folder(SHIPPED, "last", seed)
         if not kept.is_dir():
             continue
-        right = np.load(kept / "right.npy")
-        before = np.load(base / "right.npy")
         row = read_json(kept / "row.json")
-        row["gained"] = int((right & ~before).sum())
-        row["lost"] = int((before & ~right).sum())
-        rows.append(row)
+        rows.append(row | gained_and_lost(kept / "right.npy", shipped / "right.npy"))
     write_csv(TABLE, rows)
 
 

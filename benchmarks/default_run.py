@@ -143,6 +143,13 @@ def record_test(kept, data, threads):
     print(kept.name, row, flush=True)
 
 
+def gained_and_lost(right, before):
+    """How many images only the first file's model gets right, and only the second's."""
+    right = np.load(right)
+    before = np.load(before)
+    return {"gained": int((right & ~before).sum()), "lost": int((before & ~right).sum())}
+
+
 def write_table():
     """The rows of all runs that were kept, in the place of theirs, among those of the table."""
     rows = {}
@@ -156,10 +163,7 @@ def write_table():
         row |= {"gained": "", "lost": "", "test": "", "nll": "", "ece": ""}
         shipped = kept_folder(seed, SHIPPED) / "right.npy"
         if shipped.is_file():
-            right = np.load(kept / "right.npy")
-            before = np.load(shipped)
-            row["gained"] = int((right & ~before).sum())
-            row["lost"] = int((before & ~right).sum())
+            row |= gained_and_lost(kept / "right.npy", shipped)
         if (kept / "test.json").is_file():
             row |= read_json(kept / "test.json")
         rows[seed, train] = row
