@@ -1,13 +1,16 @@
 """Other ways to adapt to 5,000 images of CIFAR-10, judged on images that train nothing.
 
     python benchmarks/adaptation.py --seeds 1 2 3
+    python benchmarks/adaptation.py --seeds 1 2 3 --average    # the averages of the weights, too
 
 A seed draws the images as benchmarks/default_run.py does. Each of WAYS is `adapt` with other
 parameters, or with a change that the pipeline does not offer and that this script makes in memory.
-Then `embed` and `train` follow with the parameters of params.yaml: once from the last weights, and
-once from the exponential average of the weights over the steps (decay 0.98). The features of the
-pretrained model are computed once for a seed. A run leaves its answers and its row in
-.run/adaptation/kept, and is not computed again. The rows together are benchmarks/adaptation.csv:
+Then `embed` and `train` follow with the parameters of params.yaml, from the last weights; with
+--average also from the exponential average of the weights over the steps (decay 0.98). The features
+of the pretrained model are computed once for a seed. The shipped way is always part of a run, since
+the others are compared with its answers. A run leaves its answers and its row in
+.run/adaptation/kept, and is not computed again. The rows together are benchmarks/adaptation.csv,
+which keeps the rows of runs that are not in this folder:
 
     weights         last or average
     alone           accuracy on 3,000 images of CIFAR-10's training part, by which nothing was
@@ -37,7 +40,7 @@ from in_process import ROOT, prepare, run_stages
 
 from vit_finetune.activations.views import ImageView
 from vit_finetune.core.device import set_up_torch
-from vit_finetune.core.files import new_folder, read_json, write_csv, write_json
+from vit_finetune.core.files import new_folder, read_csv, read_json, write_csv, write_json
 from vit_finetune.data.cifar import load_cifar
 from vit_finetune.model.adapted import Adapted
 from vit_finetune.model.build import preprocessing
@@ -248,16 +251,19 @@ def record(name, all_weights, seed, splits, classes, threads):
 
 
 def write_table():
-    """Of all runs that were kept."""
-    rows = []
-    for name, weights, seed in itertools.product(WAYS, WEIGHTS, range(10)):
+    """The rows of all runs that were kept, in the place of theirs, among those of the table."""
+    rows = {}
+    for row in read_csv(TABLE) if TABLE.is_file() else []:
+        rows[row["way"], row["weights"], int(row["seed"])] = row
+    keys = list(itertools.product(WAYS, WEIGHTS, range(10)))
+    for name, weights, seed in keys:
         kept = kept_folder(name, weights, seed)
-        shipped = kept_folder(SHIPPED, "last", seed)
-        if not kept.is_dir():
-            continue
-        row = read_json(kept / "row.json")
-        rows.append(row | gained_and_lost(kept / "right.npy", shipped / "right.npy"))
-    write_csv(TABLE, rows)
+        if kept.is_dir():
+            shipped = kept_folder(SHIPPED, "last", seed)
+            row = read_json(kept / "row.json")
+            row |= gained_and_lost(kept / "right.npy", shipped / "right.npy")
+            rows[name, weights, seed] = row
+    write_csv(TABLE, [rows[key] for key in keys if key in rows])
 
 
 def main():
@@ -266,14 +272,15 @@ def main():
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--weights", nargs="+", choices=WEIGHTS, default=WEIGHTS)
+    parser.add_argument("--average", action="store_true", help="of the weights, too")
     parser.add_argument("--threads", type=int, help="of torch; default: all cores")
     args = parser.parse_args()
     data = load_cifar("cifar10")
+    all_weights = WEIGHTS if args.average else WEIGHTS[:1]
     for seed in args.seeds:
         splits = draw(data, seed)
-        for name in args.ways:
-            missing = [kind for kind in args.weights if not kept_folder(name, kind, seed).is_dir()]
+        for name in dict.fromkeys([SHIPPED, *args.ways]):
+            missing = [kind for kind in all_weights if not kept_folder(name, kind, seed).is_dir()]
             if missing:
                 record(name, missing, seed, splits, data.classes, args.threads)
             write_table()

@@ -506,8 +506,9 @@ def other_seeds_text() -> str:
     listed = ", ".join(f"{accuracy:.4f}" for accuracy in accuracies)
     accuracies.append(read_result("metrics/evaluation.json")["accuracy"])
     return (
-        f"{len(runs)} other seeds of the default have {listed}. The mean of all {len(accuracies)} "
-        f"is {np.mean(accuracies):.4f}, their standard deviation {np.std(accuracies, ddof=1):.4f}; "
+        f"With {len(runs)} other seeds, the default has test accuracies of {listed} "
+        f"(n = 10,000 each). The mean of all {len(accuracies)} is {np.mean(accuracies):.4f}, "
+        f"their standard deviation {np.std(accuracies, ddof=1):.4f}; "
         f"the other seeds' mean negative log-likelihood is {mean_of(runs, 'nll'):.3f}, their mean "
         f"calibration error {mean_of(runs, 'ece'):.3f}."
     )
