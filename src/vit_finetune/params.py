@@ -290,8 +290,9 @@ class Freeze(Schema):
 
     trainable_blocks: Annotated[int, Field(ge=0)] | Literal["all"] = Field(
         default=1,
-        description="`0`: the head alone; `k`: the last k blocks and all that follows them; "
-        "`all`: everything",
+        description="`0`: the head alone, which is a linear probe, so that of `train` only "
+        "`class_weights` and `probe_c` have an effect; `k`: the last k blocks and all that follows "
+        "them; `all`: everything",
     )
     parameters: Parameters = Field(
         default="all",
@@ -516,6 +517,11 @@ def broken_rules(params: Params) -> list[str]:
         errors.append(
             "freeze.parameters must be all where freeze.trainable_blocks is 0, which leaves the "
             "head alone"
+        )
+    if params.freeze.trainable_blocks == 0 and params.train.head_init != "probe":
+        errors.append(
+            f"train.head_init is {params.train.head_init}: it must be probe where "
+            "freeze.trainable_blocks is 0, since the probe is then the trained head"
         )
     errors += _bad_names(params.data)
     if params.data.name in DATASET_SIZES:

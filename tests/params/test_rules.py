@@ -133,6 +133,11 @@ def sizes(train, val, test, gallery=2, sample=8):
             )
             for parameters in ("norms", "biases", ["*.bias"])
         ),
+        (
+            [("freeze.trainable_blocks", 0), ("train.head_init", "zeros")],
+            "train.head_init is zeros: it must be probe where freeze.trainable_blocks is 0, since "
+            "the probe is then the trained head",
+        ),
     ],
 )
 def test_a_rule_between_sections_names_the_keys_on_both_sides(edits, message):

@@ -76,6 +76,8 @@ def test_a_model_that_is_a_linear_probe_is_called_one():
     train |= {"parameters_adapted": 0, "probe_accuracy": 0.87}
     assert gain(train) == "0.8700 linear probe"
     assert outcome(train) == "a linear probe of 99 parameters; training did not help"
+    alone = train | {"epochs": "0 of 0"}
+    assert outcome(alone) == "a linear probe of 99 parameters"
     train["head"] = "kept"
     assert gain(train) == "0.8700 kept head"
     assert outcome(train) == "a kept head of 99 parameters; training did not help"

@@ -20,6 +20,7 @@ from tests.training.examples import fit as fit_trainer
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.ranks import Ranks
 from vit_finetune.model.saved import load_model
+from vit_finetune.params import Params
 from vit_finetune.training.data import TrainingData
 from vit_finetune.training.history import LEVEL, History, is_clearly_better
 from vit_finetune.training.probe import START, fit_probe
@@ -196,12 +197,9 @@ def test_the_validation_loss_counts_every_image_the_same_even_with_class_weights
 @pytest.mark.parametrize(
     ("blocks", "parameters"),
     [
-        (0, "all"),
-        *(
-            (blocks, which)
-            for blocks in (1, 2)
-            for which in ("all", "norms", "biases", ["*.attn.*", "!*.bias"])
-        ),
+        (blocks, which)
+        for blocks in (1, 2)
+        for which in ("all", "norms", "biases", ["*.attn.*", "!*.bias"])
     ],
     ids=str,
 )
@@ -241,13 +239,27 @@ def test_training_starts_from_a_head_that_the_model_has(tiny_vit, head_init, is_
     assert torch.equal(head_of_first_epoch(trainer), kept) == is_kept
 
 
-def test_a_head_that_is_trained_alone_starts_from_the_probe_it_is_compared_with(tiny_vit):
+def test_the_head_alone_is_the_probe_and_no_epoch_is_run(tiny_vit):
     remove_head(tiny_vit)
-    settings = plain_settings(head_init="probe", probe_c="auto")
-    trainer = Trainer(split_at(tiny_vit, 0), data_of(tiny_vit, 0), settings, name="train", seed=0)
-    probe = fit_probe(features_of(trainer).train, trainer.data.labels, "auto", "none", seed=0)
-    head = head_of_first_epoch(trainer)
-    torch.testing.assert_close(head, probe.weight, rtol=0, atol=1e-6)
+    split_model = split_at(tiny_vit, 0)
+    settings = Params().train
+    settings, warnings = possible_settings(settings, split_model)
+    trainer = Trainer(split_model, data_of(tiny_vit, 0), settings, name="train", seed=0)
+    features = features_of(trainer)
+    history = trainer.fit(features)
+    probe = fit_probe(features.train, trainer.data.labels, "auto", "none", seed=0)
+    assert (warnings, history.epochs, len(history.rows)) == ([], 0, 1)
+    torch.testing.assert_close(tiny_vit.head.weight, probe.weight, rtol=0, atol=1e-6)
+    torch.testing.assert_close(tiny_vit.head.bias, probe.bias, rtol=0, atol=1e-6)
+
+
+def test_a_kept_head_that_is_alone_stays_as_it_is(tiny_vit):
+    kept = copy_of_weights(tiny_vit)
+    split_model = split_at(tiny_vit, 0)
+    settings, _ = possible_settings(Params().train, split_model)
+    trainer = Trainer(split_model, data_of(tiny_vit, 0), settings, name="train", seed=0)
+    trainer.fit(features_of(trainer))
+    assert_same_weights(copy_of_weights(tiny_vit), kept)
 
 
 def test_epoch_0_is_the_probe_and_is_kept_where_training_makes_it_worse(tiny_vit):
@@ -324,24 +336,13 @@ def test_no_token_is_dropped_where_the_attention_needs_positions_and_a_warning_s
         assert warnings[0.3] == []
 
 
-@pytest.mark.parametrize("changes", [{"token_dropout": 0.3}, {"brightness": 0.2}])
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "beit_base_patch16_224"])
-def test_pooled_features_have_no_tokens_to_change_and_one_warning_says_so(name, changes):
-    model = small(name)
-    pixels, labels = make_data(8)
-    split_model = split_at(model, 0)
-    stored = store(model, pixels, 0)
-    start = copy_of_weights(model)
-    weights = []
-    for settings in (plain_settings(epochs=1), plain_settings(epochs=1, **changes)):
-        model.load_state_dict(start)
-        settings, warnings = possible_settings(settings, split_model)
-        fit_trainer(make_trainer(split_model, stored, labels, settings))
-        weights.append(copy_of_weights(model))
-    assert_same_weights(*weights)
+@pytest.mark.parametrize("changes", [{"flip": True}, {"crop_scale": 0.5}, {"randaugment": 5}])
+def test_images_are_not_changed_for_a_head_alone_and_a_warning_says_so(tiny_vit, changes):
+    settings, warnings = possible_settings(plain_settings(**changes), split_at(tiny_vit, 0))
+    assert not settings.flip  # so that nobody is told to set it to false
     assert warnings == [
-        "token_dropout and brightness have no effect on pooled features "
-        "(freeze.trainable_blocks is 0)"
+        "flip, crop_scale and randaugment have no effect where freeze.trainable_blocks is 0: the "
+        "head is a linear probe of the images as they are"
     ]
 
 

@@ -87,6 +87,8 @@ def test_a_linear_probe_is_called_one(tiny_vit):
     assert "| validation accuracy | 0.2500 (n = 3) |" in text
     assert "| epochs of training | none: the start was better, training did not help |" in text
     assert "trained from stored activations" not in text
+    alone = card_of(tiny_vit, History(HISTORY.rows[:1]))
+    assert "| epochs of training | none: the head alone is not trained in epochs |" in alone
 
 
 def test_the_front_matter_names_licence_and_source_where_they_are_known(tiny_vit):

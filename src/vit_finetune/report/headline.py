@@ -69,7 +69,9 @@ def outcome(train: Mapping[str, Any]) -> str:
     if train["kept_epoch"]:
         parts.append(f"{trained} trained in {train['kept_epoch']} epochs")
     else:
-        parts.append(f"a {start(train)} of {trained}; training did not help")
+        parts.append(f"a {start(train)} of {trained}")
+        if train["epochs"] != "0 of 0":  # the head alone is not trained in epochs
+            parts.append("training did not help")
     return "; ".join(parts)
 
 

@@ -58,8 +58,7 @@ def training_loss(
         seed = int(rng.integers(2**63))
         stored = augment(stored, settings.crop_scale, settings.randaugment, seed)
     tokens = split_model.tokens(stored)
-    has_tokens = tokens.ndim == 3  # pooled features have none
-    if settings.brightness and has_tokens:
+    if settings.brightness:
         tokens = shift_brightness(tokens, settings.brightness, rng)
     weight = 1.0
     partner = torch.arange(len(labels))
@@ -68,7 +67,7 @@ def training_loss(
         weight = max(weight, 1 - weight)
         partner = to_device_of(tokens, torch.from_numpy(rng.permutation(len(labels))))
         tokens = torch.lerp(tokens[partner], tokens, weight)
-    if settings.token_dropout and has_tokens:
+    if settings.token_dropout:
         prefix = split_model.model.num_prefix_tokens
         tokens = drop_tokens(tokens, prefix, settings.token_dropout, rng)
     logits = split_model.logits(tokens)

@@ -20,7 +20,7 @@ TEXT = """---
 {front}
 ---
 
-# {name}, fine-tuned on {dataset}
+# {name} on {dataset}
 
 {classes} classes: {labels}.
 
@@ -150,6 +150,8 @@ def _facts(
         parameters = f"{trained:,} trained from stored activations, {frozen:,} frozen before that"
     else:
         outcome = "none: the start was better, training did not help"
+        if history.epochs == 0:
+            outcome = "none: the head alone is not trained in epochs"
         parameters = f"{trained + frozen:,}; the head is that of the start"
     return {
         "images": f"{len(data.labels):,} for training, {val_images:,} for validation",

@@ -42,7 +42,7 @@ def epoch_bar(
             if bar.disable:
                 when = f"epoch {history.epochs} of {epochs}"
                 if history.epochs == 0:
-                    when = "before training, to compare with"
+                    when = "before training"
                 say(f"{when}: " + ", ".join(f"{key} {value}" for key, value in shown.items()))
 
         yield show

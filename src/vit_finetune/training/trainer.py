@@ -88,7 +88,6 @@ class Trainer:
         self.seed = seed
         self.ranks = ranks
         self.shards = shards
-        self.shard_ranks = ranks  # the processes that share the shards
         if changes_images(settings):
             assert data.images is not None
             self.view: View = data.images
@@ -96,9 +95,6 @@ class Trainer:
                 self.view = resident(data.images, split_model.device)
         else:
             self.view = resident(data.train, split_model.device)
-            if split_model.trainable_blocks == 0:  # too little work to share
-                self.shards = 1
-                self.shard_ranks = ALONE
         self.val = resident(data.val, split_model.device)
         self.labels = data.labels.to(split_model.device)
         self.class_weights = None
@@ -184,8 +180,7 @@ class Trainer:
             probe_c=round(probe.c.item(), 9),
         )
         history.add(row, val.right)
-        trains_blocks = self.split_model.trainable_blocks != 0
-        if c == "auto" and trains_blocks and not is_kept:
+        if self.epochs and c == "auto" and not is_kept:
             self._fit_probe(features.train, START).place(model.head)
         return history
 
@@ -218,7 +213,7 @@ class Trainer:
         order = torch.from_numpy(rng.permutation(len(self.labels)))
         batches = order.split(self.settings.batch_size)
         first_step = (epoch - 1) * self.steps_per_epoch
-        shards = self.shard_ranks.select(range(self.shards))
+        shards = self.ranks.select(range(self.shards))
         # Filled in place: a tensor kept from each step would scatter over the heap, which then
         # grows with the number of images.
         losses = torch.zeros(len(shards), self.steps_per_epoch, device=device)
@@ -236,11 +231,11 @@ class Trainer:
                     nn.utils.clip_grad_norm_(self.parameters, self.settings.grad_clip)
                 self.optimizer.step()
         # Read once an epoch: reading each step would stall a GPU.
-        loss_of_step = self.shard_ranks.all_gather(losses).T.cpu().double().sum(1)
+        loss_of_step = self.ranks.all_gather(losses).T.cpu().double().sum(1)
         self._require_finite(loss_of_step, first_step, epoch)
         return {
             "train_loss": loss_of_step.sum().item() / len(self.labels),
-            "train_accuracy": self.shard_ranks.all_gather(hits).sum().item() / len(self.labels),
+            "train_accuracy": self.ranks.all_gather(hits).sum().item() / len(self.labels),
             "lr": lr,
         }
 
@@ -294,11 +289,11 @@ class Trainer:
                 if gradient is not None
             ]
             flat = torch.cat([gradient.flatten() for gradient in gradients if gradient is not None])
-            if sums and self.shard_ranks.world_size == 1:
+            if sums and self.ranks.world_size == 1:
                 sums[0] += flat  # at once, which saves the memory of the others
             else:
                 sums.append(flat)
-        total, *others = self.shard_ranks.all_gather(torch.stack(sums))
+        total, *others = self.ranks.all_gather(torch.stack(sums))
         for other in others:
             total += other
         sizes = [parameter.numel() for parameter in trained]
@@ -355,14 +350,20 @@ def make_optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimize
 
 
 def possible_settings(settings: Training, split_model: SplitModel) -> tuple[Training, list[str]]:
-    """The settings that this model can follow, and a warning for what has no effect on it."""
+    """The settings that this model can follow, and a warning for what has no effect on it.
+
+    The head alone is not trained in epochs: a logistic regression on frozen features is already the
+    best linear head by its own loss, and epochs of the head alone ended below it
+    (docs/benchmarks.md).
+    """
     warnings = []
     if split_model.trainable_blocks == 0:
-        if settings.token_dropout or settings.brightness:
+        if changes_images(settings):
             warnings.append(
-                "token_dropout and brightness have no effect on pooled features "
-                "(freeze.trainable_blocks is 0)"
+                "flip, crop_scale and randaugment have no effect where freeze.trainable_blocks is "
+                "0: the head is a linear probe of the images as they are"
             )
+        settings = settings.model_copy(update={"epochs": 0, "min_steps": 0, "flip": False})
     elif settings.token_dropout and family_of(split_model.model).knows_positions:
         warnings.append(
             f"token_dropout {settings.token_dropout} has no effect: the attention of a "
