@@ -41,8 +41,9 @@ def main(stage: Stage) -> None:
         pictures[name] = page.Picture(light, dark)
     for name, (template, table) in CHARTS.items():
         rows = read_csv(f"plots/{table}.csv")
-        if rows:  # adaptation.csv has none if the backbone was not adapted
-            pictures[name] = page.Picture(render.svg(template, rows))
+        if template == "history" and len(rows) < 2:  # no epoch was run
+            continue
+        pictures[name] = page.Picture(render.svg(template, rows))
     cells = render.counted(predictions, ["actual", "predicted"])
     pictures["confusion"] = page.Picture(render.svg("confusion", cells))
 

@@ -104,6 +104,13 @@ def test_what_bars_do_stands_beside_the_verdict_on_the_maps(metrics):
     assert "bars" not in page(metrics)
 
 
+@pytest.mark.parametrize("name", TRAINING)
+def test_curves_are_shown_only_where_an_epoch_was_run(metrics, name):
+    without = {other: picture for other, picture in PICTURES.items() if other != name}
+    assert TRAINING[name] in page(metrics)
+    assert TRAINING[name] not in compose(Params(), metrics, MAPS, without, GROUPS, VERSIONS)
+
+
 def test_title_and_author_are_text_and_never_markup(metrics):
     text = page(metrics, title="<script>alert(1)</script>", author="A & <b>B</b> $title")
     assert "<script" not in text

@@ -150,14 +150,12 @@ def compose(
         params: of the run; settings that differ from the shipped ones are shown first.
         metrics: {"train": metrics/train.json, ...}.
         maps: rows of plots/attention_maps.csv.
-        pictures: for each name in TEST, TRAINING, ATTENTION and DATA; "adaptation" only where the
-            backbone was adapted.
+        pictures: for each name in TEST, TRAINING, ATTENTION and DATA; of TRAINING only those with
+            an epoch to show.
         groups: small images, "mistakes", "review" and "data".
         versions: of the libraries that each stage ran with.
     """
-    training_figures = dict(TRAINING)
-    if "adaptation" not in pictures:
-        del training_figures["adaptation"]
+    training_figures = {name: text for name, text in TRAINING.items() if name in pictures}
     validation = validation_rows(metrics["train"], metrics["subset"]["images"]["val"])
     sections = [
         Section(title="Test results", figures=TEST),
