@@ -290,9 +290,8 @@ class Freeze(Schema):
 
     trainable_blocks: Annotated[int, Field(ge=0)] | Literal["all"] = Field(
         default=1,
-        description="`0`: the head alone, which is a linear probe, so that of `train` only "
-        "`class_weights` and `probe_c` have an effect; `k`: the last k blocks and all that follows "
-        "them; `all`: everything",
+        description="`0`: the head alone, a linear probe; `k`: the last k blocks and all that "
+        "follows them; `all`: everything",
     )
     parameters: Parameters = Field(
         default="all",
@@ -521,7 +520,7 @@ def broken_rules(params: Params) -> list[str]:
     if params.freeze.trainable_blocks == 0 and params.train.head_init != "probe":
         errors.append(
             f"train.head_init is {params.train.head_init}: it must be probe where "
-            "freeze.trainable_blocks is 0, since the probe is then the trained head"
+            "freeze.trainable_blocks is 0, where no epochs are run"
         )
     errors += _bad_names(params.data)
     if params.data.name in DATASET_SIZES:

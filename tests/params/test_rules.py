@@ -135,8 +135,8 @@ def sizes(train, val, test, gallery=2, sample=8):
         ),
         (
             [("freeze.trainable_blocks", 0), ("train.head_init", "zeros")],
-            "train.head_init is zeros: it must be probe where freeze.trainable_blocks is 0, since "
-            "the probe is then the trained head",
+            "train.head_init is zeros: it must be probe where freeze.trainable_blocks is 0, where "
+            "no epochs are run",
         ),
     ],
 )

@@ -23,6 +23,7 @@ from tests.project import ROOT, Project, save_tiny_model, stages_run
 from vit_finetune.comparison.runs import flatten
 from vit_finetune.data.image_files import READING
 from vit_finetune.params import KEYS
+from vit_finetune.report.page import TRAINING
 
 AFTER_EMBED = ["train", "evaluate", "attention", "report"]
 AFTER_ADAPT = ["embed", "review", *AFTER_EMBED]
@@ -743,6 +744,19 @@ def test_what_lies_before_the_boundary_is_adapted_and_then_keeps_its_bits(projec
 
     project.set(**{"adapt.lr": 0.0005})
     assert project.repro() == AFTER_SUBSET[1:]
+
+
+@pytest.mark.slow
+def test_a_head_alone_is_a_probe_and_the_report_has_no_curves_of_it(project):
+    project.set(**{"freeze.trainable_blocks": 0})
+    project.repro()
+    train = metrics_of(project, "train")
+    assert (train["epochs"], train["kept_epoch"]) == ("0 of 0", 0)
+    assert train["val_accuracy"] == train["probe_accuracy"]
+    assert [row["epoch"] for row in rows_of(project, "history")] == ["0"]
+    report = (project.folder / "report.html").read_text("utf-8")
+    assert TRAINING["adaptation"] in report
+    assert TRAINING["training"] not in report
 
 
 def test_without_adaptation_the_adapted_model_is_the_pretrained_one(project):

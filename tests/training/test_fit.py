@@ -23,6 +23,7 @@ from vit_finetune.model.saved import load_model
 from vit_finetune.params import Params
 from vit_finetune.training.data import TrainingData
 from vit_finetune.training.history import LEVEL, History, is_clearly_better
+from vit_finetune.training.loss import changes_images
 from vit_finetune.training.probe import START, fit_probe
 from vit_finetune.training.trainer import Trainer, learning_rate, possible_settings
 
@@ -339,10 +340,10 @@ def test_no_token_is_dropped_where_the_attention_needs_positions_and_a_warning_s
 @pytest.mark.parametrize("changes", [{"flip": True}, {"crop_scale": 0.5}, {"randaugment": 5}])
 def test_images_are_not_changed_for_a_head_alone_and_a_warning_says_so(tiny_vit, changes):
     settings, warnings = possible_settings(plain_settings(**changes), split_at(tiny_vit, 0))
-    assert not settings.flip  # so that nobody is told to set it to false
+    assert not changes_images(settings)
     assert warnings == [
-        "flip, crop_scale and randaugment have no effect where freeze.trainable_blocks is 0: the "
-        "head is a linear probe of the images as they are"
+        "flip, crop_scale and randaugment have no effect where freeze.trainable_blocks is 0: no "
+        "epochs are run for the head alone"
     ]
 
 

@@ -4,8 +4,17 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 
-from vit_finetune.training.probe import FOLDS, STRENGTHS, Probe, draw_folds, fit_probe
+from vit_finetune.training.probe import (
+    FOLDS,
+    STRENGTHS,
+    Probe,
+    cross_validated_strength,
+    draw_folds,
+    fit_probe,
+)
+from vit_finetune.training.temperature import fit_temperature
 
 
 def data_of(classes=3, n=60, noise=1.0, seed=0):
@@ -52,7 +61,9 @@ def test_the_scale_of_the_features_does_not_matter(factor):
 
 @pytest.mark.parametrize("class_weights", ["none", "balanced"])
 @pytest.mark.parametrize("noise", [0.3, 1.0, 3.0])
-def test_auto_has_the_lowest_loss_on_left_out_images_in_a_plain_loop(noise, class_weights):
+def test_auto_has_the_lowest_calibrated_loss_on_left_out_images_in_a_plain_loop(
+    noise, class_weights
+):
     features, labels = data_of(noise=noise)
     folds = draw_folds(labels.numpy(), seed=0)
     weights = np.ones(60)
@@ -60,18 +71,41 @@ def test_auto_has_the_lowest_loss_on_left_out_images_in_a_plain_loop(noise, clas
         weights = 60 / 3 / labels.bincount().numpy()[labels]
     losses = []
     for c in STRENGTHS:
-        loss = 0.0
+        log_probabilities = np.empty((60, 3))
         for fold in range(FOLDS):
             regression = LogisticRegression(
                 C=c, max_iter=1000, class_weight=None if class_weights == "none" else "balanced"
             )
             regression.fit(scaled(features)[folds != fold], labels[folds != fold])
-            log_probabilities = regression.predict_log_proba(scaled(features))
-            for image in np.flatnonzero(folds == fold):
-                loss -= weights[image] * log_probabilities[image, labels[image]]
+            of_all = regression.predict_log_proba(scaled(features))
+            log_probabilities[folds == fold] = of_all[folds == fold]
+        temperature = fit_temperature(log_probabilities, labels.numpy())
+        calibrated = torch.from_numpy(log_probabilities / temperature).log_softmax(1)
+        loss = 0.0
+        for image in range(60):
+            loss -= weights[image] * calibrated[image, labels[image]].item()
         losses.append(loss)
     found = fit_probe(features, labels, "auto", class_weights, seed=0).c.item()
     assert found == STRENGTHS[int(np.argmin(losses))]
+
+
+def test_a_strength_is_not_chosen_for_probabilities_that_a_temperature_corrects():
+    """Many features of few images: strong regularisation is as accurate, but less confident."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    features = rng.normal(size=(60, 64)) + 0.9 * np.eye(64)[labels]
+    folds = draw_folds(labels, seed=0)
+    plain_losses = []
+    for c in STRENGTHS:
+        loss = 0.0
+        for fold in range(FOLDS):
+            regression = LogisticRegression(C=c, max_iter=1000)
+            regression.fit(features[folds != fold], labels[folds != fold])
+            probabilities = regression.predict_proba(features[folds == fold])
+            loss += log_loss(labels[folds == fold], probabilities, normalize=False)
+        plain_losses.append(loss)
+    best_uncalibrated = STRENGTHS[int(np.argmin(plain_losses))]
+    assert cross_validated_strength(features, labels, "none", seed=0) < best_uncalibrated
 
 
 def test_balanced_chooses_another_strength_where_the_common_class_decides_otherwise():

@@ -87,7 +87,7 @@ def test_off_a_terminal_each_epoch_is_a_line():
         show(History(ROWS[:1]))
         show(HISTORY)
     assert lines == [
-        "before training: val_loss 0.667, val_accuracy 0.250",
+        "before training, to compare with: val_loss 0.667, val_accuracy 0.250",
         "epoch 2 of 4: train_loss 0.333, val_loss 0.667, val_accuracy 0.500",
     ]
 

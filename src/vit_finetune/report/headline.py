@@ -70,7 +70,7 @@ def outcome(train: Mapping[str, Any]) -> str:
         parts.append(f"{trained} trained in {train['kept_epoch']} epochs")
     else:
         parts.append(f"a {start(train)} of {trained}")
-        if train["epochs"] != "0 of 0":  # the head alone is not trained in epochs
+        if not train["epochs"].endswith(" of 0"):  # of the head alone
             parts.append("training did not help")
     return "; ".join(parts)
 

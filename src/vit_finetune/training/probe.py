@@ -11,11 +11,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_sample_weight
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
+
+from vit_finetune.training.temperature import fit_temperature
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -118,36 +120,41 @@ def logistic_regression(class_weights: ClassWeights) -> LogisticRegression:
 def cross_validated_strength(
     features: Array, labels: Labels, class_weights: ClassWeights, seed: int
 ) -> float:
-    """The one of STRENGTHS with the lowest loss on images that the regression has not seen.
+    """The one of STRENGTHS with the lowest calibrated loss on images that the regression has not
+    seen.
 
-    Each fold is left out once. `balanced`: an image counts by how rare its class is.
+    Each fold is left out once. Strong regularisation gives probabilities that are too low for its
+    accuracy. A temperature corrects that, as it does for the trained model. Without it the
+    cross-validation would take a strength that is too weak (docs/benchmarks.md). `balanced`: an
+    image counts by how rare its class is.
     """
     folds = draw_folds(labels, seed)
     weights = np.ones(len(labels))
     if class_weights == "balanced":
         weights = compute_sample_weight("balanced", labels)
     regressions = [logistic_regression(class_weights) for _ in range(FOLDS)]
+    logits = np.zeros((len(labels), labels.max() + 1))
+    is_judged = folds >= 0
     losses: list[float] = []
     for strength in STRENGTHS:
-        loss = 0.0
         for fold, regression in enumerate(regressions):
             seen = folds != fold
             left_out = folds == fold
             regression.set_params(C=strength).fit(features[seen], labels[seen])
-            if not left_out.any():  # there are fewer images of a class than folds
-                continue
-            loss += log_loss(
-                labels[left_out],
-                regression.predict_proba(features[left_out]),
-                normalize=False,
-                sample_weight=weights[left_out],
-                labels=regression.classes_,
-            )
-        losses.append(loss)
+            weight, bias = _one_row_per_class(regression.coef_, regression.intercept_)
+            logits[left_out] = features[left_out] @ weight.T + bias
+        losses.append(calibrated_loss(logits[is_judged], labels[is_judged], weights[is_judged]))
         best = int(np.argmin(losses))
         if len(losses) - 1 - best >= PATIENCE:
             break
     return STRENGTHS[best]
+
+
+def calibrated_loss(logits: Array, labels: Labels, weights: Array) -> float:
+    """The weighted sum of the cross-entropies of logits (N, K) at their best temperature."""
+    log_probabilities = log_softmax(logits / fit_temperature(logits, labels), axis=1)
+    of_labels = log_probabilities[np.arange(len(labels)), labels]
+    return float(-(weights @ of_labels))
 
 
 def draw_folds(labels: Labels, seed: int) -> Labels:

@@ -42,7 +42,7 @@ def epoch_bar(
             if bar.disable:
                 when = f"epoch {history.epochs} of {epochs}"
                 if history.epochs == 0:
-                    when = "before training"
+                    when = "before training, to compare with" if epochs else "without training"
                 say(f"{when}: " + ", ".join(f"{key} {value}" for key, value in shown.items()))
 
         yield show
@@ -115,7 +115,8 @@ def training_warnings(history: History, data: TrainingData) -> list[str]:
     if images < FEW_IMAGES:
         warnings.append(
             f"one of {images} validation images is worth {100 / images:.1f} points of accuracy: "
-            "they cannot tell whether training helped. Raise subset.val_size or add images"
+            "they can hardly tell which of two models is better. Raise subset.val_size or add "
+            "images"
         )
     accuracy = history.kept["val_accuracy"]
     largest = largest_fraction(data.val_labels)

@@ -352,8 +352,7 @@ def make_optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimize
 def possible_settings(settings: Training, split_model: SplitModel) -> tuple[Training, list[str]]:
     """The settings that this model can follow, and a warning for what has no effect on it.
 
-    The head alone is not trained in epochs: a logistic regression on frozen features is already the
-    best linear head by its own loss, and epochs of the head alone ended below it
+    No epochs are run for the head alone: epochs gain nothing over the linear probe
     (docs/benchmarks.md).
     """
     warnings = []
@@ -361,9 +360,10 @@ def possible_settings(settings: Training, split_model: SplitModel) -> tuple[Trai
         if changes_images(settings):
             warnings.append(
                 "flip, crop_scale and randaugment have no effect where freeze.trainable_blocks is "
-                "0: the head is a linear probe of the images as they are"
+                "0: no epochs are run for the head alone"
             )
-        settings = settings.model_copy(update={"epochs": 0, "min_steps": 0, "flip": False})
+        unchanged_images = {"flip": False, "crop_scale": 1.0, "randaugment": 0}
+        settings = settings.model_copy(update={**unchanged_images, "epochs": 0, "min_steps": 0})
     elif settings.token_dropout and family_of(split_model.model).knows_positions:
         warnings.append(
             f"token_dropout {settings.token_dropout} has no effect: the attention of a "
