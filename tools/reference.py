@@ -19,7 +19,7 @@ from differences import compare, in_nats, in_points, read_runs
 from rules import KEPT, RULES, SHIPPED, START
 
 from vit_finetune.core.files import read_csv
-from vit_finetune.intervals import wilson
+from vit_finetune.intervals import mean, wilson
 from vit_finetune.params import KEYS, Params, read_yaml
 from vit_finetune.report.headline import map_table
 from vit_finetune.verdict import error_chance, in_words
@@ -386,7 +386,7 @@ def cost_table() -> str:
 
 def frontier_table() -> str:
     """benchmarks/accuracy.csv: a row for each line, smaller training sets first."""
-    trained = {"0": "head alone: a linear probe", "1": "one block", "4": "four blocks"}
+    trained = {"0": "head alone: a linear probe", "1": "one block", "4": "four blocks, 8 epochs"}
     lines = read_csv(ROOT / "benchmarks/accuracy.csv")
     rows = []
     for line in sorted(lines, key=lambda line: int(line["images"])):
@@ -417,6 +417,34 @@ def frontier_table() -> str:
         "training, s",
         "all, s",
     ]
+    return markdown_table(header, rows)
+
+
+def probe_table() -> str:
+    """benchmarks/probe.csv: the accuracy of the shipped probe on each set, and what other ways add
+    to it; the last row has the means over sets with their 95 % intervals."""
+    shipped = "calibrated loss"
+    others = ("plain loss", "accuracy", "C = 0.01", "epochs")
+    rows = []
+    differences: dict[str, list[float]] = {way: [] for way in others}
+    for (name, images), runs in grouped("probe.csv", "set", "images").items():
+        accuracies = {}
+        for way in (shipped, *others):
+            accuracies[way] = mean_of([run for run in runs if run["way"] == way], "accuracy")
+        seeds = len({run["seed"] for run in runs})
+        cells = [name, f"{int(images):,}", f"{seeds}", f"{int(runs[0]['n']):,}"]
+        cells.append(f"{accuracies[shipped]:.3f}")
+        for way in others:
+            points = 100 * (accuracies[way] - accuracies[shipped])
+            differences[way].append(points)
+            cells.append(f"{points:+.1f}")
+        rows.append(cells)
+    last_row = ["mean", "", "", "", ""]
+    for way in others:
+        of_sets = mean(differences[way])
+        last_row.append(f"{of_sets.mean:+.2f} ± {of_sets.high - of_sets.mean:.2f}")
+    rows.append(last_row)
+    header = ["data", "training images", "seeds", "test images", f"**{shipped}**", *others]
     return markdown_table(header, rows)
 
 
@@ -681,6 +709,7 @@ TABLES = {  # name of the markers in a document -> what stands between them
     "frontier": frontier_table,
     "epochs of train": epochs_table,
     "ways to adapt": adaptation_table,
+    "probe": probe_table,
     "other seeds": other_seeds_text,
     "wrong labels": wrong_labels_table,
     "near-copies": copies_table,

@@ -49,7 +49,6 @@ def test_a_run_that_starts_from_a_kept_model_starts_with_its_head_and_its_accura
     # the same images: each stage starts where the first run ended
     assert float(rows(project, "adaptation")[0]["val_accuracy"]) == before["val_accuracy"]
     assert after["pretrained_probe_accuracy"] == before["val_accuracy"]
-    assert after["val_accuracy"] >= before["val_accuracy"]
     assert "kept head" in (project.folder / "report.html").read_text()
     # and a forced run gives the same bytes
     outputs = project.outputs()
