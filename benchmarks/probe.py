@@ -58,7 +58,6 @@ TABLE = Path(__file__).with_suffix(".csv")
 CIFAR_SIZES = (100, 500, 1000, 5000)
 OTHERS = [name for name in SETS if not name.startswith("cifar-")]
 SHIPPED = "calibrated loss"
-WAYS = (SHIPPED, "plain loss", "accuracy", "C = 0.01", "epochs")
 
 
 def read_backbone(params):
