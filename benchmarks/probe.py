@@ -42,11 +42,9 @@ from vit_finetune.params import check_params, read_yaml
 from vit_finetune.profiles import merge
 from vit_finetune.training.adaptation import with_head
 from vit_finetune.training.data import TrainingData
-from vit_finetune.training.features import Features
 from vit_finetune.training.probe import (
     FOLDS,
     STRENGTHS,
-    calibrated_loss,
     draw_folds,
     fit_probe,
     logistic_regression,
@@ -101,19 +99,17 @@ def left_out_logits(features, labels, seed):
 
 def chosen_strengths(features, labels, seed):
     """Way -> C. Of equal accuracies the strongest regularisation is taken."""
-    costs = {"calibrated loss": [], "plain loss": [], "accuracy": []}
+    costs = {"plain loss": [], "accuracy": []}
     for logits in left_out_logits(features, labels, seed):
-        costs["calibrated loss"].append(calibrated_loss(logits, labels, np.ones(len(labels))))
         of_labels = log_softmax(logits, axis=1)[np.arange(len(labels)), labels]
         costs["plain loss"].append(-of_labels.sum())
         costs["accuracy"].append(-(logits.argmax(axis=1) == labels).mean())
     chosen = {way: STRENGTHS[int(np.argmin(cost))] for way, cost in costs.items()}
-    chosen["C = 0.01"] = 0.01
-    return chosen
+    return {SHIPPED: "auto", **chosen, "C = 0.01": 0.01}
 
 
-def trained_further(backbone, features, labels, settings, seed):
-    """The head after the epochs of `train`, started from the shipped probe."""
+def trained_further(backbone, start, features, labels, settings, seed):
+    """The head after the last epoch of `train`, which starts from a probe."""
     model = with_head(backbone, int(labels.max()) + 1)
     freeze(model, 0)
     split_model = SplitModel(model, 0, None, torch.device("cpu"), torch.float32)
@@ -121,8 +117,9 @@ def trained_further(backbone, features, labels, settings, seed):
     data = TrainingData(features, labels, features, labels, groups)
     settings = settings.model_copy(update={"token_dropout": 0.0})
     trainer = Trainer(split_model, data, settings, name="train", seed=seed)
-    fit_probe(features, labels, "auto", "none", seed).place(model.head)
-    trainer.fit(Features(features, features))
+    start.place(model.head)
+    for epoch in range(1, trainer.epochs + 1):
+        trainer.run_epoch(epoch)
     return model.head
 
 
@@ -141,11 +138,13 @@ def record(name, seed, backbone, features, labels, settings):
         rows.append(row)
 
     chosen = chosen_strengths(train.double().numpy(), train_labels.numpy(), seed)
+    probes = {}
     for way, c in chosen.items():
-        probe = fit_probe(train, train_labels, c, "none", seed)
-        add(way, c, probe.logits(features["test"]))
-    head = trained_further(backbone, train, train_labels, settings, seed)
-    add("epochs", chosen[SHIPPED], head(features["test"]).detach())
+        probes[way] = fit_probe(train, train_labels, c, "none", seed)
+        add(way, probes[way].c.item(), probes[way].logits(features["test"]))
+    start = probes[SHIPPED]
+    head = trained_further(backbone, start, train, train_labels, settings, seed)
+    add("epochs", start.c.item(), head(features["test"]).detach())
     return rows
 
 

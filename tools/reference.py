@@ -437,7 +437,7 @@ def probe_table() -> str:
         for way in others:
             points = 100 * (accuracies[way] - accuracies[shipped])
             differences[way].append(points)
-            cells.append(f"{points:+.1f}")
+            cells.append(f"{round(points, 1) + 0.0:+.1f}")  # never -0.0
         rows.append(cells)
     last_row = ["mean", "", "", "", ""]
     for way in others:
