@@ -38,25 +38,31 @@ STYLES = [  # of the ways, in a panel
     {"color": "#56b4e9", "marker": "v"},
     {"color": "#e69f00", "marker": "P"},
 ]
-SIZES = (1000, 5000)  # training images
 VAL = 1000
 JUDGES = 3000
 TESTS = 2000
+POOL = 5000  # the training images that smaller sets are parts of
+EVERY = 50_000 - JUDGES - VAL  # all others of CIFAR-10's training part
+PROBE = (0, "0", 0)  # epochs of `adapt`, trained blocks, epochs: a probe is trained without epochs
+TEXTBOOK = (0, "4", 8)
+DEFAULT = (2, "1", 4)
+WAYS = (
+    PROBE,
+    (0, "1", 4),
+    TEXTBOOK,
+    (1, "1", 4),
+    DEFAULT,
+    (0, "all", 1),
+    (0, "all", 2),
+    (0, "all", 4),
+)
+WAYS_OF = {1000: WAYS, POOL: WAYS, EVERY: (TEXTBOOK, DEFAULT, (0, "all", 2))}
 
 
 def lines_of(images):
     """The lines of a number of training images."""
     lines = []
-    for adapt, blocks, epochs in (
-        (0, "0", 0),  # a linear probe, for which no epoch is run
-        (0, "1", 4),
-        (0, "4", 8),  # the textbook recipe
-        (1, "1", 4),
-        (2, "1", 4),
-        (0, "all", 1),
-        (0, "all", 2),
-        (0, "all", 4),
-    ):
+    for adapt, blocks, epochs in WAYS_OF[images]:
         lines.append({"images": images, "adapt": adapt, "blocks": blocks, "epochs": epochs})
     return lines
 
@@ -67,10 +73,13 @@ def splits_of(data, images, seed):
     pixels = data.images["train"]
     labels = data.labels["train"]
     judges, rest = stratified(labels, JUDGES, seed)
-    pool, others = stratified(labels[rest], max(SIZES), seed)
+    pool, others = stratified(labels[rest], POOL, seed)
     val = others[stratified(labels[rest][others], VAL, seed)[0]]
-    train = pool
-    if images < len(pool):
+    if images == EVERY:
+        train = np.setdiff1d(np.arange(len(rest)), val)
+    elif images == POOL:
+        train = pool
+    else:
         train = pool[stratified(labels[rest][pool], images, seed)[0]]
     judging = [pixels[judges], data.images["test"][:TESTS]]
     judging_labels = [labels[judges], data.labels["test"][:TESTS]]
@@ -198,7 +207,7 @@ def draw(rows):
     """Accuracy against CPU seconds: a panel for each number of training images whose lines are all
     there."""
     panels = []
-    for images in SIZES:
+    for images in WAYS_OF:
         found = [row for row in rows if row["images"] == str(images)]
         if len(found) >= len(lines_of(images)):
             panels.append(found)
@@ -222,10 +231,11 @@ def draw(rows):
 def add_missing_rows(rows, seed, threads):
     """Compute the lines that the table lacks."""
     data = load_cifar("cifar10")
-    done = [
-        {name: row[name] for name in lines_of(0)[0]} for row in rows if row["seed"] == str(seed)
-    ]
-    for images in SIZES:
+    done = []
+    for row in rows:
+        if row["seed"] == str(seed):
+            done.append({name: row[name] for name in ("images", "adapt", "blocks", "epochs")})
+    for images in WAYS_OF:
         for line in lines_of(images):
             if {name: str(value) for name, value in line.items()} in done:
                 continue

@@ -37,13 +37,16 @@ import torch
 import torch.nn.functional as F
 from default_run import answers_on_others, draw, gained_and_lost
 from in_process import ROOT, prepare, run_stages
+from timm.layers import resample_abs_pos_embed
 
 from vit_finetune.activations.views import ImageView
 from vit_finetune.core.device import set_up_torch
 from vit_finetune.core.files import new_folder, read_csv, read_json, write_csv, write_json
 from vit_finetune.data.cifar import load_cifar
 from vit_finetune.model.adapted import Adapted
+from vit_finetune.model.boundary import SplitModel, autocast
 from vit_finetune.model.build import preprocessing
+from vit_finetune.model.preprocessing import Preprocessing
 from vit_finetune.model.saved import load_model, save_model
 from vit_finetune.training import features, loss
 from vit_finetune.training.augmentation import flip_some
@@ -68,6 +71,10 @@ class Way:
     def change_images(self, images, rng, rows, epoch):
         """What replaces `flip_some`, for the images (B, H, W, 3) of these rows."""
         return flip_some(images, rng)
+
+    def input_size(self, shipped, epoch):
+        """Pixels of a side of the model's input in an epoch."""
+        return shipped
 
 
 class FallingTokenDropout(Way):
@@ -101,6 +108,30 @@ class AlternatingFlips(Way):
         return torch.where(is_mirrored.view(-1, 1, 1, 1), images.flip(2), images)
 
 
+class SmallFirst(Way):
+    """Smaller images in the first epoch, with position embeddings resampled for their grid."""
+
+    def __init__(self, size, **parameters):
+        super().__init__(**parameters)
+        self.size = size
+
+    def input_size(self, shipped, epoch):
+        return self.size if epoch == 1 else shipped
+
+
+def tokens_at(split_model, images, size):
+    """`SplitModel.tokens` of a plain ViT for images (B, H, W, 3) brought to any size."""
+    model = split_model.model
+    preprocess = Preprocessing({**split_model.preprocess.facts(), "input_size": (3, size, size)})
+    pixels = preprocess(images.to(split_model.device))
+    with autocast(split_model.device, split_model.precision):
+        grid = model.patch_embed.proj(pixels)
+        patches = grid.flatten(2).mT
+        positions = resample_abs_pos_embed(model.pos_embed, list(grid.shape[2:]))
+        cls = model.cls_token.expand(len(patches), -1, -1)
+        return model.norm_pre(torch.cat([cls, patches], dim=1) + positions).float()
+
+
 SHIPPED = "shipped"
 WAYS = {
     SHIPPED: Way(epochs=2),
@@ -111,6 +142,7 @@ WAYS = {
     "translation": Translation(epochs=2),
     "alternating flips": AlternatingFlips(epochs=2),
     "one epoch, batches of 32": Way(epochs=1, batch_size=32),
+    "160 pixels in the first epoch": SmallFirst(160, epochs=2),
 }
 
 
@@ -135,6 +167,7 @@ class Adaptation:
         set_learning_rate = Trainer._set_learning_rate
         run_shard = Trainer._run_shard
         fit = Trainer.fit
+        tokens = SplitModel.tokens
         read_or_compute = features.read_or_compute
 
         def new_set_learning_rate(trainer, step):
@@ -155,6 +188,12 @@ class Adaptation:
         def new_flip_some(images, rng):
             return self.way.change_images(images, rng, running.rows, running.epoch)
 
+        def new_tokens(split_model, images):
+            if not torch.is_grad_enabled():  # validation images
+                return tokens(split_model, images)
+            size = self.way.input_size(split_model.preprocess.input_size[0], running.epoch)
+            return tokens_at(split_model, images, size)
+
         def new_read_or_compute(checkpoint, *args):
             return read_or_compute(self.pretrained, *args)
 
@@ -170,6 +209,7 @@ class Adaptation:
                 (Trainer, "_set_learning_rate", new_set_learning_rate),
                 (Trainer, "_run_shard", new_run_shard),
                 (Trainer, "fit", new_fit),
+                (SplitModel, "tokens", new_tokens),
                 (loss, "flip_some", new_flip_some),
                 (features, "read_or_compute", new_read_or_compute),
             ):
