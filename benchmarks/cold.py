@@ -252,7 +252,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--blocks", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--blocks", type=int, nargs="+", default=[1, 2], choices=range(1, 13))
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--epochs-run", type=int, help="of the other two; default: all")

@@ -92,7 +92,7 @@ def main():
     parser.add_argument(
         "--images", type=int, default=512, help="of the loop; stored activations allow more"
     )
-    parser.add_argument("--blocks", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--blocks", type=int, nargs="+", default=[1, 2], choices=range(1, 13))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
         "--precision", choices=("float32", "bfloat16"), default="float32", help="here"

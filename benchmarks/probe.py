@@ -27,7 +27,6 @@ import numpy as np
 import torch
 from default_run import draw
 from in_process import ROOT
-from scipy.special import log_softmax
 from sets import SETS
 
 from vit_finetune.activations.views import ImageView
@@ -80,30 +79,31 @@ def read_features(path, backbone, splits, params, device):
     return features
 
 
-def left_out_logits(features, labels, seed):
-    """Logits (N, K) by a regression that has not seen the image, for each of STRENGTHS."""
+def left_out_predictions(features, labels, seed):
+    """Log-probabilities (N, K) by a regression that has not seen the image, for each of
+    STRENGTHS."""
     folds = draw_folds(labels, seed)
     centred = features - features.mean(axis=0)
     scaled = centred / centred.std()
     of_strengths = []
     for strength in STRENGTHS:
-        logits = np.zeros((len(labels), labels.max() + 1))
+        log_probabilities = np.zeros((len(labels), labels.max() + 1))
         for fold in range(FOLDS):
             regression = logistic_regression("none").set_params(C=strength)
             regression.fit(scaled[folds != fold], labels[folds != fold])
-            log_probabilities = regression.predict_log_proba(scaled[folds == fold])
-            logits[folds == fold] = log_probabilities
-        of_strengths.append(logits)
+            log_probabilities[folds == fold] = regression.predict_log_proba(scaled[folds == fold])
+        of_strengths.append(log_probabilities)
     return of_strengths
 
 
 def chosen_strengths(features, labels, seed):
     """Way -> C. Of equal accuracies the strongest regularisation is taken."""
     costs = {"plain loss": [], "accuracy": []}
-    for logits in left_out_logits(features, labels, seed):
-        of_labels = log_softmax(logits, axis=1)[np.arange(len(labels)), labels]
+    for log_probabilities in left_out_predictions(features, labels, seed):
+        of_labels = log_probabilities[np.arange(len(labels)), labels]
+        predicted = log_probabilities.argmax(axis=1)
         costs["plain loss"].append(-of_labels.sum())
-        costs["accuracy"].append(-(logits.argmax(axis=1) == labels).mean())
+        costs["accuracy"].append(-(predicted == labels).mean())
     chosen = {way: STRENGTHS[int(np.argmin(cost))] for way, cost in costs.items()}
     return {SHIPPED: "auto", **chosen, "C = 0.01": 0.01}
 
