@@ -30,14 +30,12 @@ from vit_finetune.style import figure_of, png, styled
 WORK = ROOT / ".checkpoints/accuracy"
 TABLE = ROOT / "benchmarks/accuracy.csv"
 PLOT = ROOT / "docs/accuracy.png"
-STYLES = [  # of the ways, in a panel
-    {"color": "#0072b2", "marker": "o"},
-    {"color": "#d55e00", "marker": "s"},
-    {"color": "#009e73", "marker": "D"},
-    {"color": "#cc79a7", "marker": "^"},
-    {"color": "#56b4e9", "marker": "v"},
-    {"color": "#e69f00", "marker": "P"},
-]
+STYLES = {  # of the ways
+    "frozen as pretrained": {"color": "#0072b2", "marker": "o"},
+    "adapted for 1 epoch, then frozen": {"color": "#d55e00", "marker": "s"},
+    "adapted for 2 epochs, then frozen": {"color": "#009e73", "marker": "D"},
+    "everything trained from the images": {"color": "#cc79a7", "marker": "^"},
+}
 VAL = 1000
 JUDGES = 3000
 TESTS = 2000
@@ -176,10 +174,15 @@ def draw_panel(panel, rows):
     ways = {}
     for row in rows:
         ways.setdefault(way_of(row), []).append(row)
-    for (way, line), style in zip(ways.items(), STYLES, strict=False):
+    shortest = np.inf
+    longest = 0.0
+    for way, line in ways.items():
+        style = STYLES[way]
         seconds = []
         for row in line:
             seconds.append(sum(float(row[f"{part}_s"]) for part in ("adapt", "pass", "train")))
+        shortest = min(shortest, *seconds)
+        longest = max(longest, *seconds)
         mean = np.array([float(row["val"]) for row in line])
         low = np.array([float(row["val_low"]) for row in line])
         high = np.array([float(row["val_high"]) for row in line])
@@ -195,9 +198,9 @@ def draw_panel(panel, rows):
         )
         for row, x, bottom, top in zip(line, seconds, low, high, strict=True):
             annotate(panel, row, x, bottom, top, style["color"])
-    panel.set(xscale="log", xlabel="CPU seconds of adapt, embed and train")
-    panel.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
-    panel.xaxis.set_major_formatter("{x:g}")
+    panel.set(xscale="log", xlim=(shortest / 1.4, longest * 1.4), xlabel="CPU seconds")
+    panel.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 3, 5)))
+    panel.xaxis.set_major_formatter("{x:,.0f}")
     panel.xaxis.set_minor_locator(NullLocator())
     panel.set_title(f"{int(rows[0]['images']):,} training images")
 
@@ -211,17 +214,21 @@ def draw(rows):
         found = [row for row in rows if row["images"] == str(images)]
         if len(found) >= len(lines_of(images)):
             panels.append(found)
-    figure, [axes] = figure_of(3.6, "Accuracy against time", len(panels))
+    figure, [axes] = figure_of(4.1, "Accuracy against time", len(panels))
     for ax, found in zip(axes, panels, strict=True):
         draw_panel(ax, found)
     lowest = min(ax.get_ylim()[0] for ax in axes)
     highest = max(ax.get_ylim()[1] for ax in axes)
     for ax in axes:
-        ax.set_ylim(lowest - 0.003, highest)  # room for a number below
+        ax.set_ylim(lowest - 0.003, highest + 0.005)  # room for numbers
     axes[0].set_ylabel(f"accuracy, {JUDGES:,} held-out images, 95 %")
-    axes[-1].legend(
+    handles, ways = axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        ways,
         fontsize=8,
-        loc="lower right",
+        loc="outside lower center",
+        ncols=2,
         title="0, 1, 4: trained blocks (0: a linear probe)",
         title_fontsize=8,
     )
