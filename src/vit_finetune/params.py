@@ -346,7 +346,8 @@ class Attention(Schema):
         ge=8,
         le=10_000,
         description="test images, drawn by the seed, on which the maps are judged, "
-        "as far as there are so many; also the number of mosaics, up to 64",
+        "as far as there are so many; also the number of mosaics, up to 64 of four images and up "
+        "to 32 of nine",
     )
     fusion: Literal["mean", "max"] = Field(
         default="mean", description="how last block and rollout combine the heads of a block"
