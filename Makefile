@@ -43,7 +43,7 @@ open: setup
 	$(BIN)/python -m vit_finetune.open
 
 clean:
-	rm -rf .checkpoints .run .uv_cache dvc_plots dvclive .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .checkpoints .run/*.lock .run/ranks .uv_cache dvc_plots dvclive .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src stages tests benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 TESTS := python -m pytest -n auto --maxprocesses 4 --dist worksteal

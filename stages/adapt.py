@@ -37,13 +37,14 @@ def main(stage: Stage) -> None:
     for warning in adaptation.check_later_stages(model, params):
         stage.warn(warning)
 
-    freeze(model, "all", params.adapt.parameters)
+    freeze(model, "all", params.adapt.parameters, "adapt.parameters")
     model = to_device(model, device, precision)
     split_model = SplitModel(model, "all", preprocess, device, precision)
     data, images = read_training_images("data/subset")
     checkpoint = stage.checkpoint(
         params.seed,
         params.adapt.model_dump(),
+        preprocess.facts(),
         str(precision),
         device.type,
         images,

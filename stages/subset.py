@@ -12,7 +12,7 @@ from vit_finetune.data.figures import sample_grid
 from vit_finetune.data.split import (
     absent_classes,
     handle_leaks,
-    require_every_class,
+    require_images,
     train_val_test,
 )
 from vit_finetune.data.subset import Split, corrected_splits, subset_size, write_subset
@@ -91,7 +91,7 @@ def draw_splits(stage: Stage, raw: Dataset, corrections: list[Correction]) -> di
     for name, split in splits.items():
         if split.corrections:
             stage.say(f"{name}: {split.corrections} ({CORRECTIONS})")
-    require_every_class(splits["train"].labels, raw.classes)
+    require_images({name: split.labels for name, split in splits.items()}, raw.classes)
     return splits
 
 

@@ -1,6 +1,8 @@
 """train: data/embedded, models/adapted, labels -> models/finetuned, metrics/train.json,
 plots/history.csv"""
 
+import numpy as np
+
 from vit_finetune.activations.manifest import Manifest
 from vit_finetune.core.files import new_folder, read_json, write_csv, write_json, write_text
 from vit_finetune.model.adapted import Adapted
@@ -69,6 +71,7 @@ def main(stage: Stage) -> None:
     with new_folder("models/finetuned") as folder:
         save_model(model.cpu(), folder, split_model.preprocess, dataset)
         write_text(folder / CARD, model_card(model, dataset, data, history, manifest, calibration))
-        write_validation(folder, calibration.confidence, calibration.right, data.val_groups)
+        rng = np.random.default_rng(params.seed)
+        write_validation(folder, calibration.confidence, calibration.right, data.val_groups, rng)
     stage.record_versions()
     stage.forget_checkpoints()

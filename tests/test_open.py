@@ -1,12 +1,14 @@
 """`vit-finetune open` shows the newest run, wherever it lies."""
 
 import os
+import subprocess
 import time
 import webbrowser
 from pathlib import Path
 
 import pytest
 
+from tests.project import ROOT
 from vit_finetune.core.errors import UserError
 from vit_finetune.open import newest_run, run
 from vit_finetune.profiles import PAGES
@@ -72,3 +74,18 @@ def test_without_a_browser_or_a_page_it_says_so(monkeypatch, capsys):
         "open: attention/index.html is missing; run dvc repro",
         "open: no browser was found; open review.html yourself",
     ]
+
+
+def test_make_clean_leaves_the_pages_and_the_record_of_a_profile():
+    write_pages(".run/demo")
+    Path(".run/demo/revision").write_text("0123")
+    for left in (".run/train.lock", ".run/ranks", ".checkpoints/adapt/0/last.pt"):
+        Path(left).parent.mkdir(parents=True, exist_ok=True)
+        Path(left).touch()
+    for sources in ("src", "stages", "tests", "benchmarks", "tools"):
+        Path(sources).mkdir()
+    subprocess.run(["make", "-f", ROOT / "Makefile", "clean"], check=True, capture_output=True)
+    assert newest_run() == Path(".run/demo")
+    assert sorted(path.name for path in Path(".run").iterdir()) == ["demo"]
+    assert Path(".run/demo/revision").read_text() == "0123"
+    assert not Path(".checkpoints").exists()

@@ -362,7 +362,8 @@ def answered(model, images, predictor):
         confidences[str(path)] = round(predictor.probabilities([pixels]).max().item(), 6)
     threshold = sorted(confidences.values())[1]
     confidence = np.repeat([threshold, threshold / 2], [300, 100])
-    write_validation(model, confidence, confidence == threshold, np.arange(400))
+    rng = np.random.default_rng(0)
+    write_validation(model, confidence, confidence == threshold, np.arange(400), rng)
     yield [name for name, value in confidences.items() if value >= threshold]
     (model / "validation.csv").unlink()
 

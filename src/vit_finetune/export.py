@@ -183,7 +183,9 @@ def write_onnx(graph: Any, facts: Mapping[str, Any], target: Path) -> None:
     import onnx
 
     onnx.helper.set_model_props(graph, {key: json.dumps(value) for key, value in facts.items()})
-    if graph.ByteSize() < LARGEST:
+    # ByteSize() of protobuf fails beyond its own limit
+    weights = sum(len(tensor.raw_data) for tensor in graph.graph.initializer)
+    if weights < LARGEST:
         write_bytes(target, graph.SerializeToString())
         return
     data = target.name + ".data"

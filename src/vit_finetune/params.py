@@ -116,8 +116,8 @@ class Subset(Schema):
     )
     leaks: Literal["drop", "error", "keep"] = Field(
         default="drop",
-        description="training images with the pixels of a test or validation image: `drop` them "
-        "and draw others of their class, stop with an `error`, or `keep` them",
+        description="images to train or validate on with the pixels of a test or validation "
+        "image: `drop` them and draw others of their class, stop with an `error`, or `keep` them",
     )
 
 

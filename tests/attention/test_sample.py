@@ -73,12 +73,17 @@ def test_a_sample_or_gallery_of_more_images_than_there_are_is_all_of_them(some_i
 
 def test_a_sample_and_mosaics_have_one_image_of_each_group(some_images, rng):
     """So that they are independent."""
-    grouped = replace(some_images, groups=np.repeat([7, 3, 5, 4], [2, 4, 4, 2]))
-    first = [0, 2, 6, 10]
-    assert draw_sample(grouped, as_pixels, 99, rng).rows.tolist() == first
+    grouped = replace(
+        some_images,
+        labels=np.repeat([0, 1], 6),
+        groups=np.repeat([7, 3, 5, 4], [2, 4, 4, 2]),
+    )
+    rows = draw_sample(grouped, as_pixels, 99, rng).rows
+    assert grouped.groups[rows].tolist() == [7, 3, 5, 4]
     assert len(draw_sample(grouped, as_pixels, 2, rng).rows) == 2
     mosaics = draw_mosaics(grouped, as_pixels, 20, rng).pixels[:, 0, ::4, ::6]
-    assert set(mosaics.flatten().int().tolist()) == set(first)
+    shown = sorted(set(mosaics.flatten().int().tolist()))
+    assert grouped.groups[shown].tolist() == [7, 3, 5, 4]
     with pytest.raises(UserError, match="all test images are of one group"):
         draw_sample(replace(some_images, groups=np.zeros(12, int)), as_pixels, 5, rng)
 
@@ -150,3 +155,9 @@ def test_further_images_are_drawn_for_classes_that_have_few_and_those_with_the_f
     few = draw_for_classes(predicted, np.arange(12), 5, rng)
     assert np.bincount(predicted[few], minlength=3).tolist() == [0, 5, 3]
     assert len(draw_for_classes(predicted, np.arange(43), 20, rng)) == 0
+
+
+def test_test_images_of_one_class_make_no_mosaic_which_is_an_error(some_images, rng):
+    one_class = replace(some_images, labels=np.ones(12, dtype=np.int64))
+    with pytest.raises(UserError, match=r"^all test images are of one class, and a mosaic needs"):
+        draw_mosaics(one_class, as_pixels, 4, rng)

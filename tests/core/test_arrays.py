@@ -13,6 +13,7 @@ from vit_finetune.core.arrays import (
     decode_names,
     encode_names,
     new_rows,
+    one_of_each,
     read_split,
     write_split,
 )
@@ -103,3 +104,22 @@ def test_names_are_packed_and_read_as_they_were(tmp_path):
         "'\\udcff.jpg'",
     ]
     assert decode_names(encode_names([])) == []
+
+
+def test_one_of_each_is_a_random_row_of_each_group_and_all_rows_without_groups():
+    groups = np.array([7, 7, 2, 7, 2])
+    drawn = [one_of_each(groups, np.random.default_rng(seed)) for seed in range(300)]
+    assert all(sorted(groups[rows]) == [2, 7] and (np.diff(rows) > 0).all() for rows in drawn)
+    counts = np.bincount(np.concatenate(drawn), minlength=5)
+    expected = np.array([100, 100, 150, 100, 150])
+    assert (abs(counts - expected) < 4 * np.sqrt(expected)).all()
+    assert one_of_each(np.array([3, 1, 2]), np.random.default_rng(0)).tolist() == [0, 1, 2]
+
+
+def test_what_is_drawn_after_one_of_each_does_not_depend_on_the_groups():
+    drawn = []
+    for groups in (np.arange(9), np.zeros(9)):
+        rng = np.random.default_rng(0)
+        one_of_each(groups, rng)
+        drawn.append(rng.random())
+    assert drawn[0] == drawn[1] == np.random.default_rng(0).random()

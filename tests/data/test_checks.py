@@ -72,7 +72,7 @@ def test_every_planted_fault_is_in_the_table_with_its_file_and_counted(images, c
     for number in range(2):
         save(images / "train/owl" / f"{number}.png", rng)
     save(images / "test/owl/0.png", rng)
-    (images / "train/cat/broken.jpg").write_bytes(b"no image")
+    (images / "train/cat/broken (1).jpg").write_bytes(b"no image")
     (images / "train/cat/notes.txt").write_text("no image")
     rows = run()
     found = {(row["problem"], row["part"], row["file"], row["detail"]) for row in rows}
@@ -90,11 +90,13 @@ def test_every_planted_fault_is_in_the_table_with_its_file_and_counted(images, c
         (
             "unreadable",
             "",
-            "train/cat/broken.jpg",
+            "train/cat/broken (1).jpg",
             next(r["detail"] for r in rows if r["problem"] == "unreadable"),
         ),
         ("no image of a class", "", "train/cat/notes.txt", ""),
     }
+    (unreadable,) = (row for row in rows if row["problem"] == "unreadable")
+    assert unreadable["detail"].startswith("cannot identify image file")
     assert read_json("metrics/subset.json")["problems"] == len(rows) == 12
     said = capsys.readouterr().out.splitlines()
     kinds = Counter(row["problem"] for row in rows)

@@ -40,12 +40,11 @@ def test_what_is_left_out_is_said_with_its_number_and_the_first_of_it_and_listed
     download.main(Stage("download", read_params()))
     description = read_json("data/raw/dataset.json")
     assert description["ignored"] == [f"{name}.png" for name in sorted(names)]
-    assert sorted(entry.partition(" (")[0] for entry in description["broken"]) == [
-        f"dog/{name}.png" for name in sorted(names)
-    ]
+    assert sorted(description["broken"]) == [f"dog/{name}.png" for name in sorted(names)]
+    broken = [f"{file} ({reason})" for file, reason in description["broken"].items()]
     more = MORE if count > 1 else ""
     assert capsys.readouterr().out.splitlines() == [
         f"download: left out {count} that {why}: {listed[0]}{more}"
-        for why, listed in ((BROKEN, description["broken"]), (IGNORED, description["ignored"]))
+        for why, listed in ((BROKEN, broken), (IGNORED, description["ignored"]))
         if listed
     ]

@@ -85,7 +85,7 @@ def test_every_image_comes_once_with_its_folder_as_the_class_numbered_by_name(tm
     colours = make_tree(tmp_path, counts)
     dataset = load(str(tmp_path))
     assert dataset.classes == ["10", "2", "Zebra", "big cat", "c++", "it's", "été", "猫"]
-    assert (dataset.checksums, dataset.broken) == ({}, [])
+    assert (dataset.checksums, dataset.broken) == ({}, {})
     parts = found(dataset, colours, tmp_path)
     assert list(parts) == ["train", "test"]
     for name, count in counts.items():
@@ -274,9 +274,7 @@ def test_a_file_whose_name_cannot_be_printed_is_read_and_where_it_is_named_stays
     dataset = load(tmp_path, broken="skip")
     assert sum(len(labels) for labels in dataset.labels.values()) == 8
     assert dataset.ignored == [ascii(f"dog/{name}.txt") for name in reversed(names)]
-    assert [entry.partition(" (")[0] for entry in dataset.broken] == [
-        ascii(f"dog/{name}.png") for name in reversed(names)
-    ]
+    assert list(dataset.broken) == [ascii(f"dog/{name}.png") for name in reversed(names)]
 
 
 @pytest.mark.parametrize("part", ["", "train/"])
@@ -299,7 +297,7 @@ def test_what_is_no_image_of_a_class_is_not_read_and_unless_hidden_listed_as_ign
     (tmp_path / f"{part}dog/folder.png").mkdir()
     dataset = load(tmp_path)
     assert found(dataset, colours, tmp_path) == before
-    assert dataset.broken == []
+    assert dataset.broken == {}
     assert dataset.ignored == sorted([*loose, f"{part}__MACOSX/"], key=Path)
 
 
@@ -371,9 +369,7 @@ def test_unreadable_files_are_left_out_and_listed_where_broken_is_skip(tmp_path,
     dataset = load(tmp_path, broken="skip")
     assert found(dataset, colours, tmp_path) == before
     assert sorted([*dataset.groups["train"], *dataset.groups["test"]]) == list(range(10))
-    assert [entry.partition(" (")[0] for entry in dataset.broken] == [
-        f"test/cat/{name}" for name in sorted(BROKEN_FILES)
-    ]
+    assert list(dataset.broken) == [f"test/cat/{name}" for name in sorted(BROKEN_FILES)]
 
 
 @pytest.mark.parametrize(("count", "more"), [(1, ""), (5, ""), (7, " and 2 more")])
@@ -381,12 +377,12 @@ def test_unreadable_files_are_counted_and_five_are_named_with_the_reason_and_wha
     tmp_path, count, more
 ):
     make_tree(tmp_path, {"train/cat": 3, "train/dog": 3, "test/cat": 2, "test/dog": 2})
-    paths = [f"train/dog/{number:02}.tiff" for number in range(count)]
+    paths = [f"train/dog/photo ({number}).tiff" for number in range(count)]
     for path in paths:
         Image.new("F", (8, 8), 0.5).save(tmp_path / path)
     reason = "32-bit floating point has no known range of brightness; convert it to 8 bits"
     listed = [f"{path} ({reason})" for path in paths]
-    assert load(tmp_path, broken="skip").broken == listed
+    assert load(tmp_path, broken="skip").broken == dict.fromkeys(paths, reason)
     assert error_of(tmp_path) == (
         f"{count} of {10 + count} files in {tmp_path} cannot be read as images: "
         f"{', '.join(listed[:5])}{more}; remove them, or set data.broken to skip"
@@ -635,3 +631,18 @@ def test_a_table_that_does_not_fit_the_images_is_an_error(tmp_path, rows, messag
     said = error_of(tmp_path, labels="labels.csv")
     table = str(tmp_path / "labels.csv")
     assert said.replace(table, "TABLE").replace(str(tmp_path), "FOLDER").startswith(message)
+
+
+@pytest.mark.parametrize("link", ["dog", "train", "cat/more"])
+def test_a_link_to_a_folder_is_refused_because_dvc_would_not_see_its_images_change(tmp_path, link):
+    make_tree(tmp_path / "elsewhere", {"more": 3})
+    folder = tmp_path / "images"
+    make_tree(folder, {"cat": 3, "owl": 3})
+    path = folder / link
+    path.symlink_to(tmp_path / "elsewhere/more")
+    assert error_of(folder).startswith(f"{path} is a link to a folder: DVC does not follow it")
+    path.unlink()
+    (folder / "cat/linked.png").symlink_to(tmp_path / "elsewhere/more/00.png")
+    assert sum(map(len, load(folder).files.values())) == 7
+    (tmp_path / "link").symlink_to(folder)  # which DVC follows
+    assert sum(map(len, load(tmp_path / "link").files.values())) == 7

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.project import ROOT
 from vit_finetune.core.errors import UserError
 from vit_finetune.data.split import (
-    require_every_class,
+    require_images,
     stratified,
     train_val_test,
     without_leaks,
@@ -219,13 +219,22 @@ def test_sizes_out_of_range_are_errors_that_name_the_key_and_the_range(
 
 def test_a_class_without_an_image_to_train_on_is_an_error_with_what_to_do():
     classes = ["ant", "bee", "cat", "dog"]
-    require_every_class(np.array([2, 1, 0, 0, 3]), classes)
+    labels = {"train": np.array([2, 1, 0, 0, 3]), "val": np.array([1]), "test": np.array([1])}
+    require_images(labels, classes)
     message = (
         "no image of ant, dog is left to train on: add images, remove the class, or take fewer for "
         "validation (subset.val_size)"
     )
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
-        require_every_class(np.array([1, 2, 2]), classes)
+        require_images(labels | {"train": np.array([1, 2, 2])}, classes)
+
+
+@pytest.mark.parametrize(("split", "purpose"), [("val", "validate"), ("test", "test")])
+def test_a_split_that_is_empty_after_leaks_and_corrections_is_an_error(split, purpose):
+    labels = {"train": np.array([0, 1]), "val": np.array([1]), "test": np.array([1])}
+    empty = labels | {split: np.array([], dtype=np.int64)}
+    with pytest.raises(UserError, match=f"^no image is left to {purpose} with: all were dropped"):
+        require_images(empty, ["ant", "bee"])
 
 
 @pytest.mark.parametrize(
@@ -272,6 +281,22 @@ def test_copies_of_validation_images_are_not_trained_on(seed):
     assert not set(same["train"][clean["train"]]) & set(same["train"][clean["val"]])
     assert np.array_equal(clean["val"], chosen["val"])
     assert len(clean["train"]) == 20
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_given_validation_images_that_are_also_test_images_are_replaced_by_others(seed):
+    labels = {"train": labels_of(20, 20), "val": labels_of(20, 20), "test": labels_of(5, 5)}
+    same = {"train": np.arange(40), "val": 100 + np.arange(40), "test": 200 + np.arange(10)}
+    same["val"][[0, 1, 20]] = same["test"][[0, 1, 5]]  # two of the first class, one of the second
+    sizes = {"train_size": "all", "val_size": 36, "test_size": "all"}
+    chosen = train_val_test(labels, **sizes, seed=seed)
+    leaked = np.isin(chosen["val"], [0, 1, 20])
+    clean, dropped = without_leaks(chosen, labels, [same], seed)
+    assert dropped == leaked.sum()
+    assert not np.isin(clean["val"], [0, 1, 20]).any()
+    assert np.isin(chosen["val"][~leaked], clean["val"]).all()
+    assert np.bincount(labels["val"][clean["val"]]).tolist() == [18, 18]
+    assert np.array_equal(clean["train"], chosen["train"])
 
 
 def test_one_group_in_each_class_leaves_none_for_validation_which_is_an_error():

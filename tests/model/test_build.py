@@ -3,6 +3,7 @@
 import http.server
 import json
 import re
+import shutil
 import socket
 import threading
 import urllib.request
@@ -179,6 +180,32 @@ def test_a_local_folder_that_is_missing_or_of_another_architecture_is_refused(
     )
     with pytest.raises(UserError, match=r"has no usable model: .*blocks\.3"):
         build_model(f"local-dir:{tmp_path}", pretrained=True, image_size=None, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "header"),
+        ("config.json", b'{"model_type": "vit"}', "its configuration has no 'architecture'"),
+        ("config.json", b"{", "Expecting property name"),
+    ],
+)
+def test_a_local_folder_with_a_file_that_timm_cannot_read_is_refused(
+    tiny_model_folder, tmp_path, file, content, reason
+):
+    shutil.copytree(tiny_model_folder, tmp_path / "m")
+    (tmp_path / "m" / file).write_bytes(content)
+    with pytest.raises(UserError, match=f"has no usable model: .*{reason}"):
+        build_model(f"local-dir:{tmp_path / 'm'}", pretrained=True, image_size=None, seed=0)
+
+
+def test_a_local_folder_behind_a_link_is_refused_because_dvc_would_not_see_it_change(
+    tiny_model_folder, tmp_path
+):
+    (tmp_path / "linked").symlink_to(tiny_model_folder)
+    name = f"local-dir:{tmp_path / 'linked'}"
+    with pytest.raises(UserError, match=r"linked is a link to a folder: DVC does not follow it"):
+        build_model(name, pretrained=True, image_size=None, seed=0)
 
 
 LIKE = r"vit|^vision|^pit|cait|volo|xcit|^swin_transformer$|mlp|hiera$|^resnet$|^convnext$|^vgg"

@@ -6,6 +6,7 @@ import torch
 
 from tests.model.small import KINDS, build
 from tests.small_vits import pictures
+from vit_finetune.core.arrays import one_of_each
 from vit_finetune.core.errors import UserError
 from vit_finetune.model.calibrated import divide_logits, read_validation, write_validation
 
@@ -40,11 +41,22 @@ def test_equal_logits_stay_equal(tiny_vit):
 def test_the_record_has_one_validation_image_of_each_group(tmp_path):
     confidence = np.array([0.1, 0.2, 0.3, 0.4])
     right = np.array([True, False, True, True])
-    for groups, images in ((np.arange(4), [0, 1, 2, 3]), (np.array([8, 8, 2, 8]), [0, 2])):
-        write_validation(tmp_path, confidence, right, groups)
+    for groups in (np.arange(4), np.array([8, 8, 2, 8])):
+        images = one_of_each(groups, np.random.default_rng(1))
+        write_validation(tmp_path, confidence, right, groups, np.random.default_rng(1))
         recorded = read_validation(tmp_path)
         assert recorded[0].tolist() == confidence[images].tolist()
         assert recorded[1].tolist() == right[images].tolist()
+
+
+def test_images_of_a_group_that_spans_classes_are_recorded_whatever_their_class(tmp_path):
+    """200 subjects with an image of each of two classes, those of the second class half wrong."""
+    groups = np.tile(np.arange(200), 2)
+    right = np.concatenate([np.ones(200), np.arange(200) % 2]).astype(bool)
+    write_validation(tmp_path, np.full(400, 0.9), right, groups, np.random.default_rng(0))
+    recorded = read_validation(tmp_path)[1]
+    assert len(recorded) == 200
+    assert 0.65 < recorded.mean() < 0.85
 
 
 def test_a_folder_without_the_record_of_validation_images_is_named(tmp_path):

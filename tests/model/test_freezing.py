@@ -196,9 +196,14 @@ def test_patterns_add_and_take_away_in_their_order_and_the_head_always_learns(pa
     ],
 )
 def test_a_pattern_that_matches_nothing_behind_the_boundary_is_named(blocks, patterns, named):
-    message = rf"freeze\.parameters: {named} matches no parameter behind .*; there are \S+, "
+    message = rf"freeze\.parameters: {named} matches no parameter that .*; there are \S+, "
     with pytest.raises(UserError, match=message):
         freeze(build(), blocks, patterns)
+
+
+def test_a_pattern_of_another_section_is_named_with_its_key():
+    with pytest.raises(UserError, match=r"^adapt\.parameters: 'nope' matches no parameter that "):
+        freeze(build(), "all", ["nope"], "adapt.parameters")
 
 
 # An epoch of training

@@ -81,6 +81,31 @@ def test_a_folder_without_a_model_is_named_with_what_it_lacks(tiny_vit, tmp_path
         load_model(tmp_path / "m")
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 22\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("model.safetensors", POINTER),
+        ("model.safetensors", b""),
+        ("config.json", b"{"),
+        ("config.json", b'{"architectures": ["ViTForImageClassification"]}'),
+    ],
+)
+def test_a_damaged_model_is_named_with_what_to_do(tiny_vit, tmp_path, file, content):
+    save_model(tiny_vit, tmp_path / "m", preprocessing(tiny_vit, None))
+    (tmp_path / "m" / file).write_bytes(content)
+    with pytest.raises(UserError, match=r"m holds a damaged model \(.+\); run dvc repro, or copy"):
+        load_model(tmp_path / "m")
+
+
+def test_a_damaged_configuration_of_a_trained_model_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"label_names": [')
+    with pytest.raises(UserError, match=r"holds a damaged model \(JSONDecodeError: .+\); run dvc "):
+        trained_config(tmp_path)
+
+
 def test_a_new_head_is_of_zeros_and_one_for_as_many_classes_is_kept(tiny_vit, tmp_path):
     save_model(tiny_vit, tmp_path / "m", preprocessing(tiny_vit, None))
     renewed = load_model(tmp_path / "m", num_classes=4)

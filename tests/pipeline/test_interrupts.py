@@ -103,6 +103,21 @@ def test_training_that_was_killed_after_an_epoch_goes_on_to_the_same_bytes(finis
     assert project.repro() == []
 
 
+def test_an_adaptation_that_was_killed_is_not_taken_up_with_another_preprocessing(
+    finished, tmp_path
+):
+    project = finished.copy(tmp_path / "p")
+    twin = finished.copy(tmp_path / "twin")
+    killed = force(project, "adapt", {KILL_AT: str(BEHIND_AN_EPOCH)})
+    assert killed.returncode != 0
+    assert checkpoint(project, "adapt/*/last.pt")()
+    for copy in (project, twin):
+        copy.set(**{"model.crop_pct": 0.6})
+        assert copy.repro("adapt") == ["adapt"]
+    assert project.outputs() == twin.outputs()
+    assert project.outputs() != finished.outputs()
+
+
 BEHIND_AN_EPOCH = 26  # changes to the disk, with the checkpoint of the first epoch among them
 STRIDE = {"embed": 2, "train": 2}  # of the points at which a stage is killed; 8 for the others
 

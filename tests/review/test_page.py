@@ -150,6 +150,32 @@ def test_decisions_outlast_the_page_and_the_saved_file_has_them(opened, tmp_path
     assert saved.read_text(encoding="utf-8") == expected
 
 
+def test_decisions_that_a_later_page_has_as_corrections_are_forgotten(opened, tmp_path):
+    press(opened, SHOWN[0], "d")
+    press(opened, SHOWN[2], "k")
+    page_file = tmp_path / "review.html"
+    dropped = {"data": "folder", "file": SHOWN[0], "action": "drop", "label": "", "note": ""}
+    page_file.write_text(page.compose(*example(), [*EARLIER, dropped]), encoding="utf-8")
+    opened.refresh()
+    assert opened.find_element("id", "decided").text == "1 of 4 images decided"
+    assert corrections(opened, tmp_path)[SHOWN[0]] == ("drop", "")
+    page_file.write_text(page.compose(*example(), EARLIER), encoding="utf-8")
+    opened.refresh()
+    assert SHOWN[0] not in corrections(opened, tmp_path)
+    assert corrections(opened, tmp_path)[SHOWN[2]] == ("keep", "")
+
+
+def test_the_page_of_another_project_has_decisions_of_its_own(opened, tmp_path):
+    press(opened, SHOWN[0], "d")
+    other = tmp_path / "other/review.html"
+    other.parent.mkdir()
+    other.write_text(page.compose(*example(), EARLIER), encoding="utf-8")
+    opened.get(other.as_uri())
+    assert opened.find_element("id", "decided").text == "0 of 4 images decided"
+    opened.back()
+    assert opened.find_element("id", "decided").text == "1 of 4 images decided"
+
+
 def test_it_fits_a_screen_and_a_phone_in_light_and_dark(opened):
     for width, phone in ((1280, False), (390, True)):
         set_screen(opened, width, 844, phone=phone)

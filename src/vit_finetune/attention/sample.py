@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vit_finetune.attention.pointing import mosaics
-from vit_finetune.core.arrays import first_of_each, read_split
+from vit_finetune.core.arrays import one_of_each, read_split
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.files import read_csv
 from vit_finetune.intervals import above_chance
@@ -111,7 +111,7 @@ def draw_sample(
     Raises:
         UserError: there is one group alone.
     """
-    independent = first_of_each(test.groups)
+    independent = one_of_each(test.groups, rng)
     if len(independent) < 2:
         raise UserError(
             "all test images are of one group (data.group), and maps are judged on at least two "
@@ -132,8 +132,17 @@ def draw_mosaics(
     side: int = 2,
 ) -> Mosaics:
     """`count` mosaics of side x side classes, each with the class that it is asked for. One image
-    of each group may be in them."""
-    independent = first_of_each(test.groups)
+    of each group may be in them.
+
+    Raises:
+        UserError: all images are of one class.
+    """
+    independent = one_of_each(test.groups, rng)
+    if len(np.unique(test.labels[independent])) < 2:
+        raise UserError(
+            "all test images are of one class, and a mosaic needs images of two; put images of "
+            "other classes into the test part"
+        )
     tiles, sources, cells = mosaics(test.images, test.labels, independent, count, rng, side)
     classes = test.labels[sources[np.arange(count), cells]]
     return Mosaics(

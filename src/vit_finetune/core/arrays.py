@@ -91,10 +91,15 @@ def copy_rows(folder: Path, split: str, name: str, array: NDArray[Any], rows: ND
             append(chunk)
 
 
-def first_of_each(groups: NDArray[Any]) -> NDArray[np.intp]:
-    """Rows, in their order, of the first image of each group (N,): images that do not depend on
-    each other."""
-    return np.sort(np.unique(groups, return_index=True)[1])
+def one_of_each(groups: NDArray[Any], rng: np.random.Generator) -> NDArray[np.intp]:
+    """Rows, in their order, of a random image of each group (N,): images that do not depend on each
+    other. (The first would often be of the first class, since images are stored class by class.)
+
+    What is drawn from `rng` later does not depend on whether there are groups.
+    """
+    order = rng.spawn(1)[0].permutation(len(groups))
+    first = np.unique(groups[order], return_index=True)[1]
+    return np.sort(order[first])
 
 
 def encode_names(names: Iterable[str]) -> NDArray[np.bytes_]:

@@ -122,6 +122,17 @@ def require_disk(folder: Path, size: int) -> str | None:
     return f"writes {readable_size(size)}; {readable_size(free)} of the disk are free"
 
 
+def refuse_link_to_folder(path: Path) -> None:
+    """UserError for a link inside a folder that a stage depends on: DVC hashes the files that a
+    link to a folder leads to neither here nor in an experiment's copy of the project."""
+    if path.is_symlink() and path.is_dir():
+        raise UserError(
+            f"{path} is a link to a folder: DVC does not follow it, and would not notice when the "
+            "files in it change; move or copy the folder here, or make a folder of links to its "
+            "files (cp -rs)"
+        )
+
+
 def readable_size(size: int) -> str:
     """A number of bytes in the unit that suits it: `3.1 GB`."""
     units = ("bytes", "kB", "MB", "GB", "TB")

@@ -67,9 +67,8 @@ def find_problems(dataset: Dataset) -> list[Problem]:
         *rare_classes(description["counts"]["train"]),
         *small_images(dataset),
     ]
-    for entry in description["broken"]:
-        file, _, reason = entry.partition(" (")
-        problems.append(Problem("unreadable", file=file, detail=reason.removesuffix(")")))
+    for file, reason in description["broken"].items():
+        problems.append(Problem("unreadable", file=file, detail=reason))
     for file in description["ignored"]:
         problems.append(Problem("no image of a class", file=file))
     return problems

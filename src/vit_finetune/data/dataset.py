@@ -101,12 +101,13 @@ def write_dataset(folder: Path, name: str, source: Source, threads: int) -> list
     """
     labels = {}
     groups = {}
-    unreadable: list[str] = []
+    unreadable: dict[str, str] = {}
     for part in source.files:
         labels[part], groups[part] = _write_part(folder, part, source, unreadable)
     for part, numbers in _renumbered(groups).items():
         write_split(folder, part, groups=numbers)
-    source.require_usable(labels, unreadable)
+    unreadable_in_words = [f"{file} ({reason})" for file, reason in unreadable.items()]
+    source.require_usable(labels, unreadable_in_words)
     (images,) = read_split(folder, "train", "images")
     mean, std = channel_statistics(images, threads)
     description = {
@@ -125,16 +126,19 @@ def write_dataset(folder: Path, name: str, source: Source, threads: int) -> list
     write_json(folder / "dataset.json", description)
     return [
         *source.notes,
-        *_left_out(unreadable, "cannot be read as images"),
+        *_left_out(unreadable_in_words, "cannot be read as images"),
         *_left_out(source.ignored, "are no images of a class"),
     ]
 
 
 def _write_part(
-    folder: Path, part: str, source: Source, unreadable: list[str]
+    folder: Path, part: str, source: Source, unreadable: dict[str, str]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Write the images of a part; what is unreadable is added to the list. Returns their labels and
-    groups."""
+    """Write the images of a part. Returns their labels and groups.
+
+    Args:
+        unreadable: gets the name of each file that cannot be read, and why.
+    """
     files = source.files[part]
     labels = np.zeros(len(files), dtype=np.int64)
     sizes = np.zeros((len(files), 2), dtype=np.int32)
@@ -145,7 +149,7 @@ def _write_part(
         for row, image in enumerate(images):
             if isinstance(image, Unreadable):
                 name = decode_names(files[row : row + 1])[0]
-                unreadable.append(f"{name} ({image.reason})")
+                unreadable[name] = image.reason
                 continue
             append(image)
             read[row] = True

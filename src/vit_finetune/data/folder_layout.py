@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vit_finetune.core.arrays import encode_names
 from vit_finetune.core.errors import UserError
+from vit_finetune.core.files import refuse_link_to_folder
 from vit_finetune.data.groups import draw_groups, group_of, numbered
 from vit_finetune.data.image_files import image_names, named_as_image
 from vit_finetune.data.tables import normal, read_table
@@ -75,10 +76,11 @@ def read_layout(data: Data) -> Layout:
     depends on no seed, and an image that is added moves one other at most.
 
     Raises:
-        UserError: folders that are neither classes nor parts, a table that does not fit the files,
-            or fewer than two classes.
+        UserError: folders that are neither classes nor parts, links to folders, a table that does
+            not fit the files, or fewer than two classes.
     """
     folder = Path(data.folder)
+    _refuse_links_to_folders(folder)
     listing = _list_table(folder, data.labels) if data.labels else _list_class_folders(folder)
     classes = sorted(listing.by_part["train"])
     files = {}
@@ -103,6 +105,14 @@ def read_layout(data: Data) -> Layout:
             )
     ignored = [_readable(path, folder) for path in sorted(listing.ignored)]
     return Layout(classes, files, labels, groups, ignored, notes)
+
+
+def _refuse_links_to_folders(folder: Path) -> None:
+    """Below a folder; it may be a link itself."""
+    for root, folders, _ in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in folders:
+            refuse_link_to_folder(Path(root, name))
 
 
 def _split_off(columns: dict[str, NDArray[Any]], drawn: NDArray[np.bool_]) -> None:

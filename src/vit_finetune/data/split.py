@@ -179,9 +179,20 @@ def absent_classes(labels: NDArray[Any], classes: Sequence[str]) -> list[str]:
     return [name for name, count in zip(classes, there, strict=True) if count == 0]
 
 
-def require_every_class(labels: NDArray[Any], classes: Sequence[str]) -> None:
-    """UserError unless there is an image of every class to train on."""
-    absent = absent_classes(labels, classes)
+def require_images(labels: Mapping[str, NDArray[Any]], classes: Sequence[str]) -> None:
+    """UserError unless there are images to validate and to test with, and one of every class to
+    train on.
+
+    Args:
+        labels: of each split.
+    """
+    for split, purpose in (("val", "validate"), ("test", "test")):
+        if not len(labels[split]):
+            raise UserError(
+                f"no image is left to {purpose} with: all were dropped as leaks (subset.leaks) or "
+                "corrections; add images, or remove the folder of this part"
+            )
+    absent = absent_classes(labels["train"], classes)
     if absent:
         raise UserError(
             f"no image of {', '.join(absent)} is left to train on: add images, remove the class, "
@@ -195,12 +206,11 @@ def without_leaks(
     keys: Sequence[Mapping[str, NDArray[Any]]],
     seed: int,
 ) -> tuple[dict[str, Indices], int]:
-    """Splits in which no image to train on is also a test or validation image, and how many were
-    dropped.
+    """Splits in which no image to train on is also a test or validation image, and no validation
+    image also a test image; and how many were dropped.
 
     What is dropped is replaced by images of its class that were not drawn, as far as there are any.
-    Validation images from the training part are treated like those to train on. What has no leak
-    stays as it was drawn.
+    What has no leak stays as it was drawn.
 
     Args:
         chosen, labels: as `train_val_test` returns and takes them.
@@ -208,36 +218,32 @@ def without_leaks(
             pixels (`Dataset.same`) and the group (`Dataset.groups`).
     """
 
-    def found_in(part: str, rows: Indices | slice) -> NDArray[np.bool_]:
-        """A mask over the training part: images that are one with some of a part."""
-        found = np.zeros(len(labels["train"]), dtype=bool)
+    def shared(part: str, other: str, rows: Indices | slice) -> NDArray[np.bool_]:
+        """A mask over a part: images that are one with some of another part."""
+        found = np.zeros(len(labels[part]), dtype=bool)
         for numbers in keys:
-            found |= np.isin(numbers["train"], numbers[part][rows])
+            found |= np.isin(numbers[part], numbers[other][rows])
         return found
 
     rng = np.random.default_rng(seed)
     chosen = dict(chosen)
     everything = slice(None)
-    leaks = found_in("test", everything)
-    if "val" in labels:
-        leaks |= found_in("val", everything)
-        from_train = ["train"]
-    else:
-        from_train = ["val", "train"]
     dropped = 0
-    for split in from_train:
-        if split == "train" and "val" not in labels:
-            leaks |= found_in("train", chosen["val"])
+    has_val = "val" in labels
+    part_of = {"val": "val" if has_val else "train", "train": "train"}
+    for split, part in part_of.items():
+        leaks = shared(part, "test", everything)
+        if split == "train":
+            leaks |= shared("train", part_of["val"], everything if has_val else chosen["val"])
         spare = ~leaks
-        for name in from_train:
-            spare[chosen[name]] = False
+        for other, other_part in part_of.items():
+            if other_part == part:
+                spare[chosen[other]] = False
         is_leak = leaks[chosen[split]]
         leaked = chosen[split][is_leak]
         kept = [chosen[split][~is_leak]]
-        for label, count in zip(
-            *np.unique(labels["train"][leaked], return_counts=True), strict=True
-        ):
-            others = np.flatnonzero(spare & (labels["train"] == label))
+        for label, count in zip(*np.unique(labels[part][leaked], return_counts=True), strict=True):
+            others = np.flatnonzero(spare & (labels[part] == label))
             kept.append(rng.choice(others, min(count, len(others)), replace=False))
         chosen[split] = np.sort(np.concatenate(kept))
         dropped += len(leaked)
@@ -261,7 +267,7 @@ def handle_leaks(
         "validation image"
     )
     if mode == "error":
-        raise UserError(f"{found}; remove them from the training part, or set subset.leaks to drop")
+        raise UserError(f"{found}; remove them, or set subset.leaks to drop")
     if mode == "keep":
         return chosen, f"{found}: kept (subset.leaks)"
     before = sum(len(indices) for indices in chosen.values())

@@ -4,14 +4,17 @@ import difflib
 import logging
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from timm.data import resolve_model_data_config
 from torch import Tensor
 
 from vit_finetune.core.errors import UserError
+from vit_finetune.core.files import refuse_link_to_folder
 from vit_finetune.model.families import family_of, token_layout
 from vit_finetune.model.hub import WAYS_ON, require_weights
 from vit_finetune.model.preprocessing import Preprocessing
@@ -20,6 +23,17 @@ from vit_finetune.model.torchvision import torchvision_model
 TORCHVISION = "torchvision/"  # how the names of torchvision's models begin
 LOCAL = "local-dir:"  # those of models in a folder
 HUB = "hf_hub:"  # and those of models on the Hugging Face hub
+# what timm and the libraries below it raise for a name, weights or options that do not fit
+BUILDING_ERRORS = (
+    UserError,
+    RuntimeError,
+    ValueError,
+    OSError,
+    AssertionError,
+    TypeError,
+    KeyError,
+    SafetensorError,
+)
 WORKS = (
     "vit_*, deit_*, deit3_*, vit_*_reg*, vit_*_dinov2, vit_*_dinov3, vit_*_clip_*, vit_*_siglip_*, "
     "eva02_*, beit_*, beitv2_* of timm, or torchvision/vit_*"
@@ -33,9 +47,11 @@ def build_model(name: str, *, pretrained: bool, image_size: int | None, seed: in
         seed: of the values of what is not pretrained.
 
     Raises:
-        UserError: no such model or weights, weights that cannot be loaded, an image size that the
-            patches do not divide, or a model that no family knows.
+        UserError: no such model or weights, weights that cannot be loaded or lie behind a link to a
+            folder, an image size that the patches do not divide, or a model that no family knows.
     """
+    if name.startswith(LOCAL):
+        refuse_link_to_folder(Path(name.removeprefix(LOCAL)))
     if pretrained and not name.startswith((LOCAL, TORCHVISION)):
         require_weights(name)
     options = {} if image_size is None else {"img_size": image_size}
@@ -49,7 +65,7 @@ def build_model(name: str, *, pretrained: bool, image_size: int | None, seed: in
                 model = torchvision_model(source, pretrained=pretrained, num_classes=0, **options)
             else:
                 model = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
-    except (UserError, RuntimeError, ValueError, OSError, AssertionError, TypeError) as error:
+    except BUILDING_ERRORS as error:
         raise _building_failed(name, pretrained, image_size, error) from error
     try:
         token_layout(model)
@@ -100,6 +116,8 @@ def _building_failed(
 ) -> UserError:
     """The same error with the key of params.yaml and the way out."""
     reason = " ".join(str(error).split())
+    if isinstance(error, KeyError):
+        reason = f"its configuration has no {error}, so timm did not write it"
     if name.startswith(TORCHVISION):
         if isinstance(error, OSError):
             return UserError(

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from vit_finetune.core.arrays import first_of_each
+from vit_finetune.core.arrays import one_of_each
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.files import read_csv, write_csv
 from vit_finetune.model.families import family_of
@@ -29,17 +29,21 @@ def divide_logits(model: nn.Module, temperature: float) -> None:
 
 
 def write_validation(
-    folder: Path, confidence: NDArray[Any], right: NDArray[Any], groups: NDArray[Any]
+    folder: Path,
+    confidence: NDArray[Any],
+    right: NDArray[Any],
+    groups: NDArray[Any],
+    rng: np.random.Generator,
 ) -> None:
-    """Confidence, and whether the prediction is right, of one validation image of each group, so
-    that they can be counted as independent.
+    """Confidence, and whether the prediction is right, of a random validation image of each group,
+    so that they can be counted as independent.
 
     Args:
         confidence, right, groups: of all validation images, (M,). Without groups each image has its
             own number.
     """
     rows = []
-    for image in first_of_each(groups):
+    for image in one_of_each(groups, rng):
         rows.append({"confidence": round(float(confidence[image]), 6), "right": int(right[image])})
     write_csv(folder / VALIDATION, rows, columns=("confidence", "right"))
 

@@ -10,7 +10,10 @@ from vit_finetune.model.families import family_of
 
 
 def freeze(
-    model: nn.Module, trainable_blocks: int | str, parameters: str | Sequence[str] = "all"
+    model: nn.Module,
+    trainable_blocks: int | str,
+    parameters: str | Sequence[str] = "all",
+    key: str = "freeze.parameters",
 ) -> None:
     """Let gradients flow to what lies behind the freeze boundary, or to a part of it.
 
@@ -20,13 +23,14 @@ def freeze(
         parameters: which of these learn: `all`, the `norms` alone, the `biases` alone (BitFit,
             arXiv:2106.10199), or a list of patterns of names, such as "blocks.*.attn.*". They apply
             in their order, and "!pattern" takes names away again. The head always learns.
+        key: of params.yaml that they come from, for messages.
 
     Raises:
         UserError: the model has fewer blocks, or a pattern matches nothing behind the boundary.
     """
     behind = _behind_boundary(model, trainable_blocks)
     head = f"{family_of(model).heads[0]}."
-    trained = _chosen(model, behind, parameters) | _starting_with(behind, (head,))
+    trained = _chosen(model, behind, parameters, key) | _starting_with(behind, (head,))
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)
 
@@ -57,7 +61,9 @@ def _starting_with(names: set[str], starts: tuple[str, ...]) -> set[str]:
     return {name for name in names if name.startswith(starts)}
 
 
-def _chosen(model: nn.Module, names: set[str], parameters: str | Sequence[str]) -> set[str]:
+def _chosen(
+    model: nn.Module, names: set[str], parameters: str | Sequence[str], key: str
+) -> set[str]:
     if parameters == "all":
         return names
     if parameters == "biases":
@@ -71,9 +77,9 @@ def _chosen(model: nn.Module, names: set[str], parameters: str | Sequence[str]) 
         matched = {name for name in names if fnmatchcase(name, pattern.removeprefix("!"))}
         if not matched:
             raise UserError(
-                f"freeze.parameters: {pattern!r} matches no parameter behind the freeze boundary "
-                f"(freeze.trainable_blocks); there are {', '.join(sorted(names)[:4])}, ... and "
-                f"{len(names)} in all"
+                f"{key}: {pattern!r} matches no parameter that may be trained (those behind "
+                f"freeze.trainable_blocks, in adapt all); there are "
+                f"{', '.join(sorted(names)[:4])}, ... and {len(names)} in all"
             )
         chosen = chosen - matched if pattern.startswith("!") else chosen | matched
     return chosen

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from safetensors import SafetensorError
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
@@ -64,8 +65,12 @@ def load_model(folder: str | Path, num_classes: int | None = None) -> Any:
             f"{folder} does not hold a model ({config_file.name} and {WEIGHTS}); run dvc repro"
         )
     options = {} if num_classes is None else {"num_classes": num_classes}
-    model = timm.create_model(f"local-dir:{folder}", pretrained=True, **options)
-    has_head = json.loads(config_file.read_text("utf-8"))["num_classes"] == num_classes
+    try:
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True, **options)
+        config = json.loads(config_file.read_text("utf-8"))
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise _unreadable(folder, error) from error
+    has_head = config["num_classes"] == num_classes
     if num_classes is not None and not has_head:
         nn.init.zeros_(model.head.weight)
         nn.init.zeros_(model.head.bias)
@@ -80,13 +85,24 @@ def trained_config(folder: str | Path) -> dict[str, Any]:
         UserError: there is no such model.
     """
     path = Path(folder) / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise _unreadable(folder, error) from error
     if "trained_on" not in config:
         raise UserError(
             f"{folder} does not hold a trained model; run dvc repro, or name its folder with "
             "--model"
         )
     return config
+
+
+def _unreadable(folder: str | Path, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())
+    return UserError(
+        f"{folder} holds a damaged model ({type(error).__name__}: {reason}); run dvc repro, or "
+        "copy the folder again"
+    )
 
 
 def class_names(folder: str | Path) -> list[str]:

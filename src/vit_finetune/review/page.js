@@ -1,17 +1,26 @@
 "use strict";
 
 // Decisions on suspects, as the rows of data/corrections.csv. They are kept in the browser until
-// the file is saved. The filter and the arrow keys are those of pages/cards.js.
+// the corrections of a later page have them. The filter and the arrow keys are those of pages/cards.js.
 
 const earlier = JSON.parse(document.getElementById("earlier").textContent);
-const storageKey = `review ${earlier.name}`;
+// Some browsers have one storage for all local files.
+const storageKey = `review ${location.pathname}`;
 /** @type {any[]} */
 const suspects = [...document.querySelectorAll(".card")];
 /** @type {any[]} */
 const classOptions = [...document.querySelectorAll("#classes option")];
 const classNames = new Set(classOptions.map((option) => option.value));
 /** Of each decided file: {action, label}. */
-const decisions = new Map(JSON.parse(stored() ?? "[]"));
+const decisions = new Map(JSON.parse(stored() ?? "[]").filter(isNew));
+
+/** Whether a stored decision is not yet among the corrections of this page. */
+function isNew([file, decision]) {
+  return !earlier.rows.some((row) =>
+    row.data === earlier.name && row.file === file && row.action === decision.action &&
+    row.label === decision.label
+  );
+}
 
 /** Some browsers have no storage for local files; then decisions last as long as the page. */
 function stored() {
@@ -140,4 +149,5 @@ for (const card of suspects) {
 document.addEventListener("keydown", decideByKey);
 document.getElementById("save").addEventListener("click", save);
 new ResizeObserver(measureBar).observe(document.querySelector("footer"));
+store();
 showDecisions();

@@ -30,8 +30,8 @@ TEXT = """---
 
 The accuracy on test images is in `metrics/evaluation.json` of the run. The temperature was fitted
 on the validation images. It is part of the weights: a softmax of the logits gives calibrated
-probabilities. `validation.csv` holds the confidence of each validation image, and whether its
-prediction is right.
+probabilities. `validation.csv` holds the confidence of each validation image (with groups, of one
+of each), and whether its prediction is right.
 
 ## Use
 
