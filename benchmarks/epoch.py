@@ -129,6 +129,7 @@ def main():
         data = TrainingData(
             train=stored,
             labels=labels,
+            groups=np.arange(len(labels)),
             val=stored,
             val_labels=labels,
             val_groups=np.arange(len(labels)),

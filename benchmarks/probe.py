@@ -114,7 +114,7 @@ def trained_further(backbone, start, features, labels, settings, seed):
     freeze(model, 0)
     split_model = SplitModel(model, 0, None, torch.device("cpu"), torch.float32)
     groups = np.arange(len(labels))
-    data = TrainingData(features, labels, features, labels, groups)
+    data = TrainingData(features, labels, groups, features, labels, groups)
     settings = settings.model_copy(update={"token_dropout": 0.0})
     trainer = Trainer(split_model, data, settings, name="train", seed=seed)
     start.place(model.head)

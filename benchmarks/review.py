@@ -394,8 +394,9 @@ def other_sets(folder: Path, table: Table) -> None:
         if not table.has("nothing planted", name, 0):
             kept = np.zeros(len(images.labels), dtype=bool)
             found = suspects.review(images, kept, 0, WRONG_LABELS, COPIES)
-            for kind, listed in suspects.counts(found.suspects).items():
-                values = {"listed": listed, "hits": 0, "wrong": len(images.labels)}
+            numbers = suspects.metrics(found)
+            for kind in ("wrong_labels", "near_copies"):
+                values = {"listed": numbers[kind], "hits": 0, "wrong": len(images.labels)}
                 table.add([row_of("nothing planted", name, 0, kind, **values)])
         altered_copies(Extended.of_run(place, images), table, name, 50)
         for seed in SEEDS:

@@ -24,7 +24,7 @@ def main(stage: Stage) -> None:
         settings.copies,
     )
     write_csv(TABLE, suspects.table(images, found.suspects), suspects.COLUMNS)
-    write_json("metrics/review.json", suspects.counts(found.suspects))
+    write_json("metrics/review.json", suspects.metrics(found))
     write_text("review.html", page.compose(images, found, corrections))
     picture = figures.first_suspects(images, found.suspects)
     write_bytes("plots/review.png", png(picture))

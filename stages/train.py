@@ -55,7 +55,7 @@ def main(stage: Stage) -> None:
 
     def write(history: results.History) -> None:
         """Replace the history and the metrics, so that both can be watched while training runs."""
-        metrics = results.training_metrics(history, trainer.epochs, model, adapted, warnings)
+        metrics = results.training_metrics(history, data, trainer.epochs, model, adapted, warnings)
         write_csv("plots/history.csv", results.history_rows(history))
         write_json("metrics/train.json", metrics)
 

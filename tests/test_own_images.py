@@ -60,6 +60,21 @@ def test_folder_and_sizes_are_set_for_an_experiment_and_said(commands, tmp_path,
     assert command[3::2] == ["-S"] * 5
 
 
+def test_sizes_of_the_user_and_of_a_profile_hold(commands):
+    write_images(Path("data/images"))
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(re.sub(r"  val_size: \d+", "  val_size: 0.3", text))
+    Path("profiles").mkdir()
+    Path("profiles/quick.yaml").write_text("data: {name: digits}\nsubset: {train_size: 12}\n")
+    own_images.run("data/images", "quick")
+    (command,) = commands
+    assert [argument for argument in command if argument.startswith(("subset.", "data.name"))] == [
+        "data.name='folder'",
+        "subset.train_size=12",
+        "subset.test_size='auto'",
+    ]
+
+
 def test_a_profile_is_set_beside_the_folder(commands, capsys):
     write_images(Path("data/images"))
     Path("profiles").mkdir()

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,7 +28,8 @@ from vit_finetune.data.image_files import READING
 from vit_finetune.model.build import preprocessing
 from vit_finetune.model.calibrated import write_validation
 from vit_finetune.model.saved import load_model, save_model
-from vit_finetune.prediction.predictor import Predictor
+from vit_finetune.predict import in_words, read_images
+from vit_finetune.prediction.predictor import Photograph, Predictor
 
 CLASSES = ["cat", "dog", "owl"]
 
@@ -164,6 +166,23 @@ def test_images_in_folders_of_classes_give_the_accuracy_and_the_pairs_that_are_c
     _, lines, _ = call("predict", "--model", model, "--json", tmp_path)
     actual = {Path(row["image"]).stem: row.get("actual") for row in map(json.loads, lines)}
     assert actual == {"0": label, "1": label, "2": label, "3": other, "4": None}
+
+
+def test_a_folder_is_of_the_class_that_unicode_calls_the_same(tmp_path):
+    """Some systems write é as two characters."""
+    (tmp_path / "cafe\u0301").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "cafe\u0301/0.png")
+    pixels = np.zeros((8, 8, 3), dtype=np.uint8)
+    predictor = SimpleNamespace(
+        classes=["caf\u00e9"], read=lambda name, *_: Photograph(name, pixels, None)
+    )
+    (photograph,) = read_images(predictor, [str(tmp_path)], False, [])
+    assert photograph.actual == "caf\u00e9"
+
+
+def test_a_name_that_cannot_be_printed_is_escaped_in_its_line():
+    answer = {"image": "a\udcff\nb.png", "top": [{"label": "cat", "probability": 0.5}]}
+    assert in_words(answer) == r"'a\udcff\nb.png': cat 0.500"
 
 
 @pytest.mark.slow

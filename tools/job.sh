@@ -12,7 +12,7 @@ if [ $# -lt 3 ]; then
   sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
   exit 2
 fi
-repository=$1 cache=$2 name=$3
+repository=$1 cache=$(realpath -m "$2") name=$3
 shift 3
 
 work=$(mktemp -d)

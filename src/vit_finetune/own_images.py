@@ -1,8 +1,8 @@
 """`vit-finetune own_images FOLDER`: run the pipeline on a folder of images, as a DVC experiment in
 the work tree.
 
-The folder and sizes that fit it are set in params.yaml, as `dvc exp run -S` does, and what a
-profile changes if one is named.
+The folder is set in params.yaml, as `dvc exp run -S` does, with sizes that fit it where params.yaml
+has the shipped ones, and what a profile changes if one is named.
 """
 
 import argparse
@@ -13,15 +13,14 @@ from typing import Any
 from vit_finetune.comparison.runs import flatten
 from vit_finetune.core.errors import UserError, readable_errors
 from vit_finetune.data.folder_layout import Layout, read_layout
-from vit_finetune.params import check_params, read_yaml
+from vit_finetune.params import Params, check_params, read_yaml
 from vit_finetune.profiles import merge, overrides, read_overlay, require_history
 
-SIZES = {"train_size": "auto", "val_size": "auto", "test_size": "auto"}
+SIZES = ("train_size", "val_size", "test_size")
 
 
 def changes(folder: str) -> dict[str, Any]:
-    """The keys to set: {"data": {...}, "subset": {...}}. A folder in the project is named relative
-    to it.
+    """The keys to set: {"data": {...}}. A folder in the project is named relative to it.
 
     Raises:
         UserError: there is no such folder.
@@ -34,7 +33,22 @@ def changes(folder: str) -> dict[str, Any]:
     path = path.resolve()
     if path.is_relative_to(Path.cwd()):
         path = path.relative_to(Path.cwd())
-    return {"data": {"name": "folder", "folder": str(path)}, "subset": SIZES}
+    return {"data": {"name": "folder", "folder": str(path)}}
+
+
+def fitting_sizes(values: dict[str, Any]) -> dict[str, Any]:
+    """`auto` for each size that is still the shipped one, which is for CIFAR-10: {"subset": {...}}.
+
+    Args:
+        values: of params.yaml.
+    """
+    shipped = Params().subset
+    subset = values.get("subset", {})
+    sizes = {}
+    for key in SIZES:
+        if subset.get(key) == getattr(shipped, key):
+            sizes[key] = "auto"
+    return {"subset": sizes}
 
 
 def found(layout: Layout) -> str:
@@ -52,11 +66,13 @@ def run(folder: str, profile: str | None = None) -> None:
     Raises:
         UserError: the folder is no data set, there is no such profile, or the run failed.
     """
-    changed = changes(folder)
+    values = read_yaml("params.yaml")
+    of_folder = changes(folder)
+    changed = merge(of_folder, fitting_sizes(values))
     if profile:
         overlay, _ = read_overlay(profile)
-        changed = merge(overlay, changed)
-    params = check_params(merge(read_yaml("params.yaml"), changed))
+        changed = merge(merge(changed, overlay), of_folder)
+    params = check_params(merge(values, changed))
     require_history()
     print(f"{params.data.folder}: {found(read_layout(params.data))}", flush=True)
     keys = flatten(changed)

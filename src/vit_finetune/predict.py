@@ -16,6 +16,7 @@ import torch
 
 from vit_finetune.attention.pixels import spotlight
 from vit_finetune.command_line import accuracy, at_least_one, end_when_the_reader_leaves, page_file
+from vit_finetune.core.arrays import printable
 from vit_finetune.core.environment import complete_environment
 from vit_finetune.core.errors import UserError, readable_errors
 from vit_finetune.core.files import write_bytes, write_text
@@ -23,6 +24,7 @@ from vit_finetune.data.image_files import (
     UNREADABLE,
     image_files,
 )
+from vit_finetune.data.tables import normal
 from vit_finetune.intervals import wilson
 from vit_finetune.model.calibrated import VALIDATION, read_validation
 from vit_finetune.pages.cards import Card
@@ -92,9 +94,10 @@ def read_images(
             photograph = predictor.read(name, source, draw)
         except UNREADABLE as error:
             reason = " ".join(str(error).split())
-            unreadable.append(f"{name} cannot be read as an image: {reason}")
+            unreadable.append(f"{printable(name)} cannot be read as an image: {reason}")
             continue
-        classes = [folder for folder in folders if folder in predictor.classes]
+        names_of_folders = [normal(folder) for folder in folders]
+        classes = [folder for folder in names_of_folders if folder in predictor.classes]
         yield replace(photograph, actual=classes[0] if classes else None)
 
 
@@ -122,7 +125,7 @@ def describe(
 
 def in_words(answer: dict[str, Any]) -> str:
     ranked = [f"{entry['label']} {entry['probability']:.3f}" for entry in answer["top"]]
-    line = f"{answer['image']}: {', '.join(ranked)}"
+    line = f"{printable(answer['image'])}: {', '.join(ranked)}"
     return line if answer.get("answered", True) else f"{line} (not answered)"
 
 
@@ -228,7 +231,7 @@ def run(args: argparse.Namespace) -> list[str]:
             lit = spotlight(photograph.shown, painted)
             cards.append(
                 prediction_card(
-                    photograph.name,
+                    printable(photograph.name),
                     photograph.shown,
                     lit,
                     answer["map_class"],

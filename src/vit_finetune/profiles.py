@@ -150,7 +150,13 @@ def forget_experiments(name: str) -> None:
 
 
 def require_free(name: str) -> None:
-    """UserError if there is an experiment of that name that this tool did not make."""
+    """UserError if there is a branch or tag of that name, which git and DVC would take for the
+    experiment, or an experiment that this tool did not make."""
+    if git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}").stdout:
+        raise UserError(
+            f"there is a branch or tag {name}, which DVC would take for the experiment of that "
+            "name; rename the branch, or the profile's file"
+        )
     record = RUNS / name / "revision"
     made_here = record.read_text("utf-8").split() if record.is_file() else []
     if not set(experiments(name).values()) <= set(made_here):
@@ -192,13 +198,14 @@ def fetch_results(name: str) -> dict[str, dict[str, Any]]:
     """Copy the pages of an experiment into its folder in RUNS. Returns its metrics, by name."""
     import dvc.api
 
+    (revision,) = experiments(name).values()
     # the project may be a folder of a larger repository
     prefix = git("rev-parse", "--show-prefix").stdout.strip()
     for page in PAGES:
-        content = dvc.api.read(f"{prefix}{page}", rev=name, mode="rb")
+        content = dvc.api.read(f"{prefix}{page}", rev=revision, mode="rb")
         write_bytes(RUNS / name / page, content)
     return {
-        metric: json.loads(dvc.api.read(f"{prefix}metrics/{metric}.json", rev=name))
+        metric: json.loads(dvc.api.read(f"{prefix}metrics/{metric}.json", rev=revision))
         for metric in METRICS
     }
 

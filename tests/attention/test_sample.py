@@ -157,6 +157,13 @@ def test_further_images_are_drawn_for_classes_that_have_few_and_those_with_the_f
     assert len(draw_for_classes(predicted, np.arange(43), 20, rng)) == 0
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_groups_that_span_classes_make_mosaics_of_all_classes(some_images, seed):
+    grouped = replace(some_images, groups=np.arange(12) // 6)  # each has all three classes
+    rng = np.random.default_rng(seed)
+    assert set(draw_mosaics(grouped, as_pixels, 20, rng).classes.tolist()) == {0, 1, 2}
+
+
 def test_test_images_of_one_class_make_no_mosaic_which_is_an_error(some_images, rng):
     one_class = replace(some_images, labels=np.ones(12, dtype=np.int64))
     with pytest.raises(UserError, match=r"^all test images are of one class, and a mosaic needs"):

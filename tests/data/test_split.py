@@ -233,7 +233,7 @@ def test_a_class_without_an_image_to_train_on_is_an_error_with_what_to_do():
 def test_a_split_that_is_empty_after_leaks_and_corrections_is_an_error(split, purpose):
     labels = {"train": np.array([0, 1]), "val": np.array([1]), "test": np.array([1])}
     empty = labels | {split: np.array([], dtype=np.int64)}
-    with pytest.raises(UserError, match=f"^no image is left to {purpose} with: all were dropped"):
+    with pytest.raises(UserError, match=f"^no image is left to {purpose} with, after subset.leaks"):
         require_images(empty, ["ant", "bee"])
 
 

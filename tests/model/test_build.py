@@ -7,12 +7,15 @@ import shutil
 import socket
 import threading
 import urllib.request
+from pathlib import Path
 
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.model.small import OURS, NoInitialisation
+from tests.project import TINY_MODEL
 from vit_finetune.core.errors import UserError
 from vit_finetune.model import hub
 from vit_finetune.model.build import (
@@ -200,12 +203,31 @@ def test_a_local_folder_with_a_file_that_timm_cannot_read_is_refused(
 
 
 def test_a_local_folder_behind_a_link_is_refused_because_dvc_would_not_see_it_change(
-    tiny_model_folder, tmp_path
+    tiny_model_folder, tmp_path, monkeypatch
 ):
-    (tmp_path / "linked").symlink_to(tiny_model_folder)
-    name = f"local-dir:{tmp_path / 'linked'}"
-    with pytest.raises(UserError, match=r"linked is a link to a folder: DVC does not follow it"):
-        build_model(name, pretrained=True, image_size=None, seed=0)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_model_folder, "elsewhere/deep")
+    Path("pretrained").mkdir()
+    Path("pretrained/linked").symlink_to(tmp_path / "elsewhere")
+    for folder in ("pretrained/linked", "pretrained/linked/deep"):
+        with pytest.raises(UserError, match=r"^pretrained/linked is a link to a folder: DVC does"):
+            build_model(f"local-dir:{folder}", pretrained=True, image_size=None, seed=0)
+    build_model("local-dir:elsewhere/deep", pretrained=True, image_size=None, seed=0)
+
+
+@pytest.mark.parametrize("change", ["missing", "renamed"])
+def test_a_local_folder_whose_weights_are_incomplete_is_refused_though_it_has_a_head(
+    tmp_path, change
+):
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=3, **TINY_MODEL)
+    save_model(model, tmp_path, preprocessing(model, None))
+    weights = load_file(tmp_path / "model.safetensors")
+    tensor = weights.pop("blocks.1.norm1.bias")
+    if change == "renamed":
+        weights["encoder.1.norm1.bias"] = tensor
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"has no usable model: .*blocks\.1\.norm1\.bias"):
+        build_model(f"local-dir:{tmp_path}", pretrained=True, image_size=None, seed=0)
 
 
 LIKE = r"vit|^vision|^pit|cait|volo|xcit|^swin_transformer$|mlp|hiera$|^resnet$|^convnext$|^vgg"

@@ -90,7 +90,10 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 22\n"
         ("model.safetensors", POINTER),
         ("model.safetensors", b""),
         ("config.json", b"{"),
+        ("config.json", b"[]"),
         ("config.json", b'{"architectures": ["ViTForImageClassification"]}'),
+        ("config.json", b'{"architecture": "vit_of_the_future", "num_classes": 3}'),
+        ("config.json", b'{"architecture": "vit_tiny_patch16_224", "num_classes": 3}'),
     ],
 )
 def test_a_damaged_model_is_named_with_what_to_do(tiny_vit, tmp_path, file, content):

@@ -42,7 +42,7 @@ ROOMS = {  # room: the rooms that it may import
     "data": {"core", "params", "style"},
     "model": {"core"},
     "activations": {"core", "model"},
-    "training": {"core", "params", "calibration", "model", "activations"},
+    "training": {"core", "params", "calibration", "intervals", "model", "activations"},
     "evaluation": {"core", "calibration", "intervals", "style", "model", "activations"},
     "attention": {"core", "intervals", "pages", "style", "verdict", "model"},
     "review": {"core", "data", "pages", "style"},

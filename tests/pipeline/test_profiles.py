@@ -154,6 +154,15 @@ def test_an_experiment_of_the_users_own_is_never_replaced(project):
     project.git("update-ref", *(["-d", ref] if not made else [ref, made]))
 
 
+def test_a_name_that_a_branch_has_is_refused(project):
+    """DVC would read the branch in the place of the experiment."""
+    project.git("branch", "other")
+    result = profile(project, "other")
+    project.git("branch", "-D", "other")
+    assert result.returncode == 1
+    assert result.stderr.startswith("profile: there is a branch or tag other, which DVC would")
+
+
 @pytest.mark.slow
 def test_a_profile_that_fails_leaves_the_run_it_made_before(project):
     if not project.git("for-each-ref", "refs/exps"):

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import time
 from importlib.metadata import requires
+from pathlib import Path
 
 import pytest
 
@@ -114,21 +115,29 @@ def test_a_job_finds_the_project_in_a_folder_of_the_repository_or_says_how_to_na
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
         repository.git(*command)
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/dvc").write_text('#!/bin/sh\necho "$PWD"\n')
+    (tmp_path / "bin/dvc").write_text('#!/bin/sh\necho "$PWD $*"\n')
     (tmp_path / "bin/dvc").chmod(0o755)
 
     def job(**variables):
         path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
-        command = [ROOT / "tools/job.sh", repository.folder, tmp_path / "cache", "name"]
+        command = [ROOT / "tools/job.sh", "larger", "cache", "name"]
         environment = {**os.environ, **variables, "PATH": path}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
 
     lost = job()
     assert lost.returncode == 1
     assert lost.stderr.endswith("has no dvc.yaml; name the project's folder there in JOB_FOLDER\n")
-    assert {line.rpartition("/")[2] for line in job(JOB_FOLDER="part").stdout.splitlines()} == {
-        "part"
-    }
+    places = []
+    arguments = []
+    for line in job(JOB_FOLDER="part").stdout.splitlines():
+        place, _, rest = line.partition(" ")
+        places.append(Path(place).name)
+        arguments.append(rest)
+    assert places == ["part"] * 3
+    # a relative path is one of the folder in which the job was started
+    assert arguments[0] == f"cache dir --local {tmp_path / 'cache'}"
 
 
 @pytest.mark.slow

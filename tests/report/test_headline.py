@@ -87,17 +87,20 @@ def test_warnings_are_those_of_the_stages_in_their_order_then_that_of_bars():
     metrics = {
         "attention": {"bars": {"exchanged": 40, "decides": BARS}},
         "evaluation": {"warning": "d"},
+        "review": {"warning": "not judged"},
         "train": {"warning": "b; c"},
         "subset": {"warning": "a"},
     }
     assert collect_warnings(metrics) == [
         "a",
+        "not judged",
         "b; c",
         "d",
         "the bars of padded images decide more than the images do",
     ]
     for attention in ({}, {"bars": {"exchanged": 0}}, {"bars": {"exchanged": 9, "decides": IMAGE}}):
-        metrics = {"subset": {}, "train": {}, "evaluation": {}, "attention": attention}
+        stages = {name: {} for name in ("subset", "review", "train", "evaluation")}
+        metrics = stages | {"attention": attention}
         assert collect_warnings(metrics) == []
 
 

@@ -1,6 +1,7 @@
 """The page: each suspect beside its nearest images, and decisions that become corrections."""
 
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -165,6 +166,30 @@ def test_decisions_that_a_later_page_has_as_corrections_are_forgotten(opened, tm
     assert corrections(opened, tmp_path)[SHOWN[2]] == ("keep", "")
 
 
+def test_a_column_of_the_users_own_stays_in_the_corrections(driver, tmp_path):
+    path = tmp_path / "review.html"
+    rows = [{**row, "who": "Ada"} for row in EARLIER]
+    path.write_text(page.compose(*example(), rows), encoding="utf-8")
+    driver.get(path.as_uri())
+    press(driver, SHOWN[0], "k")
+    lines = text(driver).splitlines()
+    assert lines[0] == "data,file,action,label,note,who"
+    assert lines[2:] == [
+        "folder,<b>.png,relabel,dog,,Ada",
+        "folder,train/40,keep,,,Ada",
+        'folder,"a, ""b"".png",keep,,wrong label,',
+    ]
+
+
+def test_decisions_on_another_data_set_of_the_project_are_not_taken_over(opened, tmp_path):
+    press(opened, SHOWN[0], "d")
+    images, found = example()
+    images = replace(images, name="other")
+    (tmp_path / "review.html").write_text(page.compose(images, found, EARLIER), encoding="utf-8")
+    opened.refresh()
+    assert opened.find_element("id", "decided").text == "0 of 4 images decided"
+
+
 def test_the_page_of_another_project_has_decisions_of_its_own(opened, tmp_path):
     press(opened, SHOWN[0], "d")
     other = tmp_path / "other/review.html"
@@ -267,9 +292,17 @@ def test_file_names_and_classes_are_text_and_never_markup():
 
 def test_a_page_without_suspects_says_so_and_runs_no_script():
     images, found = example()
-    text = page.compose(images, found._replace(suspects=[]), EARLIER)
-    assert "Nothing was found" in text
+    judged = found._replace(suspects=[], not_judged=[])
+    text = page.compose(images, judged, EARLIER)
+    assert "Nothing was found: no wrong label, no near-copy, no outlier." in text
     assert "<script" not in text
+
+
+def test_a_page_without_suspects_does_not_say_that_labels_are_right_which_were_not_judged():
+    images, found = example()
+    text = page.compose(images, found._replace(suspects=[]), EARLIER)
+    assert "Nothing was found: no near-copy, no outlier." in text
+    assert "No wrong labels are listed in val, train: a classifier of the features" in text
 
 
 def test_the_page_names_the_file_that_the_pipeline_reads():

@@ -42,9 +42,9 @@ def test_nothing_to_find_is_an_empty_table_and_zeros():
         features=clusters(true, spread=0.2, seed=2),
         pretrained=clusters(true[60:], spread=0.2),
     )
-    found = review(images).suspects
-    assert [s for s in found if s.kind != suspects.OUTLIER] == []
-    assert suspects.counts([]) == {"wrong_labels": 0, "near_copies": 0}
+    nothing = review(images)
+    assert [s for s in nothing.suspects if s.kind != suspects.OUTLIER] == []
+    assert suspects.metrics(nothing) == {"wrong_labels": 0, "near_copies": 0}
     assert suspects.in_words([]) == "nothing to look at"
 
 
@@ -59,11 +59,12 @@ def test_wrong_labels_of_every_part_are_found_with_the_right_class_as_suggestion
         features=clusters(true, spread=0.2, seed=2),
         pretrained=clusters(true[60:], spread=0.2),
     )
-    found = [s for s in review(images).suspects if s.kind == suspects.WRONG_LABEL]
+    reviewed = review(images)
+    found = [s for s in reviewed.suspects if s.kind == suspects.WRONG_LABEL]
     assert sorted(s.row for s in found) == exchanged
     assert all(s.suggestion == true[s.row] for s in found)
     assert all(0.35 <= s.score <= 1 and s.neighbour >= 120 for s in found)
-    assert suspects.counts(found) == {"wrong_labels": 3, "near_copies": 0}
+    assert suspects.metrics(reviewed) == {"wrong_labels": 3, "near_copies": 0}
 
 
 def test_parts_whose_labels_cannot_be_judged_are_named():
@@ -74,7 +75,8 @@ def test_parts_whose_labels_cannot_be_judged_are_named():
     found = review(made_up((60, 60, 180), **columns))
     assert found.not_judged == ["val", "train"]
     assert [s for s in found.suspects if s.kind == suspects.WRONG_LABEL] == []
-    assert suspects.not_judged_in_words(["val"]).startswith("no wrong labels are listed in val: ")
+    warning = suspects.metrics(found)["warning"]
+    assert warning.startswith("no wrong labels are listed in val, train: ")
     assert review(made_up((60, 60, 180), features=adapted)).not_judged == []
 
 
@@ -189,9 +191,9 @@ def test_the_thresholds_are_those_of_the_parameters():
     images.features[30] += 0.1
     assert near_copies(images, copies=0.8) == [(suspects.OTHER_PART, 30, 3)]
     assert near_copies(images, copies=1) == []
-    loose = review(images, wrong_labels=1e-6).suspects
-    strict = review(images, wrong_labels=0.999999).suspects
-    assert suspects.counts(loose)["wrong_labels"] > suspects.counts(strict)["wrong_labels"]
+    loose = suspects.metrics(review(images, wrong_labels=1e-6))
+    strict = suspects.metrics(review(images, wrong_labels=0.999999))
+    assert loose["wrong_labels"] > strict["wrong_labels"]
 
 
 def test_the_table_has_kinds_in_order_the_highest_score_first_and_survives_any_name(tmp_path):

@@ -35,7 +35,8 @@ def plain_settings(**changes):
 def make_trainer(split_model, view, labels, settings=PLAIN, *, seed=0, **options):
     """A trainer whose training images are its validation images, too."""
     images = view if isinstance(view, ImageView) else None
-    data = TrainingData(view, labels, view, labels, np.arange(len(labels)), images)
+    groups = np.arange(len(labels))
+    data = TrainingData(view, labels, groups, view, labels, groups, images)
     return Trainer(split_model, data, settings, name="train", seed=seed, **options)
 
 

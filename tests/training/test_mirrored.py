@@ -46,7 +46,9 @@ def data_of(split_model, turned):
     labels = torch.arange(80) % 2
     train = ImageView(images[:60])
     val = ImageView(images[60:])
-    data = TrainingData(train, labels[:60], val, labels[60:], np.arange(len(labels) - 60), train)
+    data = TrainingData(
+        train, labels[:60], np.arange(60), val, labels[60:], np.arange(len(labels) - 60), train
+    )
     features = Features(
         train=split_model.predict_features(train), val=split_model.predict_features(val)
     )

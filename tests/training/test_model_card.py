@@ -58,7 +58,9 @@ CALIBRATION = Calibration(
 def card_of(model, history=HISTORY, dataset=DATASET):
     freeze(model, 0)
     train = torch.zeros(7, 32), torch.zeros(7)
-    data = TrainingData(*train, torch.zeros(3, 32), torch.arange(3), np.arange(3))
+    data = TrainingData(
+        *train, np.arange(len(train[1])), torch.zeros(3, 32), torch.arange(3), np.arange(3)
+    )
     return model_card(model, dataset, data, history, MANIFEST, CALIBRATION)
 
 

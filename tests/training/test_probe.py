@@ -130,6 +130,34 @@ def test_each_class_is_in_all_folds_alike_and_a_single_image_is_never_left_out()
     assert draw_folds(labels, seed=1).tolist() != folds.tolist()
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_group_is_in_one_fold_and_every_class_is_seen_whatever_fold_is_left_out(seed):
+    """Groups of any size, some with several classes, some classes with one group."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(6, size=80)
+    groups = rng.integers(14, size=80)
+    labels[groups == 3] = 7
+    folds = draw_folds(labels, seed, groups)
+    for group in np.unique(groups):
+        assert len(np.unique(folds[groups == group])) == 1
+    assert (folds[groups == 3] == -1).all()
+    assert set(folds) == {-1, *range(FOLDS)}
+    for fold in range(FOLDS):
+        assert set(labels[folds != fold]) == set(labels)
+
+
+def test_images_of_a_subject_do_not_make_the_probe_look_better_than_it_is():
+    """60 subjects with 20 frames each: what tells a subject does not tell its class."""
+    rng = np.random.default_rng(0)
+    subjects = np.repeat(np.arange(60), 20)
+    labels = subjects % 3
+    features = np.eye(3, 32)[labels] + 2 * rng.normal(size=(60, 32))[subjects]
+    features += 0.3 * rng.normal(size=features.shape)
+    alone = cross_validated_strength(features, labels, "none", seed=0)
+    together = cross_validated_strength(features, labels, "none", seed=0, groups=subjects)
+    assert together < alone / 10
+
+
 @pytest.mark.parametrize("images_per_class", [1, 2])
 def test_the_fewest_images_give_a_probe_too(images_per_class):
     labels = torch.arange(4).repeat(images_per_class)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tqdm import tqdm
 
+from vit_finetune.intervals import effective_number
 from vit_finetune.model.adapted import Adapted
 from vit_finetune.model.freezing import freeze
 from vit_finetune.training import results
@@ -28,6 +29,14 @@ ADAPTED = Adapted(precision="float32", parameters_adapted=77, kept_epoch=1, prob
 HISTORY = History(ROWS, probe_c=0.5)
 
 
+def data_of(labels=(0, 0, 0, 1) * 10, groups=None):
+    """Validation images that are the training images, too."""
+    labels = torch.tensor(labels)
+    if groups is None:
+        groups = np.arange(len(labels))
+    return TrainingData(torch.zeros(len(labels), 1), labels, groups, torch.zeros(1), labels, groups)
+
+
 def test_the_history_is_rounded_to_six_digits():
     first = results.history_rows(HISTORY)[0]
     assert first == {**ROWS[0], "train_loss": 0.333333, "val_loss": 0.666667}
@@ -36,7 +45,7 @@ def test_the_history_is_rounded_to_six_digits():
 
 def test_the_metrics_are_those_of_the_last_epoch_and_say_how_many_epochs_are_done(tiny_vit):
     freeze(tiny_vit, 0)
-    assert results.training_metrics(HISTORY, 8, tiny_vit, ADAPTED, []) == {
+    assert results.training_metrics(HISTORY, data_of(), 8, tiny_vit, ADAPTED, []) == {
         "val_accuracy": 0.5,
         "probe_accuracy": 0.25,
         "pretrained_probe_accuracy": 0.2,
@@ -52,16 +61,27 @@ def test_where_the_probe_is_kept_only_the_head_was_trained(tiny_vit):
     freeze(tiny_vit, 1)
     history = History(ROWS, keeps_start=True)
     adapted = Adapted("float32", 0, 0, probe_accuracy=None)  # adapt.epochs is 0
-    metrics = results.training_metrics(history, 8, tiny_vit, adapted, [])
+    metrics = results.training_metrics(history, data_of(), 8, tiny_vit, adapted, [])
     assert metrics["parameters_trained"] == 3 * 32 + 3
     assert metrics["val_accuracy"] == metrics["pretrained_probe_accuracy"] == 0.25
     assert "head" not in metrics
     adapted = Adapted("float32", 0, 0, probe_accuracy=None, kept_head=True)
-    assert results.training_metrics(history, 3, tiny_vit, adapted, [])["head"] == "kept"
+    assert results.training_metrics(history, data_of(), 3, tiny_vit, adapted, [])["head"] == "kept"
+
+
+def test_images_of_a_group_do_not_count_as_independent(tiny_vit):
+    """Ten groups of four images, each all right or all wrong."""
+    groups = np.repeat(np.arange(10), 4)
+    right = torch.from_numpy(groups % 2 == 0)
+    history = History(ROWS, start_right=~right, last_right=right)
+    metrics = results.training_metrics(history, data_of(groups=groups), 8, tiny_vit, ADAPTED, [])
+    assert metrics["val_independent"] == round(effective_number(right.numpy(), groups), 1) < 10
+    (warning,) = warnings_of([START, {"val_accuracy": 0.9}][:1], groups=groups)[:1]
+    assert warning.startswith("one of 10 validation groups of images is worth 10.0 points of")
 
 
 def test_warnings_are_one_text_in_the_metrics(tiny_vit):
-    metrics = results.training_metrics(HISTORY, 8, tiny_vit, ADAPTED, ["one", "another"])
+    metrics = results.training_metrics(HISTORY, data_of(), 8, tiny_vit, ADAPTED, ["one", "another"])
     assert metrics["warning"] == "one; another"
 
 
@@ -92,11 +112,8 @@ def test_off_a_terminal_each_epoch_is_a_line():
     ]
 
 
-def warnings_of(rows, labels=(0, 0, 0, 1) * 10):
-    labels = torch.tensor(labels)
-    data = TrainingData(
-        torch.zeros(len(labels), 1), labels, torch.zeros(1), labels, np.arange(len(labels))
-    )
+def warnings_of(rows, labels=(0, 0, 0, 1) * 10, groups=None):
+    data = data_of(labels, groups)
     return results.training_warnings(History(rows), data)
 
 

@@ -53,7 +53,12 @@ def test_calibration_divides_the_logits_of_the_model_and_has_what_it_says_then()
     stored = store(model, val, 1)
     split_model = split_at(model, 1)
     data = TrainingData(
-        store(model, pixels, 1), labels, stored, val_labels, np.arange(len(val_labels))
+        store(model, pixels, 1),
+        labels,
+        np.arange(len(labels)),
+        stored,
+        val_labels,
+        np.arange(len(val_labels)),
     )
     fit(make_trainer(split_model, data.train, labels))
     before = split_model.predict_logits(stored)

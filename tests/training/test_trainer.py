@@ -556,8 +556,8 @@ def test_the_weighted_loss_is_the_one_computed_by_hand(tiny_vit, smoothing, mixu
         surprise = -logits.log_softmax(1)
         total = 0.0
         for i, k in enumerate(targets.tolist()):
-            total += (1 - smoothing) * weights[k] * surprise[i, k]
-            total += smoothing * sum(weights[c] * surprise[i, c] for c in range(3)) / 3
+            total += weights[k] * (1 - smoothing) * surprise[i, k]
+            total += weights[k] * smoothing * surprise[i].sum() / 3
         return total
 
     with torch.no_grad():
@@ -576,6 +576,29 @@ def test_the_weighted_loss_is_the_one_computed_by_hand(tiny_vit, smoothing, mixu
     torch.testing.assert_close(found.detach(), expected, rtol=1e-5, atol=1e-6)
     assert abs(found.item() - unweighted.item()) > 0.01
     assert right == (logits.argmax(1) == labels).sum()
+
+
+def test_the_best_answer_to_an_image_of_a_frequent_class_is_that_class(tiny_vit):
+    """With smoothed labels, and 60 images of one class for each of another."""
+    labels = torch.tensor([0] * 60 + [1])
+    weights = balanced_weights(labels, 3)
+    settings = plain_settings(label_smoothing=0.1)
+    split_model = split_at(tiny_vit, 0)
+    rng = np.random.default_rng(0)
+    features = torch.zeros(1, 32)
+    label = torch.tensor([0])
+    optimizer = torch.optim.LBFGS([tiny_vit.head.bias], max_iter=200)
+
+    def step():
+        optimizer.zero_grad()
+        loss, _ = training_loss(split_model, features, label, weights, settings, rng)
+        loss.backward()
+        return loss
+
+    optimizer.step(step)
+    probabilities = tiny_vit.head(features).softmax(1).detach()[0]
+    expected = torch.tensor([0.9, 0, 0]) + 0.1 / 3
+    torch.testing.assert_close(probabilities, expected, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("class_weights", ["none", "balanced"])

@@ -131,14 +131,15 @@ def draw_mosaics(
     rng: np.random.Generator,
     side: int = 2,
 ) -> Mosaics:
-    """`count` mosaics of side x side classes, each with the class that it is asked for. One image
-    of each group may be in them.
+    """`count` mosaics of side x side classes, each with the class that it is asked for. Of each
+    group, one image of each class may be in them.
 
     Raises:
         UserError: all images are of one class.
     """
-    independent = one_of_each(test.groups, rng)
-    if len(np.unique(test.labels[independent])) < 2:
+    groups_of_classes = test.groups * (test.labels.max() + 1) + test.labels
+    independent = one_of_each(groups_of_classes, rng)
+    if len(np.unique(test.labels)) < 2:
         raise UserError(
             "all test images are of one class, and a mosaic needs images of two; put images of "
             "other classes into the test part"

@@ -110,5 +110,9 @@ def encode_names(names: Iterable[str]) -> NDArray[np.bytes_]:
 
 def decode_names(names: NDArray[np.bytes_]) -> list[str]:
     """Names as a person can read them: escaped where they hold what cannot be printed."""
-    decoded = (os.fsdecode(name) for name in names.tolist())
-    return [name if name.isprintable() else ascii(name) for name in decoded]
+    return [printable(os.fsdecode(name)) for name in names.tolist()]
+
+
+def printable(name: str) -> str:
+    """A name in one line that can be printed, escaped if it holds what cannot be."""
+    return name if name.isprintable() else ascii(name)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_finetune.core.arrays import encode_names
+from vit_finetune.core.arrays import encode_names, printable
 from vit_finetune.core.errors import UserError
 from vit_finetune.core.files import refuse_link_to_folder
 from vit_finetune.data.groups import draw_groups, group_of, numbered
@@ -198,7 +198,7 @@ def _list_table(folder: Path, table: str) -> Listing:
     """
     path = folder / table
     images, others = image_names(folder)
-    file_of = {normal(_printable(name)): name for name in images}
+    file_of = {normal(printable(name)): name for name in images}
     class_of: dict[str, str] = {}
     for place, row in read_table(path, ("file", "class")):
         file = file_of.get(normal(row["file"]))
@@ -328,8 +328,4 @@ def _shown(folder: Path) -> list[Path]:
 
 
 def _readable(path: Path, folder: Path) -> str:
-    return _printable(path.relative_to(folder).as_posix() + ("/" if path.is_dir() else ""))
-
-
-def _printable(name: str) -> str:
-    return name if name.isprintable() else ascii(name)
+    return printable(path.relative_to(folder).as_posix() + ("/" if path.is_dir() else ""))

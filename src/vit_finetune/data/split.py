@@ -189,8 +189,8 @@ def require_images(labels: Mapping[str, NDArray[Any]], classes: Sequence[str]) -
     for split, purpose in (("val", "validate"), ("test", "test")):
         if not len(labels[split]):
             raise UserError(
-                f"no image is left to {purpose} with: all were dropped as leaks (subset.leaks) or "
-                "corrections; add images, or remove the folder of this part"
+                f"no image is left to {purpose} with, after subset.leaks and the corrections; add "
+                "images of other subjects, or images that are in no other part"
             )
     absent = absent_classes(labels["train"], classes)
     if absent:

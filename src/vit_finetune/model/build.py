@@ -22,6 +22,7 @@ from vit_finetune.model.torchvision import torchvision_model
 
 TORCHVISION = "torchvision/"  # how the names of torchvision's models begin
 LOCAL = "local-dir:"  # those of models in a folder
+PRETRAINED = "pretrained"  # the folder that these usually lie in
 HUB = "hf_hub:"  # and those of models on the Hugging Face hub
 # what timm and the libraries below it raise for a name, weights or options that do not fit
 BUILDING_ERRORS = (
@@ -51,7 +52,7 @@ def build_model(name: str, *, pretrained: bool, image_size: int | None, seed: in
             folder, an image size that the patches do not divide, or a model that no family knows.
     """
     if name.startswith(LOCAL):
-        refuse_link_to_folder(Path(name.removeprefix(LOCAL)))
+        _refuse_links(Path(name.removeprefix(LOCAL)))
     if pretrained and not name.startswith((LOCAL, TORCHVISION)):
         require_weights(name)
     options = {} if image_size is None else {"img_size": image_size}
@@ -63,6 +64,10 @@ def build_model(name: str, *, pretrained: bool, image_size: int | None, seed: in
             if name.startswith(TORCHVISION):
                 source = name.removeprefix(TORCHVISION)
                 model = torchvision_model(source, pretrained=pretrained, num_classes=0, **options)
+            elif pretrained and name.startswith((LOCAL, HUB)):
+                # with its own head: without, timm would not report tensors that are missing
+                model = timm.create_model(name, pretrained=True, **options)
+                model.reset_classifier(0)
             else:
                 model = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
     except BUILDING_ERRORS as error:
@@ -73,6 +78,14 @@ def build_model(name: str, *, pretrained: bool, image_size: int | None, seed: in
         raise UserError(f"model.name is {name!r}: {error}; use {WORKS}") from None
     _require_whole_patches(model.patch_embed, name)
     return model.eval()
+
+
+def _refuse_links(folder: Path) -> None:
+    """Of the folders from pretrained/, on which `adapt` depends, down to that of a model."""
+    below = folder.parts
+    if below[:1] == (PRETRAINED,):
+        for depth in range(2, len(below) + 1):
+            refuse_link_to_folder(Path(*below[:depth]))
 
 
 def known_classes(model: Any) -> list[str]:

@@ -68,7 +68,7 @@ def load_model(folder: str | Path, num_classes: int | None = None) -> Any:
     try:
         model = timm.create_model(f"local-dir:{folder}", pretrained=True, **options)
         config = json.loads(config_file.read_text("utf-8"))
-    except (SafetensorError, ValueError, KeyError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise _unreadable(folder, error) from error
     has_head = config["num_classes"] == num_classes
     if num_classes is not None and not has_head:
@@ -89,7 +89,7 @@ def trained_config(folder: str | Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:
         raise _unreadable(folder, error) from error
-    if "trained_on" not in config:
+    if not isinstance(config, dict) or "trained_on" not in config:
         raise UserError(
             f"{folder} does not hold a trained model; run dvc repro, or name its folder with "
             "--model"

@@ -77,7 +77,7 @@ def outcome(train: Mapping[str, Any]) -> str:
 
 def collect_warnings(metrics: Metrics) -> list[str]:
     """What the stages warn of: what makes the results doubtful."""
-    stages = (metrics["subset"], metrics["train"], metrics["evaluation"])
+    stages = [metrics[name] for name in ("subset", "review", "train", "evaluation")]
     warnings = [stage["warning"] for stage in stages if "warning" in stage]
     if metrics["attention"].get("bars", {}).get("decides") == BARS:
         warnings.append("the bars of padded images decide more than the images do")

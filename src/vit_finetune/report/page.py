@@ -245,7 +245,11 @@ def image_warnings(subset: Mapping[str, Any]) -> list[str]:
 
 def validation_rows(train: Mapping[str, Any], images: int) -> Rows:
     """What adaptation and training add to a linear probe, on the same validation images."""
-    rows = [["model", f"validation accuracy (n = {images:,})", "95 % interval"]]
+    independent = train.get("val_independent", images)
+    number = f"n = {images:,}"
+    if independent != images:
+        number += f", which tell as much as {independent:.1f} independent ones"
+    rows = [["model", f"validation accuracy ({number})", "95 % interval"]]
     head = start(train)
     models = [(f"{head} of the backbone as it was", "pretrained_probe_accuracy")]
     if train["parameters_adapted"]:
@@ -253,7 +257,7 @@ def validation_rows(train: Mapping[str, Any], images: int) -> Rows:
     if train["kept_epoch"]:
         models.append(("trained", "val_accuracy"))
     for name, key in models:
-        low, high = wilson(round(train[key] * images), images)
+        low, high = wilson(train[key] * independent, independent)
         rows.append([name, f"{train[key]:.4f}", unbroken(f"[{low:.4f}, {high:.4f}]")])
     return rows
 

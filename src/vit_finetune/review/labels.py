@@ -10,6 +10,7 @@ it means the same for every data set, however many labels are wrong.
 N images, D features, K classes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,12 +39,12 @@ class Gaussians:
 
     Attributes:
         means: (K, D).
-        factors: lower Cholesky factors of the covariances, (K, D, D).
+        factors: lower Cholesky factors of the covariances, K of (D, D).
         log_priors: logarithms of the classes' shares, (K,).
     """
 
     means: Array
-    factors: Array
+    factors: Sequence[Array]
     log_priors: Array
 
     @classmethod
@@ -62,7 +63,7 @@ class Gaussians:
             mixed = (1 - OWN) * shared + OWN * own
             identity = np.trace(mixed) / size * np.eye(size)
             factors.append(cholesky((1 - SHRINKAGE) * mixed + SHRINKAGE * identity, lower=True))
-        return cls(means, np.array(factors), np.log(counts / counts.sum()))
+        return cls(means, factors, np.log(counts / counts.sum()))
 
     def logits(self, features: Array) -> Array:
         """Log-densities with the priors, up to a constant: (N, D) -> (N, K)."""

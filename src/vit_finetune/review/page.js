@@ -5,7 +5,7 @@
 
 const earlier = JSON.parse(document.getElementById("earlier").textContent);
 // Some browsers have one storage for all local files.
-const storageKey = `review ${location.pathname}`;
+const storageKey = `review ${location.pathname} ${earlier.name}`;
 /** @type {any[]} */
 const suspects = [...document.querySelectorAll(".card")];
 /** @type {any[]} */
@@ -59,7 +59,7 @@ function correctionsText() {
       rows.push({ data: earlier.name, file, ...decision, note: card.dataset.kind });
     }
   }
-  const lines = rows.map((row) => csvLine(earlier.columns.map((column) => row[column])));
+  const lines = rows.map((row) => csvLine(earlier.columns.map((column) => row[column] ?? "")));
   return csvLine(earlier.columns) + lines.join("");
 }
 

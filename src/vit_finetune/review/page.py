@@ -68,11 +68,12 @@ def compose(images: Images, review: Review, corrections: Sequence[Mapping[str, s
                 f"{kind}: the {MOST:,} with the highest score of {len(of_kind):,}; "
                 "all are in plots/review.csv."
             )
+    further = [column for row in corrections for column in row]  # the user's own
     return render(
         "review/page.html",
         name=images.name,
         classes=images.classes,
-        columns=COLUMNS,
+        columns=list(dict.fromkeys([*COLUMNS, *further])),
         cards=cards,
         notes=notes,
         corrections=corrections,

@@ -301,13 +301,16 @@ def table(images: Images, suspects: Sequence[Suspect]) -> Iterator[dict[str, Any
         yield dict(zip(COLUMNS, values, strict=True))
 
 
-def counts(suspects: Sequence[Suspect]) -> dict[str, int]:
-    """metrics/review.json."""
-    kinds = [suspect.kind for suspect in suspects]
-    return {
+def metrics(found: Review) -> dict[str, Any]:
+    """metrics/review.json; `warning` only if there are labels that could not be judged."""
+    kinds = [suspect.kind for suspect in found.suspects]
+    numbers: dict[str, Any] = {
         "wrong_labels": kinds.count(WRONG_LABEL),
         "near_copies": sum(kind in COPIES for kind in kinds),
     }
+    if found.not_judged:
+        numbers["warning"] = not_judged_in_words(found.not_judged)
+    return numbers
 
 
 def not_judged_in_words(parts: Sequence[str]) -> str:

@@ -23,39 +23,42 @@ class TrainingData:
     Attributes:
         train: stored activations (N, ...) of the training images, or these images.
         labels: (N,).
+        groups: (N,); images with the same number show one subject, such as frames of a film.
         val: the same for the validation images, (M, ...).
         val_labels: (M,).
-        val_groups: (M,); images with the same number show one subject, such as frames of a film.
+        val_groups: (M,), as `groups`.
         images: the training images (N, H, W, 3). They are needed where the settings change the
             images in every epoch.
     """
 
     train: View
     labels: Tensor
+    groups: NDArray[np.int64]
     val: View
     val_labels: Tensor
     val_groups: NDArray[np.int64]
     images: ImageView | None = None
 
     def labels_digest(self) -> str:
-        """SHA-256 of the labels."""
-        return digest(self.labels.numpy(), self.val_labels.numpy())
+        """SHA-256 of the labels and groups."""
+        return digest(self.labels.numpy(), self.groups, self.val_labels.numpy(), self.val_groups)
 
 
 def read_training_images(subset: str | Path) -> tuple[TrainingData, str]:
-    """The images and labels of train and val, and their SHA-256."""
-    images, labels = read_split(subset, "train", "images", "labels")
+    """The images, labels and groups of train and val, and their SHA-256."""
+    images, labels, groups = read_split(subset, "train", "images", "labels", "groups")
     val_images, val_labels, val_groups = read_split(subset, "val", "images", "labels", "groups")
     train = ImageView(images)
     data = TrainingData(
         train=train,
         labels=torch.tensor(labels),
+        groups=np.array(groups),
         val=ImageView(val_images),
         val_labels=torch.tensor(val_labels),
         val_groups=np.array(val_groups),
         images=train,
     )
-    return data, digest(images, labels, val_images, val_labels)
+    return data, digest(images, labels, groups, val_images, val_labels, val_groups)
 
 
 def read_training_data(
@@ -66,11 +69,12 @@ def read_training_data(
     Raises:
         UserError: a file is missing or damaged.
     """
-    images, labels = read_split(subset, "train", "images", "labels")
+    images, labels, groups = read_split(subset, "train", "images", "labels", "groups")
     val_labels, val_groups = read_split(subset, "val", "labels", "groups")
     return TrainingData(
         train=map_activations(embedded, manifest, "train"),
         labels=torch.tensor(labels),
+        groups=np.array(groups),
         val=map_activations(embedded, manifest, "val"),
         val_labels=torch.tensor(val_labels),
         val_groups=np.array(val_groups),

@@ -73,13 +73,13 @@ def training_loss(
     logits = split_model.logits(tokens)
 
     def cross_entropy(targets: Tensor) -> Tensor:
-        return F.cross_entropy(
-            logits,
-            targets,
-            class_weights,
-            label_smoothing=settings.label_smoothing,
-            reduction="sum",
-        )
+        smoothing = settings.label_smoothing
+        if class_weights is None:
+            return F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="sum")
+        # torch's own `weight` would weigh the smoothed classes by their weights, too: the best
+        # answer to an image of a frequent class would be a rare one
+        losses = F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")
+        return (class_weights[targets] * losses).sum()
 
     loss = cross_entropy(labels)
     if weight < 1:

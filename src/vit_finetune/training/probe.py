@@ -83,6 +83,7 @@ def fit_probe(
     c: float | Literal["auto"],
     class_weights: ClassWeights,
     seed: int,
+    groups: Labels | None = None,
 ) -> Probe:
     """A logistic regression on features that are centred and scaled to unit variance by one factor.
 
@@ -91,13 +92,14 @@ def fit_probe(
         labels: (N,).
         c: inverse L2 strength; `auto` takes the best in a cross-validation.
         seed: of its folds.
+        groups: (N,); images with the same number are in one fold. None: each image is alone.
     """
     centre = features.double().mean(dim=0).numpy()
     centred = features.double().numpy() - centre
     spread = float(centred.std()) or 1.0
     scaled = centred / spread
     if c == "auto":
-        c = cross_validated_strength(scaled, labels.numpy(), class_weights, seed)
+        c = cross_validated_strength(scaled, labels.numpy(), class_weights, seed, groups)
     regression = logistic_regression(class_weights).set_params(C=c)
     regression.fit(scaled, labels.numpy())
     weight, bias = _one_row_per_class(regression.coef_, regression.intercept_)
@@ -118,7 +120,11 @@ def logistic_regression(class_weights: ClassWeights) -> LogisticRegression:
 
 
 def cross_validated_strength(
-    features: Array, labels: Labels, class_weights: ClassWeights, seed: int
+    features: Array,
+    labels: Labels,
+    class_weights: ClassWeights,
+    seed: int,
+    groups: Labels | None = None,
 ) -> float:
     """The one of STRENGTHS with the lowest calibrated loss on images that the regression has not
     seen.
@@ -128,7 +134,7 @@ def cross_validated_strength(
     cross-validation would take a strength that is too weak (docs/benchmarks.md). `balanced`: an
     image counts by how rare its class is.
     """
-    folds = draw_folds(labels, seed)
+    folds = draw_folds(labels, seed, groups)
     weights = np.ones(len(labels))
     if class_weights == "balanced":
         weights = compute_sample_weight("balanced", labels)
@@ -157,20 +163,26 @@ def calibrated_loss(logits: Array, labels: Labels, weights: Array) -> float:
     return float(-(weights @ of_labels))
 
 
-def draw_folds(labels: Labels, seed: int) -> Labels:
-    """The fold of each image, (N,); every class is in all folds alike.
+def draw_folds(labels: Labels, seed: int, groups: Labels | None = None) -> Labels:
+    """The fold of each image, (N,); every class is in all folds alike, and a group in one fold.
 
-    An image that is the only one of its class is in fold -1, which is never left out: a regression
-    must see every class.
+    Images of a class that only one fold would have are in fold -1, with their groups. It is never
+    left out: a regression must see every class.
     """
+    if groups is None:
+        groups = np.arange(len(labels))
+    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+    label_of_group = labels[first]
     rng = np.random.default_rng(seed)
-    folds = np.empty(len(labels), dtype=np.int64)
+    fold_of_group = np.empty(len(first), dtype=np.int64)
+    for label in np.unique(label_of_group):
+        rows = rng.permutation(np.flatnonzero(label_of_group == label))
+        fold_of_group[rows] = np.arange(len(rows)) % FOLDS
     for label in np.unique(labels):
-        rows = rng.permutation(np.flatnonzero(labels == label))
-        folds[rows] = np.arange(len(rows)) % FOLDS
-        if len(rows) == 1:
-            folds[rows] = -1
-    return folds
+        of_label = np.unique(group[labels == label])
+        if len(np.unique(fold_of_group[of_label])) == 1:
+            fold_of_group[of_label] = -1
+    return fold_of_group[group]
 
 
 def _one_row_per_class(weight: Array, bias: Array) -> tuple[Array, Array]:

@@ -5,9 +5,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from vit_finetune.core.progress import progress
+from vit_finetune.intervals import effective_number
 from vit_finetune.model.adapted import Adapted
 from vit_finetune.model.freezing import count_parameters
 from vit_finetune.training.data import TrainingData
@@ -16,7 +18,7 @@ from vit_finetune.training.history import History
 from vit_finetune.training.trainer import Trainer
 
 COLUMNS = ("epoch", "train_loss", "train_accuracy", "lr", "val_loss", "val_accuracy")
-FEW_IMAGES = 30  # validation images: with fewer, one of them is worth several points
+FEW_IMAGES = 30  # independent validation images: with fewer, one is worth several points
 CLEARLY = 0.2  # by so much a probe must be better than a guess to say that images can be learned
 
 
@@ -72,9 +74,17 @@ def history_rows(history: History) -> list[dict[str, float]]:
 
 
 def training_metrics(
-    history: History, epochs: int, model: Any, adapted: Adapted, warnings: Sequence[str]
+    history: History,
+    data: TrainingData,
+    epochs: int,
+    model: Any,
+    adapted: Adapted,
+    warnings: Sequence[str],
 ) -> dict[str, Any]:
     """metrics/train.json after an epoch, beside the probes before it.
+
+    Where validation images are in groups, the metrics have `val_independent`, the number of
+    independent images that would tell as much of the accuracy.
 
     Args:
         epochs: that the settings ask for.
@@ -98,6 +108,10 @@ def training_metrics(
         "parameters_trained": trained,
         "precision": adapted.precision,
     }
+    if len(np.unique(data.val_groups)) < len(data.val_groups):
+        right = history.start_right if history.kept_epoch == 0 else history.last_right
+        independent = effective_number(right.numpy(), data.val_groups)
+        metrics["val_independent"] = round(independent, 1)
     if adapted.kept_head:
         metrics["head"] = "kept"
     if warnings:
@@ -111,12 +125,13 @@ def training_warnings(history: History, data: TrainingData) -> list[str]:
     They name a cause only where what was seen has no other.
     """
     warnings = []
-    images = len(data.val_labels)
-    if images < FEW_IMAGES:
+    independent = len(np.unique(data.val_groups))
+    if independent < FEW_IMAGES:
+        what = "images" if independent == len(data.val_groups) else "groups of images"
         warnings.append(
-            f"one of {images} validation images is worth {100 / images:.1f} points of accuracy: "
-            "they can hardly tell which of two models is better. Raise subset.val_size or add "
-            "images"
+            f"one of {independent} validation {what} is worth {100 / independent:.1f} points of "
+            "accuracy: they can hardly tell which of two models is better. Raise subset.val_size "
+            "or add images"
         )
     accuracy = history.kept["val_accuracy"]
     largest = largest_fraction(data.val_labels)

@@ -197,6 +197,7 @@ class Trainer:
                 c,
                 self.settings.class_weights,
                 self.seed,
+                self.data.groups,
             )
         self.ranks.broadcast(probe.weight, probe.bias, probe.c)
         return probe
