@@ -21,7 +21,16 @@ import reference
 REFERENCE = DOCUMENTS["docs/reference.md"]
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
 # keys of metrics that are there only if there is something to say
-NOT_ALWAYS = {"warning", "head", "corrected", "groups", "not_tested", "bars", "group"}
+NOT_ALWAYS = {
+    "warning",
+    "head",
+    "corrected",
+    "groups",
+    "not_tested",
+    "bars",
+    "group",
+    "val_independent",
+}
 # files that a reader writes
 READERS_FILES = {
     "profiles/name.yaml",
