@@ -43,10 +43,10 @@ def fitting_sizes(values: dict[str, Any]) -> dict[str, Any]:
         values: of params.yaml.
     """
     shipped = Params().subset
-    subset = values.get("subset", {})
+    subset = values.get("subset")
     sizes = {}
     for key in SIZES:
-        if subset.get(key) == getattr(shipped, key):
+        if isinstance(subset, dict) and subset.get(key) == getattr(shipped, key):
             sizes[key] = "auto"
     return {"subset": sizes}
 

@@ -22,7 +22,9 @@ from vit_finetune.report.page import (
     in_yaml,
     other_versions,
     pinned_versions,
+    unbroken,
     used_versions,
+    validation_rows,
     version_rows,
 )
 from vit_finetune.report.tiles import Group, Tile
@@ -319,3 +321,20 @@ def test_a_parameter_of_any_type_reads_as_in_params_yaml(value, shown):
     assert in_yaml(value) == shown
     assert YAML(typ="safe").load(shown) == value
     assert type(YAML(typ="safe").load(shown)) is type(value)
+
+
+def test_intervals_of_validation_accuracies_count_groups_however_few():
+    train = {
+        "parameters_adapted": 0,
+        "kept_epoch": 3,
+        "pretrained_probe_accuracy": 0.5,
+        "val_accuracy": 0.75,
+    }
+    images = validation_rows(train, 20)
+    assert images[0][1] == "validation accuracy (n = 20)"
+    assert images[2][1:] == ["0.7500", unbroken("[0.5313, 0.8881]")]  # Wilson by hand, z = 1.96
+    groups = validation_rows(train | {"val_independent": 0.0238}, 20)
+    assert groups[0][1] == "validation accuracy (n = 20, which count as 0.0238 independent ones)"
+    low, high = map(float, groups[2][2].replace("\u00a0", " ").strip("[]").split(", "))
+    assert low < 0.05
+    assert high > 0.95

@@ -172,12 +172,13 @@ def test_a_column_of_the_users_own_stays_in_the_corrections(driver, tmp_path):
     path.write_text(page.compose(*example(), rows), encoding="utf-8")
     driver.get(path.as_uri())
     press(driver, SHOWN[0], "k")
+    press(driver, SHOWN[1], "d")
     lines = text(driver).splitlines()
     assert lines[0] == "data,file,action,label,note,who"
     assert lines[2:] == [
-        "folder,<b>.png,relabel,dog,,Ada",
         "folder,train/40,keep,,,Ada",
         'folder,"a, ""b"".png",keep,,wrong label,',
+        "folder,<b>.png,drop,,wrong label,Ada",
     ]
 
 

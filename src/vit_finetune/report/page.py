@@ -248,7 +248,7 @@ def validation_rows(train: Mapping[str, Any], images: int) -> Rows:
     independent = train.get("val_independent", images)
     number = f"n = {images:,}"
     if independent != images:
-        number += f", which tell as much as {independent:.1f} independent ones"
+        number += f", which count as {independent:.3g} independent ones"
     rows = [["model", f"validation accuracy ({number})", "95 % interval"]]
     head = start(train)
     models = [(f"{head} of the backbone as it was", "pretrained_probe_accuracy")]

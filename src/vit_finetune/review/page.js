@@ -56,7 +56,9 @@ function correctionsText() {
     if (isDecided(file) && !shown.has(file)) {
       shown.add(file);
       const decision = decisions.get(file);
-      rows.push({ data: earlier.name, file, ...decision, note: card.dataset.kind });
+      // columns of the user's own stay
+      const before = earlier.rows.find((row) => row.data === earlier.name && row.file === file);
+      rows.push({ ...before, data: earlier.name, file, ...decision, note: card.dataset.kind });
     }
   }
   const lines = rows.map((row) => csvLine(earlier.columns.map((column) => row[column] ?? "")));

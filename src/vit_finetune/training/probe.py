@@ -166,13 +166,17 @@ def calibrated_loss(logits: Array, labels: Labels, weights: Array) -> float:
 def draw_folds(labels: Labels, seed: int, groups: Labels | None = None) -> Labels:
     """The fold of each image, (N,); every class is in all folds alike, and a group in one fold.
 
-    Images of a class that only one fold would have are in fold -1, with their groups. It is never
-    left out: a regression must see every class.
+    A regression must see every class, and every class must be left out. If a class has too few
+    groups for that, the groups are ignored. An image that is the only one of its class is in fold
+    -1, which is never left out.
     """
     if groups is None:
         groups = np.arange(len(labels))
     _, first, group = np.unique(groups, return_index=True, return_inverse=True)
-    label_of_group = labels[first]
+    # numbered as they come, so that their numbers do not matter
+    order = np.argsort(first)
+    group = np.argsort(order)[group]
+    label_of_group = labels[first[order]]
     rng = np.random.default_rng(seed)
     fold_of_group = np.empty(len(first), dtype=np.int64)
     for label in np.unique(label_of_group):
@@ -180,8 +184,11 @@ def draw_folds(labels: Labels, seed: int, groups: Labels | None = None) -> Label
         fold_of_group[rows] = np.arange(len(rows)) % FOLDS
     for label in np.unique(labels):
         of_label = np.unique(group[labels == label])
-        if len(np.unique(fold_of_group[of_label])) == 1:
-            fold_of_group[of_label] = -1
+        if len(np.unique(fold_of_group[of_label])) > 1:
+            continue
+        if len(first) < len(labels):
+            return draw_folds(labels, seed)
+        fold_of_group[of_label] = -1
     return fold_of_group[group]
 
 

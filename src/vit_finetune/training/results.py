@@ -84,7 +84,8 @@ def training_metrics(
     """metrics/train.json after an epoch, beside the probes before it.
 
     Where validation images are in groups, the metrics have `val_independent`, the number of
-    independent images that would tell as much of the accuracy.
+    independent images that would tell as much of the accuracy, of the start or of the last epoch,
+    whichever is less.
 
     Args:
         epochs: that the settings ask for.
@@ -109,9 +110,11 @@ def training_metrics(
         "precision": adapted.precision,
     }
     if len(np.unique(data.val_groups)) < len(data.val_groups):
-        right = history.start_right if history.kept_epoch == 0 else history.last_right
-        independent = effective_number(right.numpy(), data.val_groups)
-        metrics["val_independent"] = round(independent, 1)
+        independent = min(
+            effective_number(history.start_right.numpy(), data.val_groups),
+            effective_number(history.last_right.numpy(), data.val_groups),
+        )
+        metrics["val_independent"] = float(f"{independent:.3g}")  # it may be far below 1
     if adapted.kept_head:
         metrics["head"] = "kept"
     if warnings:
