@@ -11,7 +11,7 @@ from PIL import Image
 from tests.project import ROOT
 from vit_finetune import own_images
 from vit_finetune.core.errors import UserError
-from vit_finetune.params import read_params, read_yaml
+from vit_finetune.params import Params, read_params, read_yaml
 
 
 def write_images(folder, classes=("cat", "dog"), count=12):
@@ -137,6 +137,9 @@ def test_make_repro_with_data_starts_it():
 @pytest.mark.slow
 def test_a_folder_becomes_a_run_whose_values_stay_in_params_yaml(finished, tmp_path):
     project = finished.copy(tmp_path / "p")
+    shipped = Params().subset
+    for key in own_images.SIZES:
+        project.set(**{f"subset.{key}": getattr(shipped, key)})
     project.git("add", "-A")
     project.git("commit", "-qm", "run")
     write_images(tmp_path / "photos", classes=("cat", "dog", "emu"), count=20)
