@@ -54,7 +54,7 @@ WAYS = (
     (0, "all", 2),
     (0, "all", 4),
 )
-WAYS_OF = {1000: WAYS, POOL: WAYS, EVERY: (TEXTBOOK, DEFAULT)}
+WAYS_OF = {1000: WAYS, POOL: WAYS, EVERY: (TEXTBOOK, DEFAULT, (0, "all", 2))}
 
 
 def lines_of(images):
