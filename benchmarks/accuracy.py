@@ -7,11 +7,11 @@ training images.
 A line is a run of the pipeline's own stages with the settings of params.yaml, but for those that it
 names. `adapt.min_steps` is 0, so that epochs are what they say; `all` has no adaptation, and the
 layer decay of `adapt`. Every line is judged on the same 3,000 images of CIFAR-10's training part,
-which no line trains on; 1,000 others decide whether its start is kept. The first 2,000 test images
-are evaluated beside them and decide nothing. CPU seconds are of all cores together: of `adapt`, of
-the pass over training and validation images, of `train`. Other work on the machine makes them
-larger, but does not count itself. CIFAR-10 is read as the pipeline reads it (VIT_DATA_DIR, or a
-download).
+which no line trains on; 1,000 others decide whether its start is kept. The largest training set is
+all that is left. The first 2,000 test images are evaluated beside them and decide nothing. CPU
+seconds are of all cores together: of `adapt`, of the pass over training and validation images, of
+`train`. Other work on the machine makes them larger, but does not count itself. CIFAR-10 is read as
+the pipeline reads it (VIT_DATA_DIR, or a download).
 """
 
 import argparse

@@ -6,7 +6,6 @@ import torch
 
 from tests.model.small import KINDS, build
 from tests.small_vits import pictures
-from vit_finetune.core.arrays import one_of_each
 from vit_finetune.core.errors import UserError
 from vit_finetune.model.calibrated import divide_logits, read_validation, write_validation
 
@@ -41,12 +40,20 @@ def test_equal_logits_stay_equal(tiny_vit):
 def test_the_record_has_one_validation_image_of_each_group(tmp_path):
     confidence = np.array([0.1, 0.2, 0.3, 0.4])
     right = np.array([True, False, True, True])
-    for groups in (np.arange(4), np.array([8, 8, 2, 8])):
-        images = one_of_each(groups, np.random.default_rng(1))
-        write_validation(tmp_path, confidence, right, groups, np.random.default_rng(1))
+    write_validation(tmp_path, confidence, right, np.arange(4), np.random.default_rng(0))
+    recorded = read_validation(tmp_path)
+    assert recorded[0].tolist() == confidence.tolist()
+    assert recorded[1].tolist() == right.tolist()
+    drawn = set()
+    for seed in range(20):
+        groups = np.array([8, 8, 2, 8])
+        write_validation(tmp_path, confidence, right, groups, np.random.default_rng(seed))
         recorded = read_validation(tmp_path)
-        assert recorded[0].tolist() == confidence[images].tolist()
+        images = np.searchsorted(confidence, recorded[0])
+        assert sorted(groups[images]) == [2, 8]
         assert recorded[1].tolist() == right[images].tolist()
+        drawn.update(images.tolist())
+    assert drawn == {0, 1, 2, 3}
 
 
 def test_images_of_a_group_that_spans_classes_are_recorded_whatever_their_class(tmp_path):

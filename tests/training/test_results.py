@@ -83,8 +83,11 @@ def test_images_of_a_group_do_not_count_as_independent(tiny_vit):
     assert metrics == results.training_metrics(
         history, data_of(groups=groups), 8, tiny_vit, ADAPTED, []
     )
-    (warning,) = warnings_of([START, {"val_accuracy": 0.9}][:1], groups=groups)[:1]
-    assert warning.startswith("one of 10 validation groups of images is worth 10.0 points of")
+
+
+def test_few_groups_of_validation_images_are_named_as_few():
+    warnings = warnings_of([START], groups=np.repeat(np.arange(10), 4))
+    assert warnings[0].startswith("one of 10 validation groups of images is worth 10.0 points of")
 
 
 def test_warnings_are_one_text_in_the_metrics(tiny_vit):
